@@ -1,0 +1,5 @@
+"""`python -m realdpo`."""
+
+from realdpo.cli import main
+
+main()

@@ -1,0 +1,85 @@
+"""The command line: sub-commands, options and help; no logic."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import typer
+
+import realdpo
+
+app = typer.Typer(
+    name="realdpo",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Raw footage in; a curated dataset, preference pairs and a fine-tuned video model out.",
+    epilog="Example: [bold]realdpo demo[/bold] runs the whole way on a small model.",
+)
+
+
+def _version(show: bool) -> None:
+    if show:
+        print(realdpo.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version."
+    ),
+) -> None:
+    pass
+
+
+@contextlib.contextmanager
+def guard(as_json: bool = False) -> Iterator[None]:
+    """Run a command's body: a UserError becomes one clear line, Ctrl-C a promise to go on.
+
+    With `as_json` the progress bars are off and the error is a JSON document on stdout.
+    """
+    from realdpo.errors import UserError
+    from realdpo.progress import quiet
+
+    token = quiet.set(as_json)
+    try:
+        yield
+    except UserError as error:
+        if as_json:
+            print(json.dumps({"error": error.message, "hint": error.hint}))
+        print(f"error: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        raise typer.Exit(130) from None
+    except BrokenPipeError:
+        raise typer.Exit(0) from None
+    finally:
+        quiet.reset(token)
+
+
+def emit(document: Any) -> None:
+    """One JSON document on stdout, for `--json`."""
+    print(json.dumps(document, indent=2, sort_keys=True, default=str))
+
+
+def main() -> None:
+    app()
+
+
+def _register() -> None:
+    # Each module adds its commands to `app`; none of them imports anything heavy.
+    import importlib
+
+    for name in ("curate", "pairs", "train", "eval", "hub", "demo"):
+        importlib.import_module(f"realdpo.cli.{name}")
+
+
+_register()

@@ -1,0 +1,138 @@
+"""One way to a configuration: defaults, then a TOML file, then --set, then flags.
+
+A configuration is a frozen dataclass. pydantic checks and converts the values, so that a
+wrong key or type is one clear line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from realdpo.errors import UserError
+
+T = TypeVar("T")
+
+
+def resolve(
+    kind: type[T],
+    *,
+    section: str,
+    file: Path | None = None,
+    sets: Sequence[str] = (),
+    flags: Mapping[str, Any] | None = None,
+) -> T:
+    """Build `kind` from its defaults, `[section]` of a TOML file, `key=value` texts and flags.
+
+    Keys may be dotted to reach nested dataclasses or mappings. Flags whose value is None were
+    not given and change nothing. Raises UserError that names the key, where it came from, and
+    the nearest valid key.
+    """
+    values: dict[str, Any] = {}
+    if file is not None:
+        values = _section(load_toml(file), section, file)
+    for text in sets:
+        key, separator, raw = text.partition("=")
+        if not separator or not key.strip():
+            raise UserError(f"--set {text}: not of the form key=value")
+        _put(values, key.strip(), _literal(raw.strip()))
+    for key, value in (flags or {}).items():
+        if value is not None:
+            _put(values, key, value)
+    return build(kind, values, where=f"[{section}]")
+
+
+def build(kind: type[T], values: Mapping[str, Any], where: str = "the configuration") -> T:
+    """Make `kind` from plain values. Raises UserError that names the offending key."""
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    _check_keys(kind, values, where)
+    try:
+        adapter = TypeAdapter(kind, config=ConfigDict(extra="forbid"))
+    except Exception:  # pydantic forbids a config beside one that the class has already
+        adapter = TypeAdapter(kind)
+    try:
+        return adapter.validate_python(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or where
+        raise UserError(f"{where}: {key}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def to_toml(section: str, config: Any) -> str:
+    """The configuration as TOML; keys whose value is None are left out, being the default."""
+    import tomli_w
+
+    return tomli_w.dumps({section: _plain(dataclasses.asdict(config))})
+
+
+def load_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as plain values. Raises UserError when it is missing or not TOML."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no configuration file {path}", "check the path of --config") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from None
+
+
+def _section(document: dict[str, Any], section: str, file: Path) -> dict[str, Any]:
+    node: Any = document
+    for part in section.split("."):
+        node = node.get(part, {}) if isinstance(node, dict) else None
+    if not isinstance(node, dict):
+        raise UserError(f"{file}: {section} is not a table", f"write it as [{section}]")
+    return node
+
+
+def _literal(raw: str) -> Any:
+    """The value of a `--set`: read as TOML where it is TOML, else taken as text."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        return tomllib.loads(f"v = {raw}")["v"]
+    except tomllib.TOMLDecodeError:
+        return raw
+
+
+def _put(values: dict[str, Any], key: str, value: Any) -> None:
+    parts = key.split(".")
+    node = values
+    for part in parts[:-1]:
+        node = node.setdefault(part, {})
+        if not isinstance(node, dict):
+            raise UserError(f"{key}: {part} is a value, not a table")
+    node[parts[-1]] = value
+
+
+def _check_keys(kind: type, values: Mapping[str, Any], where: str) -> None:
+    names = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    for key in values:
+        if key not in names:
+            close = difflib.get_close_matches(key, names, n=1)
+            raise UserError(
+                f"{where} has no key {key!r}",
+                f"did you mean {close[0]!r}?" if close else f"keys: {', '.join(names)}",
+            )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items() if v is not None}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(v) for v in value]
+    if isinstance(value, (bool, int, float, str)):
+        return value
+    return str(value)

@@ -1,0 +1,77 @@
+"""Atomic writes: a file is there whole or not at all, whenever the process dies."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from realdpo.errors import UserError
+
+
+@contextlib.contextmanager
+def atomic_path(target: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `target`; on success it is fsynced and renamed over it.
+
+    When the body raises, the temporary file goes and `target` stays as it was.
+    Raises UserError when the disk is full or the folder cannot be written.
+    """
+    target = Path(target)
+    temporary: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(
+            dir=target.parent, prefix=f".{target.name[:80]}.", suffix=".tmp"
+        )
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes files private; others may read results
+        os.replace(temporary, target)
+        _fsync_folder(target.parent)
+    except OSError as error:
+        raise _explained(error, target) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(target: str | Path, data: bytes) -> None:
+    """Write `data` to `target` atomically. Raises UserError as `atomic_path` does."""
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(target: str | Path, text: str) -> None:
+    """Write UTF-8 `text` to `target` atomically. Raises UserError as `atomic_path` does."""
+    write_bytes(target, text.encode())
+
+
+def _fsync_folder(folder: Path) -> None:
+    # A rename is only durable once the folder that holds the name is; Windows has no such call.
+    with contextlib.suppress(OSError, PermissionError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _explained(error: OSError, target: Path) -> OSError | UserError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(
+            f"no space left while writing {target}",
+            "free some space and run the same command again; finished work is kept",
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return UserError(f"cannot write {target}: {error.strerror}", "choose another folder")
+    if error.errno == errno.EFBIG:
+        return UserError(f"{target} is larger than this system allows", "raise the file size limit")
+    return error

@@ -1,0 +1,140 @@
+"""The folder a project lives in: where each table and file is, and who is writing to it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from realdpo.errors import UserError
+from realdpo.files import write_text
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Paths of a workspace. Nothing is created until something is written."""
+
+    root: Path
+
+    @property
+    def sources(self) -> Path:
+        return self.root / "sources.parquet"
+
+    @property
+    def clips(self) -> Path:
+        return self.root / "clips.parquet"
+
+    @property
+    def clip_files(self) -> Path:
+        return self.root / "clips"
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def pairs(self) -> Path:
+        return self.root / "pairs" / "pairs.parquet"
+
+    @property
+    def pair_videos(self) -> Path:
+        return self.root / "pairs" / "videos"
+
+    @property
+    def pair_data(self) -> Path:
+        return self.root / "pairs" / "data"
+
+    @property
+    def audit(self) -> Path:
+        return self.root / "pairs" / "audit.json"
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def evaluations(self) -> Path:
+        return self.root / "eval"
+
+    @property
+    def reports(self) -> Path:
+        return self.root / "reports"
+
+    def step(self, name: str) -> Path:
+        """Folder of the per-item results that make step `name` resumable."""
+        return self.root / "steps" / name
+
+    def clip_file(self, clip_id: str) -> Path:
+        return self.clip_files / f"{clip_id}.mp4"
+
+    def save_config(self, command: str, toml: str) -> None:
+        """Keep the resolved configuration of `command` as it was run."""
+        write_text(self.root / "config" / f"{command.replace(' ', '-')}.toml", toml)
+
+    def require(self, path: Path, made_by: str) -> Path:
+        """`path`, or a UserError that names the command which makes it."""
+        if not path.exists():
+            raise UserError(
+                f"{path} is not there", f"make it with: realdpo {made_by} -w {self.root}"
+            )
+        return path
+
+    @contextlib.contextmanager
+    def lock(self, command: str) -> Iterator[None]:
+        """Hold the workspace for writing. Raises UserError that says who holds it already.
+
+        The lock is the operating system's, so it goes with the process however it dies.
+        """
+        import filelock  # comes with torch and huggingface_hub
+
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"cannot make the workspace {self.root}: {error.strerror}",
+                "choose another folder with -w",
+            ) from error
+        holder = self.root / ".lock-holder.json"
+        guard = filelock.FileLock(self.root / ".lock")
+        try:
+            guard.acquire(timeout=0)
+        except filelock.Timeout:
+            raise UserError(
+                f"the workspace {self.root} is in use by {_describe(holder)}",
+                "wait for it to end, or use another workspace with -w",
+            ) from None
+        except OSError as error:
+            raise UserError(
+                f"cannot write to the workspace {self.root}: {error.strerror}",
+                "choose another folder with -w",
+            ) from error
+        try:
+            who = {
+                "command": command,
+                "pid": os.getpid(),
+                "host": socket.gethostname(),
+                "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+            }
+            write_text(holder, json.dumps(who))
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+            guard.release()
+
+
+def _describe(holder: Path) -> str:
+    try:
+        who = json.loads(holder.read_text())
+        return (
+            f"`realdpo {who['command']}` (process {who['pid']} on {who['host']}, "
+            f"since {who['since']})"
+        )
+    except (OSError, ValueError, KeyError):
+        return "another process"
