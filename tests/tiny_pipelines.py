@@ -1,0 +1,371 @@
+"""Small random-weight pipelines of the real diffusers classes, saved to a folder for tests.
+
+`save(name, folder, seed)` writes the pipeline `name` (a key of `PIPELINES`) as a diffusers folder.
+Each has 10k-200k parameters, makes 64x64 videos in about a second on a CPU, and keeps the traits
+of the released model that bite: its scheduler settings, packing, conditioning and frame rule.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,'"
+HEIGHT = WIDTH = 64
+
+
+def t5_tokenizer(length: int) -> Any:
+    """A T5 tokenizer of letters and a few common words; needs no sentencepiece file."""
+    from transformers import T5Tokenizer
+
+    words = ["▁a", "▁the", "▁person", "▁man", "▁woman", "▁walking", "▁street", "▁bike", "▁red"]
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    pieces += [(w, -1.0) for w in words] + [("▁", -3.0)] + [(c, -4.0) for c in LETTERS]
+    return T5Tokenizer(vocab=pieces, extra_ids=100, model_max_length=length)
+
+
+def t5_encoder(kind: str = "t5") -> Any:
+    from transformers import T5Config, T5EncoderModel, UMT5Config, UMT5EncoderModel
+
+    sizes = dict(vocab_size=256, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
+    if kind == "umt5":
+        return UMT5EncoderModel(UMT5Config(**sizes))
+    return T5EncoderModel(T5Config(**sizes))
+
+
+def bpe(text: str, special: list[str], end_of_word: str | None, metaspace: bool) -> tuple[Any, Any]:
+    """Vocabulary and merges of a byte-pair tokenizer trained on `text`, for the CLIP and Llama classes."""
+    import json
+
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    suffix = {"end_of_word_suffix": end_of_word} if end_of_word else {}
+    tokenizer = Tokenizer(models.BPE(unk_token=special[0], **suffix))
+    tokenizer.pre_tokenizer = (
+        pre_tokenizers.Metaspace() if metaspace else pre_tokenizers.Whitespace()
+    )
+    alphabet = list(LETTERS) + [c.upper() for c in LETTERS if c.isalpha()]
+    trainer = trainers.BpeTrainer(
+        vocab_size=480,
+        special_tokens=special,
+        initial_alphabet=alphabet,
+        show_progress=False,
+        **suffix,
+    )
+    tokenizer.train_from_iterator([text.lower(), text] * 2, trainer)
+    model = json.loads(tokenizer.to_str())["model"]
+    return model["vocab"], [tuple(merge) for merge in model["merges"]]
+
+
+def cogvideox_scheduler(dpm: bool) -> Any:
+    from diffusers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler
+
+    settings = dict(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        snr_shift_scale=1.0 if dpm else 3.0,
+        clip_sample=False,
+        set_alpha_to_one=True,
+    )
+    return (CogVideoXDPMScheduler if dpm else CogVideoXDDIMScheduler)(**settings)
+
+
+def cogvideox_vae(**extra: Any) -> Any:
+    from diffusers import AutoencoderKLCogVideoX
+
+    return AutoencoderKLCogVideoX(
+        block_out_channels=(8, 8, 8, 8),
+        latent_channels=4,
+        layers_per_block=1,
+        norm_num_groups=2,
+        sample_height=HEIGHT,
+        sample_width=WIDTH,
+        scaling_factor=0.7,
+        **extra,
+    )
+
+
+def cogvideox_transformer(image: bool, version15: bool, rotary: bool) -> Any:
+    from diffusers import CogVideoXTransformer3DModel
+
+    extra: dict[str, Any] = {}
+    if version15:
+        extra = dict(patch_size_t=2, patch_bias=False, ofs_embed_dim=8 if image else None)
+    elif image:
+        extra = dict(use_learned_positional_embeddings=True)
+    return CogVideoXTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=8 if image else 4,
+        out_channels=4,
+        time_embed_dim=8,
+        text_embed_dim=32,
+        num_layers=2,
+        sample_width=WIDTH // 8,
+        sample_height=HEIGHT // 8,
+        sample_frames=9,
+        patch_size=2,
+        max_text_seq_length=16,
+        use_rotary_positional_embeddings=rotary,
+        **extra,
+    )
+
+
+def cogvideox(image: bool = False, version15: bool = False, rotary: bool = True) -> Any:
+    """CogVideoX: 2B text-to-video (`rotary=False`, DDIM), 5B, 5B image-to-video, and 1.5 of both."""
+    from diffusers import CogVideoXImageToVideoPipeline, CogVideoXPipeline
+
+    kind = CogVideoXImageToVideoPipeline if image else CogVideoXPipeline
+    return kind(
+        tokenizer=t5_tokenizer(16),
+        text_encoder=t5_encoder(),
+        # the released 1.5 image-to-video VAE divides where the others multiply
+        vae=cogvideox_vae(invert_scale_latents=image and version15),
+        transformer=cogvideox_transformer(image, version15, rotary),
+        scheduler=cogvideox_scheduler(dpm=rotary),
+    )
+
+
+def wan_transformer(image: bool, clip_dim: int | None) -> Any:
+    from diffusers import WanTransformer3DModel
+
+    return WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=36 if image else 16,
+        out_channels=16,
+        text_dim=32,
+        freq_dim=32,
+        ffn_dim=32,
+        num_layers=2,
+        rope_max_seq_len=32,
+        image_dim=clip_dim,
+        added_kv_proj_dim=24 if clip_dim else None,
+    )
+
+
+def wan(image: bool = False, two: bool = False) -> Any:
+    """Wan 2.1 (image-to-video with its CLIP encoder) or, with `two`, Wan 2.2's pair of transformers."""
+    from diffusers import (
+        AutoencoderKLWan,
+        UniPCMultistepScheduler,
+        WanImageToVideoPipeline,
+        WanPipeline,
+    )
+
+    clip_dim = 16 if image and not two else None
+    parts: dict[str, Any] = dict(
+        tokenizer=t5_tokenizer(64),
+        text_encoder=t5_encoder("umt5"),
+        transformer=wan_transformer(image, clip_dim),
+        transformer_2=wan_transformer(image, clip_dim) if two else None,
+        boundary_ratio=0.875 if two else None,
+        vae=AutoencoderKLWan(
+            base_dim=3,
+            z_dim=16,
+            dim_mult=[1, 1, 1, 1],
+            num_res_blocks=1,
+            temperal_downsample=[False, True, True],
+        ),
+        # the released folders carry UniPC with flow sigmas, not FlowMatchEuler
+        scheduler=UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+        ),
+    )
+    if not image:
+        return WanPipeline(**parts)
+    if clip_dim:
+        from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
+
+        parts["image_encoder"] = CLIPVisionModel(
+            CLIPVisionConfig(
+                hidden_size=clip_dim,
+                projection_dim=clip_dim,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                image_size=32,
+                intermediate_size=16,
+                patch_size=8,
+            )
+        )
+        parts["image_processor"] = CLIPImageProcessor(
+            size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+        )
+    return WanImageToVideoPipeline(**parts)
+
+
+def ltx(image: bool = False) -> Any:
+    """LTX-Video: 32x spatial and 8x temporal compression, packed tokens, dynamic shift."""
+    from diffusers import (
+        AutoencoderKLLTXVideo,
+        FlowMatchEulerDiscreteScheduler,
+        LTXImageToVideoPipeline,
+        LTXPipeline,
+        LTXVideoTransformer3DModel,
+    )
+
+    kind = LTXImageToVideoPipeline if image else LTXPipeline
+    return kind(
+        tokenizer=t5_tokenizer(32),
+        text_encoder=t5_encoder(),
+        vae=AutoencoderKLLTXVideo(
+            latent_channels=8,
+            block_out_channels=(8, 8, 8, 8),
+            decoder_block_out_channels=(8, 8, 8, 8),
+            layers_per_block=(1, 1, 1, 1, 1),
+            decoder_layers_per_block=(1, 1, 1, 1, 1),
+        ),
+        transformer=LTXVideoTransformer3DModel(
+            in_channels=8,
+            out_channels=8,
+            num_attention_heads=2,
+            attention_head_dim=16,
+            cross_attention_dim=32,
+            num_layers=2,
+            caption_channels=32,
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(
+            use_dynamic_shifting=True,
+            base_shift=0.95,
+            max_shift=2.05,
+            base_image_seq_len=1024,
+            max_image_seq_len=4096,
+            shift_terminal=0.1,
+        ),
+    )
+
+
+def hunyuan() -> Any:
+    """HunyuanVideo: Llama and CLIP text encoders, embedded guidance."""
+    from diffusers import (
+        AutoencoderKLHunyuanVideo,
+        FlowMatchEulerDiscreteScheduler,
+        HunyuanVideoPipeline,
+        HunyuanVideoTransformer3DModel,
+    )
+    from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
+    from transformers import (
+        CLIPTextConfig,
+        CLIPTextModel,
+        CLIPTokenizer,
+        LlamaConfig,
+        LlamaModel,
+        LlamaTokenizer,
+    )
+
+    # trained on the template, else it fills the sequence and every prompt is truncated away
+    text = DEFAULT_PROMPT_TEMPLATE["template"]
+    vocab, merges = bpe(text, ["<unk>", "<s>", "</s>", "<pad>"], None, metaspace=True)
+    llama_tokenizer = LlamaTokenizer(vocab=vocab, merges=merges, pad_token="<pad>")
+    clip_special = ["<|endoftext|>", "<|startoftext|>"]
+    vocab, merges = bpe("a person walking on the street", clip_special, "</w>", metaspace=False)
+    return HunyuanVideoPipeline(
+        text_encoder=LlamaModel(
+            LlamaConfig(
+                vocab_size=512,
+                hidden_size=16,
+                intermediate_size=32,
+                num_hidden_layers=3,
+                num_attention_heads=2,
+                pad_token_id=3,
+            )
+        ),
+        tokenizer=llama_tokenizer,
+        text_encoder_2=CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=512,
+                hidden_size=8,
+                projection_dim=8,
+                intermediate_size=16,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                max_position_embeddings=77,
+                bos_token_id=1,
+                eos_token_id=0,
+                pad_token_id=0,
+            )
+        ),
+        tokenizer_2=CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77),
+        transformer=HunyuanVideoTransformer3DModel(
+            in_channels=4,
+            out_channels=4,
+            num_attention_heads=2,
+            attention_head_dim=10,
+            num_layers=1,
+            num_single_layers=1,
+            num_refiner_layers=1,
+            text_embed_dim=16,
+            pooled_projection_dim=8,
+            rope_axes_dim=(2, 4, 4),
+        ),
+        vae=AutoencoderKLHunyuanVideo(
+            latent_channels=4,
+            block_out_channels=(8, 8, 8, 8),
+            layers_per_block=1,
+            norm_num_groups=4,
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
+    )
+
+
+def mochi() -> Any:
+    """Mochi: 8x8x6 compression, a schedule that runs from noise at 0 to the video at 1."""
+    from diffusers import (
+        AutoencoderKLMochi,
+        FlowMatchEulerDiscreteScheduler,
+        MochiPipeline,
+        MochiTransformer3DModel,
+    )
+
+    return MochiPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(invert_sigmas=True),
+        vae=AutoencoderKLMochi(
+            latent_channels=12,
+            encoder_block_out_channels=(32, 32, 32, 32),
+            decoder_block_out_channels=(32, 32, 32, 32),
+            layers_per_block=(1, 1, 1, 1, 1),
+        ),
+        text_encoder=t5_encoder(),
+        tokenizer=t5_tokenizer(32),
+        transformer=MochiTransformer3DModel(
+            num_attention_heads=2,
+            attention_head_dim=8,
+            num_layers=2,
+            pooled_projection_dim=16,
+            in_channels=12,
+            text_embed_dim=32,
+            time_embed_dim=4,
+        ),
+    )
+
+
+PIPELINES = {
+    "cogvideox-2b": lambda: cogvideox(rotary=False),
+    "cogvideox-5b": lambda: cogvideox(),
+    "cogvideox-5b-i2v": lambda: cogvideox(image=True),
+    "cogvideox1.5-t2v": lambda: cogvideox(version15=True),
+    "cogvideox1.5-i2v": lambda: cogvideox(image=True, version15=True),
+    "wan2.1-t2v": lambda: wan(),
+    "wan2.1-i2v": lambda: wan(image=True),
+    "wan2.2-t2v": lambda: wan(two=True),
+    "wan2.2-i2v": lambda: wan(image=True, two=True),
+    "ltx-t2v": lambda: ltx(),
+    "ltx-i2v": lambda: ltx(image=True),
+    "hunyuan-t2v": lambda: hunyuan(),
+    "mochi-t2v": lambda: mochi(),
+}
+
+
+def save(name: str, folder: Path | str, seed: int = 0) -> Path:
+    """Write the pipeline `name` with random weights to `folder` as safetensors; returns the folder."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        PIPELINES[name]().save_pretrained(folder)
+    return Path(folder)
