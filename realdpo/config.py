@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import sys
+import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,15 +49,11 @@ def resolve(
 
 def build(kind: type[T], values: Mapping[str, Any], where: str = "the configuration") -> T:
     """Make `kind` from plain values. Raises UserError that names the offending key."""
-    from pydantic import ConfigDict, TypeAdapter, ValidationError
+    from pydantic import TypeAdapter, ValidationError
 
     _check_keys(kind, values, where)
     try:
-        adapter = TypeAdapter(kind, config=ConfigDict(extra="forbid"))
-    except Exception:  # pydantic forbids a config beside one that the class has already
-        adapter = TypeAdapter(kind)
-    try:
-        return adapter.validate_python(dict(values))
+        return TypeAdapter(kind).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or where
@@ -118,14 +115,18 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _check_keys(kind: type, values: Mapping[str, Any], where: str) -> None:
+    """Refuse keys that `kind`, or a dataclass nested in it, does not have."""
+    types = typing.get_type_hints(kind)
     names = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    for key in values:
+    for key, value in values.items():
         if key not in names:
             close = difflib.get_close_matches(key, names, n=1)
             raise UserError(
                 f"{where} has no key {key!r}",
                 f"did you mean {close[0]!r}?" if close else f"keys: {', '.join(names)}",
             )
+        if dataclasses.is_dataclass(types[key]) and isinstance(value, Mapping):
+            _check_keys(types[key], value, f"{where.rstrip(']')}.{key}]")
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,79 @@
+"""Writes are whole or absent."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from realdpo import files
+from realdpo.errors import UserError
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
+    target = tmp_path / "table"
+    files.write_text(target, "old")
+    with pytest.raises(RuntimeError), files.atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError("dies in the middle")
+    assert target.read_text() == "old"
+    assert os.listdir(tmp_path) == ["table"]
+
+
+def test_written_files_are_readable_by_others_as_the_umask_says(tmp_path: Path) -> None:
+    old = os.umask(0o022)
+    try:
+        files.write_text(tmp_path / "f", "x")
+    finally:
+        os.umask(old)
+    assert (tmp_path / "f").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_file_that_cannot_grow_names_the_file_and_the_way_out(tmp_path: Path) -> None:
+    # The limit is for this process only; SIGXFSZ would kill it instead of raising.
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(UserError, match="big") as caught:
+            files.write_bytes(tmp_path / "big", b"x" * 5000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, old)
+    assert caught.value.hint
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_is_a_file_is_an_error_not_a_loss(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("a file")
+    with pytest.raises((UserError, OSError)):
+        files.write_text(tmp_path / "x" / "y", "z")
+    assert (tmp_path / "x").read_text() == "a file"
+
+
+def test_killed_writers_never_leave_a_half_file(tmp_path: Path) -> None:
+    target = tmp_path / "f"
+    program = (
+        "import sys; from realdpo.files import write_bytes\n"
+        "n = 0\n"
+        "while True:\n"
+        "    n += 1\n"
+        f"    write_bytes({str(target)!r}, bytes([n % 256]) * 3_000_000)\n"
+        "    print(n, flush=True)\n"
+    )
+    for _ in range(5):
+        writer = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        time.sleep(0.01)
+        writer.kill()
+        writer.wait()
+        data = target.read_bytes()
+        assert len(data) == 3_000_000
+        assert len(set(data)) == 1
