@@ -4,6 +4,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
+# scenedetect asks for the OpenCV build that needs libGL, which servers often lack.
+HEADLESS = @$(BIN)/python -c "import cv2" 2>/dev/null || \
+	$(BIN)/python -m pip install --quiet --force-reinstall --no-deps opencv-python-headless
+
 .PHONY: install demo test lint clean
 
 install: $(VENV)/.demo
@@ -24,11 +28,13 @@ lint: $(VENV)/.test
 $(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable .
+	$(HEADLESS)
 	@touch $@
 
 $(VENV)/.test: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	$(HEADLESS)
 	@touch $@ $(VENV)/.demo
 
 clean:
