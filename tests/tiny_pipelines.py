@@ -29,7 +29,14 @@ def t5_tokenizer(length: int) -> Any:
 def t5_encoder(kind: str = "t5") -> Any:
     from transformers import T5Config, T5EncoderModel, UMT5Config, UMT5EncoderModel
 
-    sizes = dict(vocab_size=256, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
+    sizes = {
+        "vocab_size": 256,
+        "d_model": 32,
+        "d_kv": 8,
+        "d_ff": 64,
+        "num_layers": 2,
+        "num_heads": 4,
+    }
     if kind == "umt5":
         return UMT5EncoderModel(UMT5Config(**sizes))
     return T5EncoderModel(T5Config(**sizes))
@@ -62,17 +69,17 @@ def bpe(text: str, special: list[str], end_of_word: str | None, metaspace: bool)
 def cogvideox_scheduler(dpm: bool) -> Any:
     from diffusers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler
 
-    settings = dict(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        prediction_type="v_prediction",
-        rescale_betas_zero_snr=True,
-        timestep_spacing="trailing",
-        snr_shift_scale=1.0 if dpm else 3.0,
-        clip_sample=False,
-        set_alpha_to_one=True,
-    )
+    settings = {
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "prediction_type": "v_prediction",
+        "rescale_betas_zero_snr": True,
+        "timestep_spacing": "trailing",
+        "snr_shift_scale": 1.0 if dpm else 3.0,
+        "clip_sample": False,
+        "set_alpha_to_one": True,
+    }
     return (CogVideoXDPMScheduler if dpm else CogVideoXDDIMScheduler)(**settings)
 
 
@@ -96,9 +103,9 @@ def cogvideox_transformer(image: bool, version15: bool, rotary: bool) -> Any:
 
     extra: dict[str, Any] = {}
     if version15:
-        extra = dict(patch_size_t=2, patch_bias=False, ofs_embed_dim=8 if image else None)
+        extra = {"patch_size_t": 2, "patch_bias": False, "ofs_embed_dim": 8 if image else None}
     elif image:
-        extra = dict(use_learned_positional_embeddings=True)
+        extra = {"use_learned_positional_embeddings": True}
     return CogVideoXTransformer3DModel(
         num_attention_heads=2,
         attention_head_dim=16,
@@ -161,13 +168,13 @@ def wan(image: bool = False, two: bool = False) -> Any:
     )
 
     clip_dim = 16 if image and not two else None
-    parts: dict[str, Any] = dict(
-        tokenizer=t5_tokenizer(64),
-        text_encoder=t5_encoder("umt5"),
-        transformer=wan_transformer(image, clip_dim),
-        transformer_2=wan_transformer(image, clip_dim) if two else None,
-        boundary_ratio=0.875 if two else None,
-        vae=AutoencoderKLWan(
+    parts: dict[str, Any] = {
+        "tokenizer": t5_tokenizer(64),
+        "text_encoder": t5_encoder("umt5"),
+        "transformer": wan_transformer(image, clip_dim),
+        "transformer_2": wan_transformer(image, clip_dim) if two else None,
+        "boundary_ratio": 0.875 if two else None,
+        "vae": AutoencoderKLWan(
             base_dim=3,
             z_dim=16,
             dim_mult=[1, 1, 1, 1],
@@ -175,10 +182,10 @@ def wan(image: bool = False, two: bool = False) -> Any:
             temperal_downsample=[False, True, True],
         ),
         # the released folders carry UniPC with flow sigmas, not FlowMatchEuler
-        scheduler=UniPCMultistepScheduler(
+        "scheduler": UniPCMultistepScheduler(
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
         ),
-    )
+    }
     if not image:
         return WanPipeline(**parts)
     if clip_dim:
