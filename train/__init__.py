@@ -1,0 +1,1 @@
+"""Preference pairs in, weights out: the objective, the reference, the loop and what it reports."""

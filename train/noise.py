@@ -1,0 +1,179 @@
+"""How a model adds noise and what it predicts: v (CogVideoX), flow matching, epsilon.
+
+A position u in [0, 1) on the model's own training schedule (0 clean, 1 pure noise) gives the
+levels: x_t = signal * x + sigma * noise. Every schedule is computed in float64 from the scheduler
+configuration that came with the model (class defaults are wrong for real models: epsilon, no
+zero-SNR) and noise is mixed in float32, whatever the model's dtype: bfloat16 mixing errs by 0.02.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from realdpo.errors import UserError
+
+Prediction = Literal["v", "epsilon", "flow"]
+Spread = Literal["uniform", "logit-normal", "bins"]
+Weighting = Literal["uniform", "x0", "min-snr"]
+
+
+@dataclass(frozen=True)
+class Process:
+    """The noising process of one model.
+
+    `alphas_bar` is the float64 table [T] of a variance-preserving model (v, epsilon); flow models
+    have none and use `shift`. `reverse` marks flow models whose clock runs from noise to clean and
+    whose velocity points that way (Mochi).
+    """
+
+    prediction: Prediction
+    alphas_bar: Tensor | None = None
+    shift: float = 1.0
+    steps: int = 1000
+    reverse: bool = False
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Noise levels of a batch, each [B] float64; `timestep` is what the model is told."""
+
+    signal: Tensor
+    sigma: Tensor
+    timestep: Tensor
+
+
+def from_scheduler(config: Mapping[str, Any], sequence_length: int = 0) -> Process:
+    """The process of a scheduler configuration, such as `pipe.scheduler.config`.
+
+    `sequence_length` is the number of video tokens; only schedulers with dynamic shifting need it.
+    Raises UserError for a prediction type that preference training is not defined for here.
+    """
+    steps = int(config.get("num_train_timesteps", 1000))
+    kind = config.get("prediction_type", "flow_prediction")
+    if "beta_start" not in config or config.get("use_flow_sigmas") or kind == "flow_prediction":
+        shift = float(config.get("flow_shift", config.get("shift", 1.0)))
+        if config.get("use_dynamic_shifting"):
+            shift = math.exp(_dynamic_shift(config, sequence_length))
+        return Process("flow", None, shift, steps, bool(config.get("invert_sigmas")))
+    names: dict[str, Prediction] = {"v_prediction": "v", "epsilon": "epsilon"}
+    if kind not in names:
+        raise UserError(f"the model's scheduler predicts {kind!r}; known: v, epsilon, flow")
+    return Process(names[kind], alphas_bar(config), steps=steps)
+
+
+def alphas_bar(config: Mapping[str, Any]) -> Tensor:
+    """The cumulative signal power of a discrete schedule, [T] float64, from its configuration.
+
+    Beta schedule, SNR shift and zero-terminal-SNR rescaling (arXiv 2305.08891) in the order in
+    which the CogVideoX schedulers apply them. Raises UserError for an unknown beta schedule.
+    """
+    steps, kind = int(config["num_train_timesteps"]), config["beta_schedule"]
+    start, end = float(config["beta_start"]), float(config["beta_end"])
+    if config.get("trained_betas") is not None:
+        betas = torch.tensor(config["trained_betas"], dtype=torch.float64)
+    elif kind == "scaled_linear":
+        betas = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64).square()
+    elif kind == "linear":
+        betas = torch.linspace(start, end, steps, dtype=torch.float64)
+    else:
+        raise UserError(f"the model's scheduler has the unknown beta schedule {kind!r}")
+    bar = torch.cumprod(1 - betas, 0)
+    shift = float(config.get("snr_shift_scale", 1.0))
+    bar = bar / (shift + (1 - shift) * bar)
+    if config.get("rescale_betas_zero_snr"):
+        root = bar.sqrt()
+        root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+        bar = root.square()
+    return bar
+
+
+def levels(process: Process, u: Tensor) -> Levels:
+    """Noise levels at positions `u` in [0, 1), [B]."""
+    u = u.double()
+    if process.alphas_bar is not None:
+        timestep = (u * process.steps).long().clamp_max(process.steps - 1)
+        bar = process.alphas_bar.to(u.device)[timestep]
+        return Levels(bar.sqrt(), (1 - bar).sqrt(), timestep)
+    # The schedules of flow models start at 1/T, never at a sample without any noise.
+    u = u.clamp_min(1 / process.steps)
+    sigma = process.shift * u / (1 + (process.shift - 1) * u)
+    clock = 1 - sigma if process.reverse else sigma
+    return Levels(1 - sigma, sigma, clock * process.steps)
+
+
+def mix(clean: Tensor, noise: Tensor, level: Levels) -> Tensor:
+    """Noisy samples, [B, ...], in float32 or wider."""
+    wide = torch.promote_types(clean.dtype, torch.float32)
+    signal, sigma = (_as(v, clean, wide) for v in (level.signal, level.sigma))
+    return signal * clean.to(wide) + sigma * noise.to(wide)
+
+
+def target(process: Process, clean: Tensor, noise: Tensor, level: Levels) -> Tensor:
+    """What the model should predict for `mix(clean, noise, level)`, [B, ...], float32 or wider."""
+    wide = torch.promote_types(clean.dtype, torch.float32)
+    clean, noise = clean.to(wide), noise.to(wide)
+    if process.prediction == "epsilon":
+        return noise
+    if process.prediction == "flow":
+        return clean - noise if process.reverse else noise - clean
+    signal, sigma = (_as(v, clean, wide) for v in (level.signal, level.sigma))
+    return signal * noise - sigma * clean
+
+
+def weights(process: Process, level: Levels, weighting: Weighting) -> Tensor | None:
+    """Factors on the prediction's squared error, [B], or None for all ones.
+
+    `x0` measures the error of the implied clean sample, `min-snr` the v error clamped at SNR 5
+    (arXiv 2303.09556). A constant weight on v is 1/(1 - alpha_bar) on x0: RealDPO's weighted x0
+    loss is the v loss, written so that float32 loses three digits at t = 0.
+    """
+    if weighting == "uniform":
+        return None
+    snr = (level.signal / level.sigma.clamp_min(1e-6)).square()
+    # Squared error of x0 per unit of squared error of the prediction.
+    by_kind = {"v": level.sigma, "flow": level.sigma, "epsilon": snr.clamp_min(1e-12).rsqrt()}
+    to_x0 = by_kind[process.prediction].square()
+    return to_x0 if weighting == "x0" else to_x0 * snr.clamp_max(5.0)
+
+
+def positions(
+    uniform: Tensor,
+    spread: Spread,
+    low: float = 0.0,
+    high: float = 1.0,
+    *,
+    slot: Tensor | None = None,
+    bins: int = 8,
+    mean: float = 0.0,
+    std: float = 1.0,
+) -> Tensor:
+    """Turn uniform numbers in [0, 1), [B], into positions in [low, high).
+
+    `logit-normal` favours the middle of the schedule (Stable Diffusion 3); `bins` walks through
+    equal bins by `slot`, so that every run of `bins` samples covers the whole range once.
+    """
+    uniform = uniform.double()
+    if spread == "logit-normal":
+        normal = math.sqrt(2) * torch.erfinv((2 * uniform - 1).clamp(-1 + 1e-12, 1 - 1e-12))
+        uniform = torch.sigmoid(mean + std * normal)
+    elif spread == "bins":
+        assert slot is not None, "bins are walked through by slot"
+        uniform = ((slot % bins).double() + uniform) / bins
+    return (low + (high - low) * uniform).clamp_max(math.nextafter(1.0, 0.0))
+
+
+def _dynamic_shift(config: Mapping[str, Any], tokens: int) -> float:
+    """The log shift for a sequence length, on the line through the scheduler's two anchors."""
+    few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+    return low + (high - low) * (tokens - few) / (many - few)
+
+
+def _as(value: Tensor, like: Tensor, dtype: torch.dtype) -> Tensor:
+    return value.to(like.device, dtype).view(-1, *[1] * (like.dim() - 1))

@@ -1,0 +1,156 @@
+"""The preference objective: errors of a winner and its losers in; loss, slopes, diagnostics out.
+
+A diffusion model has no cheap likelihood, so its denoising error stands in for it
+(Diffusion-DPO, arXiv 2311.12908). With the policy's errors m, the reference's errors r, a winner w
+and N losers l, all denoised from the same noise at the same timestep,
+
+    z_n = -beta/2 * ((m_w - r_w) - (m_ln - r_ln))        loss = mean over pairs of f(z_n)
+
+so z_n is the reward margin and grows when the policy explains the winner better, relative to the
+reference, than it explains the loser. Everything here is pure and keeps the dtype of the errors,
+which is float32 or float64: at beta 5000 one bfloat16 rounding of an error of 0.1 moves z by 1.2.
+
+Shapes: B samples, N losers. Errors of winners are [B], of losers [B, N].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+LossName = Literal["sigmoid", "ipo", "hinge", "linear"]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised. See `realdpo.train.config.TrainConfig` for what each field does."""
+
+    loss: LossName = "sigmoid"
+    beta: float = 2000.0
+    label_smoothing: float = 0.0
+    sft_weight: float = 0.0
+    sdpo_mu: float | None = None
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Policy and reference errors of one batch: `win`, `ref_win` [B]; `lose`, `ref_lose` [B, N]."""
+
+    win: Tensor
+    lose: Tensor
+    ref_win: Tensor
+    ref_lose: Tensor
+
+
+def error(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean squared error of every sample, [B, ...] -> [B], at least in float32.
+
+    Both sides are widened before they are subtracted, and every axis but the first is averaged, so
+    neither rounding nor the size of the video leaks into the logits. `weight` is [B].
+    """
+    wide = torch.promote_types(prediction.dtype, torch.float32)
+    squared = (prediction.to(wide) - target.to(wide)).square().flatten(1).mean(1)
+    return squared if weight is None else squared * weight.to(wide)
+
+
+def margins(errors: Errors, beta: float) -> Tensor:
+    """Reward margins z, [B, N]: above 0 where the policy prefers the winner more than the reference."""
+    win_gap = (errors.win - errors.ref_win).unsqueeze(1)
+    return -0.5 * beta * (win_gap - (errors.lose - errors.ref_lose))
+
+
+def loss(errors: Errors, objective: Objective) -> Tensor:
+    """The loss, a scalar: mean over samples and losers, plus `sft_weight` times the winner's error."""
+    z = margins(errors, objective.beta)
+    smooth = objective.label_smoothing
+    pairwise = (1 - smooth) * _value(z, objective.loss) + smooth * _value(-z, objective.loss)
+    return pairwise.mean() + objective.sft_weight * errors.win.mean()
+
+
+def slopes(errors: Errors, objective: Objective) -> tuple[Tensor, Tensor]:
+    """Closed-form derivatives of `loss` by the errors: (by `win` [B], by `lose` [B, N]).
+
+    `(slope * error).sum().backward()` on one branch after another adds up to the gradient of the
+    joint loss, so only one branch's activations need ever be held.
+    """
+    z = margins(errors, objective.beta)
+    smooth = objective.label_smoothing
+    by_z = (1 - smooth) * _slope(z, objective.loss) - smooth * _slope(-z, objective.loss)
+    by_lose = 0.5 * objective.beta * by_z / z.numel()
+    by_win = objective.sft_weight / z.shape[0] - by_lose.sum(1)
+    return by_win, by_lose
+
+
+def loser_scale(win_residual: Tensor, lose_residual: Tensor, mu: float) -> Tensor:
+    """How much of the loser's gradient to keep so that the winner's error does not rise, [B].
+
+    Diffusion-SDPO (arXiv 2511.03317): with a, b the gradients of winner's and loser's error by the
+    model's output, min(1, (1 - mu) |a|^2 / a.b) where they point the same way, else 1. The residuals
+    (prediction - target, [B, ...]) are proportional to those gradients; the factor cancels.
+    """
+    wide = torch.promote_types(win_residual.dtype, torch.float32)
+    a, b = win_residual.to(wide).flatten(1), lose_residual.to(wide).flatten(1)
+    along = (a * b).sum(1)
+    allowed = (1 - mu) * a.square().sum(1) / along.clamp_min(torch.finfo(wide).tiny)
+    return torch.where(along > 0, allowed.clamp_max(1.0), torch.ones_like(along))
+
+
+def scale_gradient(value: Tensor, scale: Tensor) -> Tensor:
+    """`value` unchanged, its gradient times `scale`."""
+    return value.detach() + scale * (value - value.detach())
+
+
+def diagnostics(errors: Errors, beta: float) -> dict[str, float]:
+    """What a step did, as plain numbers averaged over the batch.
+
+    `loser_dominant_ratio` is the share of pairs that count as won although the winner's own error
+    rose above the reference's: the margin comes from pushing the loser away. `saturation` is the
+    mean sigmoid(-z), the share of the gradient that is left: 0.5 at the start, 0 when pairs are won.
+    """
+    z = margins(errors, beta)
+    win_gap = (errors.win - errors.ref_win).unsqueeze(1).expand_as(z)
+    lose_gap = errors.lose - errors.ref_lose
+    values = {
+        "rewards/win": -0.5 * beta * win_gap,
+        "rewards/lose": -0.5 * beta * lose_gap,
+        "rewards/margin": z,
+        "rewards/accuracy": accuracy(z),
+        "error/win": errors.win,
+        "error/lose": errors.lose,
+        "error/ref_win": errors.ref_win,
+        "error/ref_lose": errors.ref_lose,
+        "win_gap": win_gap,
+        "lose_gap": lose_gap,
+        "loser_dominant_ratio": ((z > 0) & (win_gap > 0)).to(z.dtype),
+        "saturation": torch.sigmoid(-z),
+    }
+    return {name: float(value.detach().mean()) for name, value in values.items()}
+
+
+def accuracy(z: Tensor) -> Tensor:
+    """1 where a margin is won, 0 where lost, 0.5 for a tie; the shape of `z`."""
+    return (z > 0).to(z.dtype) + 0.5 * (z == 0).to(z.dtype)
+
+
+def _value(z: Tensor, name: LossName) -> Tensor:
+    if name == "sigmoid":
+        return -logsigmoid(z)
+    if name == "hinge":  # SLiC/RSO, arXiv 2309.06657
+        return torch.relu(1 - z)
+    if name == "ipo":  # arXiv 2310.12036 times beta^2, which leaves its minimum z = 1/2 in place
+        return (z - 0.5).square()
+    return -z  # linear utility: never saturates, needs an anchor such as sft_weight or SDPO
+
+
+def _slope(z: Tensor, name: LossName) -> Tensor:
+    if name == "sigmoid":
+        return -torch.sigmoid(-z)
+    if name == "hinge":
+        return -(z < 1).to(z.dtype)
+    if name == "ipo":
+        return 2 * (z - 0.5)
+    return -torch.ones_like(z)
