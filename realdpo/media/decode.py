@@ -1,0 +1,258 @@
+"""Frames of a video: upright, square pixels, SDR RGB, in display order, with rational times."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from realdpo.media import MediaError, probe
+from realdpo.media.probe import Orientation, Source
+
+if TYPE_CHECKING:
+    import av
+    import av.container
+    import av.video
+    import numpy as np
+    import numpy.typing as npt
+
+# FFmpeg's numbers: AVCOL_SPC_* on frames, SWS_CS_* for the scaler.
+_MATRIX = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
+_BT709, _BT601 = 1, 5
+_LIMITED, _FULL = 1, 2
+_FULL_RANGE_FORMATS = ("yuvj", "gray", "gbr", "rgb", "bgr", "pal", "mono")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture. time: seconds from the stream's first frame. rgb: uint8 [H, W, 3]."""
+
+    time: Fraction
+    rgb: npt.NDArray[np.uint8]
+
+
+def frames(
+    source: Source,
+    *,
+    short_side: int | None = None,
+    size: tuple[int, int] | None = None,
+    start: Fraction | float | None = None,
+    end: Fraction | float | None = None,
+    threads: int = 0,
+    errors: list[str] | None = None,
+) -> Iterator[Frame]:
+    """Decode once, in display order, with strictly increasing times.
+
+    short_side: scale so that the shorter side has this many pixels (never up).
+    size: scale to exactly (width, height), whatever the aspect.
+    start, end: seconds; only frames with start <= time < end, found by seeking.
+    threads: for decoding, 0 lets FFmpeg choose.
+    errors: receives a line for every damaged packet or frame, which is left out. A truncated
+    file gives the frames that are there. Raises MediaError when the file is not video or
+    nothing in it can be decoded.
+    """
+    if short_side is not None and size is not None:
+        raise ValueError("give short_side or size, not both")
+    notes = errors if errors is not None else []
+    seek = Fraction(start) if start else None
+    while True:
+        with probe.open_video(source, threads) as (container, stream):
+            stream_frames = _timed(container, stream, source, seek, notes)
+            picture: _Picture | None = None
+            sought_too_far = False
+            for time, frame in stream_frames:
+                if picture is None:
+                    if seek is not None and time > seek:
+                        sought_too_far = True
+                        break
+                    picture = _Picture(frame, stream, short_side, size)
+                if end is not None and time >= end:
+                    break
+                if start is None or time >= start:
+                    yield Frame(time, picture.rgb(frame))
+        if not sought_too_far:
+            return
+        seek = None  # this container's index is wrong: go through it from its beginning
+
+
+def read_clip(source: Source) -> tuple[npt.NDArray[np.uint8], Fraction]:
+    """A short clip wholly in memory: uint8 [F, H, W, 3] and its frames per second.
+
+    Raises MediaError when it is not video.
+    """
+    import numpy as np
+
+    with probe.open_video(source) as (_, stream):
+        fps = stream.average_rate or stream.guessed_rate or Fraction(0)
+    pictures = [frame.rgb for frame in frames(source)]
+    if not pictures:
+        raise MediaError(f"{probe.name_of(source)} holds no frame")
+    return np.stack(pictures), fps
+
+
+def fit(width: int, height: int, short_side: int | None) -> tuple[int, int]:
+    """(width, height) with the shorter side at most `short_side`, aspect kept."""
+    if short_side is None or min(width, height) <= short_side:
+        return width, height
+    scale = Fraction(short_side, min(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _timed(
+    container: av.container.InputContainer,
+    stream: av.video.stream.VideoStream,
+    source: Source,
+    seek: Fraction | None,
+    notes: list[str],
+) -> Iterator[tuple[Fraction, av.VideoFrame]]:
+    """(time from the first frame, frame), from the key frame before `seek` when given."""
+    step = 1 / (stream.average_rate or stream.guessed_rate or Fraction(25))
+    origin: Fraction | None = None
+    if seek is not None:
+        first = probe.first_frame(container, stream, source)
+        if first.pts is not None and first.time_base is not None:
+            origin = first.pts * first.time_base
+            assert stream.time_base is not None
+            container.seek(int((origin + seek) / stream.time_base), stream=stream)
+        else:
+            container.seek(0)
+    last: Fraction | None = None
+    for frame in _decoded(container, stream, notes):
+        if frame.pts is not None and frame.time_base is not None:
+            stamp = frame.pts * frame.time_base
+        else:  # raw streams carry no times: count frames
+            stamp = last + step if last is not None else Fraction(0)
+        if origin is None:
+            origin = stamp
+        if last is not None and stamp <= last:
+            notes.append(f"time goes backwards at {float(stamp - origin):.3f} s")
+            continue
+        last = stamp
+        if stamp >= origin:
+            yield stamp - origin, frame
+    if last is None and seek is None:
+        reason = notes[-1] if notes else "no frame in it"
+        raise MediaError(f"{probe.name_of(source)} holds no decodable frame: {reason}")
+
+
+def _decoded(
+    container: av.container.InputContainer,
+    stream: av.video.stream.VideoStream,
+    notes: list[str],
+) -> Iterator[av.VideoFrame]:
+    import av
+
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except av.EOFError:
+            return
+        except av.FFmpegError as error:
+            notes.append(f"the file breaks off: {error.strerror}")
+            packet = None
+        if packet is None:
+            return
+        try:
+            decoded = packet.decode()
+        except av.EOFError:
+            return
+        except av.FFmpegError as error:
+            notes.append(f"damaged packet: {error.strerror}")
+            continue
+        for frame in decoded:
+            if frame.is_corrupt:
+                notes.append(f"damaged frame at {frame.pts}")
+            elif frame.width and frame.height:
+                yield frame
+
+
+class _Picture:
+    """Turns decoded frames of one stream into RGB of one size; holds the scaler between frames."""
+
+    def __init__(
+        self,
+        first: av.VideoFrame,
+        stream: av.video.stream.VideoStream,
+        short_side: int | None,
+        size: tuple[int, int] | None,
+    ) -> None:
+        from av.video.reformatter import VideoReformatter
+
+        self.turn = probe.orientation(first)
+        shown = probe.shown_size(
+            first.width, first.height, probe.pixel_aspect(first, stream), self.turn
+        )
+        width, height = size or fit(*shown, short_side)
+        self.coded = (height, width) if self.turn.swap else (width, height)
+        self.scaler = VideoReformatter()
+
+    def rgb(self, frame: av.VideoFrame) -> npt.NDArray[np.uint8]:
+        wide = frame.color_primaries == probe.BT2020_PRIMARIES
+        transfer = probe.TRANSFERS.get(int(frame.color_trc), "unknown")
+        if wide or transfer in ("pq", "hlg"):
+            return _upright(self._tone_mapped(frame, transfer), self.turn)
+        return _upright(self._scaled(frame, "rgb24", _FULL).to_ndarray(), self.turn)
+
+    def _scaled(self, frame: av.VideoFrame, pix_fmt: str, out_range: int) -> av.VideoFrame:
+        width, height = self.coded
+        return self.scaler.reformat(
+            frame,
+            width,
+            height,
+            pix_fmt,
+            src_colorspace=_matrix(frame),
+            dst_colorspace=_matrix(frame),
+            src_color_range=_range(frame),
+            dst_color_range=out_range,
+            interpolation=_interpolation(frame, width, height),
+            threads=1,
+        )
+
+    def _tone_mapped(self, frame: av.VideoFrame, transfer: str) -> npt.NDArray[np.uint8]:
+        import numpy as np
+
+        from realdpo.media import tonemap
+
+        scaled = self._scaled(frame, "yuv444p16le", _range(frame))
+        planes = [
+            np.frombuffer(memoryview(plane), np.uint16).reshape(plane.height, -1)[:, : plane.width]
+            for plane in scaled.planes
+        ]
+        return tonemap.to_sdr(np.stack(planes), transfer, _range(frame) == _FULL)
+
+
+def _interpolation(frame: av.VideoFrame, width: int, height: int) -> int:
+    from av.video.reformatter import Interpolation as Scale
+
+    exact = Scale.ACCURATE_RND | Scale.BITEXACT | Scale.FULL_CHR_H_INT | Scale.FULL_CHR_H_INP
+    if width * height < frame.width * frame.height:
+        return int(Scale.AREA | exact)
+    return int(Scale.BICUBIC | exact)
+
+
+def _matrix(frame: av.VideoFrame) -> int:
+    known = _MATRIX.get(int(frame.colorspace))
+    if known is not None:
+        return known
+    # Untagged: every player takes HD for BT.709 and smaller pictures for BT.601.
+    return _BT709 if frame.height > 576 or frame.width > 1024 else _BT601
+
+
+def _range(frame: av.VideoFrame) -> int:
+    if frame.color_range in (_LIMITED, _FULL):
+        return int(frame.color_range)
+    return _FULL if frame.format.name.startswith(_FULL_RANGE_FORMATS) else _LIMITED
+
+
+def _upright(pixels: npt.NDArray[Any], turn: Orientation) -> npt.NDArray[np.uint8]:
+    import numpy as np
+
+    if turn.swap:
+        pixels = pixels.swapaxes(0, 1)
+    if turn.flip_x:
+        pixels = pixels[:, ::-1]
+    if turn.flip_y:
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
