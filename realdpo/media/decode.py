@@ -131,6 +131,11 @@ def _timed(
         last = stamp
         if stamp >= origin:
             yield stamp - origin, frame
+    if last is not None and origin is not None and stream.duration and stream.time_base:
+        promised = stream.duration * stream.time_base
+        if promised - (last - origin) > max(Fraction(1, 2), 3 * step):
+            shown = float(last - origin)
+            notes.append(f"the file breaks off at {shown:.2f} s of {float(promised):.2f} s")
     if last is None and seek is None:
         reason = notes[-1] if notes else "no frame in it"
         raise MediaError(f"{probe.name_of(source)} holds no decodable frame: {reason}")
@@ -150,7 +155,7 @@ def _decoded(
         except av.EOFError:
             return
         except av.FFmpegError as error:
-            notes.append(f"the file breaks off: {error.strerror}")
+            notes.append(f"unreadable from here on: {error.strerror}")
             packet = None
         if packet is None:
             return

@@ -26,6 +26,8 @@ class EncodeSettings:
 
     crf: H.264 constant quality, 0 (lossless) to 51; 12 is visually lossless, so that what a
     model learns is the footage and not the codec. gop: frames between key frames at most.
+    x264_params: further settings as x264 names them; pairs turn off `mbtree`, with which the
+    quality of a frame would depend on the frames after it.
     """
 
     codec: str = "libx264"
@@ -33,6 +35,7 @@ class EncodeSettings:
     preset: str = "veryfast"
     pix_fmt: str = "yuv420p"
     gop: int = 24
+    x264_params: str = ""
 
 
 def encode(
@@ -118,6 +121,7 @@ def _command(
         *("-an", "-map_metadata", "-1", "-filter_threads", "1", "-threads", "1"),
         *("-vf", f"{scale}+bitexact,format={settings.pix_fmt},setsar=1"),
         *("-c:v", settings.codec, "-preset", settings.preset, "-crf", str(settings.crf)),
+        *(("-x264-params", settings.x264_params) if settings.x264_params else ()),
         *("-g", str(settings.gop), "-flags:v", "+bitexact", "-fflags", "+bitexact"),
         *("-color_primaries", "bt709", "-color_trc", "bt709"),
         *("-colorspace", "bt709", "-color_range", "tv"),
