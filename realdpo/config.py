@@ -23,19 +23,21 @@ def resolve(
     kind: type[T],
     *,
     section: str,
+    base: Mapping[str, Any] | None = None,
     file: Path | None = None,
     sets: Sequence[str] = (),
     flags: Mapping[str, Any] | None = None,
 ) -> T:
     """Build `kind` from its defaults, `[section]` of a TOML file, `key=value` texts and flags.
 
+    `base` holds the values of a preset, which everything else wins over.
     Keys may be dotted to reach nested dataclasses or mappings. Flags whose value is None were
     not given and change nothing. Raises UserError that names the key, where it came from, and
     the nearest valid key.
     """
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = dict(base or {})
     if file is not None:
-        values = _section(load_toml(file), section, file)
+        values |= _section(load_toml(file), section, file)
     for text in sets:
         key, separator, raw = text.partition("=")
         if not separator or not key.strip():
