@@ -1,0 +1,156 @@
+"""The judge against a real HTTP server that answers, throttles, rambles, breaks off and refuses."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import cv2
+import numpy as np
+import pytest
+
+from realdpo.errors import UserError
+from realdpo.train.evaluate import judge as j
+
+
+class Server:
+    """Scores each video by the mean brightness of its frames, so the right answer is known."""
+
+    def __init__(self, troubles=()):
+        self.requests, self.troubles = [], list(troubles)
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                server.requests.append((self.path, dict(self.headers), body))
+                trouble = server.troubles.pop(0) if server.troubles else None
+                if trouble == "drop":
+                    self.connection.close()
+                    return
+                if isinstance(trouble, int):
+                    self.send_error(trouble)
+                    return
+                text = trouble if trouble is not None else server.answer(body)
+                reply = json.dumps({"choices": [{"message": {"content": text}}]}).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(reply)))
+                self.end_headers()
+                self.wfile.write(reply)
+
+            def log_message(self, *_):
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
+
+    def answer(self, body):
+        content = body["messages"][0]["content"]
+        aspects = [a for a in j.ASPECTS if f"\n{a}:" in content[0]["text"]]
+        scores, letter = {}, None
+        for part in content[1:]:
+            if part["type"] == "text":
+                found = re.match(r"Video ([A-Z]):", part["text"])
+                letter = found[1] if found else None
+            elif letter:
+                data = base64.b64decode(part["image_url"]["url"].split(",")[1])
+                picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+                scores.setdefault(letter, []).append(float(picture.mean()))
+        table = {
+            letter: {a: [round(np.mean(v) / 25.5, 2)] * 5 for a in aspects}
+            for letter, v in scores.items()
+        }
+        return "Here you are:\n```json\n" + json.dumps(table) + "\n```"
+
+
+@pytest.fixture
+def serve():
+    servers = []
+
+    def start(troubles=()):
+        servers.append(Server(troubles))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.http.shutdown()
+
+
+@pytest.fixture
+def videos():
+    shape = (10, 32, 48, 3)
+    return {"base": np.full(shape, 51, np.uint8), "sft": np.full(shape, 102, np.uint8),
+            "dpo": np.full(shape, 204, np.uint8)}  # fmt: skip
+
+
+def test_scores_come_back_to_the_right_system_whatever_the_order(serve, videos):
+    server = serve()
+    config = j.JudgeConfig(url=server.url, model="m")
+    first = np.full((32, 48, 3), 7, np.uint8)
+    for seed in range(6):
+        scores = j.judge(config, "a person waves", first, videos, seed)
+        means = {name: np.mean(list(s.values())) for name, s in scores.items()}
+        assert means == pytest.approx({"base": 2.0, "sft": 4.0, "dpo": 8.0}, abs=0.05)
+        assert set(scores["dpo"]) == set(j.ASPECTS)
+    orders = {json.dumps([p["image_url"]["url"] for p in body["messages"][0]["content"]
+                          if p["type"] == "image_url"]) for _, _, body in server.requests}  # fmt: skip
+    assert len(orders) > 1  # shuffled
+    text = json.dumps([body for _, _, body in server.requests])
+    assert not any(name in text for name in ("base:", "sft", "dpo"))  # blind
+
+
+def test_without_a_first_frame_its_questions_are_not_asked(serve, videos):
+    server = serve()
+    scores = j.judge(j.JudgeConfig(url=server.url, model="m"), "x", None, videos, 0)
+    assert set(scores["base"]) == {"text", "motion", "body"}
+
+
+def test_throttling_dropped_lines_and_rambling_are_survived(serve, videos, monkeypatch):
+    monkeypatch.setattr(j.time, "sleep", lambda s: None)
+    monkeypatch.setenv("OPENAI_API_KEY", "secret-key")
+    eleven = json.dumps({k: {a: [11] * 5 for a in j.ASPECTS} for k in "ABC"})
+    server = serve([429, 503, "drop", "I cannot judge this.", eleven])
+    config = j.JudgeConfig(url=server.url, model="m", attempts=6)
+    scores = j.judge(config, "x", np.zeros((32, 48, 3), np.uint8), videos, 1)
+    assert scores["dpo"]["motion"] == pytest.approx([8.0] * 5)
+    assert len(server.requests) == 6
+    assert server.requests[0][1]["Authorization"] == "Bearer secret-key"
+
+
+def test_refusal_and_exhaustion_are_one_clear_error_without_the_key(serve, videos, monkeypatch):
+    monkeypatch.setattr(j.time, "sleep", lambda s: None)
+    monkeypatch.setenv("OPENAI_API_KEY", "secret-key")
+    server = serve([401])
+    with pytest.raises(UserError, match="401") as refused:
+        j.judge(j.JudgeConfig(url=server.url, model="m"), "x", None, videos, 0)
+    assert "secret-key" not in f"{refused.value.message}{refused.value.hint}"
+    assert len(server.requests) == 1
+    server = serve([500] * 5)
+    with pytest.raises(UserError, match="5 attempts: it answers 500"):
+        j.judge(j.JudgeConfig(url=server.url, model="m"), "x", None, videos, 0)
+
+
+def test_a_judge_that_made_the_data_is_refused():
+    for used in ("transformers:Qwen/Qwen2.5-VL-7B-Instruct",
+                 "openai:http://localhost:8000/v1 qwen2.5-vl-7b-instruct"):  # fmt: skip
+        with pytest.raises(UserError, match="also wrote or filtered"):
+            j.refuse_if_used("Qwen/Qwen2.5-VL-7B-Instruct", [used])
+        j.refuse_if_used("Qwen/Qwen2.5-VL-7B-Instruct", [used], allow=True)
+    j.refuse_if_used("OpenGVLab/InternVL3-8B", ["keywords", "transformers:Qwen/Qwen2.5-VL-7B"])
+
+
+def test_self_agreement_of_equal_opposite_and_random_runs():
+    first = np.array([1.0, 3, 5, 7, 9, 2])
+    assert j.self_agreement(first, first) == pytest.approx(1.0)
+    assert j.self_agreement(first, 10 - first) < 0
+    rng = np.random.default_rng(0)
+    assert abs(j.self_agreement(rng.random(1500), rng.random(1500))) < 0.1
+
+
+def test_there_are_four_aspects_of_five_questions():
+    assert [len(q) for q in j.ASPECTS.values()] == [5, 5, 5, 5]
+    assert len({q for questions in j.ASPECTS.values() for q in questions}) == 20

@@ -1,0 +1,237 @@
+"""A vision-language model as judge, over any server that speaks the OpenAI protocol.
+
+All systems' videos of one prompt are shown together under neutral letters in shuffled order and
+scored on the same questions. Every prompt is judged in several runs with other orders, so that
+the judge's agreement with itself is known; a judge that contradicts itself measures nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import string
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from realdpo.errors import UserError
+from realdpo.train.evaluate.statistics import interval_distance, krippendorff_alpha
+
+ASPECTS: dict[str, tuple[str, ...]] = {
+    "first_frame": (
+        "Is the person in the video recognisably the one in the starting picture?",
+        "Do clothes and held objects keep the look they have in the starting picture?",
+        "Does the place stay the one of the starting picture?",
+        "Do colours and light stay as in the starting picture?",
+        "Does the video go on from the starting picture without a visible jump?",
+    ),
+    "text": (
+        "Does the person do what the description says?",
+        "Do the parts of the action come in the described order?",
+        "Is the action carried far enough within the video to be recognised?",
+        "Are the described objects there, and used as described?",
+        "Is the video free of important events that the description does not mention?",
+    ),
+    "motion": (
+        "Does the motion flow without jerks, freezes or jumps?",
+        "Do speed and acceleration look like those of a body with weight?",
+        "Do contacts with ground and objects hold, without sliding or passing through?",
+        "Is there as much motion as the action needs, neither too little nor too much?",
+        "Would you take the motion alone for recorded footage?",
+    ),
+    "body": (
+        "Do hands and fingers keep a plausible shape and number?",
+        "Do limbs keep their length and bend only at joints?",
+        "Does the face stay intact and the same person's?",
+        "Is every body part there once, and attached, in every frame?",
+        "Is the posture one a person could hold at each moment?",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    """url: base of the server, up to and including /v1. model: the name it is asked by."""
+
+    url: str = ""
+    model: str = ""
+    runs: int = 2
+    frames: int = 8
+    height: int = 336
+    timeout: float = 180.0
+    attempts: int = 5
+    key_variable: str = "OPENAI_API_KEY"
+    allow_used: bool = False  # judge although it captioned or filtered the data
+
+    def __post_init__(self) -> None:
+        if self.url and not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"the judge's url {self.url!r} does not start with http")
+        if self.runs < 1 or self.frames < 2:
+            raise ValueError("a judge needs at least 1 run and 2 frames")
+
+
+def refuse_if_used(model: str, used: Iterable[str], allow: bool = False) -> None:
+    """Raise UserError when the judge is a model that wrote or filtered the data.
+
+    A model that chose the data prefers what it chose: its praise of the result is circular.
+    Names are compared by their last part, without case and punctuation.
+    """
+
+    def bare(name: str) -> str:
+        return re.sub(r"[^a-z0-9]", "", name.lower().rstrip("/").split("/")[-1].split(":")[-1])
+
+    for name in used:
+        # A captioner is stored as e.g. `openai:http://host/v1 model` or `transformers:owner/model`.
+        parts = {bare(part) for part in re.split(r"[\s@#,]+", name) if part}
+        if bare(model) in parts and not allow:
+            raise UserError(
+                f"the judge {model} also wrote or filtered the data ({name})",
+                "use another judge, or set judge.allow_used=true and say so with the result",
+            )
+
+
+def build_request(
+    config: JudgeConfig,
+    prompt: str,
+    first_frame: np.ndarray | None,
+    videos: Sequence[np.ndarray],
+) -> dict[str, Any]:
+    """The chat request that shows `videos` as A, B, C, ... and asks for scores as JSON."""
+    aspects = {k: v for k, v in ASPECTS.items() if k != "first_frame" or first_frame is not None}
+    lines = []
+    for aspect, questions in aspects.items():
+        lines.append(f"{aspect}:")
+        lines += [f"  {number}. {question}" for number, question in enumerate(questions, 1)]
+    shape = {aspect: ["five numbers"] for aspect in aspects}
+    letters = string.ascii_uppercase[: len(videos)]
+    content: list[dict[str, Any]] = [
+        _text(
+            "You are shown frames, evenly spaced in time and in order, of "
+            f"{len(videos)} short videos ({', '.join(letters)}) made for one description. Answer "
+            "each question about each video with a number from 0 (not at all) to 10 (fully). "
+            "Judge every video by itself and only by what its frames show.\n\n"
+            f"Description: {prompt}\n\nQuestions:\n" + "\n".join(lines)
+        )
+    ]
+    if first_frame is not None:
+        content += [_text("The starting picture:"), _picture(first_frame, config.height)]
+    for letter, video in zip(letters, videos, strict=True):
+        content.append(_text(f"Video {letter}:"))
+        index = np.linspace(0, len(video) - 1, min(config.frames, len(video))).round().astype(int)
+        content += [_picture(video[i], config.height) for i in index]
+    content.append(
+        _text(
+            "Answer with one JSON object and nothing else: "
+            + json.dumps(dict.fromkeys(letters, shape))
+        )
+    )
+    return {
+        "model": config.model,
+        "temperature": 0,
+        "max_tokens": 200 + 150 * len(videos),
+        "messages": [{"role": "user", "content": content}],
+    }
+
+
+def parse(answer: str, letters: str, aspects: Iterable[str]) -> dict[str, dict[str, list[float]]]:
+    """{letter: {aspect: five scores}} out of a model's answer. ValueError when it is not that."""
+    start, end = answer.find("{"), answer.rfind("}")
+    if start < 0 or end < start:
+        raise ValueError("no JSON object in the answer")
+    found = json.loads(answer[start : end + 1])
+    scores: dict[str, dict[str, list[float]]] = {}
+    for letter in letters:
+        scores[letter] = {}
+        for aspect in aspects:
+            try:
+                values = [float(v) for v in found[letter][aspect]]
+            except (KeyError, TypeError) as error:
+                raise ValueError(f"no scores for video {letter}, {aspect}") from error
+            if len(values) != 5 or not all(0 <= v <= 10 for v in values):
+                raise ValueError(f"video {letter}, {aspect}: not five numbers from 0 to 10")
+            scores[letter][aspect] = values
+    return scores
+
+
+def judge(
+    config: JudgeConfig,
+    prompt: str,
+    first_frame: np.ndarray | None,
+    videos: Mapping[str, np.ndarray],
+    seed: int,
+) -> dict[str, dict[str, list[float]]]:
+    """{system: {aspect: five scores}} for one prompt, systems shown in an order drawn by `seed`.
+
+    Raises UserError when the server refuses the request or gives no usable answer in
+    `config.attempts` attempts.
+    """
+    systems = sorted(videos)
+    order = [systems[k] for k in np.random.default_rng(seed).permutation(len(systems))]
+    request = build_request(config, prompt, first_frame, [videos[name] for name in order])
+    letters = string.ascii_uppercase[: len(order)]
+    aspects = [a for a in ASPECTS if a != "first_frame" or first_frame is not None]
+    scores = _ask(config, request, letters, aspects)
+    return {name: scores[letter] for letter, name in zip(letters, order, strict=True)}
+
+
+def self_agreement(first: np.ndarray, second: np.ndarray) -> float:
+    """Krippendorff's alpha (interval) of two runs over the same questions; 1 is perfect."""
+    return krippendorff_alpha(np.stack([first, second]), distance=interval_distance)
+
+
+def _ask(
+    config: JudgeConfig, request: dict[str, Any], letters: str, aspects: Sequence[str]
+) -> dict[str, dict[str, list[float]]]:
+    import httpx
+
+    key = os.environ.get(config.key_variable, "")
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    problem = ""
+    for attempt in range(config.attempts):
+        if attempt:
+            time.sleep(min(30.0, 0.5 * 2 ** (attempt - 1)))
+        try:
+            reply = httpx.post(
+                config.url.rstrip("/") + "/chat/completions",
+                json=request,
+                headers=headers,
+                timeout=config.timeout,
+            )
+        except httpx.HTTPError as error:
+            problem = f"{type(error).__name__}: {error}"
+            continue
+        if reply.status_code == 429 or reply.status_code >= 500:
+            problem = f"it answers {reply.status_code}"
+            continue
+        if reply.status_code != 200:
+            raise UserError(
+                f"the judge at {config.url} refuses: {reply.status_code} {reply.text[:200]}",
+                f"check judge.url, judge.model and the key in ${config.key_variable}",
+            )
+        try:
+            return parse(reply.json()["choices"][0]["message"]["content"], letters, aspects)
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            problem = f"its answer is unusable ({error})"
+    raise UserError(
+        f"the judge at {config.url} gave no scores in {config.attempts} attempts: {problem}",
+        "the same command goes on from here once the server is well",
+    )
+
+
+def _text(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
+
+
+def _picture(frame: np.ndarray, height: int) -> dict[str, Any]:
+    scale = min(1.0, height / frame.shape[0])
+    size = (max(1, round(frame.shape[1] * scale)), max(1, round(frame.shape[0] * scale)))
+    small = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+    _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
+    data = base64.b64encode(jpeg.tobytes()).decode()
+    return {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{data}"}}

@@ -1,0 +1,209 @@
+"""Numbers of one video that need no weights: motion, smoothness, flicker, drift, first frame.
+
+Motion, freezing and flicker come from curate's scores, so that a model is judged by the very
+measures its data was chosen by; what only a generated video can do wrong is measured here.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+import cv2
+import numpy as np
+
+_ANALYSIS_HEIGHT = 240
+_FLOW_HEIGHT = 128
+
+
+@dataclass(frozen=True)
+class Metric:
+    """direction: +1 more is better, -1 less is better, 0 describes without praise."""
+
+    name: str
+    direction: int
+    unit: str
+    meaning: str
+
+
+# Amount of motion has no good direction by itself: standing still is smooth, shaking is not
+# life. It is listed first, so that every table shows it beside smoothness.
+METRICS: tuple[Metric, ...] = (
+    Metric("motion.total", 0, "heights/s", "median speed of the moving picture"),
+    Metric("motion.camera", 0, "heights/s", "speed of the global motion"),
+    Metric("motion.subject", 0, "heights/s", "speed that remains without the camera's"),
+    Metric("motion.difference", 0, "of range", "mean change from frame to frame"),
+    Metric("smooth.residual", -1, "ratio", "second difference of frames relative to motion"),
+    Metric("smooth.jerk", -1, "ratio", "second difference of the flow relative to its speed"),
+    Metric("flicker.luma", -1, "of range", "zigzag of mean brightness from frame to frame"),
+    Metric("frozen.share", -1, "share", "frames that repeat the one before"),
+    Metric("drift.sharpness", -1, "octaves", "sharpness gained or lost from start to end"),
+    Metric("drift.colour", -1, "Lab", "shift of mean colour from start to end"),
+    Metric("first.psnr", 1, "dB", "first frame against the given one"),
+    Metric("first.ssim", 1, "", "first frame against the given one"),
+    Metric("clip.text", 1, "cosine", "frames against the prompt, open_clip"),
+    Metric("clip.consistency", 1, "cosine", "each frame against the first and the one before"),
+    Metric("judge.first_frame", 1, "0-10", "judge: fits the first frame"),
+    Metric("judge.text", 1, "0-10", "judge: fits the text"),
+    Metric("judge.motion", 1, "0-10", "judge: natural motion"),
+    Metric("judge.body", 1, "0-10", "judge: human body"),
+    Metric("vbench.subject_consistency", 1, "", "VBench"),
+    Metric("vbench.background_consistency", 1, "", "VBench"),
+    Metric("vbench.motion_smoothness", 1, "", "VBench"),
+    Metric("vbench.dynamic_degree", 0, "", "VBench: share of videos with large motion"),
+    Metric("vbench.aesthetic_quality", 1, "", "VBench"),
+    Metric("vbench.imaging_quality", 1, "", "VBench"),
+)
+BY_NAME = {metric.name: metric for metric in METRICS}
+
+
+def video_metrics(
+    frames: np.ndarray, fps: Fraction | float, first_frame: np.ndarray | None = None
+) -> dict[str, float]:
+    """All weight-free metrics of one video.
+
+    frames: uint8 [F, H, W, 3], F >= 3. first_frame: the picture the video was made from, uint8
+    [h, w, 3], scaled to the video's size for comparison; without it first.* are left out.
+    A number that cannot be told (the jerk of a video that does not move) is NaN.
+    Raises ValueError for fewer than three frames.
+    """
+    frames = np.asarray(frames)
+    if frames.ndim != 4 or frames.shape[3] != 3 or len(frames) < 3:
+        raise ValueError(f"a video needs at least 3 RGB frames, got shape {frames.shape}")
+    grey = _grey(frames, _ANALYSIS_HEIGHT)
+    numbers = {
+        **_from_scores(frames, fps),
+        "motion.difference": frame_difference(grey),
+        "smooth.residual": smoothness_residual(grey),
+        "smooth.jerk": flow_jerk(_grey(frames, _FLOW_HEIGHT)),
+        "flicker.luma": luma_zigzag(grey),
+        "drift.sharpness": sharpness_drift(grey),
+        "drift.colour": colour_drift(frames),
+    }
+    if first_frame is not None:
+        height, width = frames.shape[1:3]
+        given = first_frame
+        if given.shape[:2] != (height, width):
+            given = cv2.resize(given, (width, height), interpolation=cv2.INTER_AREA)
+        numbers["first.psnr"] = psnr(frames[0], given)
+        numbers["first.ssim"] = ssim(frames[0], given)
+    return numbers
+
+
+def _from_scores(frames: np.ndarray, fps: Fraction | float) -> dict[str, float]:
+    from realdpo.curate.scores import measure
+
+    wanted = ("motion.total", "motion.camera", "motion.subject", "frozen.share")
+    scores = measure(frames, fps)
+    return {name: float(scores[name]) for name in wanted if scores.get(name) is not None}
+
+
+def _grey(frames: np.ndarray, height: int) -> np.ndarray:
+    """float32 [F, h, w] in [0, 1], scaled down to `height` rows (never up)."""
+    scale = min(1.0, height / frames.shape[1])
+    size = (max(8, round(frames.shape[2] * scale)), max(8, round(frames.shape[1] * scale)))
+    pictures = []
+    for frame in frames:
+        grey = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
+        pictures.append(cv2.resize(grey, size, interpolation=cv2.INTER_AREA))
+    return np.stack(pictures).astype(np.float32) / 255
+
+
+def frame_difference(grey: np.ndarray) -> float:
+    """Mean |x[t+1] - x[t]| of grey frames [F, H, W] in [0, 1]."""
+    return float(np.abs(np.diff(grey, axis=0)).mean())
+
+
+def smoothness_residual(grey: np.ndarray) -> float:
+    """Mean |x[t] - (x[t-1] + x[t+1])/2| over mean |x[t+1] - x[t]|: 0 linear, 1 zigzag.
+
+    Independent noise gives sqrt(3)/2 = 0.87, so a frozen noisy video is not called smooth.
+    NaN when nothing changes.
+    """
+    change = frame_difference(grey)
+    if change < 1e-6:
+        return math.nan
+    return float(np.abs(grey[1:-1] - (grey[:-2] + grey[2:]) / 2).mean()) / change
+
+
+def flow_jerk(grey: np.ndarray) -> float:
+    """Mean |v[t-1] - 2 v[t] + v[t+1]| over mean |v|, v the optical flow (Farneback) in pixels.
+
+    Means are over places and times where anything moves (more than 0.05 pixels a frame).
+    0 for motion of constant acceleration. NaN when nothing moves or for fewer than four frames.
+    """
+    if len(grey) < 4:
+        return math.nan
+    bytes_ = (grey * 255).astype(np.uint8)
+    flows = np.stack(
+        [
+            cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 3, 15, 3, 5, 1.2, 0)  # type: ignore[call-overload]
+            for a, b in itertools.pairwise(bytes_)
+        ]
+    )
+    speed = np.linalg.norm(flows, axis=-1)
+    moving = (speed[:-2] + speed[1:-1] + speed[2:]) / 3 > 0.05
+    if moving.sum() < 0.001 * moving.size:
+        return math.nan
+    jerk = np.linalg.norm(flows[:-2] - 2 * flows[1:-1] + flows[2:], axis=-1)
+    return float(jerk[moving].mean() / speed[1:-1][moving].mean())
+
+
+def luma_zigzag(grey: np.ndarray) -> float:
+    """Mean |m[t] - (m[t-1] + m[t+1])/2| of mean brightness m: pulsing, not fades, in [0, 1]."""
+    means = grey.mean(axis=(1, 2), dtype=np.float64)
+    return float(np.abs(means[1:-1] - (means[:-2] + means[2:]) / 2).mean())
+
+
+def sharpness(grey: np.ndarray) -> np.ndarray:
+    """Mean |Laplacian| of each grey frame [F]."""
+    return np.array([np.abs(cv2.Laplacian(frame, cv2.CV_32F)).mean() for frame in grey])
+
+
+def sharpness_drift(grey: np.ndarray) -> float:
+    """|log2| of sharpness in the last sixth of the frames over that in the first sixth."""
+    values = sharpness(grey)
+    n = max(1, round(len(values) / 6))
+    first, last = float(values[:n].mean()), float(values[-n:].mean())
+    if min(first, last) < 1e-6:
+        return math.nan
+    return abs(math.log2(last / first))
+
+
+def colour_drift(frames: np.ndarray) -> float:
+    """Distance in CIE Lab between the mean colour of the first and the last sixth of frames."""
+    n = max(1, round(len(frames) / 6))
+
+    def mean_lab(part: np.ndarray) -> np.ndarray:
+        pixels = part.reshape(-1, part.shape[2], 3).astype(np.float32) / 255
+        return cv2.cvtColor(pixels, cv2.COLOR_RGB2Lab).mean(axis=(0, 1), dtype=np.float64)
+
+    return float(np.linalg.norm(mean_lab(frames[-n:]) - mean_lab(frames[:n])))
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    """Peak signal to noise ratio of two uint8 pictures in dB; 100 at most (equal pictures)."""
+    error = float(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2))
+    return min(100.0, 10 * math.log10(255**2 / error)) if error > 0 else 100.0
+
+
+def ssim(a: np.ndarray, b: np.ndarray) -> float:
+    """Structural similarity of two uint8 pictures, mean over luma (Wang et al. 2004).
+
+    11x11 Gaussian window of deviation 1.5, C1 = (0.01 x 255)^2, C2 = (0.03 x 255)^2; only
+    windows wholly inside the picture count.
+    """
+    x, y = (cv2.cvtColor(p, cv2.COLOR_RGB2GRAY).astype(np.float64) for p in (a, b))
+    if min(x.shape) < 11:
+        raise ValueError("ssim needs pictures of at least 11x11")
+
+    def blur(p: np.ndarray) -> np.ndarray:
+        return cv2.GaussianBlur(p, (11, 11), 1.5)[5:-5, 5:-5]
+
+    mx, my = blur(x), blur(y)
+    vx, vy, cxy = blur(x * x) - mx**2, blur(y * y) - my**2, blur(x * y) - mx * my
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    top = (2 * mx * my + c1) * (2 * cxy + c2)
+    return float((top / ((mx**2 + my**2 + c1) * (vx + vy + c2))).mean())

@@ -1,0 +1,66 @@
+"""VBench's dimensions for videos of one's own, through its own package when it is installed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from realdpo.errors import UserError
+
+# Those that VBench computes for prompts other than its own (its `custom_input` mode).
+DIMENSIONS = (
+    "subject_consistency",
+    "background_consistency",
+    "motion_smoothness",
+    "dynamic_degree",
+    "aesthetic_quality",
+    "imaging_quality",
+)
+
+
+def measure(
+    videos: Sequence[Path], folder: Path, device: str, dimensions: Sequence[str] = DIMENSIONS
+) -> list[dict[str, float]]:
+    """Per video a mapping `vbench.<dimension>` -> number, in the order given.
+
+    VBench reads one folder and writes its results beside; both are made under `folder`.
+    Raises UserError when the package is missing or a dimension is not one it can compute here.
+    """
+    if unknown := set(dimensions) - set(DIMENSIONS):
+        raise UserError(
+            f"VBench does not compute {sorted(unknown)[0]} for prompts of one's own",
+            f"choose from {', '.join(DIMENSIONS)}",
+        )
+    if find_spec("vbench") is None:
+        raise UserError("VBench is not installed", "pip install vbench (it downloads its weights)")
+    import vbench
+
+    inputs = folder / "videos"
+    shutil.rmtree(inputs, ignore_errors=True)
+    inputs.mkdir(parents=True)
+    names = [f"{number:06d}.mp4" for number in range(len(videos))]
+    for name, video in zip(names, videos, strict=True):
+        shutil.copy(video, inputs / name)
+    info = Path(vbench.__file__).parent / "VBench_full_info.json"
+    runner = vbench.VBench(device, str(info), str(folder))
+    runner.evaluate(
+        videos_path=str(inputs),
+        name="realdpo",
+        dimension_list=list(dimensions),
+        mode="custom_input",
+    )
+    results = json.loads((folder / "realdpo_eval_results.json").read_text())
+    return per_video(results, names)
+
+
+def per_video(results: dict, names: Sequence[str]) -> list[dict[str, float]]:
+    """VBench's result file {dimension: [mean, [{video_path, video_results}, ...]]}, by video."""
+    rows: dict[str, dict[str, float]] = {name: {} for name in names}
+    for dimension, (_, videos) in results.items():
+        for video in videos:
+            value = video["video_results"]
+            rows[Path(video["video_path"]).name][f"vbench.{dimension}"] = float(value)
+    return [rows[name] for name in names]
