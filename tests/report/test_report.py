@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from markupsafe import Markup
+from matplotlib.patches import Rectangle
 from PIL import Image
 
 from realdpo import report
@@ -51,7 +52,10 @@ def parse(html: str) -> Balance:
 
 
 def hostile_page() -> str:
-    rows = [{HOSTILE: HOSTILE, "n": 1234.5}, {HOSTILE: None, "n": float("nan")}]
+    rows: list[dict[str, object]] = [
+        {HOSTILE: HOSTILE, "n": 1234.5},
+        {HOSTILE: None, "n": float("nan")},
+    ]
     return report.page(
         HOSTILE,
         [
@@ -122,7 +126,7 @@ def test_charts_take_the_colours_of_the_theme() -> None:
 
 def test_a_histogram_leaves_out_what_was_not_measured_and_marks_thresholds() -> None:
     axes = report.histogram_figure([1, 2, 2, None, float("nan"), float("inf")], "t", {"min": 1.5}).axes[0]  # type: ignore[list-item]  # fmt: skip
-    assert sum(patch.get_height() for patch in axes.patches) == 3
+    assert sum(patch.get_height() for patch in axes.patches if isinstance(patch, Rectangle)) == 3
     assert [line.get_xdata()[0] for line in axes.lines] == [1.5]  # type: ignore[index]
     assert "no values" in report.histogram([], "t")
 

@@ -1,0 +1,79 @@
+"""Markdown from data: everything escaped, so that a title or a caption cannot change a page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+_SPECIAL = re.compile(r"([\\`*_\[\]|$~#])")
+
+
+def text(value: object) -> Markup:
+    """Return a value as one line of Markdown text that shows exactly as it is."""
+    if isinstance(value, Markup):
+        return value
+    if value is None or value == "":
+        return Markup("–")
+    if isinstance(value, float):
+        return Markup(f"{value:.4g}")
+    if isinstance(value, int) and not isinstance(value, bool):
+        return Markup(f"{value:,}")
+    line = " ".join(str(value).split())
+    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return Markup(_SPECIAL.sub(r"\\\1", line))  # noqa: S704 (escaped just above)
+
+
+def code(value: object) -> Markup:
+    """Return a value as inline code; a backtick in it would end the code, so it becomes a quote."""
+    line = " ".join(str(value).split()).replace("`", "'").replace("|", "\\|")
+    return Markup(f"`{line}`")  # noqa: S704
+
+
+def block(value: str) -> Markup:
+    """Return text for inside a fenced block, which it cannot close."""
+    return Markup(value.replace("```", "'''").rstrip())  # noqa: S704
+
+
+def link(label: object, url: str | None) -> Markup:
+    """Return a link where `url` is a plain web address, else only the label."""
+    if not url or not re.fullmatch(r"https?://[^\s<>()\[\]\"'`|\\]+", url):
+        return text(label)
+    return Markup(f"[{text(label)}]({url})")  # noqa: S704
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str] | None = None) -> Markup:
+    """Return rows as a table. `columns` maps keys to headings; numbers stand to the right."""
+    headings = columns or {key: key for row in rows for key in row}
+    numeric = {
+        key
+        for key in headings
+        if any(row.get(key) is not None for row in rows)
+        and all(
+            isinstance(row.get(key), (int, float, type(None))) and not isinstance(row.get(key), bool)
+            for row in rows
+        )
+    }
+    lines = [
+        [text(heading) for heading in headings.values()],
+        ["---:" if key in numeric else "---" for key in headings],
+        *[[text(row.get(key)) for key in headings] for row in rows],
+    ]
+    return Markup("\n".join("| " + " | ".join(cells) + " |" for cells in lines))  # noqa: S704
+
+
+def bullets(items: Sequence[object]) -> Markup:
+    """Return items as a list."""
+    return Markup("\n".join(f"- {text(item)}" for item in items))  # noqa: S704
+
+
+def to_html(document: str) -> tuple[dict[str, Any], Markup]:
+    """Return the YAML header of a card and its body as HTML, to look at before it is published."""
+    import yaml
+    from markdown_it import MarkdownIt
+
+    header, body = re.fullmatch(r"(?:---\n(.*?)\n---\n)?(.*)", document, re.DOTALL).groups()  # type: ignore[union-attr]
+    html = MarkdownIt("commonmark", {"html": False}).enable("table").render(body)
+    return yaml.safe_load(header or "") or {}, Markup(html)  # noqa: S704 (raw HTML is off)
