@@ -1,0 +1,412 @@
+"""Captioning of a workspace: which clips need an answer, who gives it, what the table gets.
+
+Answers are kept under steps/caption/<what was asked>/; the columns of clips.parquet are made
+from them, from the edits, and from the keywords, in that order of trust from the bottom up.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from realdpo import ids, tables
+from realdpo.curate.caption import answers, clean, edits, keywords, show, sidecar, tokens
+from realdpo.curate.caption.answers import Answer
+from realdpo.curate.caption.config import EDIT, KEYWORDS, SIDECAR, CaptionConfig
+from realdpo.errors import UserError
+from realdpo.files import write_text
+from realdpo.media import MediaError
+from realdpo.progress import bar, say
+from realdpo.workspace import Workspace
+
+Row = Mapping[str, Any]
+Asker = Callable[[Sequence[show.Shown]], Sequence[Answer]]
+"""Takes a batch of clips, gives an answer for each; raises UserError when none can be had."""
+
+COLUMNS = ("prompt", "captioner", "caption_status", "caption_raw", "caption.tokens")
+PLAIN = frozenset({KEYWORDS, SIDECAR, EDIT})
+
+
+def caption(
+    ws: Workspace,
+    config: CaptionConfig,
+    *,
+    only_failed: bool = False,
+    recaption: bool = False,
+    every: bool = False,
+    limit: int | None = None,
+) -> dict[str, Any]:
+    """Caption the clips of a workspace and write clips.parquet; returns the summary.
+
+    Clips that were dropped are passed over unless `every`. `only_failed` asks again about those
+    whose answer was refused, truncated, empty or an error, `recaption` about all. `limit` asks
+    about that many clips at most. Takes the workspace's lock.
+    """
+    with ws.lock("curate caption"):
+        ws.require(ws.clips, "curate ingest FOOTAGE")
+        table = tables.read(ws.clips, tables.CLIPS)
+        rows = table.to_pylist()
+        sources = {
+            row["source_id"]: row for row in tables.read(ws.sources, tables.SOURCES).to_pylist()
+        }
+        new, summary = caption_rows(
+            ws,
+            rows,
+            sources,
+            config,
+            only_failed=only_failed,
+            recaption=recaption,
+            every=every,
+            limit=limit,
+        )
+        tables.write(ws.clips, tables.from_rows(tables.CLIPS, new), tables.CLIPS)
+    return summary
+
+
+def caption_rows(
+    ws: Workspace,
+    rows: Sequence[Row],
+    sources: Mapping[str, Row],
+    config: CaptionConfig,
+    *,
+    only_failed: bool = False,
+    recaption: bool = False,
+    every: bool = False,
+    limit: int | None = None,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """`rows` of the clips table with the caption columns filled in, and the summary.
+
+    The step that `ingest` calls: it takes no lock and writes no table. A caption by a model
+    stays when the captioner is `keywords` or `sidecar`, unless `recaption`; edits always stay.
+    """
+    wanted = [r for r in rows if r["status"] == "ok" and (every or r.get("keep") is not False)]
+    count = tokens.counter(config.tokenizer)
+    began = time.monotonic()
+    if config.captioner in PLAIN:
+        earlier = {} if recaption else _by_models(ws)
+        written = {
+            row["clip_id"]: earlier.get(row["clip_id"])
+            or _plain_caption(row, sources.get(row["source_id"], {}), config)
+            for row in wanted
+        }
+        spent: dict[str, Any] = {}
+    else:
+        folder, asker, workers, batch = _captioner(ws, config)
+        with asker() as ask:
+            spent = _ask_missing(
+                ws,
+                wanted,
+                sources,
+                config,
+                folder,
+                ask,
+                workers,
+                batch,
+                only_failed=only_failed,
+                recaption=recaption,
+                limit=limit,
+            )
+        found = answers.load(folder, [row["clip_id"] for row in wanted])
+        written = {clip_id: _from_answer(answer, config) for clip_id, answer in found.items()}
+    mended = edits.load(ws)
+    out = []
+    for row in rows:
+        new = dict(row)
+        if (text := edits.find(mended, row)) is not None:
+            new.update(prompt=text, captioner=EDIT, caption_status=clean.OK)
+            new["caption.tokens"] = float(count(text))
+        elif (fields := written.get(row["clip_id"])) is not None:
+            new.update(fields)
+            prompt = new.get("prompt")
+            new["caption.tokens"] = float(count(prompt)) if prompt else None
+        out.append(new)
+    wanted_ids = {row["clip_id"] for row in wanted}
+    summary = _summary([r for r in out if r["clip_id"] in wanted_ids], config)
+    return out, {**summary, **spent, "seconds": round(time.monotonic() - began, 2)}
+
+
+# --- captions without a model ---------------------------------------------------------------
+
+
+def _plain_caption(row: Row, source: Row, config: CaptionConfig) -> dict[str, Any]:
+    if config.captioner == SIDECAR and (text := sidecar.find(source.get("path") or "")):
+        return {**_cleaned(text, config, finish="stop"), "captioner": SIDECAR}
+    text = keywords.caption(
+        row.get("title") or source.get("title"),
+        row.get("keywords") or source.get("keywords"),
+        row.get("action"),
+        source.get("path"),
+    )
+    return {
+        "prompt": text,
+        "captioner": KEYWORDS,
+        "caption_status": clean.OK,
+        "caption_raw": text,
+    }
+
+
+def _by_models(ws: Workspace) -> dict[str, dict[str, Any]]:
+    """What models wrote, from the table as it is on disk."""
+    if not ws.clips.is_file():
+        return {}
+    names = ["clip_id", "prompt", "captioner", "caption_status", "caption_raw"]
+    rows = tables.read(ws.clips, tables.CLIPS, names).to_pylist()
+    return {
+        row.pop("clip_id"): row
+        for row in rows
+        if row["captioner"] and row["captioner"] not in PLAIN and row["prompt"]
+    }
+
+
+# --- captions by a model --------------------------------------------------------------------
+
+
+def _captioner(ws: Workspace, config: CaptionConfig) -> tuple[Path, Callable[[], Any], int, int]:
+    """Folder of its answers, a context that yields the asker, workers, clips a request."""
+    kind, _, where = config.captioner.partition(":")
+    text = show.template(config.prompt, "prompt.txt")
+    show.check_template(text, ("seconds", "frames", "hint"))
+    if kind == "openai":
+        from realdpo.curate.caption import openai
+
+        client = openai.connect(where, config)
+        model = config.model or openai.only_model(client)
+
+        @contextmanager
+        def asker() -> Iterator[Asker]:
+            with client:
+                yield openai.ask_each(client, model, config)
+
+        return answer_folder(ws, "caption", model, text, config), asker, config.concurrency, 1
+
+    from realdpo.curate.caption import transformers_vlm
+
+    @contextmanager
+    def local() -> Iterator[Asker]:
+        yield transformers_vlm.asker(where, config)
+
+    name = transformers_vlm.identity(where)
+    return answer_folder(ws, "caption", name, text, config), local, 1, config.batch
+
+
+def answer_folder(
+    ws: Workspace, step: str, model: str, template: str, config: CaptionConfig
+) -> Path:
+    """Where the answers of `model` to this question, put in this way, are kept."""
+    key = ids.content_id(
+        model=model,
+        prompt=ids.bytes_hash(template.encode()),
+        frames=config.frames,
+        short_side=config.short_side,
+        max_tokens=config.max_tokens,
+        temperature=config.temperature,
+        repetition_penalty=config.repetition_penalty,
+    )
+    return ws.step(step) / key
+
+
+def _ask_missing(
+    ws: Workspace,
+    rows: Sequence[Row],
+    sources: Mapping[str, Row],
+    config: CaptionConfig,
+    folder: Path,
+    ask: Asker,
+    workers: int,
+    batch: int,
+    *,
+    only_failed: bool,
+    recaption: bool,
+    limit: int | None,
+) -> dict[str, Any]:
+    """Ask what has no answer yet; each answer is on disk before its worker goes on."""
+    found = answers.load(folder, [row["clip_id"] for row in rows])
+    again = _again(folder, only_failed, recaption)
+    todo = [row for row in rows if _is_open(found.get(row["clip_id"]), again, config)]
+    kept = len(rows) - len(todo)
+    todo = todo[:limit]
+    text = show.template(config.prompt, "prompt.txt")
+
+    def look(row: Row) -> show.Shown:
+        frames, seconds = show.clip_frames(ws.root, row, sources, config.frames, config.short_side)
+        asked = show.question(text, row, len(frames), seconds)
+        return show.Shown(row["clip_id"], frames, seconds, asked)
+
+    got = ask_all(todo, look, ask, folder, workers=workers, batch=batch, title="captions")
+    if again and limit is None:
+        _again_file(folder).unlink(missing_ok=True)
+    total_in, total_out = sum(a.tokens_in for a in got), sum(a.tokens_out for a in got)
+    spent: dict[str, Any] = {
+        "asked": len(got),
+        "already_there": kept,
+        "requests": sum(a.attempts for a in got),
+        "tokens_in": total_in,
+        "tokens_out": total_out,
+        "answers": str(folder),
+    }
+    if config.price_in or config.price_out:
+        spent["usd"] = round((total_in * config.price_in + total_out * config.price_out) / 1e6, 6)
+    return spent
+
+
+def ask_all(
+    rows: Sequence[Row],
+    look: Callable[[Row], show.Shown],
+    ask: Asker,
+    folder: Path,
+    *,
+    workers: int,
+    batch: int,
+    title: str,
+) -> list[Answer]:
+    """Ask about every row with `workers` threads and keep each answer at once.
+
+    A clip that cannot be read, or whose request failed, gets an Answer with `error`. After as
+    many failures in a row as there are workers, twice over, the rest is left for another run:
+    UserError. The same when a worker raises one. Ctrl-C lets the requests in flight come home.
+    """
+    chunks = iter([rows[i : i + batch] for i in range(0, len(rows), batch)])
+    turn, stop = threading.Lock(), threading.Event()
+    got: list[Answer] = []
+    failures = 0
+
+    def work(advance: Callable[..., None]) -> None:
+        nonlocal failures
+        while not stop.is_set():
+            with turn:
+                chunk = next(chunks, None)
+            if chunk is None:
+                return
+            seen: list[show.Shown] = []
+            for row in chunk:
+                try:
+                    seen.append(look(row))
+                except MediaError as error:
+                    answer = Answer(error=f"cannot be read: {error}", attempts=0)
+                    answers.save(folder, row["clip_id"], answer)
+                    advance(1)
+            if not seen:
+                continue
+            for shown, answer in zip(seen, ask(seen), strict=True):
+                answers.save(folder, shown.clip_id, answer)
+                with turn:
+                    got.append(answer)
+                    failures = failures + 1 if answer.error else 0
+                    hopeless = failures >= 2 * max(workers, 2)
+                advance(1)
+                if hopeless:
+                    stop.set()
+                    raise UserError(
+                        f"{failures} requests failed one after the other: {answer.error}",
+                        "when the captioner is well again, the same command goes on from here",
+                    )
+
+    with bar(title, len(rows), "clips") as advance, ThreadPoolExecutor(workers) as pool:
+        try:
+            running = [pool.submit(work, advance) for _ in range(min(workers, len(rows)))]
+            for future in running:
+                future.result()
+        finally:
+            stop.set()
+    return got
+
+
+def _is_open(answer: Answer | None, again: Mapping[str, Any], config: CaptionConfig) -> bool:
+    if answer is None or answer.error:
+        return True
+    if answer.asked_at >= again.get("since", float("inf")):
+        return False  # this round has asked it already
+    if again.get("what") == "all":
+        return True
+    return again.get("what") == "failed" and _judged(answer, config).status != clean.OK
+
+
+def _again_file(folder: Path) -> Path:
+    return folder / "again.json"
+
+
+def _again(folder: Path, only_failed: bool, recaption: bool) -> dict[str, Any]:
+    """The round of asking again that is under way: a stopped one is gone on with, not begun anew."""
+    path = _again_file(folder)
+    what = "all" if recaption else "failed" if only_failed else None
+    if path.is_file():
+        under_way = json.loads(path.read_text())
+        if what is None or under_way["what"] == what:
+            return under_way
+    if what is None:
+        return {}
+    started = {"what": what, "since": time.time()}
+    write_text(path, json.dumps(started))
+    return started
+
+
+def _judged(answer: Answer, config: CaptionConfig) -> clean.Cleaned:
+    if answer.error:
+        return clean.Cleaned("", clean.ERROR, answer.error)
+    return clean.clean(answer.raw, finish=answer.finish, language=config.language)
+
+
+def _from_answer(answer: Answer, config: CaptionConfig) -> dict[str, Any]:
+    judged = _judged(answer, config)
+    return {
+        "prompt": judged.text or None,
+        "captioner": answer.model or None,
+        "caption_status": judged.status,
+        "caption_raw": answer.raw or (f"[{judged.problem}]" if judged.problem else ""),
+    }
+
+
+def _cleaned(text: str, config: CaptionConfig, finish: str) -> dict[str, Any]:
+    judged = clean.clean(text, finish=finish, language=config.language)
+    return {
+        "prompt": judged.text or None,
+        "caption_status": judged.status,
+        "caption_raw": text,
+    }
+
+
+# --- report ---------------------------------------------------------------------------------
+
+
+def _summary(rows: Sequence[Row], config: CaptionConfig) -> dict[str, Any]:
+    lengths = [row["caption.tokens"] for row in rows if row.get("caption.tokens")]
+    long = [r["clip_id"] for r in rows if (r.get("caption.tokens") or 0) > config.text_tokens]
+    return {
+        "clips": len(rows),
+        "status": dict(Counter(row.get("caption_status") or "none" for row in rows)),
+        "captioners": dict(Counter(row.get("captioner") or "none" for row in rows)),
+        "tokens": {
+            "counted_by": config.tokenizer or "estimate",
+            "longest": max(lengths, default=0),
+            "limit": config.text_tokens,
+            "too_long": long,
+        },
+    }
+
+
+def describe(summary: Mapping[str, Any]) -> None:
+    """The summary in a few lines for a person."""
+    status = ", ".join(f"{n} {name}" for name, n in sorted(summary["status"].items()))
+    who = ", ".join(f"{n} by {name}" for name, n in sorted(summary["captioners"].items()))
+    say(f"captions: {summary['clips']} clips: {status or 'nothing to do'} ({who or 'nobody'})")
+    if "asked" in summary:
+        cost = f", {summary['usd']:.4f} USD" if "usd" in summary else ""
+        say(
+            f"asked about {summary['asked']} in {summary['requests']} requests, "
+            f"{summary['already_there']} were there; {summary['tokens_in']} tokens in, "
+            f"{summary['tokens_out']} out{cost}, {summary['seconds']} s"
+        )
+    length = summary["tokens"]
+    if length["too_long"]:
+        say(
+            f"{len(length['too_long'])} captions are longer than the text encoder's "
+            f"{length['limit']} tokens (by {length['counted_by']}); it will not read their ends: "
+            f"{', '.join(length['too_long'][:5])}"
+        )

@@ -1,0 +1,78 @@
+"""Captions from names and tags: they must read as sentences and claim nothing that was seen."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from realdpo.curate.caption import keywords, sidecar
+from realdpo.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("title", "wanted"),
+    [
+        ("hair_braiding.mp4", "Someone is braiding hair."),
+        ("Woman walking dog in park", "A woman is walking a dog in park."),
+        ("people dancing", "People are dancing."),
+        ("group of friends dancing", "A group of friends is dancing."),
+        ("red_dress_vertical", "A red dress is in view. The frame is vertical."),
+        ("handheld_vertical", "The camera is handheld. The frame is vertical."),
+        ("hair braiding salon", "A hair braiding salon is in view."),
+        ("plant_1fps", "A plant is in view."),
+        ("bikes", "Bikes are in view."),
+        ("IMG_20200101_120000", keywords.UNTITLED),
+        ("4873105-hd_1920_1080_25fps.mp4", keywords.UNTITLED),
+        ("apple on table", "An apple on table is in view."),
+    ],
+)
+def test_titles(title: str, wanted: str) -> None:
+    assert keywords.caption(title) == wanted
+
+
+def test_tags_and_actions_are_said_once() -> None:
+    text = keywords.caption(None, ["salon", "hair", "beauty"], ["hair_braiding"], "x_0001.mp4")
+    assert text == "Someone is braiding hair. The themes are salon and beauty."
+    assert keywords.caption("chef", actions=["chopping vegetables", "talking"]) == (
+        "A chef is chopping vegetables and talking."
+    )
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.none() | st.text(max_size=60),
+    st.lists(st.text(max_size=20), max_size=8),
+    st.lists(st.text(max_size=20), max_size=3),
+)
+def test_always_sentences(title: str | None, tags: list[str], actions: list[str]) -> None:
+    text = keywords.caption(title, tags, actions, "clip.mp4")
+    assert text.endswith(".")
+    assert "  " not in text
+    assert "\n" not in text
+    for sentence in re.split(r"(?<=\.) ", text):
+        assert re.search(r"\b(is|are)\b", sentence)
+
+
+def test_sidecar_files(tmp_path: Path) -> None:
+    video = tmp_path / "a.mp4"
+    assert sidecar.find(video) is None
+    table = tmp_path / "captions.csv"
+    table.write_text('file_name,caption\na.mp4,"A man, in red, waves."\n')
+    assert sidecar.find(video) == "A man, in red, waves."
+    table.write_text("file_name,caption\na.mp4,He waves.\n")
+    assert sidecar.find(video) == "He waves."
+    (tmp_path / "a.mp4.json").write_text(json.dumps({"description": "She waves."}))
+    assert sidecar.find(video) == "She waves."
+    (tmp_path / "a.txt").write_text("\ufeffA girl waves.\n", encoding="utf-8")
+    assert sidecar.find(video) == "A girl waves."
+
+
+def test_damaged_sidecar_is_named(tmp_path: Path) -> None:
+    (tmp_path / "b.json").write_text("{")
+    with pytest.raises(UserError, match=r"b\.json is not valid JSON"):
+        sidecar.find(tmp_path / "b.mp4")
