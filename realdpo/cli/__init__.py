@@ -29,7 +29,7 @@ def _version(show: bool) -> None:
 
 
 @app.callback()
-def options(
+def _root(
     version: bool = typer.Option(
         False, "--version", callback=_version, is_eager=True, help="Print the version."
     ),
