@@ -64,12 +64,10 @@ def dataset_card(
     files = {"images/thumbnails.png": thumbnails} if thumbnails else {}
     files |= {picture["path"]: picture["png"] for picture in pictures.values()}
     attribution = [attribution_line(row) for row in sources]
-    files["ATTRIBUTION.md"] = (
-        "# Attribution\n\n" + str(md.bullets(attribution)) + "\n"
-    ).encode()
+    files["ATTRIBUTION.md"] = ("# Attribution\n\n" + str(md.bullets(attribution)) + "\n").encode()
     licence = licences.overall([row["license"] for row in sources])
     audit = read_audit(workspace) if "pairs" in by_config else None
-    readme = _template("dataset.md.j2").render(
+    readme = template("dataset.md.j2").render(
         header=Markup(_dataset_header(repo, shards, licence)),  # noqa: S704 (YAML of our own)
         name=repo.split("/")[-1],
         repo=Markup(repo) if re.fullmatch(r"[\w./-]+", repo) else repo,  # noqa: S704
@@ -95,7 +93,7 @@ def dataset_card(
         not_done=_not_done(main, clips),
         settings=md.block(saved_settings(workspace, ("curate", "pairs"))),
     )  # fmt: skip
-    return Card(_tidy(readme), files)
+    return Card(tidy(readme), files)
 
 
 # -- facts ---------------------------------------------------------------------------------------
@@ -167,9 +165,7 @@ def funnel(clips: pa.Table, rules: Mapping[str, Mapping[str, float]]) -> list[di
         for side, value in sides.items()
     }
     for label, name in sorted(named.items(), key=lambda item: -counts[item[1]]):
-        rows.append(
-            {"step": md.code(label), "dropped": counts.pop(name, 0), "alone": alone[name]}
-        )
+        rows.append({"step": md.code(label), "dropped": counts.pop(name, 0), "alone": alone[name]})
     for name, count in counts.most_common():
         rows.append({"step": name, "dropped": count, "alone": alone[name]})
     kept = sum(bool(keep) for keep in clips["keep"].to_pylist())
@@ -185,15 +181,22 @@ def read_audit(workspace: Workspace) -> dict[str, Any] | None:
 
 
 def saved_settings(workspace: Workspace, commands: Iterable[str]) -> str:
-    """The saved configurations of commands; what names a place on this machine is cut to its name."""
+    """The saved configurations of commands."""
+    folder = workspace.root / "config"
+    return saved_settings_of(
+        path for command in commands for path in sorted(folder.glob(f"{command}*.toml"))
+    )
+
+
+def saved_settings_of(paths: Iterable[Path]) -> str:
+    """Saved configurations as one text; what names a place on this machine is cut to its name."""
     texts = [
         f"# {path.stem}\n{path.read_text(encoding='utf-8').strip()}"
-        for command in commands
-        for path in sorted((workspace.root / "config").glob(f"{command}*.toml"))
+        for path in paths
+        if path.exists()
     ]
-    return re.sub(
-        r'(["\'])(?:~|[A-Za-z]:)?[/\\][^"\'\n]*?([^/\\"\'\n]+)[/\\]?\1', r"\1\2\1", "\n\n".join(texts)
-    )
+    place = r"""(["'])(?:~|[A-Za-z]:)?[/\\][^"'\n]*?([^/\\"'\n]+)[/\\]?\1"""
+    return re.sub(place, r"\1\2\1", "\n\n".join(texts))
 
 
 # -- parts of the dataset card -------------------------------------------------------------------
@@ -236,8 +239,8 @@ def _pairs_part(shards: Shards, facts: pa.Table, audit: Mapping[str, Any] | None
         rows.append(
             dict(zip(keys, values, strict=True))
             | {
-                "model": _public_name(values[0]),
-                "lora": _public_name(values[2]),
+                "model": public_name(values[0]),
+                "lora": public_name(values[2]),
                 "pairs": len(members),
                 "losers": f"{min(losers)}" if min(losers) == max(losers) else f"{min(losers)}–{max(losers)}",
                 "strategy": ", ".join(f"{way} ({count:,})" for way, count in ways.most_common()),
@@ -248,7 +251,9 @@ def _pairs_part(shards: Shards, facts: pa.Table, audit: Mapping[str, Any] | None
         "steps": "steps", "guidance": "guidance", "round": "round", "losers": "losers a pair",
         "strategy": "how losers were made", "pairs": "pairs",
     }  # fmt: skip
-    used = {key: name for key, name in headings.items() if any(row[key] is not None for row in rows)}
+    used = {
+        key: name for key, name in headings.items() if any(row[key] is not None for row in rows)
+    }
     models = sorted({str(row["model"]) for row in rows})
     return {
         "count": facts.num_rows,
@@ -340,7 +345,7 @@ _MEANING = {
     "guidance": "classifier-free guidance scale",
     "seeds": "seed of each loser",
     "strategy": "how each loser was made",
-    "round": "round of pair building, 0 is the first",
+    "round": "round of pair building",
     "seconds": "time taken to generate each loser",
     "review": "a person's verdict, if one looked",
 }
@@ -396,7 +401,7 @@ def _captions(facts: pa.Table) -> Markup:
     counts = Counter(facts["captioner"].to_pylist())
     empty = sum(not prompt for prompt in facts["prompt"].to_pylist())
     shown = Markup(", ").join(
-        Markup("{} ({:,})").format(md.code(_public_name(name)) if name else "nobody", count)
+        Markup("{} ({:,})").format(md.code(public_name(name)) if name else "nobody", count)
         for name, count in counts.most_common()
     )
     missing = f" {empty:,} clips have none." if empty else ""
@@ -467,7 +472,7 @@ def _limits(facts: pa.Table, pairs: pa.Table | None) -> Markup:
             "A winner is real and a loser generated. That the loser moves worse is an assumption that "
             "holds for most pairs, not a judgement made of each."
         )
-        rounds = len({row for row in pairs["model"].to_pylist()})
+        rounds = len(set(pairs["model"].to_pylist()))
         if rounds == 1:
             limits.append("Losers come from one model; its failures need not be another model's.")
     return md.bullets(limits)
@@ -475,7 +480,9 @@ def _limits(facts: pa.Table, pairs: pa.Table | None) -> Markup:
 
 def _not_done(facts: pa.Table, clips: pa.Table | None) -> Markup:
     """What no column and no setting shows to have been done."""
-    groups = {name.split(".")[0] for name in tables.score_columns(clips)} if clips is not None else set()
+    groups = (
+        {name.split(".")[0] for name in tables.score_columns(clips)} if clips is not None else set()
+    )
     measured = {
         group
         for group in groups
@@ -494,7 +501,9 @@ def _not_done(facts: pa.Table, clips: pa.Table | None) -> Markup:
         done.append("No filter for nudity, violence or other distressing content was run.")
     if "review" in facts.schema.names and any(facts["review"].to_pylist()):
         reviewed = sum(bool(given) for given in facts["review"].to_pylist())
-        done.append(f"{facts.num_rows - reviewed:,} of {facts.num_rows:,} pairs were seen by nobody.")
+        done.append(
+            f"{facts.num_rows - reviewed:,} of {facts.num_rows:,} pairs were seen by nobody."
+        )
     else:
         done.append("No person looked at every clip.")
     if "captioner" in facts.schema.names and "human" not in set(facts["captioner"].to_pylist()):
@@ -549,7 +558,9 @@ def _spread(part: Shards, columns: Sequence[str], count: int) -> list[dict[str, 
     import pyarrow.parquet as pq
 
     total = sum(part.rows.values())
-    wanted = {round(i * (total - 1) / max(1, min(count, total) - 1)) for i in range(min(count, total))}
+    wanted = {
+        round(i * (total - 1) / max(1, min(count, total) - 1)) for i in range(min(count, total))
+    }
     rows, at = [], 0
     for paths in part.files.values():
         for path in paths:
@@ -558,7 +569,9 @@ def _spread(part: Shards, columns: Sequence[str], count: int) -> list[dict[str, 
                 size = file.metadata.row_group(group).num_rows
                 inside = [index - at for index in sorted(wanted) if at <= index < at + size]
                 if inside:
-                    rows += file.read_row_group(group, columns=list(columns)).take(inside).to_pylist()
+                    rows += (
+                        file.read_row_group(group, columns=list(columns)).take(inside).to_pylist()
+                    )
                 at += size
     return rows
 
@@ -575,7 +588,6 @@ def _middle(mp4: bytes) -> Any:
 
 def _dataset_header(repo: str, shards: Sequence[Shards], licence: licences.Licence) -> str:
     import datasets
-    import yaml
 
     configs = {part.config for part in shards}
     total = sum(shards[0].rows.values())
@@ -622,7 +634,14 @@ def _dataset_header(repo: str, shards: Sequence[Shards], licence: licences.Licen
             for part in shards
         ],
     }  # fmt: skip
-    return f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---\n"
+    return header_text(header)
+
+
+def header_text(header: Mapping[str, Any]) -> str:
+    """Metadata as the YAML block at the head of a card."""
+    import yaml
+
+    return f"---\n{yaml.safe_dump(dict(header), sort_keys=False, allow_unicode=True)}---\n"
 
 
 def _licence_header(licence: licences.Licence) -> dict[str, str]:
@@ -644,7 +663,7 @@ def _size_category(rows: int) -> str:
 
 
 @cache
-def _template(name: str) -> Template:
+def template(name: str) -> Template:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(  # noqa: S701 (Markdown; `finalize` escapes for it)
@@ -658,7 +677,7 @@ def _template(name: str) -> Template:
     return environment.from_string(source)
 
 
-def _tidy(text: str) -> str:
+def tidy(text: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
@@ -679,7 +698,7 @@ def size_text(size: float) -> str:
     return f"{size:.1f} TB"
 
 
-def _public_name(name: str | None) -> str | None:
+def public_name(name: str | None) -> str | None:
     """A model's name without the folders of this machine."""
     return Path(name).name if name and Path(name).is_absolute() else name
 

@@ -51,13 +51,21 @@ def _plain(text: str) -> str:
 
 def _creative_commons(plain: str) -> Licence | None:
     if re.search(r"\bcc ?0\b|creativecommons.org publicdomain zero|creative commons zero", plain):
-        return Licence(
-            "cc0-1.0", "CC0 1.0", "https://creativecommons.org/publicdomain/zero/1.0/"
-        )
-    words = re.sub(r"https? (www )?creativecommons.org licenses|creative commons|\bcc\b", " cc ", plain)
-    words = words.replace("attribution", "by").replace("noncommercial", "nc").replace("non commercial", "nc")
+        return Licence("cc0-1.0", "CC0 1.0", "https://creativecommons.org/publicdomain/zero/1.0/")
+    words = re.sub(
+        r"https? (www )?creativecommons.org licenses|creative commons|\bcc\b", " cc ", plain
+    )
+    words = (
+        words.replace("attribution", "by")
+        .replace("noncommercial", "nc")
+        .replace("non commercial", "nc")
+    )
     words = words.replace("sharealike", "sa").replace("share alike", "sa")
-    words = words.replace("noderivatives", "nd").replace("no derivatives", "nd").replace("noderivs", "nd")
+    words = (
+        words.replace("noderivatives", "nd")
+        .replace("no derivatives", "nd")
+        .replace("noderivs", "nd")
+    )
     found = re.fullmatch(r"\s*cc\s+by((?: (?:nc|sa|nd))*)(?: ([1-4]\.[05]))?(?: international| unported| deed.*| legalcode.*)?\s*", words)  # fmt: skip
     if not found:
         return None

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Mapping, Sequence
+from html import unescape
+from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
+
+from realdpo.report import Section
 
 _SPECIAL = re.compile(r"([\\`*_\[\]|$~#])")
 
@@ -18,9 +23,9 @@ def text(value: object) -> Markup:
     if value is None or value == "":
         return Markup("–")
     if isinstance(value, float):
-        return Markup(f"{value:.4g}")
+        return Markup(f"{value:.4g}")  # noqa: S704
     if isinstance(value, int) and not isinstance(value, bool):
-        return Markup(f"{value:,}")
+        return Markup(f"{value:,}")  # noqa: S704
     line = " ".join(str(value).split())
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return Markup(_SPECIAL.sub(r"\\\1", line))  # noqa: S704 (escaped just above)
@@ -52,7 +57,8 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str] | None =
         for key in headings
         if any(row.get(key) is not None for row in rows)
         and all(
-            isinstance(row.get(key), (int, float, type(None))) and not isinstance(row.get(key), bool)
+            isinstance(row.get(key), (int, float, type(None)))
+            and not isinstance(row.get(key), bool)
             for row in rows
         )
     }
@@ -69,11 +75,28 @@ def bullets(items: Sequence[object]) -> Markup:
     return Markup("\n".join(f"- {text(item)}" for item in items))  # noqa: S704
 
 
-def to_html(document: str) -> tuple[dict[str, Any], Markup]:
-    """Return the YAML header of a card and its body as HTML, to look at before it is published."""
-    import yaml
+def sections(document: str, folder: Path) -> list[Section]:
+    """Return a card as sections of a page, its pictures (under `folder`) inside it."""
     from markdown_it import MarkdownIt
 
     header, body = re.fullmatch(r"(?:---\n(.*?)\n---\n)?(.*)", document, re.DOTALL).groups()  # type: ignore[union-attr]
+    body = re.sub(r"^# .*\n", "", body.lstrip())
     html = MarkdownIt("commonmark", {"html": False}).enable("table").render(body)
-    return yaml.safe_load(header or "") or {}, Markup(html)  # noqa: S704 (raw HTML is off)
+    html = re.sub(
+        r'src="(images/[\w./-]+\.png)"',
+        lambda hit: f'src="{_inline(folder / hit[1])}" style="max-width:100%"',
+        html,
+    )
+    parts = re.split(r"<h2>(.*?)</h2>", html)
+    found = [Section("", Markup(parts[0]))]  # noqa: S704 (raw HTML is off in the renderer)
+    found += [
+        Section(unescape(title), Markup(part))  # noqa: S704
+        for title, part in zip(parts[1::2], parts[2::2], strict=True)
+    ]
+    if header:
+        found.append(Section("Metadata", Markup("<pre><code>{}</code></pre>").format(header)))
+    return found
+
+
+def _inline(path: Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"

@@ -55,7 +55,9 @@ def shards(workspace: Workspace, config: str) -> Shards:
     }[config]
     files: dict[str, tuple[Path, ...]] = {}
     for split in SPLITS:
-        found = sorted(path for path in folder.glob(f"{split}-*.parquet") if _SHARD.fullmatch(path.name))
+        found = sorted(
+            path for path in folder.glob(f"{split}-*.parquet") if _SHARD.fullmatch(path.name)
+        )
         if found:
             _whole(found)
             files[split] = tuple(found)
@@ -67,7 +69,9 @@ def shards(workspace: Workspace, config: str) -> Shards:
     first, *others = schemas.items()
     for path, schema in others:
         if not schema.equals(first[1]):
-            raise UserError(f"{path} and {first[0]} differ in their columns", "make the shards again")
+            raise UserError(
+                f"{path} and {first[0]} differ in their columns", "make the shards again"
+            )
     metadata = {
         split: [pq.ParquetFile(path).metadata for path in paths] for split, paths in files.items()
     }
@@ -103,7 +107,8 @@ def run_folder(workspace: Workspace, name: str | None = None) -> Path:
     names = [run.name for run in runs]
     if name is not None and name not in names:
         raise UserError(
-            f"{workspace.runs / name} has no weights", f"runs that have: {', '.join(names) or 'none'}"
+            f"{workspace.runs / name} has no weights",
+            f"runs that have: {', '.join(names) or 'none'}",
         )
     if not runs:
         raise UserError(

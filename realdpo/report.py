@@ -126,24 +126,22 @@ def lines(
     y: str = "",
 ) -> Markup:
     """Return a line chart of {label: (xs, ys)}, with a legend when there is more than one line."""
-    fig, axes = _axes(title)
-    for (label, (xs, ys)), colour in zip(series.items(), _cycle(), strict=False):
-        few = len(xs) < 25
-        axes.plot(
-            xs,
-            ys,
-            color=colour,
-            label=label,
-            linewidth=1.7,
-            marker="o" if few else "",
-            markersize=3.5,
-        )
+    fig, (axes,) = _axes([title])
+    _draw_lines(axes, series)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-    axes.grid(axis="y", color=RULE, linewidth=0.7)
-    if len(series) > 1:
-        _legend(axes)
     return figure(fig, alt=title or y)
+
+
+def lines_figure(
+    panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]], x: str = ""
+) -> Figure:
+    """Return line charts {title: {label: (xs, ys)}} side by side, as a picture of their own."""
+    fig, row = _axes(list(panels), width=4.2 * len(panels), height=2.7)
+    for axes, series in zip(row, panels.values(), strict=True):
+        _draw_lines(axes, series)
+        axes.set_xlabel(x)
+    return fig
 
 
 def histogram(
@@ -159,7 +157,7 @@ def histogram_figure(
     """Return the figure behind `histogram`, for those who need it as a picture of its own."""
     from matplotlib.ticker import MaxNLocator
 
-    fig, axes = _axes(title, width=4.8, height=2.5)
+    fig, (axes,) = _axes([title], width=4.8, height=2.5)
     known = [float(value) for value in values if not _missing(value) and math.isfinite(value)]
     if known:
         bins = min(40, max(6, math.ceil(2 * len(known) ** (1 / 3))))
@@ -264,7 +262,10 @@ def _template() -> Template:
     )
 
 
-def _axes(title: str, width: float = 6.4, height: float = 3.0) -> tuple[Figure, Axes]:
+def _axes(
+    titles: Sequence[str], width: float = 6.4, height: float = 3.0
+) -> tuple[Figure, list[Axes]]:
+    """A figure with one plain chart for each title."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -279,12 +280,29 @@ def _axes(title: str, width: float = 6.4, height: float = 3.0) -> tuple[Figure, 
     }
     with matplotlib.rc_context(style):
         fig = Figure(figsize=(width, height), layout="constrained")
-        axes = fig.add_subplot()
-        axes.set_title(title, loc="left", fontsize=10, fontweight="bold", pad=9)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_axisbelow(True)
-    axes.tick_params(length=3)
-    return fig, axes
+        row = list(fig.subplots(1, len(titles), squeeze=False)[0])
+        for axes, title in zip(row, titles, strict=True):
+            axes.set_title(title, loc="left", fontsize=10, fontweight="bold", pad=9)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.set_axisbelow(True)
+            axes.tick_params(length=3)
+    return fig, row
+
+
+def _draw_lines(axes: Axes, series: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> None:
+    for index, (label, (xs, ys)) in enumerate(series.items()):
+        axes.plot(
+            xs,
+            ys,
+            color=SERIES[index % len(SERIES)],
+            label=label,
+            linewidth=1.7,
+            marker="o" if len(xs) < 25 else "",  # few points are told from a curve
+            markersize=3.5,
+        )
+    axes.grid(axis="y", color=RULE, linewidth=0.7)
+    if len(series) > 1:
+        _legend(axes)
 
 
 def _legend(axes: Axes) -> None:
@@ -293,10 +311,6 @@ def _legend(axes: Axes) -> None:
     )
     for text in legend.get_texts():
         text.set_parse_math(False)  # a caption or a path may hold a dollar sign
-
-
-def _cycle() -> list[str]:
-    return list(SERIES) * 8
 
 
 def _themed(colour: str) -> str:

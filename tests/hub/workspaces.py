@@ -67,7 +67,9 @@ def make(
             "motion.subject": 2.0 + number / 4, "luma.mean": 100.0 + number,
         })  # fmt: skip
         video = {"bytes": mp4, "path": f"{identity}.mp4"}
-        shard_rows.append(common | facts | {"video": video, "fps": FPS, "motion.subject": 2.0 + number / 4})
+        shard_rows.append(
+            common | facts | {"video": video, "fps": FPS, "motion.subject": 2.0 + number / 4}
+        )
         path = workspace.clip_file(identity)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(mp4)

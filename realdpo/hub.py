@@ -1,0 +1,696 @@
+"""push-hub: what would be public, whether it may be, the upload, and the proof that it arrived.
+
+A push is one commit. Files are uploaded first, invisible to readers; then data, card and split
+information appear together, or not at all. What the repository has already is not sent again, so
+the same command goes on after an interruption and an unchanged push sends nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import realdpo
+from realdpo import cards, ids, licences, model_cards, published
+from realdpo.errors import UserError
+from realdpo.progress import bar, say
+from realdpo.published import Shards
+from realdpo.workspace import Workspace
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
+
+LARGEST_FILE = 50_000_000_000
+"""Bytes; what the Hub's storage limits allow for one file."""
+LARGEST_ROW_GROUP = 300_000_000
+"""Bytes; the Hub's viewer shows nothing of a Parquet file whose row groups are larger."""
+MOST_FILES = 25_000
+"""Large files that one commit may hold, as huggingface_hub documents it."""
+WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)
+"""Seconds before each new attempt after an error of the network or the server."""
+
+RepoType = Literal["dataset", "model"]
+
+
+@dataclass(frozen=True)
+class PushConfig:
+    """What to push and how.
+
+    what: clips, pairs, model, or all that the workspace has. private: make a new repository
+    private. revision: branch to push to, made if needed. pr: open a pull request instead.
+    run: which training run's weights, when there are several. dataset: repository that the model
+    card names as training data; empty takes the one pushed to. allow_unlicensed: publish although
+    licences are missing or forbid it. allow_shortcut: publish pairs although the audit found a
+    shortcut; both are written at the head of the card. workers: files sent at a time.
+    samples: videos that are read back and compared in each configuration.
+    """
+
+    what: Literal["clips", "pairs", "model", "all"] = "all"
+    private: bool = False
+    revision: str = ""
+    pr: bool = False
+    run: str = ""
+    dataset: str = ""
+    allow_unlicensed: bool = False
+    allow_shortcut: bool = False
+    workers: int = 4
+    samples: int = 8
+
+    def __post_init__(self) -> None:
+        if self.pr and self.revision:
+            raise UserError(
+                "--pr and --revision exclude each other", "a pull request is against main"
+            )
+        if self.workers < 1 or self.samples < 1:
+            raise UserError("workers and samples must be at least 1")
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a repository: its path there and where its bytes are."""
+
+    path: str
+    source: Path | bytes
+
+    @property
+    def size(self) -> int:
+        return len(self.source) if isinstance(self.source, bytes) else self.source.stat().st_size
+
+    def same_as(self, remote: RepoFile) -> bool:
+        """Whether the repository holds these bytes: by SHA-256 of large files, else git's id."""
+        if self.size != remote.size:
+            return False
+        if remote.lfs is not None:
+            return remote.lfs.sha256 == self._sha256()
+        data = self.source if isinstance(self.source, bytes) else self.source.read_bytes()
+        return remote.blob_id == hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()  # noqa: S324 (git's)
+
+    def _sha256(self) -> str:
+        if isinstance(self.source, bytes):
+            return ids.bytes_hash(self.source)
+        return ids.file_hash(self.source)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why something should not be published; `override` names the setting that allows it."""
+
+    text: str
+    hint: str
+    override: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that one repository would hold, and what speaks against it."""
+
+    repo: str
+    repo_type: RepoType
+    files: tuple[File, ...]
+    shards: tuple[Shards, ...]
+    problems: tuple[Problem, ...]
+    overridden: tuple[Problem, ...]
+    readme: str
+
+    @property
+    def size(self) -> int:
+        return sum(file.size for file in self.files)
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What a push did: commit, address, and what was sent."""
+
+    repo: str
+    repo_type: RepoType
+    commit: str
+    url: str
+    uploaded: tuple[str, ...]
+    deleted: tuple[str, ...]
+    unchanged: int
+    bytes: int
+
+
+# -- planning: reads the workspace only ------------------------------------------------------------
+
+
+def plan(workspace: Workspace, repo: str, config: PushConfig) -> tuple[Plan, ...]:
+    """Return what would be public, one plan a repository; reads the workspace and no network.
+
+    Raises UserError when the name is not owner/name or the workspace lacks what was asked for.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repo) or len(repo) > 96:
+        raise UserError(f"{repo} is not the name of a repository", "write it as owner/name")
+    there = published.available(workspace)
+    wanted = there if config.what == "all" else (config.what,)
+    if not wanted:
+        raise UserError(
+            f"{workspace.root} has nothing to publish yet",
+            f"start with: realdpo curate ingest FOOTAGE -w {workspace.root}",
+        )
+    plans = []
+    if configs := [name for name in wanted if name != "model"]:
+        plans.append(_dataset_plan(workspace, repo, configs, config))
+    if "model" in wanted:
+        plans.append(_model_plan(workspace, repo, config, linked=bool(configs)))
+    return tuple(plans)
+
+
+def _dataset_plan(
+    workspace: Workspace, repo: str, configs: Sequence[str], config: PushConfig
+) -> Plan:
+    shards = tuple(published.shards(workspace, name) for name in configs)
+    found = [*licence_problems(shards), *audit_problems(workspace, shards), *size_problems(shards)]
+    problems, overridden = _sorted_out(found, config)
+    card = cards.dataset_card(workspace, shards, repo, [problem.text for problem in overridden])
+    data = [
+        File(f"{part.folder}/{path.name}", path)
+        for part in shards
+        for paths in part.files.values()
+        for path in paths
+    ]
+    return Plan(repo, "dataset", _with_card(data, card), shards, problems, overridden, card.readme)
+
+
+def _model_plan(workspace: Workspace, repo: str, config: PushConfig, linked: bool) -> Plan:
+    run = published.run_folder(workspace, config.run or None)
+    weights = run / "weights"
+    paths = sorted(
+        path for path in weights.rglob("*") if path.is_file() and not path.name.startswith(".")
+    )
+    if unsafe := [
+        path for path in paths if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+    ]:
+        raise UserError(f"{unsafe[0]} is not safetensors", "only safetensors weights are published")
+    card = model_cards.model_card(workspace, run, repo, config.dataset or (repo if linked else ""))
+    data = [
+        File(path.relative_to(weights).as_posix(), path)
+        for path in paths
+        if path.name != "README.md"
+    ]
+    problems = tuple(
+        Problem(f"{file.path} is larger than the Hub takes ({cards.size_text(file.size)})", "save it in shards")
+        for file in data
+        if file.size > LARGEST_FILE
+    )  # fmt: skip
+    return Plan(repo, "model", _with_card(data, card), (), problems, (), card.readme)
+
+
+def _with_card(data: Iterable[File], card: cards.Card) -> tuple[File, ...]:
+    extra = [File(path, content) for path, content in card.files.items()]
+    return (*data, *extra, File("README.md", card.readme.encode()))
+
+
+def licence_problems(shards: Sequence[Shards]) -> list[Problem]:
+    """One problem for each licence that is missing or does not allow passing changed copies on."""
+    clips: dict[licences.Licence, set[str]] = {}
+    for part in shards:
+        facts = part.facts()
+        for text, clip in zip(
+            facts["license"].to_pylist(), facts["clip_id"].to_pylist(), strict=True
+        ):
+            clips.setdefault(licences.read(text), set()).add(clip)
+    return [
+        Problem(
+            f"{len(who):,} {'clip' if len(who) == 1 else 'clips'}, licence {licence.name!r}: {licence.problem}",
+            "state the licence in the sources' ledger, drop those sources, or use --allow-unlicensed "
+            "(the card will say so)",
+            "allow_unlicensed",
+        )
+        for licence, who in sorted(clips.items(), key=lambda item: item[0].name)
+        if licence.problem
+    ]  # fmt: skip
+
+
+def audit_problems(workspace: Workspace, shards: Sequence[Shards]) -> list[Problem]:
+    """A problem when the pairs were never audited, or the audit found a shortcut."""
+    if all(part.config != "pairs" for part in shards):
+        return []
+    audit = cards.read_audit(workspace)
+    if audit is None:
+        return [
+            Problem(
+                "the pairs were never audited",
+                f"run: realdpo pairs audit -w {workspace.root}",
+                "allow_shortcut",
+            )
+        ]
+    if cards.audit_says_shortcut(audit):
+        return [
+            Problem(
+                "the audit of the pairs found a shortcut: winners and losers can be told apart "
+                "without looking at motion",
+                "build the pairs again without it, or use --allow-shortcut (the card will say so)",
+                "allow_shortcut",
+            )
+        ]
+    return []
+
+
+def size_problems(shards: Sequence[Shards]) -> list[Problem]:
+    """Problems with the Hub's limits: bytes of a file and of a row group, files of a commit."""
+    import pyarrow.parquet as pq
+
+    again = "make the shards again with smaller ones"
+    found = []
+    paths = [path for part in shards for paths in part.files.values() for path in paths]
+    if len(paths) > MOST_FILES:
+        found.append(
+            Problem(f"{len(paths):,} shards are more than one commit takes", "make larger shards")
+        )
+    for path in paths:
+        if path.stat().st_size > LARGEST_FILE:
+            found.append(Problem(f"{path} is larger than the Hub takes", again))
+        metadata = pq.ParquetFile(path).metadata
+        largest = max((metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)), default=0)  # fmt: skip
+        if largest > LARGEST_ROW_GROUP:
+            found.append(
+                Problem(
+                    f"{path} has a row group of {cards.size_text(largest)}, too large for the Hub's viewer",
+                    again + " or row groups, or shorter clips",
+                )
+            )
+    return found
+
+
+def _sorted_out(
+    found: Sequence[Problem], config: PushConfig
+) -> tuple[tuple[Problem, ...], tuple[Problem, ...]]:
+    allowed = [p for p in found if p.override and getattr(config, p.override)]
+    return tuple(p for p in found if p not in allowed), tuple(allowed)
+
+
+def refuse(plans: Sequence[Plan]) -> None:
+    """Raise UserError when anything speaks against publishing these plans."""
+    problems = [problem for item in plans for problem in item.problems]
+    if problems:
+        raise UserError(
+            "not published: " + "; ".join(problem.text for problem in problems),
+            "; ".join(dict.fromkeys(problem.hint for problem in problems)),
+        )
+
+
+# -- access ----------------------------------------------------------------------------------------
+
+
+def connect() -> HfApi:
+    """The Hub as the user is logged in to it (HF_TOKEN or `hf auth login`, HF_ENDPOINT)."""
+    from huggingface_hub import HfApi, get_token
+
+    return HfApi(token=get_token(), library_name="realdpo", library_version=realdpo.__version__)
+
+
+def check_access(api: HfApi, plans: Sequence[Plan], config: PushConfig) -> str:
+    """Return the account's name, having asked the Hub whether its token may write there.
+
+    Also looks for a public repository where a private one was asked for, and for data that this
+    push would leave without a card. Raises UserError before anything is uploaded.
+    """
+    from huggingface_hub.errors import LocalTokenNotFoundError
+
+    try:
+        with explained("asking who this token belongs to"):
+            who = attempt(lambda: api.whoami())
+    except LocalTokenNotFoundError:
+        raise UserError(
+            "no token for the Hub was found", "run `hf auth login` or set HF_TOKEN"
+        ) from None
+    for item in plans:
+        if reason := write_refusal(who, item.repo, config.pr):
+            raise UserError(
+                f"the token of {who.get('name', 'this account')} cannot write to {item.repo}: {reason}",
+                "make one that can at https://huggingface.co/settings/tokens, then `hf auth login`",
+            )
+        _check_existing(api, item, config)
+    return str(who.get("name", ""))
+
+
+def write_refusal(who: Mapping[str, Any], repo: str, pr: bool = False) -> str:
+    """Why this account's token cannot write to `repo`; empty when it can.
+
+    `who` is the Hub's answer to whoami-v2. A pull request may be opened in anybody's repository.
+    """
+    token = (who.get("auth") or {}).get("accessToken") or {}
+    owner = repo.split("/")[0].lower()
+    role = token.get("role")
+    if role == "read":
+        return "it is a read token"
+    if role == "fineGrained":
+        for scope in (token.get("fineGrained") or {}).get("scoped", []):
+            name = str((scope.get("entity") or {}).get("name", "")).lower()
+            named = name in (owner, repo.lower()) or name.endswith("/" + repo.lower())
+            wanted = {"repo.write"} | ({"discussion.write"} if pr else set())
+            if named and wanted & set(scope.get("permissions", [])):
+                return ""
+        return "it is fine-grained and has no write permission there"
+    if pr or owner == str(who.get("name", "")).lower():
+        return ""
+    for org in who.get("orgs") or []:
+        if owner == str(org.get("name", "")).lower():
+            return (
+                ""
+                if org.get("roleInOrg", "write") != "read"
+                else f"its role in {org['name']} is read"
+            )
+    return f"the account is neither {repo.split('/')[0]} nor a member of it"
+
+
+def _check_existing(api: HfApi, item: Plan, config: PushConfig) -> None:
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    with explained(f"looking at {item.repo}"):
+        try:
+            info: Any = attempt(lambda: api.repo_info(item.repo, repo_type=item.repo_type))
+        except RepositoryNotFoundError:
+            return
+    if config.private and not info.private:
+        raise UserError(
+            f"{item.repo} exists already and is public",
+            "make it private in its settings on the Hub, or choose another name",
+        )
+    kept = {part.folder for part in item.shards}
+    remote = _tree(api, item, config.revision or "main") or {}
+    for folder in {"data", "pairs"} - kept if item.shards else ():
+        if any(path.startswith(f"{folder}/") for path in remote):
+            raise UserError(
+                f"{item.repo} holds {folder}/ as well, which this push would leave without a card",
+                "push both together with --what all, or choose another repository",
+            )
+
+
+# -- upload ----------------------------------------------------------------------------------------
+
+
+def push(api: HfApi, item: Plan, config: PushConfig) -> Pushed:
+    """Upload what the repository lacks and publish it in one commit.
+
+    Every attempt compares with the repository again, so an attempt after a lost answer finds the
+    work done instead of doing it twice. Raises UserError when the Hub refuses or stays away.
+    """
+    with explained(f"pushing to {item.repo}"):
+        attempt(
+            lambda: api.create_repo(
+                item.repo, repo_type=item.repo_type, private=config.private or None, exist_ok=True
+            )
+        )
+        if config.revision and not config.revision.startswith("refs/"):
+            attempt(
+                lambda: api.create_branch(
+                    item.repo, branch=config.revision, repo_type=item.repo_type, exist_ok=True
+                )
+            )
+        return attempt(lambda: _push_once(api, item, config))
+
+
+def _push_once(api: HfApi, item: Plan, config: PushConfig) -> Pushed:
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    revision = config.revision or "main"
+    head = api.repo_info(item.repo, repo_type=item.repo_type, revision=revision).sha
+    remote = _tree(api, item, revision) or {}
+    new = [f for f in item.files if f.path not in remote or not f.same_as(remote[f.path])]
+    stale = sorted(_managed(item, remote) - {file.path for file in item.files})
+    where = f"{api.endpoint}/{'datasets/' if item.repo_type == 'dataset' else ''}{item.repo}"
+    unchanged = len(item.files) - len(new)
+    if not new and not stale:
+        return Pushed(item.repo, item.repo_type, str(head), where, (), (), unchanged, 0)
+
+    additions = [CommitOperationAdd(file.path, _source(file)) for file in new]
+    total = sum(file.size for file in new)
+    with bar("upload", total=total, unit="bytes") as advance, _quiet_hub():
+        for at in range(0, len(additions), config.workers):
+            batch = additions[at : at + config.workers]
+            api.preupload_lfs_files(
+                item.repo,
+                batch,
+                repo_type=item.repo_type,
+                revision=revision,
+                create_pr=config.pr,
+                num_threads=config.workers,
+                free_memory=False,
+            )
+            advance(sum(file.size for file in new[at : at + config.workers]))
+        commit = api.create_commit(
+            item.repo,
+            [*additions, *(CommitOperationDelete(path) for path in stale)],
+            commit_message=_message(item),
+            repo_type=item.repo_type,
+            revision=revision,
+            create_pr=config.pr,
+            parent_commit=head,
+        )
+    return Pushed(
+        item.repo, item.repo_type, commit.oid, commit.pr_url or where,
+        tuple(file.path for file in new), tuple(stale), unchanged, total,
+    )  # fmt: skip
+
+
+def _source(file: File) -> str | bytes:
+    return file.source if isinstance(file.source, bytes) else str(file.source)
+
+
+def _message(item: Plan) -> str:
+    if item.repo_type == "model":
+        return "Weights and card"
+    return "Data and card: " + ", ".join(
+        f"{sum(part.rows.values()):,} {part.config}" for part in item.shards
+    )
+
+
+def _managed(item: Plan, remote: Iterable[str]) -> set[str]:
+    """Files of the repository that a push made, and may remove when they are no longer part of it."""
+    if item.repo_type == "model":
+        return {
+            path for path in remote if path.endswith(".safetensors") or path.startswith("images/")
+        }
+    folders = ("images/", *(f"{part.folder}/" for part in item.shards))
+    return {path for path in remote if path.startswith(folders)}
+
+
+def _tree(api: HfApi, item: Plan, revision: str) -> dict[str, RepoFile] | None:
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.hf_api import RepoFile
+
+    try:
+        entries = list(
+            api.list_repo_tree(
+                item.repo, recursive=True, revision=revision, repo_type=item.repo_type
+            )
+        )
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        return None
+    return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+
+
+# -- verification ----------------------------------------------------------------------------------
+
+
+def verify(api: HfApi, item: Plan, commit: str, samples: int = 8) -> dict[str, Any]:
+    """Load the pushed revision back and compare it with the workspace.
+
+    Every file by size and hash as the Hub states them; then, read through the Hub as any user
+    would: each shard's rows and columns, the splits and features that `datasets` finds, and the
+    SHA-256 of sampled videos (datasets) or of the weights (models). Returns what was compared.
+    Raises UserError that names the first difference.
+    """
+    with explained(f"reading {item.repo} back"):
+        remote = attempt(lambda: _tree(api, item, commit)) or {}
+        for file in item.files:
+            if file.path not in remote:
+                raise _differs(item, f"{file.path} is missing")
+            if not file.same_as(remote[file.path]):
+                raise _differs(item, f"{file.path} has other bytes")
+        if extra := _managed(item, remote) - {file.path for file in item.files}:
+            raise _differs(item, f"{min(extra)} is there but not part of this push")
+        compared: dict[str, Any] = {"files": len(item.files)}
+        for part in item.shards:
+            compared[part.config] = attempt(lambda part=part: _verify_shards(api, item, part, commit, samples))  # type: ignore[misc]  # fmt: skip
+        if item.repo_type == "model":
+            compared["weights"] = attempt(lambda: _verify_weights(api, item, commit))
+    return compared
+
+
+def _verify_shards(
+    api: HfApi, item: Plan, part: Shards, commit: str, samples: int
+) -> dict[str, Any]:
+    import datasets
+    import pyarrow.parquet as pq
+    from huggingface_hub import HfFileSystem
+
+    hub = HfFileSystem(endpoint=api.endpoint, token=api.token)
+    rows: dict[str, int] = {}
+    local = [(split, path) for split, paths in part.files.items() for path in paths]
+    each = max(1, -(-samples // len(local)))
+    checked = 0
+    for split, path in local:
+        with hub.open(f"datasets/{item.repo}@{commit}/{part.folder}/{path.name}", "rb") as handle:
+            theirs, ours = pq.ParquetFile(handle), pq.ParquetFile(path)
+            if not theirs.schema_arrow.equals(ours.schema_arrow, check_metadata=True):
+                raise _differs(item, f"{part.folder}/{path.name} has other columns")
+            rows[split] = rows.get(split, 0) + theirs.metadata.num_rows
+            if checked < samples:
+                group = ours.metadata.num_row_groups // 2
+                columns = [name for name in part.kind.features if name != "first_frame"]
+                pair = [
+                    file.read_row_group(group, columns=columns)[:each] for file in (theirs, ours)
+                ]
+                hashes = [[_hashes(row) for row in table.to_pylist()] for table in pair]
+                if hashes[0] != hashes[1]:
+                    raise _differs(item, f"{part.folder}/{path.name} has other videos")
+                checked += sum(len(row) for row in hashes[0])
+    if rows != dict(part.rows):
+        raise _differs(item, f"{part.config} has {rows} rows, not {dict(part.rows)}")
+
+    loaded = datasets.load_dataset(
+        item.repo, part.config, revision=commit, streaming=True, token=api.token
+    )
+    expected = datasets.Features.from_arrow_schema(part.schema)
+    if set(loaded) != set(part.files):
+        raise _differs(item, f"datasets finds the splits {sorted(loaded)} of {part.config}")
+    for split, data in loaded.items():
+        if data.features != expected:
+            raise _differs(item, f"datasets finds other features in {part.config}, {split}")
+    return {"rows": rows, "columns": len(expected), "videos": checked}
+
+
+def _verify_weights(api: HfApi, item: Plan, commit: str) -> dict[str, int]:
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="realdpo-") as folder:
+        checked = {}
+        for file in item.files:
+            if file.path.endswith(".safetensors"):
+                copy = Path(
+                    api.hf_hub_download(item.repo, file.path, revision=commit, local_dir=folder)
+                )
+                if ids.file_hash(copy) != file._sha256():
+                    raise _differs(item, f"{file.path} came back with other bytes")
+                checked[file.path] = copy.stat().st_size
+                copy.unlink()
+    return checked
+
+
+def _hashes(row: Any) -> list[str]:
+    """SHA-256 of every video of a row, in order."""
+    if isinstance(row, dict) and set(row) == {"bytes", "path"}:
+        return [ids.bytes_hash(row["bytes"] or b"")]
+    values = row.values() if isinstance(row, dict) else row or []
+    return [digest for value in values for digest in _hashes(value)]
+
+
+def _differs(item: Plan, what: str) -> UserError:
+    return UserError(
+        f"{item.repo} is not what was pushed: {what}",
+        "push again; unchanged files are not sent again",
+    )
+
+
+# -- the network -----------------------------------------------------------------------------------
+
+
+def attempt(call: Any) -> Any:
+    """Call, and call again after waiting when the network or the server failed meanwhile."""
+    for wait in (*WAITS, None):
+        try:
+            return call()
+        except Exception as error:
+            asked = _passing(error)
+            if asked is None or wait is None:
+                raise
+            pause = max(wait, min(asked, 60.0))
+            say(f"the Hub did not answer as it should ({clean(error)}); again in {pause:.0f} s")
+            time.sleep(pause)
+    raise AssertionError("unreachable")
+
+
+def _passing(error: BaseException) -> float | None:
+    """Seconds that the server asked to wait when an error may pass by itself, else None."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # The base class is that of the HTTP library in use (it has changed between releases), and
+    # also of its connection errors, which have no response.
+    http_error = HfHubHTTPError.__bases__[0]
+    seen: BaseException | None = error
+    while seen is not None:
+        response = getattr(seen, "response", None)
+        if response is not None:
+            if response.status_code in (408, 409, 412, 429) or response.status_code >= 500:
+                after = str(response.headers.get("Retry-After", "0"))
+                return float(after) if after.isdigit() else 0.0
+            return None
+        if isinstance(seen, (http_error, ConnectionError, TimeoutError)):
+            return 0.0
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+@contextlib.contextmanager
+def explained(doing: str) -> Iterator[None]:
+    """Turn errors of the network and of the Hub into one line that says what to do."""
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+    try:
+        yield
+    except (UserError, LocalTokenNotFoundError):
+        raise
+    except Exception as error:
+        status = next(
+            (
+                e.response.status_code
+                for e in _chain(error)
+                if getattr(e, "response", None) is not None
+            ),
+            None,
+        )
+        known = isinstance(error, (HfHubHTTPError.__bases__[0], OSError, RuntimeError, ValueError))
+        if status is None and _passing(error) is None and not known:
+            raise
+        hints = {
+            401: "the token is not valid (any more): run `hf auth login`",
+            403: "the token lacks a permission: see https://huggingface.co/settings/tokens",
+            404: "check the name; a private repository also needs a token that may read it",
+            413: "make smaller shards",
+            429: "the Hub asks to slow down: run the same command later; it goes on from here",
+        }
+        raise UserError(
+            f"{doing} failed: {clean(error)}",
+            hints.get(status or 0, "run the same command again; it goes on from here"),
+        ) from None
+
+
+def _chain(error: BaseException | None) -> Iterator[Any]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def clean(error: BaseException) -> str:
+    """The innermost message in one line, without tokens and without signed addresses."""
+    *_, inner = _chain(error)
+    shown = error if getattr(error, "response", None) is not None else inner
+    text = " ".join(str(shown).split()) or type(shown).__name__
+    text = re.sub(r"\bhf_\w{4,}|\bBearer \S+", "***", text)
+    text = re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]+", r"\1", text)
+    return text[:300]
+
+
+@contextlib.contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Hold huggingface_hub's own progress bars while ours is on the screen."""
+    from huggingface_hub import utils
+
+    if utils.are_progress_bars_disabled():
+        yield
+        return
+    utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        utils.enable_progress_bars()

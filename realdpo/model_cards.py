@@ -1,0 +1,257 @@
+"""The card of published weights: how to run them, what training changed, and how it was measured."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from markupsafe import Markup
+
+import realdpo
+from realdpo import markdown as md
+from realdpo.cards import Card, header_text, public_name, saved_settings_of, template, tidy
+from realdpo.config import load_toml
+from realdpo.models import TINY
+from realdpo.workspace import Workspace
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def model_card(workspace: Workspace, run: Path, repo: str, dataset: str = "") -> Card:
+    """Return the card of the weights of `run`, with its curves and an example to run.
+
+    `dataset` is the repository that holds the pairs; empty when they are not published.
+    """
+    settings = _settings(run)
+    base = str(settings.get("model", ""))
+    lora = (run / "weights" / "pytorch_lora_weights.safetensors").is_file()
+    held_out, log = _lines(run / "held_out.jsonl"), _lines(run / "log.jsonl")
+    sample = _sample(workspace)
+    curves = _curves(log, held_out)
+    files: dict[str, bytes] = {}
+    if curves:
+        files["images/training.png"] = curves
+    if sample and sample["first_frame"]:
+        files["images/first_frame.png"] = sample["first_frame"]["bytes"]
+    evaluations = _evaluations(workspace)
+    readme = template("model.md.j2").render(
+        header=Markup(header_text(_header(base, lora, sample, dataset))),  # noqa: S704 (our YAML)
+        name=repo.split("/")[-1],
+        kind="A LoRA adapter" if lora else "Transformer weights",
+        base=_base_name(base),
+        pairs=_pairs_name(workspace, dataset),
+        version=realdpo.__version__,
+        example=md.block(_example(repo, base, settings.get("revision"), lora, sample)),
+        held_out=_held_out(held_out),
+        curves=bool(curves),
+        evaluations=evaluations,
+        settings_table=_settings_table(settings, log),
+        settings=md.block(saved_settings_of([run / "config.toml"])),
+        limits=_limits(held_out, evaluations is not None),
+        dataset=_dataset_link(dataset) if dataset else None,
+    )
+    return Card(tidy(readme), files)
+
+
+def _settings(run: Path) -> dict[str, Any]:
+    path = run / "config.toml"
+    if not path.exists():
+        return {}
+    document = load_toml(path)
+    return document.get("train", document)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    return [
+        json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
+    ]
+
+
+def _sample(workspace: Workspace) -> dict[str, Any] | None:
+    """A pair for the example, of a held-out split where there is one, without its videos."""
+    for split in ("validation", "test", "train"):
+        for path in sorted(workspace.pair_data.glob(f"{split}-*.parquet")):
+            columns = ["prompt", "first_frame", "width", "height", "frames", "fps", "task", "steps", "guidance"]  # fmt: skip
+            file = pq.ParquetFile(path)
+            if file.metadata.num_rows:
+                return dict(file.read_row_group(0, columns=columns).slice(0, 1).to_pylist()[0])
+    return None
+
+
+def _base_name(base: str) -> Markup:
+    if _HUB_ID.fullmatch(base) and not Path(base).exists():
+        return md.link(base, f"https://huggingface.co/{base}")
+    if base == TINY:
+        return Markup("`tiny`, the small image-to-video model that comes with realdpo,")
+    return md.code(public_name(base) or "an unnamed base model")
+
+
+def _pairs_name(workspace: Workspace, dataset: str) -> Markup:
+    count = sum(pq.ParquetFile(path).metadata.num_rows for path in workspace.pair_data.glob("train-*.parquet"))  # fmt: skip
+    said = f"{count:,} {'pair' if count == 1 else 'pairs'}" if count else "pairs"
+    return Markup("{} of {}").format(said, _dataset_link(dataset)) if dataset else Markup(said)  # noqa: S704
+
+
+def _dataset_link(dataset: str) -> Markup:
+    return md.link(dataset, f"https://huggingface.co/datasets/{dataset}")
+
+
+def _header(
+    base: str, lora: bool, sample: Mapping[str, Any] | None, dataset: str
+) -> dict[str, Any]:
+    i2v = sample is not None and sample["task"] == "i2v"
+    header: dict[str, Any] = {}
+    if base == TINY:
+        header["license"] = "apache-2.0"
+    else:
+        header |= {"license": "other", "license_name": "as the base model"}
+    if _HUB_ID.fullmatch(base) and not Path(base).exists():
+        header |= {"base_model": base, "base_model_relation": "adapter" if lora else "finetune"}
+    header |= {
+        "library_name": "diffusers",
+        "pipeline_tag": "image-to-video" if i2v else "text-to-video",
+        "tags": ["realdpo", "dpo", "human-action", "video", *(["lora"] if lora else [])],
+    }
+    if dataset:
+        header["datasets"] = [dataset]
+    return header
+
+
+def _example(
+    repo: str, base: str, revision: str | None, lora: bool, sample: Mapping[str, Any] | None
+) -> str:
+    """Python that runs as it stands: loads base and weights, generates one clip, writes it."""
+    tiny = base == TINY
+    local = Path(base).exists() or not _HUB_ID.fullmatch(base)
+    dtype = "float32" if tiny else "bfloat16"
+    where = "str(tiny_folder())" if tiny else repr(public_name(base) if local else base)
+    given = f", revision={revision!r}" if revision and not tiny else ""
+    lines = [
+        "import torch",
+        f"from diffusers import {'' if lora else 'AutoModel, '}DiffusionPipeline",
+    ]
+    i2v = sample is not None and sample["task"] == "i2v"
+    lines.append(f"from diffusers.utils import export_to_video{', load_image' if i2v else ''}")
+    if i2v:
+        lines.append("from huggingface_hub import hf_hub_download")
+    if tiny:
+        lines.append("from realdpo.models import tiny_folder")
+    lines.append("")
+    parts = f"{where}{given}, torch_dtype=torch.{dtype}"
+    if lora:
+        lines += [
+            f"pipe = DiffusionPipeline.from_pretrained({parts})",
+            f"pipe.load_lora_weights({repo!r})",
+        ]
+    else:
+        lines += [
+            f'transformer = AutoModel.from_pretrained({repo!r}, subfolder="transformer", torch_dtype=torch.{dtype})',
+            f"pipe = DiffusionPipeline.from_pretrained({parts}, transformer=transformer)",
+        ]
+    if not tiny:
+        lines.append('pipe.to("cuda")')
+    call = [
+        f"prompt={json.dumps(sample['prompt'] if sample else 'a person walking', ensure_ascii=False)}"
+    ]
+    if i2v:
+        lines.append(f'image = load_image(hf_hub_download({repo!r}, "images/first_frame.png"))')
+        call.insert(0, "image=image")
+    if sample:
+        call += [
+            f"width={sample['width']}, height={sample['height']}, num_frames={sample['frames']}",
+            f"num_inference_steps={sample['steps'] or 50}, guidance_scale={sample['guidance'] or 6.0:g}",
+        ]
+    call.append('generator=torch.Generator("cpu").manual_seed(0)')
+    lines += ["video = pipe(", *(f"    {part}," for part in call), ").frames[0]"]
+    lines.append(
+        f'export_to_video(video, "video.mp4", fps={round(sample["fps"] or 8) if sample else 8})'
+    )
+    return "\n".join(lines)
+
+
+def _held_out(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    if not rows:
+        return None
+    first, last = rows[0], rows[-1]
+    names = {
+        "accuracy": "accuracy against the base model",
+        "control_accuracy": "accuracy of the control",
+        "winner_error": "winner's error",
+        "loser_error": "loser's error",
+        "winner_change": "winner's error, relative change",
+        "loser_change": "loser's error, relative change",
+        "loser_dominant_ratio": "pairs won although the winner got worse",
+    }
+    table = [
+        {"measure": name, "before": first.get(key), "after": last.get(key)}
+        for key, name in names.items()
+        if isinstance(last.get(key), (int, float))
+    ]
+    return {
+        "pairs": last.get("pairs", 0),
+        "table": md.table(table),
+        "control": "control_accuracy" in last,
+    }
+
+
+def _curves(
+    log: Sequence[Mapping[str, Any]], held_out: Sequence[Mapping[str, Any]]
+) -> bytes | None:
+    """Loss, held-out accuracy and the winner's held-out error over the steps, as one picture."""
+    from realdpo import report
+
+    def series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
+        known = [row for row in rows if isinstance(row.get(key), (int, float)) and "step" in row]
+        return [row["step"] for row in known], [row[key] for row in known]
+
+    panels = {
+        "loss": {"loss": series(log, "loss")},
+        "held-out accuracy": {
+            "accuracy": series(held_out, "accuracy"),
+            "control": series(held_out, "control_accuracy"),
+        },
+        "winner's held-out error, relative change": {"winner": series(held_out, "winner_change")},
+    }
+    panels = {
+        title: {label: line for label, line in lines.items() if len(line[0]) > 1}
+        for title, lines in panels.items()
+    }
+    panels = {title: lines for title, lines in panels.items() if lines}
+    return report.png(report.lines_figure(panels, x="step")) if panels else None
+
+
+def _evaluations(workspace: Workspace) -> Markup | None:
+    return None
+
+
+def _settings_table(settings: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> Markup:
+    keys = ("objective", "loss", "beta", "weights", "rank", "alpha", "reference", "losers", "steps", "batch", "accumulation", "lr", "schedule", "precision", "seed")  # fmt: skip
+    rows = [
+        {"setting": md.code(key), "value": str(settings[key])}
+        for key in keys
+        if settings.get(key) not in (None, "") and (key not in ("rank", "alpha") or settings.get("weights") == "lora")
+    ]  # fmt: skip
+    if log:
+        rows.append({"setting": "steps taken", "value": str(log[-1].get("step", len(log)))})
+    return md.table(rows) if rows else Markup("The settings of this run were not kept.")
+
+
+def _limits(held_out: Sequence[Mapping[str, Any]], evaluated: bool) -> Markup:
+    limits = [
+        "It keeps the limits of its base model, also those that the pairs never touch.",
+        "Winners are real footage and losers are generated: what training prefers can be the look of "
+        "footage as much as its motion. The control above tells how much.",
+    ]
+    if held_out and (held_out[-1].get("pairs") or 0) < 30:
+        limits.append("The held-out pairs are few; differences of a few points are noise.")
+    if held_out and (held_out[-1].get("winner_change") or 0) > 0:
+        limits.append("The winner's held-out error rose: the model fits real clips less well than its base.")  # fmt: skip
+    if not evaluated:
+        limits.append("No person and no metric has compared its videos with the base model's.")
+    return md.bullets(limits)
