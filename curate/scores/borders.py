@@ -16,6 +16,8 @@ def of_frame(gray: Bytes) -> dict[str, float]:
     """Bars of one picture as shares of its height and width; NaN when it is all dark."""
     top, bottom = _dark_ends(gray, axis=1)
     left, right = _dark_ends(gray, axis=0)
+    if np.isnan(top + left):
+        top = bottom = left = right = np.nan
     return {"top": top, "bottom": bottom, "left": left, "right": right}
 
 
