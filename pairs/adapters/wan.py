@@ -1,0 +1,60 @@
+"""Wan 2.1 and 2.2, text-to-video and image-to-video.
+
+Latents are [B, C, F, H, W], shifted and scaled by channel. Settings: the model cards of
+Wan-AI/Wan2.*-Diffusers (50 steps, guidance 5, 16 frames a second; the 2.2 5B model 24).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from realdpo.pairs.adapters import Facts, Traits, denormal, normal
+
+if TYPE_CHECKING:
+    import torch
+
+NAME = "wan"
+TASKS = {"WanPipeline": "t2v", "WanImageToVideoPipeline": "i2v"}
+
+
+def traits(facts: Facts) -> Traits:
+    part = "transformer" if facts.parts.get("transformer") else "transformer_2"
+    dense = bool(facts.get("pipeline", "expand_timesteps", False))  # 2.2 5B: 1280x704, 24 fps
+    spatial = facts.get("vae", "scale_factor_spatial", 8)
+    return Traits(
+        task=TASKS[facts.pipeline],
+        size_step=spatial * facts.get(part, "patch_size", (1, 2, 2))[1],
+        frame_step=facts.get("vae", "scale_factor_temporal", 4),
+        width=1280 if dense else 832,
+        height=704 if dense else 480,
+        frames=121 if dense else 81,
+        fps=24 if dense else 16,
+        steps=50,
+        guidance=5.0,
+    )
+
+
+def arguments(facts: Facts, settings: Any) -> dict[str, Any]:
+    return {
+        "guidance_scale": settings.guidance,
+        "negative_prompt": settings.negative_prompt or None,
+    }
+
+
+def encode(pipe: Any, video: torch.Tensor) -> torch.Tensor:
+    config = pipe.vae.config
+    latents = pipe.vae.encode(video).latent_dist.mode()
+    return normal(latents, config.latents_mean, config.latents_std)
+
+
+def decode(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
+    config = pipe.vae.config
+    return pipe.vae.decode(denormal(latents, config.latents_mean, config.latents_std)).sample
+
+
+def pack(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
+    return latents
+
+
+def frame_axis() -> int:
+    return 2

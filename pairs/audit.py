@@ -1,0 +1,285 @@
+"""Can winners be told from losers without looking at motion? If so, training learns that instead.
+
+The test works on differences within a pair: for every loser the winner's numbers minus its own,
+and the same with the sign turned, which a logistic regression without intercept must tell apart.
+Folds are by pair, so that no pair is judged by a model that has seen it. An area under the curve
+(AUC) of 0.5 is chance, 1 is certainty. Motion is reported apart: there the sides should differ.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from realdpo.errors import UserError
+from realdpo.files import write_text
+from realdpo.pairs.ledger import Ledger
+from realdpo.pairs.statistics import FEATURES, MOTION, measure
+from realdpo.progress import bar, say
+from realdpo.workspace import Workspace
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float64]
+
+MEASURES = 1  # version of the numbers; part of the key under which they are kept
+FEWEST = 8  # pairs for a cross-validated verdict
+_MOST = 4000  # pairs looked at; more sharpen nothing
+_BOOTSTRAPS = 500
+
+
+@dataclass(frozen=True)
+class Rule:
+    """shortcut: an AUC from which training would learn it. suspicious: from which to look."""
+
+    shortcut: float = 0.9
+    suspicious: float = 0.7
+
+
+def measure_rows(
+    workspace: Workspace, rows: Sequence[Mapping[str, Any]]
+) -> dict[str, dict[str, float]]:
+    """The numbers of every video of `rows`, by file name; what is known is not measured again."""
+    ledger = Ledger(workspace.step("audit"))
+    names = {n for row in rows for n in [row.get("win"), *(row.get("lose") or [])] if n}
+    keys = {name: f"{MEASURES}.{name}" for name in sorted(names)}
+    todo = [name for name, key in keys.items() if ledger.get(key) is None]
+    if todo:
+        with bar("audit", len(todo), "videos") as advance:
+            for name in todo:
+                data = (workspace.pair_videos / name).read_bytes()
+                ledger.add(keys[name], values=measure(data))
+                advance()
+    return {name: record["values"] for name, key in keys.items() if (record := ledger.get(key))}
+
+
+def columns(row: Mapping[str, Any], measured: Mapping[str, dict[str, float]]) -> dict[str, float]:
+    """A pair's audit columns: by how much its losers exceed its winner, on average."""
+    win = measured.get(row.get("win") or "")
+    losers = [measured[name] for name in row.get("lose") or [] if name in measured]
+    if not win or not losers:
+        return {}
+    names = [*FEATURES, *MOTION]
+    return {
+        f"audit.{name}": sum(lose[name] - win[name] for lose in losers) / len(losers)
+        for name in names
+    }
+
+
+def audit_rows(
+    workspace: Workspace,
+    rows: Sequence[Mapping[str, Any]],
+    measured: Mapping[str, dict[str, float]],
+    rule: Rule = Rule(),
+) -> dict[str, Any]:
+    """Audit accepted pairs, keep the result as audit.json, say the verdict, and return it."""
+    pairs = [
+        (measured[row["win"]], [measured[name] for name in row["lose"]])
+        for row in sorted(rows, key=lambda r: r["pair_id"])[:_MOST]
+    ]
+    found = audit(pairs, rule)
+    write_text(workspace.audit, json.dumps(found, indent=2, sort_keys=True) + "\n")
+    say(f"audit of {found['pairs']} pairs: {found['verdict']}. {found['summary']}")
+    return found
+
+
+def audit(
+    pairs: Sequence[tuple[Mapping[str, float], Sequence[Mapping[str, float]]]],
+    rule: Rule = Rule(),
+) -> dict[str, Any]:
+    """The verdict on pairs of (winner's numbers, its losers' numbers).
+
+    verdict: clean, suspicious or shortcut. auc with auc_low and auc_high (95 % by bootstrap over
+    pairs); features, strongest first, each in words; motion apart. Deterministic.
+    Raises UserError when there is no pair.
+    """
+    import numpy as np
+
+    if not pairs:
+        raise UserError("there are no pairs to audit", "make some with: realdpo pairs build")
+    names = list(FEATURES)
+    differences, groups = _differences(pairs, names)
+    tolerance = np.array([FEATURES[name].tolerance for name in names])
+    beyond = np.sign(differences) * np.maximum(0.0, np.abs(differences) - tolerance)
+    found: dict[str, Any] = {"pairs": len(pairs), "losers": len(groups)}
+    if len(pairs) >= FEWEST:
+        scores = cross_validated(beyond, groups)
+        low, high = auc_interval(scores, groups)
+        found |= {"method": "cross-validated logistic regression by pair"}
+        found |= {"auc": round(auc(scores), 4), "auc_low": low, "auc_high": high}
+    else:
+        value = _few(beyond)
+        found |= {"method": f"agreement of the differences (fewer than {FEWEST} pairs)"}
+        found |= {"auc": value, "auc_low": None, "auc_high": None}
+    found["features"] = _strongest(names, differences, beyond, groups)
+    found["motion"] = _motion(pairs)
+    found["verdict"] = _verdict(found, rule)
+    found["summary"] = _summary(found)
+    return found
+
+
+def cross_validated(differences: Floats, groups: npt.NDArray[np.int64], folds: int = 5) -> Floats:
+    """Out-of-fold scores of the differences [N, K]; above 0 says that the winner was recognised.
+
+    groups [N]: the pair of each difference. Every loser of a pair weighs its share of the pair.
+    """
+    import numpy as np
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GroupKFold
+
+    scores = np.zeros(len(differences))
+    weights = 1.0 / np.bincount(groups)[groups]
+    for train, test in GroupKFold(min(folds, len(set(groups)))).split(differences, groups=groups):
+        scale = np.sqrt((differences[train] ** 2).mean(axis=0))
+        scale[scale == 0] = 1.0
+        known = differences[train] / scale
+        # a feature that differs in one outlier only must not dominate: bound it
+        known = np.clip(known, -3, 3)
+        model = LogisticRegression(fit_intercept=False, C=1.0, max_iter=1000)
+        model.fit(
+            np.concatenate([known, -known]),
+            np.repeat([1, 0], len(known)),
+            sample_weight=np.tile(weights[train], 2),
+        )
+        scores[test] = np.clip(differences[test] / scale, -3, 3) @ model.coef_[0]
+    return scores
+
+
+def auc(scores: Floats) -> float:
+    """Chance that a difference scores above one with its sign turned; ties count half."""
+    import numpy as np
+
+    ordered = np.sort(scores)
+    above = len(scores) - np.searchsorted(ordered, -scores, side="right")
+    equal = np.searchsorted(ordered, -scores, side="right") - np.searchsorted(
+        ordered, -scores, side="left"
+    )
+    return float((above + 0.5 * equal).sum() / len(scores) ** 2)
+
+
+def auc_interval(scores: Floats, groups: npt.NDArray[np.int64]) -> tuple[float, float]:
+    """95 % interval of the AUC by drawing pairs, with all their losers, with replacement."""
+    import numpy as np
+
+    random = np.random.default_rng(0)
+    count = int(groups.max()) + 1
+    members = [np.flatnonzero(groups == g) for g in range(count)]
+    values = [
+        auc(scores[np.concatenate([members[g] for g in random.integers(0, count, count)])])
+        for _ in range(_BOOTSTRAPS)
+    ]
+    low, high = np.quantile(values, [0.025, 0.975])
+    return round(float(low), 4), round(float(high), 4)
+
+
+def _differences(
+    pairs: Sequence[tuple[Mapping[str, float], Sequence[Mapping[str, float]]]], names: list[str]
+) -> tuple[Floats, npt.NDArray[np.int64]]:
+    """Winner minus loser [N, K], and the pair of each row; file size for what is shown."""
+    import numpy as np
+
+    wins = np.array([[win[n] for n in names] for win, losers in pairs for _ in losers])
+    loses = np.array([[lose[n] for n in names] for _, losers in pairs for lose in losers])
+    groups = np.array([k for k, (_, losers) in enumerate(pairs) for _ in losers])
+    differences = wins - loses
+    # How large a file is follows from how much moves and how sharp it is. What follows is taken
+    # off, by the slope over all videos, so that a still loser is not caught by its file size.
+    index = names.index("size")
+    causes = ("motion", "sharpness", "noise")
+    x = np.array([[win[c] - lose[c] for c in causes] for win, losers in pairs for lose in losers])
+    every = [v for win, losers in pairs for v in (win, *losers)]
+    all_x = np.array([[v[c] for c in causes] for v in every])
+    all_y = np.array([v["size"] for v in every])
+    design = np.column_stack([all_x, np.ones(len(all_x))])
+    if len(every) > 4 * design.shape[1]:
+        slope = np.linalg.lstsq(design, all_y, rcond=None)[0]
+        differences[:, index] -= x @ slope[:-1]
+    else:
+        differences[:, index] = 0.0  # too few videos to know what a size should be
+    return differences, groups
+
+
+def _few(beyond: Floats) -> float:
+    """For a handful of pairs: how surely the clearest feature has one sign, as an AUC.
+
+    With mean m and spread s of the differences the sides overlap like two normal distributions
+    that lie 2m apart: AUC = Phi(sqrt(2) |m| / s).
+    """
+    import math
+
+    import numpy as np
+
+    mean = np.abs(beyond.mean(axis=0))
+    spread = beyond.std(axis=0, ddof=1) if len(beyond) > 1 else np.zeros(beyond.shape[1])
+    ratio = np.where(mean > 0, mean / np.maximum(spread, 1e-9), 0.0).max()
+    return round(0.5 * (1 + math.erf(min(float(ratio), 30.0))), 4)
+
+
+def _strongest(
+    names: list[str], differences: Floats, beyond: Floats, groups: npt.NDArray[np.int64]
+) -> list[dict[str, Any]]:
+    """Every feature with how often and by how much the losers differ, clearest first."""
+    import numpy as np
+
+    found = []
+    for k, name in enumerate(names):
+        feature = FEATURES[name]
+        share = float((beyond[:, k] < 0).mean())  # the loser has more
+        less = float((beyond[:, k] > 0).mean())
+        typical = float(np.median(-differences[:, k]))
+        word = feature.more if share >= less else feature.less
+        found.append(
+            {
+                "name": name,
+                "group": feature.group,
+                "auc": round(0.5 + abs(share - less) / 2, 4),
+                "loser_minus_winner": round(typical, 4),
+                "words": f"losers are {word} in {max(share, less):.0%} of cases "
+                f"(median {typical:+.3g} {feature.unit})".replace(" )", ")"),
+            }
+        )
+    return sorted(found, key=lambda f: (-f["auc"], f["name"]))
+
+
+def _motion(
+    pairs: Sequence[tuple[Mapping[str, float], Sequence[Mapping[str, float]]]],
+) -> dict[str, Any]:
+    """How much more or less the losers move: the difference that is wanted."""
+    import numpy as np
+
+    ratios = np.array(
+        [np.exp(lose["motion"] - win["motion"]) for win, losers in pairs for lose in losers]
+    )
+    middle = float(np.median(ratios))
+    return {
+        "loser_over_winner": round(middle, 4),
+        "losers_moving_less": round(float((ratios < 1).mean()), 4),
+        "words": f"losers move {middle:.2f} times as much as their winners (median); "
+        f"{(ratios < 1).mean():.0%} move less",
+    }
+
+
+def _verdict(found: Mapping[str, Any], rule: Rule) -> str:
+    low = found["auc"] if found["auc_low"] is None else found["auc_low"]
+    if found["auc"] >= rule.shortcut and low >= rule.suspicious:
+        return "shortcut"
+    if found["auc"] >= rule.suspicious and low > 0.5:
+        return "suspicious"
+    return "clean"
+
+
+def _summary(found: Mapping[str, Any]) -> str:
+    interval = (
+        f" ({found['auc_low']:.2f} to {found['auc_high']:.2f})"
+        if found["auc_low"] is not None
+        else ""
+    )
+    text = (
+        f"Without looking at motion the sides are told apart with AUC {found['auc']:.2f}{interval}"
+    )
+    clear = [f["words"] for f in found["features"] if f["auc"] >= 0.65][:3]
+    return text + (": " + "; ".join(clear) if clear else "") + "."

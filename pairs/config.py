@@ -1,0 +1,106 @@
+"""Settings of `realdpo pairs build`: one frozen dataclass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from realdpo.errors import UserError
+
+STRATEGIES = ("generate", "renoise", "local")
+MEMORY = (
+    "auto",
+    "none",
+    "model_cpu_offload",
+    "sequential_cpu_offload",
+    "vae_tiling",
+    "vae_slicing",
+)
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """How preference pairs are made. What is None is taken from the model.
+
+    model: `tiny`, a pipeline folder or a Hub id; revision: a commit or branch of the Hub id.
+    lora: LoRA weights (file, folder or Hub id) of an earlier round; round: which round this is.
+    losers: generations a clip. strategies: weights of `generate` (from prompt and first frame),
+    `renoise` (the real clip noised and denoised) and `local` (only a region and time span of it).
+    strength: range of the noise share for `renoise`, where 0 is the clip and 1 is noise alone;
+    0.65-0.8 is the range of DenseDPO. local_strength: the same for `local`.
+    width, height (pixels), frames, fps, steps, guidance: shape and sampling of every video.
+    roundtrip_win: pass the real clip through the model's VAE, which the losers went through.
+    keep_broken: pair generations that are NaN, black, blank or frozen as well.
+    splits: which splits get pairs. seed: part of every pair's id, so a new seed is a new set.
+    dtype: auto (bfloat16 on a GPU, float32 on a CPU), bfloat16, float16 or float32.
+    memory: `auto`, or diffusers' options joined by commas (see MEMORY).
+    quantization: diffusers' PipelineQuantizationConfig as a table: quant_backend, quant_kwargs,
+    components_to_quantize. crf: H.264 quality of both sides. shard_rows: pairs a Parquet shard.
+    """
+
+    model: str = "tiny"
+    revision: str | None = None
+    lora: str | None = None
+    lora_scale: float = 1.0
+    round: int = 1
+    losers: int = 3
+    strategies: Mapping[str, float] = field(default_factory=lambda: {"generate": 1.0})
+    strength: tuple[float, float] = (0.65, 0.8)
+    local_strength: tuple[float, float] = (0.8, 1.0)
+    width: int | None = None
+    height: int | None = None
+    frames: int | None = None
+    fps: float | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    negative_prompt: str = ""
+    roundtrip_win: bool = True
+    keep_broken: bool = False
+    splits: tuple[str, ...] = ("train", "validation", "test")
+    seed: int = 0
+    dtype: str = "auto"
+    memory: str = "auto"
+    quantization: Mapping[str, Any] | None = None
+    crf: int = 12
+    shard_rows: int = 256
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.losers <= 64, f"losers={self.losers}: between 1 and 64")
+        _require(self.round >= 1, f"round={self.round}: rounds count from 1")
+        _require(self.shard_rows >= 1, f"shard_rows={self.shard_rows}: at least 1")
+        _require(0 <= self.crf <= 51, f"crf={self.crf}: between 0 (lossless) and 51")
+        for name, weight in self.strategies.items():
+            if name not in STRATEGIES:
+                raise UserError(f"no strategy {name!r}", f"choose from {', '.join(STRATEGIES)}")
+            _require(weight >= 0, f"strategies.{name}={weight}: weights are not negative")
+        _require(sum(self.strategies.values()) > 0, "strategies: no weight is above 0")
+        for name, (low, high) in (
+            ("strength", self.strength),
+            ("local_strength", self.local_strength),
+        ):
+            _require(0 < low <= high <= 1, f"{name}={low},{high}: 0 < low <= high <= 1")
+        for option in self.memory.split(","):
+            if option not in MEMORY:
+                raise UserError(f"no memory option {option!r}", f"choose from {', '.join(MEMORY)}")
+        if self.dtype not in ("auto", "bfloat16", "float16", "float32"):
+            raise UserError(f"no dtype {self.dtype!r}", "auto, bfloat16, float16 or float32")
+
+
+def parse_strategies(text: str) -> dict[str, float]:
+    """`generate=2,renoise=1` as weights; a name alone weighs 1. Raises UserError."""
+    weights: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, weight = part.strip().partition("=")
+        try:
+            weights[name] = float(weight) if weight else 1.0
+        except ValueError:
+            raise UserError(
+                f"--strategies {text}: {weight!r} is not a number", "write generate=2,renoise=1"
+            ) from None
+    return weights
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise UserError(f"[pairs] {message}")

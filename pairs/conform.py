@@ -1,0 +1,122 @@
+"""Bring both sides of a pair to one form, so that only what happens in them differs.
+
+One frame count, frame rate, size, crop, colour range and encoder for the real clip and every
+generation. Nothing is padded, and nothing is scaled up in time: tails are cut.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from realdpo.media.encode import EncodeSettings, encode
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Video = npt.NDArray[np.uint8]
+
+
+class Unfit(ValueError):
+    """A clip that cannot be brought to the form; the message says why."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """What every video of a pair is: pixels, frames, frames a second."""
+
+    width: int
+    height: int
+    frames: int
+    fps: Fraction
+
+
+def encoder(crf: int) -> EncodeSettings:
+    """How both sides are written: each frame's quality independent of the frames after it.
+
+    With x264's mbtree the first frame of two videos that begin alike would decode differently.
+    """
+    return EncodeSettings(crf=crf, x264_params="mbtree=0")
+
+
+def frames_at(count: int, fps: Fraction, wanted: Fraction) -> list[int]:
+    """Which of `count` frames at `fps` are shown at the times 0, 1/wanted, 2/wanted ...
+
+    The frame on screen at that time, never one interpolated. Raises Unfit when the clip has
+    fewer frames a second than wanted (by over 1 %): repeating frames would stutter.
+    """
+    if fps * 100 < wanted * 99:
+        raise Unfit(
+            f"the clip has {float(fps):g} frames a second, fewer than the {float(wanted):g} wanted"
+        )
+    if abs(fps - wanted) * 100 <= wanted:  # 23.976 for 24: the same frames, played at `wanted`
+        return list(range(count))
+    # a frame's start may be rounded in its container: half a millisecond of tolerance
+    last = Fraction(count) / fps
+    tolerance = Fraction(1, 2000)
+    indices = []
+    k = 0
+    while (time := k / wanted) < last:
+        indices.append(min(count - 1, int((time + tolerance) * fps)))
+        k += 1
+    return indices
+
+
+def real(video: Video, fps: Fraction, form: Form) -> Video:
+    """A real clip [F, H, W, 3] in the form: resampled in time, cropped about its centre, scaled.
+
+    Raises Unfit when it is too short or would have to be scaled up.
+    """
+    import cv2
+    import numpy as np
+
+    indices = frames_at(len(video), fps, form.fps)
+    if len(indices) < form.frames:
+        raise Unfit(
+            f"the clip gives {len(indices)} frames at {float(form.fps):g} a second, "
+            f"{form.frames} are wanted"
+        )
+    height, width = video.shape[1:3]
+    if width < form.width or height < form.height:
+        raise Unfit(
+            f"the clip is {width}x{height}, smaller than the {form.width}x{form.height} wanted"
+        )
+    x, y, w, h = crop(width, height, form.width, form.height)
+    chosen = video[indices[: form.frames], y : y + h, x : x + w]
+    if (w, h) == (form.width, form.height):
+        return np.ascontiguousarray(chosen)
+    size = (form.width, form.height)
+    return np.stack([cv2.resize(f, size, interpolation=cv2.INTER_AREA) for f in chosen])
+
+
+def crop(width: int, height: int, to_width: int, to_height: int) -> tuple[int, int, int, int]:
+    """(x, y, w, h): the largest centred part of a picture with the wanted aspect."""
+    if width * to_height > height * to_width:
+        w = max(1, round(Fraction(height * to_width, to_height)))
+        return (width - w) // 2, 0, w, height
+    h = max(1, round(Fraction(width * to_height, to_width)))
+    return 0, (height - h) // 2, width, h
+
+
+def generated(video: Video, form: Form) -> Video:
+    """A generation in the form: its tail cut. Raises Unfit when it is of another size or short."""
+    if video.shape[1:] != (form.height, form.width, 3) or len(video) < form.frames:
+        raise Unfit(f"the generation is {video.shape}, not {form}")
+    return video[: form.frames]
+
+
+def with_first_frame(video: Video, image: Video | None) -> Video:
+    """`video` beginning with exactly `image`, the frame that both sides of a pair start from."""
+    if image is None:
+        return video
+    video = video.copy()
+    video[0] = image
+    return video
+
+
+def write(video: Video, form: Form, crf: int) -> bytes:
+    """The bytes of a side of a pair."""
+    assert video.shape == (form.frames, form.height, form.width, 3), video.shape
+    return encode(video, form.fps, encoder(crf))

@@ -1,0 +1,359 @@
+"""Videos from a pipeline: from prompt and first frame, or from a real clip noised part of the way.
+
+`generate_video` is also what evaluation uses, so that a pair's loser and a test video are made
+by the same code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from realdpo.pairs.adapters import Adapter, Traits, facts_of_pipeline, of
+from realdpo.pairs.pipeline import load_pipeline
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import torch
+
+    Video = npt.NDArray[np.uint8]
+
+__all__ = [
+    "Box",
+    "GenerationSettings",
+    "adapter_of",
+    "generate_video",
+    "load_pipeline",
+    "regenerate",
+    "roundtrip",
+    "sample",
+    "settings_for",
+    "to_uint8",
+    "why_broken",
+]
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """Shape and sampling of a video: pixels, frames, frames a second, steps, guidance scale."""
+
+    width: int
+    height: int
+    frames: int
+    fps: float
+    steps: int
+    guidance: float
+    negative_prompt: str = ""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A region and time span, each as (start, end) in 0..1 of the frames, rows and columns."""
+
+    time: tuple[float, float]
+    rows: tuple[float, float]
+    columns: tuple[float, float]
+
+
+def adapter_of(pipe: Any) -> Adapter:
+    """The adapter of a loaded pipeline."""
+    return of(facts_of_pipeline(pipe))
+
+
+def settings_for(pipe: Any, **changes: Any) -> GenerationSettings:
+    """The settings a model's authors recommend, with `changes` (None changes nothing).
+
+    Raises UserError with the nearest legal values when the model cannot make that shape.
+    """
+    facts = facts_of_pipeline(pipe)
+    return settings_from(of(facts).traits(facts), **changes)
+
+
+def settings_from(traits: Traits, **changes: Any) -> GenerationSettings:
+    """As `settings_for`, from a model's traits alone."""
+    defaults = {
+        name: getattr(traits, name)
+        for name in ("width", "height", "frames", "fps", "steps", "guidance")
+    }
+    given = {name: value for name, value in changes.items() if value is not None}
+    settings = GenerationSettings(**{**defaults, **given})
+    traits.check(settings.width, settings.height, settings.frames)
+    return settings
+
+
+def generate_video(
+    pipe: Any,
+    adapter: Adapter,
+    prompt: str,
+    image: Video | None,
+    seed: int,
+    settings: GenerationSettings,
+) -> Video:
+    """A video for `prompt`: uint8 [F, H, W, 3], the same for the same seed on the same device.
+
+    image: uint8 [H, W, 3], the first frame, for image-to-video models and None for others.
+    NaN becomes 0; use `sample` to see it.
+    """
+    return to_uint8(sample(pipe, adapter, prompt, image, seed, settings))
+
+
+def sample(
+    pipe: Any,
+    adapter: Adapter,
+    prompt: str,
+    image: Video | None,
+    seed: int,
+    settings: GenerationSettings,
+    **more: Any,
+) -> npt.NDArray[np.float32]:
+    """As `generate_video`, but float32 in 0..1 with whatever NaN the model made.
+
+    `more` goes to the pipeline's call.
+    """
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    facts = facts_of_pipeline(pipe)
+    arguments: dict[str, Any] = {
+        "prompt": prompt,
+        "height": settings.height,
+        "width": settings.width,
+        "num_frames": settings.frames,
+        "num_inference_steps": settings.steps,
+        # on the CPU, so that the noise does not depend on the kind of GPU
+        "generator": torch.Generator("cpu").manual_seed(seed),
+        "output_type": "np",
+        **adapter.arguments(facts, settings),
+        **more,
+    }
+    if adapter.traits(facts).task == "i2v":
+        if image is None:
+            raise ValueError("an image-to-video model needs the first frame")
+        arguments["image"] = Image.fromarray(image)
+    # some parts draw from the global generator; seeded and restored, it changes nothing else
+    with torch.random.fork_rng(devices=[]), torch.inference_mode():
+        torch.manual_seed(seed)
+        frames = pipe(**arguments).frames[0]
+    video = np.asarray(frames, dtype=np.float32)
+    if video.shape != (settings.frames, settings.height, settings.width, 3):
+        raise RuntimeError(
+            f"{type(pipe).__name__} made {video.shape}, asked for {settings.frames} frames of "
+            f"{settings.width}x{settings.height}"
+        )
+    return video
+
+
+def regenerate(
+    pipe: Any,
+    adapter: Adapter,
+    prompt: str,
+    real: Video,
+    seed: int,
+    settings: GenerationSettings,
+    strength: float,
+    box: Box | None = None,
+) -> npt.NDArray[np.float32]:
+    """The real clip noised to `strength` and denoised by the same model and scheduler.
+
+    real: uint8 [F, H, W, 3] of the settings' shape; its first frame conditions image-to-video.
+    strength: share of noise in signal plus noise amplitude, in 0..1; for flow models that is
+    sigma, for others the timestep with the same signal-to-noise ratio. With `box`, only that
+    region and time span changes: at every step the rest is put back at its own noise level
+    (Lugmayr et al. 2022, RePaint, without the resampling). Returns float32 [F, H, W, 3] in 0..1.
+    """
+    import torch
+
+    facts = facts_of_pipeline(pipe)
+    with torch.inference_mode():
+        clean = adapter.encode(pipe, to_tensor(pipe, real)).float()
+        noise = torch.randn(
+            clean.shape, generator=torch.Generator("cpu").manual_seed(seed ^ 0x5EED)
+        ).to(clean)
+        mask = None if box is None else _mask(box, clean, adapter.frame_axis())
+
+        def at(level: tuple[float, float]) -> torch.Tensor:
+            mixed = level[0] * clean + level[1] * noise
+            if facts.pipeline == "LTXImageToVideoPipeline":
+                mixed[:, :, :1] = clean[:, :, :1]  # its pipeline never noises the first frame
+            return adapter.pack(pipe, mixed)
+
+        def put_back(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            assert mask is not None
+            latents = tensors["latents"]
+            kept = at(levels(pipe.scheduler)[step + 1]).to(latents)
+            packed = adapter.pack(pipe, mask).to(latents)
+            return {"latents": packed * latents + (1 - packed) * kept}
+
+        start = _first_level(pipe, adapter, prompt, real, seed, settings, strength)
+        with _late_start(pipe.scheduler, strength, corrector=mask is None):
+            return sample(
+                pipe,
+                adapter,
+                prompt,
+                real[0],
+                seed,
+                settings,
+                latents=at(start),
+                **({} if mask is None else {"callback_on_step_end": put_back}),
+            )
+
+
+def levels(scheduler: Any) -> list[tuple[float, float]]:
+    """(signal, noise) amplitudes before each step of the set timesteps, and after the last.
+
+    Raises ValueError for a scheduler whose noise is of neither known kind.
+    """
+    config = scheduler.config
+    if "FlowMatch" in type(scheduler).__name__ or getattr(config, "use_flow_sigmas", False):
+        sigmas = [float(s) for s in scheduler.sigmas]
+        if getattr(config, "invert_sigmas", False):
+            sigmas = [1 - s for s in sigmas]
+        return [(1 - s, s) for s in sigmas]
+    if hasattr(scheduler, "alphas_cumprod"):
+        alphas = [float(scheduler.alphas_cumprod[int(t)]) for t in scheduler.timesteps]
+        return [(a**0.5, (1 - a) ** 0.5) for a in alphas] + [(1.0, 0.0)]
+    raise ValueError(f"the noise levels of {type(scheduler).__name__} are not known")
+
+
+def roundtrip(pipe: Any, adapter: Adapter, video: Video) -> Video:
+    """`video` encoded and decoded by the model's VAE; uint8 [F, H, W, 3] in and out."""
+    import torch
+
+    with torch.inference_mode():
+        latents = adapter.encode(pipe, to_tensor(pipe, video))
+        decoded = adapter.decode(pipe, latents)[0].float().permute(1, 2, 3, 0)
+    pipe.maybe_free_model_hooks()
+    return to_uint8(((decoded + 1) / 2).clamp(0, 1).cpu().numpy())
+
+
+def to_tensor(pipe: Any, video: Video) -> torch.Tensor:
+    """uint8 [F, H, W, 3] to [1, 3, F, H, W] in -1..1 in the VAE's dtype, where it computes."""
+    import torch
+
+    tensor = torch.from_numpy(video.copy()).permute(3, 0, 1, 2)[None]
+    tensor = tensor.to(device=pipe._execution_device, dtype=torch.float32)
+    return (tensor / 127.5 - 1).to(pipe.vae.dtype)
+
+
+def to_uint8(video: npt.NDArray[np.float32]) -> Video:
+    """Values in 0..1 to bytes, rounded; NaN becomes 0."""
+    import numpy as np
+
+    return np.round(np.nan_to_num(video).clip(0, 1) * 255).astype(np.uint8)
+
+
+# A code value of 8-bit video is 1/255. Decoded H.264 of a still scene differs by less than a
+# quarter of one on average; a picture whose brightest pixel is below 16 shows nothing.
+_FROZEN, _BLANK, _BLACK = 0.25, 2.0, 16
+
+
+def why_broken(video: npt.NDArray[Any]) -> str | None:
+    """Why a generation shows no failure worth learning from: nan, black, blank, frozen; or None.
+
+    video: float in 0..1, or uint8; [F, H, W, 3].
+    """
+    import numpy as np
+
+    if video.dtype != np.uint8:
+        if not np.isfinite(video).all():
+            return "nan"
+        video = to_uint8(video)
+    small = video[:, ::2, ::2].astype(np.int16)
+    if int(np.quantile(small.max(axis=(1, 2, 3)), 0.5)) < _BLACK:
+        return "black"
+    if float(np.median(small.std(axis=(1, 2)).max(axis=1))) < _BLANK:
+        return "blank"
+    if (
+        len(small) > 1
+        and float(np.abs(np.diff(small, axis=0)).mean(axis=(1, 2, 3)).max()) < _FROZEN
+    ):
+        return "frozen"
+    return None
+
+
+def _first_level(
+    pipe: Any,
+    adapter: Adapter,
+    prompt: str,
+    real: Video,
+    seed: int,
+    settings: GenerationSettings,
+    strength: float,
+) -> tuple[float, float]:
+    """The level at which the pipeline's own schedule, cut at `strength`, begins.
+
+    Pipelines hand their schedulers sigmas and shifts of their own making, so the schedule is
+    read from a call that is stopped as soon as it has been set.
+    """
+
+    class Stop(Exception):
+        pass
+
+    def stop() -> None:
+        raise Stop
+
+    with (
+        _late_start(pipe.scheduler, strength, after=stop),
+        contextlib.suppress(Stop),
+    ):
+        sample(pipe, adapter, prompt, real[0], seed, settings)
+    return levels(pipe.scheduler)[0]
+
+
+@contextlib.contextmanager
+def _late_start(
+    scheduler: Any,
+    strength: float,
+    *,
+    corrector: bool = True,
+    after: Callable[[], None] = lambda: None,
+) -> Iterator[None]:
+    """Leave out the steps noisier than `strength` from every schedule that is set meanwhile.
+
+    corrector: whether UniPC may redo a step from the sample before it, which would undo what
+    was put back between steps. after: called once the schedule is set.
+    """
+    original = scheduler.set_timesteps
+
+    @functools.wraps(original)  # pipelines look at its signature
+    def set_timesteps(*args: Any, **kwargs: Any) -> None:
+        original(*args, **kwargs)
+        shares = [noise / (noise + signal) for signal, noise in levels(scheduler)]
+        count = len(scheduler.timesteps)
+        skip = next((k for k in range(count) if shares[k] <= strength + 1e-6), count - 1)
+        scheduler.timesteps = scheduler.timesteps[skip:]
+        if len(getattr(scheduler, "sigmas", ())) == count + 1:
+            scheduler.sigmas = scheduler.sigmas[skip:]
+        if not corrector and hasattr(scheduler, "disable_corrector"):
+            scheduler.disable_corrector = list(range(count))
+        after()
+
+    disabled = getattr(scheduler, "disable_corrector", None)
+    scheduler.set_timesteps = set_timesteps
+    try:
+        yield
+    finally:
+        del scheduler.set_timesteps
+        if disabled is not None:
+            scheduler.disable_corrector = disabled
+
+
+def _mask(box: Box, like: torch.Tensor, frame_axis: int) -> torch.Tensor:
+    """1 inside the box, 0 outside; one channel would do, but packing wants all."""
+    import torch
+
+    mask = torch.zeros_like(like)
+    sizes = (like.shape[frame_axis], like.shape[3], like.shape[4])
+    spans = [
+        slice(round(low * size), max(round(low * size) + 1, round(high * size)))
+        for (low, high), size in zip((box.time, box.rows, box.columns), sizes, strict=True)
+    ]
+    index: list[slice] = [slice(None)] * 5
+    index[frame_axis], index[3], index[4] = spans
+    mask[tuple(index)] = 1
+    return mask
