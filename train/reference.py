@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ class Reference:
     def __init__(self, model: nn.Module, mode: Mode, rate: float = 0.999, every: int = 100) -> None:
         self.model, self.mode, self.rate, self.every = model, mode, rate, every
         self._trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-        self._tuners = [m for m in model.modules() if hasattr(m, "_disable_adapters")]
+        self._tuners: list[Any] = [m for m in model.modules() if hasattr(m, "_disable_adapters")]
         if mode == "adapter-off":
             if not self._tuners:
                 raise UserError(

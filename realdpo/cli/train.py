@@ -1,1 +1,162 @@
-"""Commands of this part; being built."""
+"""`realdpo train`: fine-tune on the pairs, and `realdpo train report`: a page about a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from realdpo import cli
+from realdpo.cli import options
+
+app = typer.Typer(
+    help="Fine-tune a video model on the pairs; `report` makes a page about a run.",
+    epilog="Example: [bold]realdpo train -w work --model tiny --steps 200[/bold]",
+    rich_markup_mode="rich",
+)
+cli.app.add_typer(app, name="train")
+
+_WORK = Path("work")
+
+
+@app.callback(invoke_without_command=True)
+def train(
+    context: typer.Context,
+    workspace: options.Workspace = _WORK,
+    model: Annotated[
+        str | None, typer.Option("--model", help="tiny, a pipeline folder, or a Hub id.")
+    ] = None,
+    preset: Annotated[
+        str, typer.Option("--preset", help="realdpo, or realdpo-released: the published settings.")
+    ] = "realdpo",
+    objective: Annotated[
+        str | None, typer.Option("--objective", help="dpo, or sft for the baseline.")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the run.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Optimiser steps.")] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")] = None,
+    beta: Annotated[
+        float | None, typer.Option("--beta", help="Strength of the preference.")
+    ] = None,
+    branches: Annotated[
+        str | None, typer.Option("--branches", help="together, one-by-one or auto.")
+    ] = None,
+    reference_bank: Annotated[
+        int | None, typer.Option("--reference-bank", help="Fixed draws per pair kept on disk.")
+    ] = None,
+    processes: Annotated[
+        int, typer.Option("--num-processes", help="Processes on this machine (one per GPU).")
+    ] = 1,
+    seed: options.Seed = None,
+    show: Annotated[
+        bool, typer.Option("--settings", help="List every setting for --set, and stop.")
+    ] = False,
+    config: options.Config = None,
+    sets: options.Set = None,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
+) -> None:
+    """Fine-tune a video model on the pairs of a workspace; `report` makes a page about a run.
+
+    Stopped runs go on when the same command is given again.
+    """
+    if context.invoked_subcommand:
+        return
+    with cli.guard(as_json):
+        from realdpo import config as configs
+        from realdpo.errors import UserError
+        from realdpo.train.config import PRESETS, TrainConfig, describe
+        from realdpo.workspace import Workspace
+
+        if show:
+            for key, default, text in describe():
+                print(f"{key:<24}{default:<14}{text}")
+            return
+        if preset not in PRESETS:
+            raise UserError(f"no preset {preset!r}", f"presets: {', '.join(PRESETS)}")
+        flags = {
+            "model": model, "objective": objective, "name": name, "steps": steps, "lr": lr,
+            "beta": beta, "branches": branches, "reference_bank": reference_bank, "seed": seed,
+        }  # fmt: skip
+        settings = configs.resolve(
+            TrainConfig, section="train", base=PRESETS[preset], file=config, sets=sets or (),
+            flags=flags,
+        )  # fmt: skip
+        place = Workspace(workspace)
+        if processes > 1 and "RANK" not in os.environ:
+            raise typer.Exit(_launch(processes))
+        if dry_run:
+            from realdpo.train import trial
+
+            found = trial.estimate(place, settings)
+            if as_json:
+                cli.emit({"settings": dataclasses.asdict(settings), "estimate": found})
+                return
+            print(configs.to_toml("train", settings))
+            print("\n".join(f"{key:<24}{value}" for key, value in found.items()))
+            return
+        from realdpo.train import loop
+
+        if int(os.environ.get("RANK", "0")):  # another process of this run holds the lock
+            loop.run(place, settings)
+            return
+        with place.lock("train"):
+            place.save_config("train", configs.to_toml("train", settings))
+            summary = loop.run(place, settings)
+        if as_json:
+            cli.emit(dataclasses.asdict(summary))
+        else:
+            print(_told(summary))
+
+
+@app.command()
+def report(
+    run: Annotated[str, typer.Argument(help="Name of the run under runs/.")],
+    workspace: options.Workspace = _WORK,
+    as_json: options.Json = False,
+) -> None:
+    """Make a page about a run: curves, warnings in plain words, videos side by side."""
+    with cli.guard(as_json):
+        from realdpo.train import report as reports
+        from realdpo.workspace import Workspace
+
+        path, warnings = reports.write(Workspace(workspace), run)
+        if as_json:
+            cli.emit({"page": str(path), "warnings": warnings})
+        else:
+            print("\n".join([*(f"warning: {text}" for text in warnings), str(path)]))
+
+
+def _launch(processes: int) -> int:
+    """Run this very command in several processes that torch connects."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", str(processes), "-m", "realdpo", *sys.argv[1:]]
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}
+    child = subprocess.Popen(command, env=environment)
+    while True:
+        try:
+            return child.wait()
+        except KeyboardInterrupt:  # the terminal sent it to the children too; they save and leave
+            continue
+
+
+def _told(summary: Any) -> str:
+    lines = [f"run        {summary.folder}", f"weights    {summary.weights}"]
+    lines.append(f"steps      {summary.steps} at {summary.seconds_per_step:.2f} s")
+    lines.append(f"trained    {summary.trained_parameters:,} parameters")
+    before, after = summary.before, summary.after
+    if before and after:
+        lines += [
+            f"held out   {summary.held_out_pairs} pairs by {summary.held_out_by}",
+            f"accuracy   {before['accuracy']:.3f} -> {after['accuracy']:.3f} against the base",
+            f"winner     error {before['winner_error']:.5f} -> {after['winner_error']:.5f} "
+            f"({after['winner_change']:+.2%})",
+        ]
+    if summary.stopped:
+        lines.append(f"stopped    {summary.stopped}")
+    return "\n".join(lines)

@@ -1,0 +1,196 @@
+"""Settings of a training run: one frozen dataclass, every field with its help, and two presets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypeVar
+
+T = TypeVar("T")
+
+
+def _set(default: T, text: str) -> T:
+    return field(default=default, metadata={"help": text})  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The settings of `realdpo train`. Defaults are the preset `realdpo`."""
+
+    # What is trained
+    model: str = _set("tiny", "tiny, a diffusers pipeline folder, or a Hub id.")
+    revision: str | None = _set(None, "Branch, tag or commit of a Hub model.")
+    name: str = _set("", "Name of the run under runs/; the objective's name when empty.")
+    weights: Literal["lora", "full"] = _set("lora", "Train low-rank adapters or all weights.")
+    rank: int = _set(32, "Rank of the adapters.")
+    alpha: float = _set(32.0, "Adapters are scaled by alpha / rank.")
+    targets: tuple[str, ...] = _set(
+        (), "Names of the layers that get adapters; empty: the attention projections."
+    )
+    lora_dropout: float = _set(0.0, "Dropout before the adapters.")
+    expert: Literal["high", "low"] = _set(
+        "high", "Wan 2.2: which of its two transformers, by noise level."
+    )
+
+    # Objective
+    objective: Literal["dpo", "sft"] = _set(
+        "dpo", "Preference training, or plain training on winners."
+    )
+    loss: Literal["sigmoid", "ipo", "hinge", "linear"] = _set(
+        "sigmoid", "Form of the preference loss."
+    )
+    beta: float = _set(
+        2000.0, "Logit = -beta/2 * (winner's gap - loser's gap), errors per element."
+    )
+    label_smoothing: float = _set(0.0, "Share of pairs assumed to be labelled the wrong way round.")
+    sft_weight: float = _set(0.0, "Weight of the winner's own error in the loss.")
+    sdpo_mu: float | None = _set(
+        None, "Diffusion-SDPO safety margin in [0, 1]; scales the loser's gradient. Unset: off."
+    )
+    losers: int = _set(0, "Losers of a pair used in a step; 0: as many as every pair has.")
+
+    # Timesteps
+    timesteps: Literal["uniform", "logit-normal", "bins"] = _set(
+        "uniform", "Distribution of noise levels over the model's schedule."
+    )
+    t_low: float = _set(0.0, "Lowest noise level, as a share of the schedule (0 = clean).")
+    t_high: float = _set(1.0, "Highest noise level, as a share of the schedule (1 = noise).")
+    logit_mean: float = _set(0.0, "Mean of the logit-normal distribution.")
+    logit_std: float = _set(1.0, "Standard deviation of the logit-normal distribution.")
+    timestep_bins: int = _set(8, "Number of bins that `bins` walks through.")
+    weighting: Literal["uniform", "x0", "min-snr"] = _set(
+        "uniform", "Weight of the model's own squared error by noise level."
+    )
+    condition_draws: int = _set(
+        4, "Noised copies of a first frame to choose from, where the base was trained so; 0: clean."
+    )
+
+    # Reference
+    reference: Literal["auto", "adapter-off", "frozen", "ema"] = _set(
+        "auto", "auto: adapter-off for LoRA, frozen for full weights."
+    )
+    ema_rate: float = _set(0.999, "Share of the old reference kept at an update.")
+    ema_every: int = _set(100, "Steps between updates of the moving reference.")
+    reference_bank: int = _set(
+        0, "Fixed noise draws per pair whose reference errors are kept on disk; 0: off."
+    )
+
+    # Optimisation
+    steps: int = _set(1000, "Optimiser steps.")
+    batch: int = _set(1, "Pairs in one forward, per process.")
+    accumulation: int = _set(1, "Forwards before an optimiser step.")
+    optimizer: Literal["adamw", "adamw8bit"] = _set("adamw", "adamw8bit needs bitsandbytes.")
+    lr: float = _set(1e-4, "Peak learning rate.")
+    schedule: Literal["constant", "cosine", "linear"] = _set("constant", "Rate after the warm-up.")
+    warmup: int = _set(20, "Steps of linear warm-up.")
+    adam_beta1: float = _set(0.9, "Decay of the gradient's average.")
+    adam_beta2: float = _set(0.95, "Decay of the squared gradient's average.")
+    adam_eps: float = _set(1e-8, "Added to the root of the squared gradient's average.")
+    weight_decay: float = _set(1e-4, "Decoupled weight decay.")
+    clip: float = _set(1.0, "Largest norm of the gradient.")
+    seed: int = _set(0, "Seed of every random choice.")
+
+    # Speed and memory
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = _set(
+        "auto", "Autocast dtype; auto: bf16 on a GPU, fp32 on a CPU."
+    )
+    branches: Literal["auto", "together", "one-by-one"] = _set(
+        "auto", "Winner and losers in one forward, or one branch's activations at a time."
+    )
+    gradient_checkpointing: bool = _set(False, "Recompute activations in the backward pass.")
+    compile: bool = _set(False, "torch.compile the transformer.")
+    group_offload: bool = _set(False, "Keep idle blocks in main memory (CUDA, LoRA).")
+
+    # Safety and evidence
+    stop_on_win_gap: float | None = _set(
+        None, "Stop when the winner's held-out error is this share above the base's, e.g. 0.02."
+    )
+    spike: float = _set(20.0, "Stop when a step's loss is this many times the usual; 0: never.")
+    checkpoint_every: int = _set(100, "Steps between checkpoints.")
+    keep_checkpoints: int = _set(2, "Checkpoints kept, beside the best.")
+    held_out_every: int = _set(50, "Steps between held-out measurements; 0: only first and last.")
+    held_out_pairs: int = _set(32, "Pairs of the validation split that are measured.")
+    held_out_levels: int = _set(5, "Fixed noise levels a pair is measured at.")
+    validation_videos: int = _set(
+        0, "Held-out prompts to generate at fixed seeds, base beside tuned."
+    )
+    validation_every: int = _set(0, "Steps between generated videos; 0: only at the end.")
+    validation_steps: int = _set(20, "Denoising steps of generated videos.")
+    validation_guidance: float = _set(6.0, "Classifier-free guidance of generated videos.")
+    trackers: tuple[str, ...] = _set((), "Beside CSV: tensorboard, wandb.")
+    allow_shortcut: bool = _set(False, "Train although the audit can tell the sides apart.")
+
+    def __post_init__(self) -> None:
+        checks = {
+            "rank must be at least 1": self.rank >= 1,
+            "beta must be above 0": self.beta > 0,
+            "label_smoothing must be in [0, 0.5)": 0 <= self.label_smoothing < 0.5,
+            "sdpo_mu must be in [0, 1]": self.sdpo_mu is None or 0 <= self.sdpo_mu <= 1,
+            "0 <= t_low < t_high <= 1 must hold": 0 <= self.t_low < self.t_high <= 1,
+            "ema_rate must be in [0, 1)": 0 <= self.ema_rate < 1,
+            "steps, batch, accumulation, ema_every, timestep_bins, checkpoint_every, "
+            "keep_checkpoints and held_out_levels must be at least 1": min(
+                self.steps, self.batch, self.accumulation, self.ema_every, self.timestep_bins,
+                self.checkpoint_every, self.keep_checkpoints, self.held_out_levels,
+            )
+            >= 1,
+            "losers, reference_bank, condition_draws, warmup, held_out_every and held_out_pairs "
+            "must not be negative": min(
+                self.losers, self.reference_bank, self.condition_draws, self.warmup,
+                self.held_out_every, self.held_out_pairs,
+            )
+            >= 0,
+            "lr and clip must be above 0": self.lr > 0 and self.clip > 0,
+            "a moving reference changes what a bank has stored: reference_bank needs frozen or "
+            "adapter-off": not (self.reference == "ema" and self.reference_bank),
+            "adapter-off needs weights = lora": not (
+                self.reference == "adapter-off" and self.weights == "full"
+            ),
+        }  # fmt: skip
+        for rule, holds in checks.items():
+            if not holds:
+                raise ValueError(rule)
+
+    @property
+    def run_name(self) -> str:
+        return self.name or self.objective
+
+    @property
+    def reference_mode(self) -> Literal["adapter-off", "frozen", "ema"]:
+        if self.reference == "auto":
+            return "adapter-off" if self.weights == "lora" else "frozen"
+        return self.reference
+
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "realdpo": {},
+    # RealDPO's released script; docs/training.md lists what its code did beyond these settings.
+    "realdpo-released": {
+        "weights": "full",
+        "beta": 5000.0,
+        "t_high": 0.5,
+        "reference": "ema",
+        "ema_rate": 0.999,
+        "ema_every": 100,
+        "losers": 3,
+        "lr": 1e-6,
+        "warmup": 100,
+        "weight_decay": 1e-4,
+        "accumulation": 4,
+        "gradient_checkpointing": True,
+    },
+}
+
+# What may differ when a run is resumed: how long it goes and what is watched, never what is learnt.
+FREE_ON_RESUME = frozenset(
+    {
+        "steps", "checkpoint_every", "keep_checkpoints", "held_out_every", "trackers",
+        "validation_videos", "validation_every", "validation_steps", "validation_guidance",
+        "stop_on_win_gap", "spike", "allow_shortcut", "name",
+    }
+)  # fmt: skip
+
+
+def describe() -> list[tuple[str, str, str]]:
+    """(name, default, help) of every setting, for `--help` and the docs."""
+    return [(f.name, repr(f.default), f.metadata["help"]) for f in fields(TrainConfig)]

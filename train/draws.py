@@ -1,0 +1,123 @@
+"""Every random choice of training as a pure function of the seed and the sample's number.
+
+Sample s of a run (counted over steps, micro-batches and processes) always gets the same pair,
+losers, noise level and noise. So nothing random needs saving for an exact resume, and how a batch
+is split (two processes, or one with two micro-batches) changes nothing but the order of sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from realdpo.ids import seed_of
+from realdpo.train import latents, noise
+from realdpo.train.config import TrainConfig
+from realdpo.train.latents import Pair
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B samples: `win`, `noise` [B, ...], `lose` [B, N, ...], `u` [B] float64, inputs [B, ...].
+
+    `keys` name each sample's (pair, draw) when the draw is one of a fixed bank, else are empty.
+    """
+
+    win: Tensor
+    lose: Tensor
+    noise: Tensor
+    u: Tensor
+    inputs: dict[str, Tensor]
+    keys: tuple[str, ...] = ()
+
+    def to(self, device: torch.device) -> Batch:
+        inputs = {name: tensor.to(device) for name, tensor in self.inputs.items()}
+        win, lose, grain = (t.to(device) for t in (self.win, self.lose, self.noise))
+        return Batch(win, lose, grain, self.u.to(device), inputs, self.keys)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One sample's draw: which losers and image copy, which noise level, and the noise itself."""
+
+    losers: tuple[int, ...]
+    image: int
+    u: float
+    noise: Tensor
+
+
+def numbers(step: int, micro: int, rank: int, world: int, config: TrainConfig) -> range:
+    """Numbers of the samples that process `rank` of `world` takes in micro-batch `micro`."""
+    before = (step * config.accumulation + micro) * world + rank
+    return range(before * config.batch, (before + 1) * config.batch)
+
+
+def batch(pairs: Sequence[Pair], sample_numbers: Sequence[int], config: TrainConfig) -> Batch:
+    """The batch of these samples, on the CPU."""
+    losers = losers_used(pairs, config)
+    chosen, keys = [], []
+    for number in sample_numbers:
+        epoch, place = divmod(number, len(pairs))
+        pair = pairs[int(_order(len(pairs), epoch, config.seed)[place])]
+        parts: tuple[str | int, ...] = (config.seed, "sample", number)
+        if config.reference_bank:
+            bank = epoch % config.reference_bank
+            parts = (config.seed, "bank", pair.pair_id, bank)
+            keys.append(f"{pair.pair_id}/{bank}")
+        # The walk through bins follows the epoch within a bank, else the sample.
+        slot = (epoch % config.reference_bank) + place if config.reference_bank else number
+        choice = draw(pair, seed_of(*parts), slot, losers, config)
+        chosen.append((latents.load(pair, choice.losers), choice))
+    return collate(chosen, tuple(keys))
+
+
+def draw(pair: Pair, seed: int, slot: int, losers: int, config: TrainConfig) -> Choice:
+    """The choice that `seed` makes for a pair."""
+    random = torch.Generator().manual_seed(seed)
+    uniform, image = torch.rand(2, generator=random, dtype=torch.float64)
+    order = torch.randperm(len(pair.lose), generator=random)[:losers]
+    u = noise.positions(
+        uniform.view(1),
+        config.timesteps,
+        config.t_low,
+        config.t_high,
+        slot=torch.tensor([slot]),
+        bins=config.timestep_bins,
+        mean=config.logit_mean,
+        std=config.logit_std,
+    )
+    # Copy 0 of a first frame is the clean one; training takes one of the noised, if there are any.
+    draws = config.condition_draws
+    copy = 1 + int(image * draws) if draws else 0
+    grain = torch.randn(pair.shape, generator=random)
+    return Choice(tuple(order.tolist()), copy, float(u), grain)
+
+
+def collate(chosen: Sequence[tuple[latents.Sample, Choice]], keys: tuple[str, ...] = ()) -> Batch:
+    """Stack samples and their choices."""
+    inputs = [
+        {**s.inputs, **{name: t[min(c.image, len(t) - 1)] for name, t in s.images.items()}}
+        for s, c in chosen
+    ]
+    return Batch(
+        torch.stack([s.win for s, _ in chosen]),
+        torch.stack([s.lose for s, _ in chosen]),
+        torch.stack([c.noise for _, c in chosen]),
+        torch.tensor([c.u for _, c in chosen], dtype=torch.float64),
+        {name: torch.stack([made[name] for made in inputs]) for name in inputs[0]},
+        keys,
+    )
+
+
+def losers_used(pairs: Sequence[Pair], config: TrainConfig) -> int:
+    """Losers per step: those asked for, at most as many as every pair has."""
+    fewest = min(len(pair.lose) for pair in pairs)
+    return min(config.losers or fewest, fewest)
+
+
+def _order(count: int, epoch: int, seed: int) -> Tensor:
+    random = torch.Generator().manual_seed(seed_of(seed, "order", epoch))
+    return torch.randperm(count, generator=random)

@@ -1,0 +1,157 @@
+"""The held-out check: what training did to pairs it never saw, measured the same way every time.
+
+Every pair is noised at a fixed grid of levels with a fixed noise of its own; nothing reads or moves
+the global random state, so that a measurement changes nothing and repeats bit for bit. The ruler is
+the base model, whose errors are measured once before the first step: a moving reference would move
+the ruler with it. The control pairs every winner with a loser of another prompt. A model that
+learns only how generated video looks wins those just as often.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from realdpo.ids import seed_of
+from realdpo.train import draws, latents, step
+from realdpo.train.config import TrainConfig
+from realdpo.train.draws import Choice
+from realdpo.train.latents import Pair
+from realdpo.train.objective import Errors, accuracy, margins
+from realdpo.train.step import Task
+
+
+@dataclass(frozen=True)
+class Table:
+    """Errors of P pairs at K levels: `win` [P, K], `lose` [P, K, N], `control` [P, K].
+
+    `control` is NaN for a pair to which no pair of another prompt has the same shape.
+    """
+
+    win: Tensor
+    lose: Tensor
+    control: Tensor
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"win": self.win, "lose": self.lose, "control": self.control}
+
+
+def levels(config: TrainConfig) -> list[float]:
+    """The fixed noise levels: the middles of equal parts of the whole schedule."""
+    count = config.held_out_levels
+    return [(k + 0.5) / count for k in range(count)]
+
+
+def measure(
+    model: Any,
+    task: Task,
+    pairs: Sequence[Pair],
+    config: TrainConfig,
+    device: torch.device,
+    together: bool,
+    only: Sequence[int] | None = None,
+) -> Table:
+    """Errors of `model` as it is now on `pairs`, or on those at the indices `only`."""
+    rows = [
+        _row(model, task, pairs, index, config, device, together)
+        for index in (range(len(pairs)) if only is None else only)
+    ]
+    win, lose, control = (torch.stack(part) for part in zip(*rows, strict=True))
+    return Table(win, lose, control)
+
+
+def summary(now: Table, base: Table, beta: float) -> dict[str, Any]:
+    """What changed from `base` to `now`.
+
+    `accuracy`: share of (pair, loser) whose margin, averaged over the grid, favours the winner;
+    0.5 by definition before the first step. `winner_change`: relative change of the winner's error,
+    which must not rise. `control_accuracy`: the same as accuracy with losers of other prompts.
+    """
+    z = margins(_errors(now, base), beta).view(*now.lose.shape)
+    result: dict[str, Any] = {
+        "accuracy": float(accuracy(z.mean(1)).mean()),
+        "accuracy_by_level": accuracy(z).mean((0, 2)).tolist(),
+        "margin": float(z.mean()),
+        "winner_error": float(now.win.mean()),
+        "winner_error_base": float(base.win.mean()),
+        "winner_change": float(now.win.mean() / base.win.mean() - 1),
+        "winner_change_by_level": (now.win.mean(0) / base.win.mean(0) - 1).tolist(),
+        "loser_error": float(now.lose.mean()),
+        "loser_change": float(now.lose.mean() / base.lose.mean() - 1),
+        "pairs": len(now.win),
+    }
+    worse = (now.win - base.win).mean(1, keepdim=True) > 0
+    result["loser_dominant_ratio"] = float(((z.mean(1) > 0) & worse).float().mean())
+    has = ~torch.isnan(now.control[:, 0])
+    if has.any():
+        z = margins(
+            _errors(
+                _swapped(now, has),
+                _swapped(base, has),
+            ),
+            beta,
+        )
+        result["control_accuracy"] = float(accuracy(z.view(int(has.sum()), -1).mean(1)).mean())
+    return result
+
+
+def _swapped(table: Table, rows: Tensor) -> Table:
+    """The pairs at `rows` with their control in the losers' place."""
+    control = table.control[rows]
+    return Table(table.win[rows], control.unsqueeze(2), control)
+
+
+def _row(
+    model: Any,
+    task: Task,
+    pairs: Sequence[Pair],
+    index: int,
+    config: TrainConfig,
+    device: torch.device,
+    together: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Errors of one pair: winner [K], losers [K, N], control [K]."""
+    pair = pairs[index]
+    sample = latents.load(pair, range(draws.losers_used(pairs, config)))
+    other = _stranger(pairs, index)
+    if other is not None:
+        foreign = latents.load(other, [0]).lose
+        sample = latents.Sample(
+            sample.win, torch.cat([sample.lose, foreign]), sample.inputs, sample.images
+        )
+    rows = []
+    for number, u in enumerate(levels(config)):
+        random = torch.Generator().manual_seed(seed_of("held out", pair.pair_id, number))
+        grain = torch.randn(pair.shape, generator=random)
+        choice = Choice(tuple(range(len(sample.lose))), 0, u, grain)
+        batch = draws.collate([(sample, choice)]).to(device)
+        win, lose = step.branch_errors(model, task, batch, together)
+        rows.append(torch.cat([win, lose[0]]).double().cpu())
+    table = torch.stack(rows)
+    if other is None:
+        return table[:, 0], table[:, 1:], torch.full_like(table[:, 0], torch.nan)
+    return table[:, 0], table[:, 1:-1], table[:, -1]
+
+
+def _stranger(pairs: Sequence[Pair], index: int) -> Pair | None:
+    """The next pair of another clip and prompt with latents of the same shape."""
+    here = pairs[index]
+    for offset in range(1, len(pairs)):
+        there = pairs[(index + offset) % len(pairs)]
+        if (
+            there.shape == here.shape
+            and there.clip_id != here.clip_id
+            and there.prompt != here.prompt
+        ):
+            return there
+    return None
+
+
+def _errors(now: Table, base: Table) -> Errors:
+    return Errors(
+        now.win.flatten(), now.lose.flatten(0, 1), base.win.flatten(), base.lose.flatten(0, 1)
+    )

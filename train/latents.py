@@ -1,0 +1,297 @@
+"""Pairs as the trainer sees them: latents and inputs made once, kept on disk, named by content.
+
+A file's name is a hash of the bytes it was made from, this module's transform, and the weights and
+settings of the encoder, so a changed clip, transform or model can never read what is stale. Winner
+and losers go through `video_latents` alike; the same file on both sides gives the same latents.
+The image that conditions a pair may be stored in several noised copies (`condition_draws`), since
+the VAE has left memory by the time a step would noise it afresh.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from realdpo import ids, progress, tables
+from realdpo.errors import UserError
+from realdpo.files import atomic_path
+from realdpo.media.decode import read_clip
+from realdpo.train import models
+from realdpo.train.config import TrainConfig
+from realdpo.train.models import Family, Spec
+from realdpo.workspace import Workspace
+
+TRANSFORM = 1  # raise when the way from a file to a latent changes
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One pair: where its latents and inputs are, and what the held-out check needs to know."""
+
+    pair_id: str
+    clip_id: str
+    source_id: str
+    prompt: str
+    win: Path
+    lose: tuple[Path, ...]
+    inputs: tuple[Path, ...]  # prompt; first frame
+    shape: tuple[int, ...]  # of a latent without batch axis
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A pair in memory: `win` [...], `lose` [N, ...], `inputs`, whose images are [draws, ...]."""
+
+    win: Tensor
+    lose: Tensor
+    inputs: dict[str, Tensor]
+    images: dict[str, Tensor]
+
+
+def load(pair: Pair, losers: Sequence[int] | None = None) -> Sample:
+    """Read a pair's tensors, of all losers or of those at the given indices."""
+    chosen = range(len(pair.lose)) if losers is None else losers
+    prompt, *image = (load_file(path) for path in pair.inputs)
+    return Sample(
+        _read(pair.win),
+        torch.stack([_read(pair.lose[index]) for index in chosen]),
+        prompt,
+        image[0] if image else {},
+    )
+
+
+def prepare(
+    workspace: Workspace,
+    spec: Spec,
+    config: TrainConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    limit: int | None = None,
+) -> dict[str, list[Pair]]:
+    """Encode what is not in the cache yet; returns the pairs of train and validation, in order.
+
+    `limit` stops after so many pairs of each, for a trial.
+
+    The encoders are loaded only when something is missing, and are gone when this returns.
+    Raises UserError when there are no pairs, the audit found a shortcut, or a pair does not fit
+    the model.
+    """
+    refuse_shortcut(workspace, config.allow_shortcut)
+    family = models.family_of(spec)
+    cache = _Cache(workspace.step("latents"), spec, family, config, device, dtype)
+    found: dict[str, list[Pair]] = {}
+    for split in ("train", "validation"):
+        shards = sorted(workspace.pair_data.glob(f"{split}-*.parquet"))
+        count = min(sum(_count(path) for path in shards), limit or sys.maxsize)
+        with progress.bar("latents", count, "pairs") as advance:
+            found[split] = []
+            for row in itertools.islice(_rows(shards), limit):
+                found[split].append(cache.pair(row))
+                advance(note=split)
+    if not found["train"]:
+        raise UserError(
+            f"no pairs for training in {workspace.pair_data}",
+            f"make them with: realdpo pairs build -w {workspace.root}",
+        )
+    return found
+
+
+def refuse_shortcut(workspace: Workspace, allowed: bool) -> None:
+    """Raise UserError when `pairs audit` could tell winners from losers by trivial statistics."""
+    if not workspace.audit.is_file():
+        return
+    verdict = json.loads(workspace.audit.read_text(encoding="utf-8")).get("verdict")
+    if verdict != "shortcut":
+        return
+    if not allowed:
+        raise UserError(
+            f"the audit in {workspace.audit} tells winners from losers by trivial statistics, so "
+            "training would learn those and not motion",
+            "look at `realdpo pairs audit`, rebuild the pairs, or train all the same with "
+            "--set allow_shortcut=true",
+        )
+    progress.say("warning: the audit found a shortcut between the sides; training all the same")
+
+
+def video_latents(family: Family, spec: Spec, vae: Any, clip: np.ndarray) -> Tensor:
+    """Latents [...] float32 of one clip, uint8 [F, H, W, 3]: the only way from pixels to latents."""
+    with torch.no_grad():
+        return family.encode(vae, spec, _pixels(clip).unsqueeze(0))[0].float().cpu()
+
+
+class _Cache:
+    """Files under one folder, made on demand. The encoders are loaded at the first miss."""
+
+    def __init__(
+        self,
+        folder: Path,
+        spec: Spec,
+        family: Family,
+        config: TrainConfig,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.folder, self.spec, self.family = folder, spec, family
+        self.device, self.dtype = device, dtype
+        self.vae_id = self._id("vae")
+        texts = [c for c in spec.options if c.startswith(("text_encoder", "tokenizer"))]
+        images = [c for c in spec.options if c.startswith(("image_encoder", "image_processor"))]
+        self.sees_image = any((spec.options[c] or [None])[0] for c in images)
+        used = [c for c in texts + images if (spec.options[c] or [None])[0]]
+        self.text_id = self._id(*used)
+        self.draws = config.condition_draws if family.condition_noise(spec) else 0
+        self._pipe: Any = None
+
+    def pair(self, row: dict[str, Any]) -> Pair:
+        self._check_size(row)
+        win = self._latents(row["win"]["bytes"])
+        lose = tuple(self._latents(video["bytes"]) for video in row["lose"])
+        image = self._first_frame(row) if self.spec.image else None
+        inputs = [self._prompt(row["prompt"], image)]
+        if image is not None:
+            inputs.append(self._image(image, row["frames"]))
+        shapes = {_shape(path) for path in (win, *lose)}
+        if len(shapes) != 1:
+            raise UserError(
+                f"pair {row['pair_id']}: winner and losers differ in size",
+                "conform the pairs again: realdpo pairs build",
+            )
+        known = (row["pair_id"], row["clip_id"], row["source_id"], row["prompt"])
+        return Pair(*known, win, lose, tuple(inputs), shapes.pop())
+
+    def _latents(self, video: bytes) -> Path:
+        return self._file(
+            "video",
+            lambda: {
+                "latents": video_latents(self.family, self.spec, self.vae, read_clip(video)[0])
+            },
+            vae=self.vae_id,
+            video=ids.bytes_hash(video),
+        )
+
+    def _prompt(self, prompt: str, image: np.ndarray | None) -> Path:
+        seen = image if self.sees_image else None
+
+        def make() -> dict[str, Tensor]:
+            pixels = None if seen is None else _pixels(seen[None])[:, 0]
+            return self.family.embed(self.pipe, self.spec, prompt, pixels)
+
+        seen_id = None if seen is None else ids.bytes_hash(seen.tobytes())
+        return self._file("prompt", make, text=self.text_id, prompt=prompt, image=seen_id)
+
+    def _image(self, image: np.ndarray, frames: int) -> Path:
+        image_id = ids.bytes_hash(image.tobytes())
+
+        def make() -> dict[str, Tensor]:
+            clean = _pixels(image[None])[:, 0].unsqueeze(0)
+            copies = [
+                clean,
+                *_noised(clean, self.draws, self.family.condition_noise(self.spec), image_id),
+            ]
+            each = [self.family.condition(self.vae, self.spec, c, frames) for c in copies]
+            return {name: torch.cat([made[name] for made in each]) for name in each[0]}
+
+        return self._file(
+            "image", make, vae=self.vae_id, image=image_id, frames=frames, draws=self.draws
+        )
+
+    def _file(self, kind: str, make: Any, **key: Any) -> Path:
+        name = ids.content_id(
+            kind=kind,
+            transform=TRANSFORM,
+            pipeline=self.spec.pipeline,
+            dtype=str(self.dtype),
+            **key,
+        )
+        path = self.folder / f"{name}.safetensors"
+        if not path.is_file():
+            with torch.no_grad():
+                tensors = {n: t.detach().cpu().contiguous() for n, t in make().items()}
+            with atomic_path(path) as temporary:
+                save_file(tensors, temporary)
+        return path
+
+    def _first_frame(self, row: dict[str, Any]) -> np.ndarray:
+        stored = row["first_frame"]
+        if stored is None or stored["bytes"] is None:
+            frames, _ = read_clip(row["win"]["bytes"])
+            return np.asarray(frames[0])
+        from PIL import Image
+
+        return np.array(Image.open(io.BytesIO(stored["bytes"])).convert("RGB"))
+
+    def _check_size(self, row: dict[str, Any]) -> None:
+        per_latent, multiple = self.family.factors(self.spec)
+        width, height, frames = row["width"], row["height"], row["frames"]
+        if width % multiple or height % multiple or (frames - 1) % per_latent:
+            raise UserError(
+                f"pair {row['pair_id']} is {width}x{height} with {frames} frames; {self.spec.folder} "
+                f"takes multiples of {multiple} and {per_latent}k+1 frames",
+                "build the pairs with the model that is to be trained",
+            )
+
+    def _id(self, *components: str) -> str:
+        return models.fingerprint(self.spec, *components)
+
+    @property
+    def pipe(self) -> Any:
+        if self._pipe is None:
+            self._pipe = models.load_encoders(self.spec, self.dtype, self.device)
+        return self._pipe
+
+    @property
+    def vae(self) -> Any:
+        return self.pipe.vae
+
+
+def _count(shard: Path) -> int:
+    tables.check(shard, tables.PAIR_SHARD)
+    return int(pq.read_metadata(shard).num_rows)
+
+
+def _rows(shards: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """Rows of the shards, one at a time: videos of a whole shard need not fit in memory."""
+    wanted = ["pair_id", "clip_id", "source_id", "prompt", "win", "lose", "first_frame"]
+    wanted += ["width", "height", "frames", "fps"]
+    for path in shards:
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=1, columns=wanted):
+            yield from batch.to_pylist()
+
+
+def _pixels(frames: np.ndarray) -> Tensor:
+    """uint8 [F, H, W, 3] as float32 [3, F, H, W] in -1..1."""
+    return torch.from_numpy(np.ascontiguousarray(frames)).permute(3, 0, 1, 2).float() / 127.5 - 1
+
+
+def _noised(
+    image: Tensor, draws: int, noise: tuple[float, float] | None, image_id: str
+) -> list[Tensor]:
+    """`draws` copies of the image with noise of log-normal strength, the same on every machine."""
+    if noise is None:
+        return []
+    random = torch.Generator().manual_seed(ids.seed_of("first frame", image_id))
+    mean, std = noise
+    sigmas = torch.exp(mean + std * torch.randn(draws, generator=random))
+    return [image + sigma * torch.randn(image.shape, generator=random) for sigma in sigmas]
+
+
+def _read(path: Path) -> Tensor:
+    return load_file(path)["latents"]
+
+
+def _shape(path: Path) -> tuple[int, ...]:
+    with safe_open(path, framework="pt") as file:
+        return tuple(file.get_slice("latents").get_shape())

@@ -1,0 +1,66 @@
+"""What a run writes down: log.jsonl (a line a step), held_out.jsonl, metrics.csv, trackers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from realdpo.files import write_text
+
+
+class Log:
+    """The logs of a run that has done `step` steps; later lines of a run that died are dropped."""
+
+    def __init__(self, folder: Path, step: int, main: bool, accelerator: Any) -> None:
+        self.folder, self.main, self.accelerator = folder, main, accelerator
+        if main:
+            for name in ("log.jsonl", "held_out.jsonl"):
+                kept = [line for line in read(folder / name) if line["step"] <= step and step]
+                write_text(folder / name, "".join(json.dumps(line) + "\n" for line in kept))
+        accelerator.init_trackers("realdpo")
+
+    def step(self, values: dict[str, float]) -> None:
+        if self.main:
+            _append(self.folder / "log.jsonl", values)
+        self.accelerator.log(values, step=int(values["step"]))
+
+    def held_out(self, step: int, found: dict[str, Any]) -> None:
+        if self.main:
+            _append(self.folder / "held_out.jsonl", {"step": step, **found})
+        plain = {f"held_out/{n}": v for n, v in found.items() if isinstance(v, (int, float))}
+        self.accelerator.log(plain, step=step)
+
+    def write_csv(self) -> None:
+        """The whole log as metrics.csv, one column a number."""
+        rows = read(self.folder / "log.jsonl")
+        names = sorted({name for row in rows for name in row} - {"step"})
+        text = io.StringIO()
+        writer = csv.DictWriter(text, ["step", *names])
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(self.folder / "metrics.csv", text.getvalue())
+
+    def close(self) -> None:
+        self.write_csv()
+        self.accelerator.end_training()
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log; a last line that a crash cut short is left out."""
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def _append(path: Path, row: dict[str, Any]) -> None:
+    with open(path, "a", encoding="utf-8") as handle:
+        handle.write(json.dumps(row) + "\n")

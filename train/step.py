@@ -1,0 +1,229 @@
+"""One step: noise a batch, ask reference and policy, send the gradient back.
+
+Together, winner and losers of a batch go through the model in one forward: 2 (1 + N) forwards,
+against 4 N when the winner is run again for every loser. One by one, only a single branch's
+activations are ever held: the winner's error comes first without gradient, then each loser is run
+forward and back at once with its closed-form slope, then the winner with the sum of slopes, for one
+forward more. Both ways give the same gradient.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from realdpo.train import noise, objective
+from realdpo.train.config import TrainConfig
+from realdpo.train.draws import Batch
+from realdpo.train.models import Family, Spec
+from realdpo.train.objective import Errors, Objective
+from realdpo.train.reference import Reference
+
+
+@dataclass(frozen=True)
+class Task:
+    """What stays the same over a run: model facts, noise process, and how errors are weighed."""
+
+    family: Family
+    spec: Spec
+    process: noise.Process
+    weighting: noise.Weighting = "uniform"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one micro-batch did: its loss, errors (detached) and the mean SDPO scale, if used."""
+
+    loss: float
+    errors: Errors
+    loser_scale: float | None = None
+
+
+def aim_of(config: TrainConfig) -> Objective:
+    return Objective(
+        config.loss, config.beta, config.label_smoothing, config.sft_weight, config.sdpo_mu
+    )
+
+
+def branch(model: Any, task: Task, batch: Batch, clean: Tensor) -> tuple[Tensor, Tensor]:
+    """Error [B] and residual [B, ...] (prediction - target, float32) of `clean` [B, ...].
+
+    `clean` may also be several branches of the batch one after another, [K * B, ...]; noise,
+    level and inputs are repeated, which is what makes the branches comparable.
+    """
+    copies = len(clean) // len(batch.u)
+    u, grain = batch.u.repeat(copies), _repeat(batch.noise, copies)
+    level = noise.levels(task.process, u)
+    noisy = noise.mix(clean, grain, level)
+    inputs = {name: _repeat(tensor, copies) for name, tensor in batch.inputs.items()}
+    timestep = level.timestep.to(noisy.device)
+    if timestep.is_floating_point():
+        timestep = timestep.float()
+    prediction = task.family.forward(model, task.spec, noisy.to(_dtype(model)), timestep, inputs)
+    target = noise.target(task.process, clean, grain, level)
+    skip = task.family.clean_frames(task.spec)
+    axis, length = task.family.TIME_AXIS, clean.shape[task.family.TIME_AXIS] - skip
+    prediction, target = (x.narrow(axis, skip, length) for x in (prediction, target))
+    weight = noise.weights(task.process, level, task.weighting)
+    weight = None if weight is None else weight.to(prediction.device)
+    wide = torch.promote_types(prediction.dtype, target.dtype)
+    return objective.error(prediction, target, weight), prediction.to(wide) - target
+
+
+def branch_errors(model: Any, task: Task, batch: Batch, together: bool) -> tuple[Tensor, Tensor]:
+    """Errors of winner [B] and losers [B, N], without gradient."""
+    with torch.no_grad():
+        if together:
+            errors, _ = branch(model, task, batch, _side_by_side(batch))
+            win, *lose = errors.view(-1, len(batch.u))
+        else:
+            win, *lose = (branch(model, task, batch, clean)[0] for clean in _branches(batch))
+        return win, torch.stack(lose, 1)
+
+
+def dpo(
+    model: Any,
+    task: Task,
+    batch: Batch,
+    aim: Objective,
+    ref_win: Tensor,
+    ref_lose: Tensor,
+    backward: Callable[[Tensor], None],
+    *,
+    together: bool,
+    apart: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+) -> Outcome:
+    """Accumulate the gradient of the preference loss; returns what it was made of.
+
+    `backward` takes a scalar. `apart` is entered around every backward but the last, so that
+    several processes need exchange gradients only once.
+    """
+    way = _together if together else _one_by_one
+    return way(model, task, batch, aim, ref_win, ref_lose, backward, apart)
+
+
+def sft(model: Any, task: Task, batch: Batch, backward: Callable[[Tensor], None]) -> Outcome:
+    """Accumulate the gradient of the winner's own error: the plain training that DPO is held to."""
+    win, _ = branch(model, task, batch, batch.win)
+    loss = win.mean()
+    backward(loss)
+    nothing = win.new_zeros(len(win), 0)
+    return Outcome(float(loss.detach()), Errors(win.detach(), nothing, win.detach(), nothing))
+
+
+def _together(
+    model: Any, task: Task, batch: Batch, aim: Objective, ref_win: Tensor, ref_lose: Tensor,
+    backward: Callable[[Tensor], None], apart: Any,
+) -> Outcome:  # fmt: skip
+    errors, residuals = branch(model, task, batch, _side_by_side(batch))
+    win, *lose = errors.view(-1, len(batch.u))
+    scales = []
+    if aim.sdpo_mu is not None:
+        first, *others = residuals.detach().unflatten(0, (-1, len(batch.u)))
+        scales = [objective.loser_scale(first, other, aim.sdpo_mu) for other in others]
+        lose = [objective.scale_gradient(e, s) for e, s in zip(lose, scales, strict=True)]
+    made = Errors(win, torch.stack(lose, 1), ref_win, ref_lose)
+    loss = objective.loss(made, aim)
+    backward(loss)
+    return _outcome(loss, made, scales)
+
+
+def _one_by_one(
+    model: Any, task: Task, batch: Batch, aim: Objective, ref_win: Tensor, ref_lose: Tensor,
+    backward: Callable[[Tensor], None], apart: Any,
+) -> Outcome:  # fmt: skip
+    winner, *losers = _branches(batch)
+    with torch.no_grad():
+        win, win_residual = branch(model, task, batch, winner)
+    lose, scales = [], []
+    for index, clean in enumerate(losers):
+        with apart():
+            error, residual = branch(model, task, batch, clean)
+            lose.append(error.detach())
+            pair = Errors(win, lose[-1][:, None], ref_win, ref_lose[:, index : index + 1])
+            slope = objective.slopes(pair, aim)[1][:, 0] / len(losers)
+            if aim.sdpo_mu is not None:
+                scales.append(objective.loser_scale(win_residual, residual.detach(), aim.sdpo_mu))
+                slope = slope * scales[-1]
+            backward((slope * error).sum())
+    made = Errors(win, torch.stack(lose, 1), ref_win, ref_lose)
+    slope, _ = objective.slopes(made, aim)
+    again, _ = branch(model, task, batch, winner)
+    backward((slope * again).sum())
+    return _outcome(objective.loss(made, aim), made, scales)
+
+
+class Bank:
+    """Reference errors of fixed draws, kept on disk: later epochs need no reference forward.
+
+    One JSON file a (pair, draw), under a folder that is named by everything the errors depend on.
+    """
+
+    def __init__(self, folder: Any) -> None:
+        self.folder = folder
+
+    def get(self, key: str) -> list[float] | None:
+        """The winner's error and then the losers', in the order of the draw; None when not stored."""
+        import json
+
+        path = self._path(key)
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def put(self, key: str, errors: list[float]) -> None:
+        import json
+
+        from realdpo.files import write_text
+
+        write_text(self._path(key), json.dumps(errors))
+
+    def _path(self, key: str) -> Any:
+        pair, draw = key.split("/")
+        return self.folder / f"{pair}-{draw}.json"
+
+
+def reference_errors(
+    model: Any, task: Task, batch: Batch, reference: Reference, together: bool, bank: Bank | None
+) -> tuple[Tensor, Tensor]:
+    """Reference errors of winner [B] and losers [B, N]: from the bank when it has them all."""
+    if bank is not None:
+        stored = [bank.get(key) for key in batch.keys]
+        if all(stored):
+            table = torch.tensor(stored, dtype=torch.float32, device=batch.win.device)
+            return table[:, 0], table[:, 1:]
+    with reference.active():
+        win, lose = branch_errors(model, task, batch, together)
+    if bank is not None:
+        for key, row in zip(batch.keys, torch.cat([win[:, None], lose], 1).tolist(), strict=True):
+            bank.put(key, row)
+    return win, lose
+
+
+def _outcome(loss: Tensor, made: Errors, scales: list[Tensor]) -> Outcome:
+    parts = (made.win, made.lose, made.ref_win, made.ref_lose)
+    mean = float(torch.stack(scales).mean()) if scales else None
+    return Outcome(float(loss.detach()), Errors(*(e.detach() for e in parts)), mean)
+
+
+def _branches(batch: Batch) -> list[Tensor]:
+    """Winner and losers, each [B, ...]."""
+    return [batch.win, *batch.lose.unbind(1)]
+
+
+def _side_by_side(batch: Batch) -> Tensor:
+    """Winner and losers in one tensor, [(1 + N) * B, ...]."""
+    return torch.cat(_branches(batch))
+
+
+def _repeat(tensor: Tensor, copies: int) -> Tensor:
+    return tensor.repeat(copies, *[1] * (tensor.dim() - 1))
+
+
+def _dtype(model: Any) -> torch.dtype:
+    # A wrapped model (DDP) has no dtype; adapters are float32 on bfloat16 weights, so ask the base.
+    inner = getattr(model, "module", model)
+    return next(p.dtype for n, p in inner.named_parameters() if "lora_" not in n)
