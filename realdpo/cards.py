@@ -59,14 +59,16 @@ def dataset_card(
     sources = source_rows(main)
     clips = tables.read(workspace.clips, tables.CLIPS) if workspace.clips.exists() else None
     rules = thresholds(workspace, clips)
-    pictures = _histograms(clips, rules) if clips is not None and "clips" in by_config else {}
+    scores = _histograms(clips, rules) if clips is not None and "clips" in by_config else None
     thumbnails = _thumbnails(shards)
     files = {"images/thumbnails.png": thumbnails} if thumbnails else {}
-    files |= {picture["path"]: picture["png"] for picture in pictures.values()}
+    files |= {"images/scores.png": scores} if scores else {}
     attribution = [attribution_line(row) for row in sources]
     files["ATTRIBUTION.md"] = ("# Attribution\n\n" + str(md.bullets(attribution)) + "\n").encode()
     licence = licences.overall([row["license"] for row in sources])
     audit = read_audit(workspace) if "pairs" in by_config else None
+    if audit is not None:
+        files["pairs/audit.json"] = workspace.audit.read_bytes()
     readme = template("dataset.md.j2").render(
         header=Markup(_dataset_header(repo, shards, licence)),  # noqa: S704 (YAML of our own)
         name=repo.split("/")[-1],
@@ -76,12 +78,12 @@ def dataset_card(
         overrides=[md.text(line) for line in overrides],
         thumbnails=bool(thumbnails),
         clips=_clips_part(by_config["clips"], facts["clips"]) if "clips" in by_config else None,
-        pairs=_pairs_part(by_config["pairs"], facts["pairs"], audit) if "pairs" in by_config else None,
+        pairs=_pairs_part(by_config["pairs"], facts["pairs"], audit, _winners_through_vae(workspace)) if "pairs" in by_config else None,
         split_table=_split_table(shards, facts),
         columns_table=_columns_table(shards),
         actions=_actions(main),
         funnel=_funnel_table(clips, rules) if clips is not None else None,
-        histograms=list(pictures.values()),
+        histograms=bool(scores),
         captions=_captions(main),
         splits=_splits(facts),
         licence_note=_licence_note(licence),
@@ -227,7 +229,9 @@ def _clips_part(shards: Shards, facts: pa.Table) -> dict[str, Any]:
     }
 
 
-def _pairs_part(shards: Shards, facts: pa.Table, audit: Mapping[str, Any] | None) -> dict[str, Any]:
+def _pairs_part(
+    shards: Shards, facts: pa.Table, audit: Mapping[str, Any] | None, through_vae: bool
+) -> dict[str, Any]:
     keys = ["model", "revision", "lora", "task", "scheduler", "steps", "guidance", "round"]
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in facts.select([*keys, "seeds", "strategy"]).to_pylist():
@@ -260,26 +264,39 @@ def _pairs_part(shards: Shards, facts: pa.Table, audit: Mapping[str, Any] | None
         "first_split": next(iter(shards.files)),
         "models": Markup(", ").join(md.code(model) for model in models),
         "i2v": all(row["task"] == "i2v" for row in rows),
+        "through_vae": through_vae,
         "table": md.table(rows, used),
         "audit": _audit_text(audit),
     }
 
 
+def _winners_through_vae(workspace: Workspace) -> bool:
+    path = workspace.root / "config" / "pairs-build.toml"
+    return path.exists() and bool(load_toml(path).get("pairs", {}).get("roundtrip_win"))
+
+
 def _audit_text(audit: Mapping[str, Any] | None) -> Markup:
     if audit is None:
         return Markup("**Not known**: the pairs were published without an audit.")
-    shortcut = audit_says_shortcut(audit)
-    verdict = (
-        "**Yes: a shortcut was found.** A model can lower its loss on these pairs without moving better."
-        if shortcut
-        else "**No shortcut was found** by the tests below."
-    )
+    verdict = {
+        "shortcut": "**Yes: a shortcut was found.** A model can lower its loss on these pairs without "
+        "moving better.",
+        "suspicious": "**Perhaps**: the sides differ in more than motion, but not clearly.",
+        "clean": "**No shortcut was found.**",
+    }.get(str(audit.get("verdict")), "**Not known.**")
+    said = [audit.get("summary"), (audit.get("motion") or {}).get("words")]
     rows = [
-        {"measure": md.code(name), "value": value}
-        for name, value in sorted(_flat(audit))
-        if isinstance(value, (int, float, str)) and name != "verdict"
+        {"what": part.get("name"), "auc": part.get("auc"), "seen": part.get("words")}
+        for part in audit.get("features", [])
     ]
-    return Markup("{}\n\n{}").format(Markup(verdict), md.table(rows[:40]))  # noqa: S704
+    columns = {"what": "statistic", "auc": "AUC (0.5 is chance)", "seen": "difference"}
+    return Markup("\n\n").join(
+        [
+            Markup(verdict),  # noqa: S704
+            Markup(" ").join(md.sentence(text) for text in said if text),
+            *([md.table(rows, columns)] if rows else []),
+        ]
+    )
 
 
 def audit_says_shortcut(audit: Mapping[str, Any]) -> bool:
@@ -515,26 +532,20 @@ def _not_done(facts: pa.Table, clips: pa.Table | None) -> Markup:
 # -- pictures ------------------------------------------------------------------------------------
 
 
-def _histograms(
-    clips: pa.Table, rules: Mapping[str, Mapping[str, float]]
-) -> dict[str, dict[str, Any]]:
+def _histograms(clips: pa.Table, rules: Mapping[str, Mapping[str, float]]) -> bytes | None:
+    """Distributions over all clips, kept or not, of the scores that decide; else of the first ones."""
     from realdpo import report
 
     scores = tables.score_columns(clips)
     named = [score for score in rules if score in scores] or scores
-    shown = {}
-    for score in named[:SHOWN_SCORES]:
-        values = clips[score].to_pylist()
-        if all(value is None for value in values):
-            continue
-        marks = dict(rules.get(score, {}))
-        picture = report.png(report.histogram_figure(values, score, marks))
-        shown[score] = {
-            "path": f"images/scores/{score}.png",
-            "alt": f"distribution of {score}",
-            "png": picture,
-        }
-    return shown
+    known = [score for score in named if clips[score].null_count < clips.num_rows]
+    if not known:
+        return None
+    panels = {
+        score: (clips[score].to_pylist(), dict(rules.get(score, {})))
+        for score in known[:SHOWN_SCORES]
+    }
+    return report.png(report.histograms_figure(panels))
 
 
 def _thumbnails(shards: Sequence[Shards]) -> bytes | None:

@@ -31,6 +31,12 @@ def text(value: object) -> Markup:
     return Markup(_SPECIAL.sub(r"\\\1", line))  # noqa: S704 (escaped just above)
 
 
+def sentence(value: str) -> Markup:
+    """Return text with a capital at its head and a full stop at its end."""
+    line = str(text(value))
+    return Markup(line[:1].upper() + line[1:].rstrip(".") + ".")  # noqa: S704 (escaped by `text`)
+
+
 def code(value: object) -> Markup:
     """Return a value as inline code; a backtick in it would end the code, so it becomes a quote."""
     line = " ".join(str(value).split()).replace("`", "'").replace("|", "\\|")
@@ -62,7 +68,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str] | None =
             for row in rows
         )
     }
-    lines = [
+    lines: list[list[str]] = [
         [text(heading) for heading in headings.values()],
         ["---:" if key in numeric else "---" for key in headings],
         *[[text(row.get(key)) for key in headings] for row in rows],

@@ -1,1 +1,335 @@
-"""pull: a workspace from a published dataset, the way back from push-hub."""
+"""pull: a workspace from a published dataset, the way back from push-hub.
+
+Shards that push-hub wrote are copied byte for byte. Any other dataset with the columns is read
+through `datasets`, and what it leaves open (ids, sizes) is worked out from the videos themselves.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from realdpo import ids, tables
+from realdpo.cards import size_text
+from realdpo.errors import UserError
+from realdpo.files import write_bytes
+from realdpo.hub import attempt, connect, explained
+from realdpo.progress import bar
+from realdpo.workspace import SPLITS, Workspace
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+ROWS_PER_SHARD = 256
+"""Rows of a shard that is made here from another dataset."""
+
+_SPLIT_NAMES = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation", "test": "test"}  # fmt: skip
+_KINDS = {"clips": tables.DATASET, "pairs": tables.PAIR_SHARD}
+_NEEDED = {"clips": ("video", "prompt"), "pairs": ("win", "lose", "prompt")}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One configuration of a dataset: what it holds, and its files by split."""
+
+    config: str  # its name on the Hub
+    kind: str  # clips | pairs
+    files: Mapping[str, tuple[str, ...]]  # our split -> paths in the repository
+    splits: Mapping[str, str]  # our split -> its name on the Hub
+    ours: bool  # written by push-hub: copied as it is
+
+
+@dataclass(frozen=True)
+class Pull:
+    """What would be fetched, pinned to a commit."""
+
+    repo: str
+    commit: str
+    parts: tuple[Part, ...]
+    sizes: Mapping[str, int]
+    hashes: Mapping[str, str | None]  # SHA-256 as the Hub states it, of large files
+    audit: str | None  # path of the pairs' audit in the repository
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "repo": self.repo,
+            "commit": self.commit,
+            "bytes": sum(self.sizes.values()),
+            "parts": {
+                part.kind: {s: list(f) for s, f in part.files.items()} for part in self.parts
+            },
+        }
+
+    def describe(self) -> str:
+        lines = [f"{self.repo} at {self.commit[:8]}, {size_text(sum(self.sizes.values()))}"]
+        for part in self.parts:
+            splits = ", ".join(f"{len(files)} of {split}" for split, files in part.files.items())
+            how = "shards" if part.ours else "files, to be made into shards"
+            lines.append(f"  {part.kind}: {splits} ({how})")
+        return "\n".join(lines)
+
+
+def plan(repo: str, revision: str = "main", what: str = "all") -> Pull:
+    """Return what a dataset on the Hub offers, from its listing and the heads of its files.
+
+    Raises UserError when there is no such dataset, or none of its configurations has the columns
+    of clips (`video`, `prompt`) or of pairs (`win`, `lose`, `prompt`).
+    """
+    if what not in ("clips", "pairs", "all"):
+        raise UserError(f"{what} is not something to pull", "one of: clips, pairs, all")
+    api = connect()
+    with explained(f"looking at {repo}"):
+        info: Any = attempt(lambda: api.dataset_info(repo, revision=revision, files_metadata=False))
+        entries = attempt(lambda: list(api.list_repo_tree(repo, recursive=True, revision=info.sha, repo_type="dataset")))  # fmt: skip
+        files = {entry.path: entry for entry in entries if hasattr(entry, "blob_id")}
+        parts = attempt(lambda: _parts(api, repo, info.sha))
+    chosen = tuple(part for part in parts if what in ("all", part.kind))
+    if not chosen:
+        raise UserError(
+            f"{repo} holds no {'clips or pairs' if what == 'all' else what}",
+            "clips need the columns video and prompt; pairs need win, lose and prompt",
+        )
+    if twice := [kind for kind, n in Counter(part.kind for part in chosen).items() if n > 1]:
+        raise UserError(f"{repo} has several configurations with {twice[0]}")
+    wanted = {path for part in chosen for files in part.files.values() for path in files}
+    audit = "pairs/audit.json"
+    return Pull(
+        repo,
+        info.sha,
+        chosen,
+        {path: file.size for path, file in files.items() if path in wanted},
+        {path: file.lfs and file.lfs.sha256 for path, file in files.items() if path in wanted},
+        audit if audit in files and any(part.kind == "pairs" for part in chosen) else None,
+    )
+
+
+def fetch(found: Pull, workspace: Workspace) -> None:
+    """Fill `workspace`; what an interrupted pull fetched is not fetched again.
+
+    Raises UserError when the workspace holds something else already, or a video cannot be read.
+    """
+    api = connect()
+    for part in found.parts:
+        folder = _folder(workspace, part.kind)
+        names = _names(part)
+        if strange := [
+            p.name for p in folder.glob("*.parquet") if p.name not in names and part.ours
+        ]:
+            raise UserError(f"{folder} holds other shards already ({strange[0]})", "pull into a new folder")  # fmt: skip
+        with explained(f"fetching {found.repo}"):
+            if part.ours:
+                _copy(api, found, part, workspace)
+            else:
+                _conform(api, found, part, folder)
+    if found.audit:
+        with explained(f"fetching {found.repo}"):
+            path = attempt(lambda: api.hf_hub_download(found.repo, str(found.audit), repo_type="dataset", revision=found.commit))  # fmt: skip
+        write_bytes(workspace.audit, Path(path).read_bytes())
+    if any(part.kind == "clips" for part in found.parts):
+        _rebuild_clips(workspace)
+
+
+def _parts(api: HfApi, repo: str, commit: str) -> list[Part]:
+    import datasets
+    from huggingface_hub import HfFileSystem
+
+    hub = HfFileSystem(endpoint=api.endpoint, token=api.token)
+    parts = []
+    for config in datasets.get_dataset_config_names(repo, revision=commit, token=api.token):
+        builder = datasets.load_dataset_builder(repo, config, revision=commit, token=api.token)
+        files, splits = {}, {}
+        for split, urls in (builder.config.data_files or {}).items():
+            name = _SPLIT_NAMES.get(str(split))
+            if name is None:
+                raise UserError(f"{repo} has a split {split}", f"splits are: {', '.join(SPLITS)}")
+            files[name] = tuple(url.split(f"@{commit}/", 1)[-1] for url in urls)
+            splits[name] = str(split)
+        if not files:
+            continue
+        first = next(iter(files.values()))[0]
+        schema = None
+        if first.endswith(".parquet"):
+            with hub.open(f"datasets/{repo}@{commit}/{first}", "rb") as handle:
+                schema = pq.read_schema(handle)
+        columns = set(schema.names if schema is not None else builder.info.features or ())
+        kind = next((k for k, names in _NEEDED.items() if set(names) <= columns), None)
+        if kind:
+            ours = schema is not None and _is_ours(schema, _KINDS[kind])
+            parts.append(Part(config, kind, files, splits, ours))
+    return parts
+
+
+def _is_ours(schema: pa.Schema, kind: tables.TableKind) -> bool:
+    metadata = schema.metadata or {}
+    return (
+        metadata.get(tables.NAME_KEY) == kind.name.encode()
+        and metadata.get(tables.VERSION_KEY) == str(kind.version).encode()
+        and set(kind.schema.names) <= set(schema.names)
+    )
+
+
+def _folder(workspace: Workspace, kind: str) -> Path:
+    return workspace.data if kind == "clips" else workspace.pair_data
+
+
+def _names(part: Part) -> set[str]:
+    return {PurePosixPath(path).name for files in part.files.values() for path in files}
+
+
+def _copy(api: HfApi, found: Pull, part: Part, workspace: Workspace) -> None:
+    """Fetch shards byte for byte; one that is there with the right hash is kept."""
+    folder, staging = _folder(workspace, part.kind), workspace.step("pull")
+    paths = [path for files in part.files.values() for path in files]
+    folder.mkdir(parents=True, exist_ok=True)
+    with bar("pull", total=sum(found.sizes[path] for path in paths), unit="bytes") as advance:
+        for path in paths:
+            target = folder / PurePosixPath(path).name
+            if not (target.exists() and ids.file_hash(target) == found.hashes[path]):
+                copy = attempt(
+                    lambda path=path: api.hf_hub_download(
+                        found.repo, path, repo_type="dataset", revision=found.commit, local_dir=staging
+                    )
+                )  # fmt: skip
+                if found.hashes[path] not in (None, ids.file_hash(copy)):
+                    os.unlink(copy)
+                    raise UserError(f"{path} arrived damaged", "pull again")
+                tables.check(copy, _KINDS[part.kind])
+                os.replace(copy, target)
+            advance(found.sizes[path])
+    shutil.rmtree(staging, ignore_errors=True)
+
+
+def _conform(api: HfApi, found: Pull, part: Part, folder: Path) -> None:
+    """Read any dataset that has the columns and write it as our shards."""
+    kind = _KINDS[part.kind]
+    for split, name in part.splits.items():
+        rows = [_row(row, part.kind, split) for row in _rows(api, found, part, name)]
+        count = max(1, -(-len(rows) // ROWS_PER_SHARD))
+        for number in range(count):
+            table = tables.from_rows(kind, rows[number::count])
+            tables.write(folder / f"{split}-{number:05d}-of-{count:05d}.parquet", table, kind)
+
+
+def _rows(api: HfApi, found: Pull, part: Part, split: str) -> Iterator[dict[str, Any]]:
+    import datasets
+
+    data = datasets.load_dataset(
+        found.repo, part.config, split=split, revision=found.commit, streaming=True, token=api.token
+    )
+    yield from data.decode(False)
+
+
+def _row(row: Mapping[str, Any], kind: str, split: str) -> dict[str, Any]:
+    """A row of ours from a row that has at least the needed columns."""
+    from realdpo.media.decode import read_clip
+
+    known = set(_KINDS[kind].schema.names)
+    given = {key: value for key, value in row.items() if key in known and value is not None}
+    main = "video" if kind == "clips" else "win"
+    mp4 = _bytes(row[main])
+    frames, fps = read_clip(mp4)
+    given |= {
+        "split": split,
+        "width": frames.shape[2],
+        "height": frames.shape[1],
+        "frames": frames.shape[0],
+        "fps": float(fps),
+        "source_id": given.get("source_id") or ids.bytes_hash(mp4),
+    }
+    given.setdefault("clip_id", ids.content_id(pulled=ids.bytes_hash(mp4)))
+    if kind == "clips":
+        start = given.get("start_s", 0.0)
+        given |= {
+            "video": {"bytes": mp4, "path": f"{given['clip_id']}.mp4"},
+            "sha256": ids.bytes_hash(mp4),
+        }
+        given |= {
+            "start_s": start,
+            "end_s": given.get("end_s", start + frames.shape[0] / float(fps)),
+        }
+        given.setdefault("captioner", "unknown")
+    else:
+        losers = row["lose"] if isinstance(row["lose"], list) else [row["lose"]]
+        given["win"] = {"bytes": mp4, "path": "win.mp4"}
+        given["lose"] = [
+            {"bytes": _bytes(lose), "path": f"lose-{i}.mp4"} for i, lose in enumerate(losers)
+        ]
+        if first := given.get("first_frame"):
+            given["first_frame"] = {"bytes": _bytes(first), "path": "first_frame.png"}
+        given.setdefault("task", "i2v" if given.get("first_frame") else "t2v")
+        hashes = [ids.bytes_hash(lose["bytes"]) for lose in given["lose"]]
+        given.setdefault(
+            "pair_id", ids.content_id(win=ids.bytes_hash(mp4), lose=hashes, prompt=row["prompt"])
+        )
+        given.setdefault("model", "unknown")
+    return given
+
+
+def _bytes(media: Any) -> bytes:
+    """The bytes of a Video or Image cell, which may hold only an address."""
+    if media.get("bytes"):
+        return bytes(media["bytes"])
+    import fsspec
+
+    with fsspec.open(media["path"], "rb") as handle:
+        return bytes(handle.read())
+
+
+def _rebuild_clips(workspace: Workspace) -> None:
+    """Write clips/, clips.parquet and sources.parquet, which `pairs build` reads, from the shards."""
+    rows: list[dict[str, Any]] = []
+    known = set(tables.CLIPS.schema.names)
+    paths = sorted(workspace.data.glob("*.parquet"))
+    total = sum(pq.ParquetFile(path).metadata.num_rows for path in paths)
+    with bar("unpack", total=total, unit="clips") as advance:
+        for path in paths:
+            file = pq.ParquetFile(path)
+            for group in range(file.num_row_groups):
+                for row in file.read_row_group(group).to_pylist():
+                    rows.append(_clip_row(row, known))
+                    target = workspace.clip_file(row["clip_id"])
+                    if not (target.exists() and ids.file_hash(target) == row["sha256"]):
+                        if ids.bytes_hash(row["video"]["bytes"]) != row["sha256"]:
+                            raise UserError(f"{path}: clip {row['clip_id']} is not what its sha256 says")  # fmt: skip
+                        write_bytes(target, row["video"]["bytes"])
+                    advance()
+    tables.write(workspace.clips, tables.from_rows(tables.CLIPS, rows), tables.CLIPS)
+    sources = {row["source_id"]: row for row in reversed(rows)}
+    provenance = ("license", "author", "source_url", "title", "keywords", "retrieved_at", "split")
+    table = tables.from_rows(
+        tables.SOURCES,
+        [
+            {"source_id": name, "status": "ok"} | {key: row[key] for key in provenance}
+            for name, row in sorted(sources.items())
+        ],
+    )
+    tables.write(workspace.sources, table, tables.SOURCES)
+
+
+def _clip_row(row: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
+    kept = {key: value for key, value in row.items() if key in known or "." in key}
+    return kept | {
+        "status": "ok",
+        "keep": True,
+        "reasons": [],
+        "fps": _rational(row["fps"]),
+        "start": _rational(row["start_s"]),
+        "end": _rational(row["end_s"]),
+        "path": f"clips/{row['clip_id']}.mp4",
+    }
+
+
+def _rational(value: float | None) -> str | None:
+    if value is None:
+        return None
+    fraction = Fraction(value).limit_denominator(100_000)
+    return f"{fraction.numerator}/{fraction.denominator}"

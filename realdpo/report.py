@@ -137,7 +137,7 @@ def lines_figure(
     panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]], x: str = ""
 ) -> Figure:
     """Return line charts {title: {label: (xs, ys)}} side by side, as a picture of their own."""
-    fig, row = _axes(list(panels), width=4.2 * len(panels), height=2.7)
+    fig, row = _axes(list(panels), width=4.2, height=2.7, columns=len(panels))
     for axes, series in zip(row, panels.values(), strict=True):
         _draw_lines(axes, series)
         axes.set_xlabel(x)
@@ -155,21 +155,31 @@ def histogram_figure(
     values: Sequence[float], title: str = "", marks: Mapping[str, float] | None = None
 ) -> Figure:
     """Return the figure behind `histogram`, for those who need it as a picture of its own."""
+    return histograms_figure({title: (values, marks or {})})
+
+
+def histograms_figure(
+    panels: Mapping[str, tuple[Sequence[float], Mapping[str, float]]], columns: int = 3
+) -> Figure:
+    """Return distributions {title: (values, marks)} in a grid, as a picture of their own."""
     from matplotlib.ticker import MaxNLocator
 
-    fig, (axes,) = _axes([title], width=4.8, height=2.5)
-    known = [float(value) for value in values if not _missing(value) and math.isfinite(value)]
-    if known:
-        bins = min(40, max(6, math.ceil(2 * len(known) ** (1 / 3))))
-        axes.hist(known, bins=bins, color=SERIES[0], alpha=0.75, rwidth=0.94)
-    else:
-        axes.text(0.5, 0.5, "no values", ha="center", color=MUTED, transform=axes.transAxes)
-    for label, at in (marks or {}).items():
-        axes.axvline(at, color=MARK, linewidth=1.3, linestyle=(0, (4, 2)), label=f"{label} {at:g}")
-    if marks:
-        _legend(axes)
-    axes.set_ylabel("count")
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    fig, grid = _axes(list(panels), width=4.8, height=2.5, columns=columns)
+    for axes, (values, marks) in zip(grid, panels.values(), strict=True):
+        known = [float(v) for v in values if not _missing(v) and math.isfinite(v)]
+        if known:
+            bins = min(40, max(6, math.ceil(2 * len(known) ** (1 / 3))))
+            axes.hist(known, bins=bins, color=SERIES[0], alpha=0.75, rwidth=0.94)
+        else:
+            axes.text(0.5, 0.5, "no values", ha="center", color=MUTED, transform=axes.transAxes)
+        for label, at in marks.items():
+            axes.axvline(
+                at, color=MARK, linewidth=1.3, linestyle=(0, (4, 2)), label=f"{label} {at:g}"
+            )
+        if marks:
+            _legend(axes)
+        axes.set_ylabel("count")
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     return fig
 
 
@@ -263,9 +273,9 @@ def _template() -> Template:
 
 
 def _axes(
-    titles: Sequence[str], width: float = 6.4, height: float = 3.0
+    titles: Sequence[str], width: float = 6.4, height: float = 3.0, columns: int = 1
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with one plain chart for each title."""
+    """A figure with one plain chart for each title; `width` and `height` of one, in inches."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -279,14 +289,18 @@ def _axes(
         "ytick.color": MUTED,
     }
     with matplotlib.rc_context(style):
-        fig = Figure(figsize=(width, height), layout="constrained")
-        row = list(fig.subplots(1, len(titles), squeeze=False)[0])
-        for axes, title in zip(row, titles, strict=True):
+        columns = min(columns, len(titles))
+        rows = math.ceil(len(titles) / columns)
+        fig = Figure(figsize=(width * columns, height * rows), layout="constrained")
+        grid = list(fig.subplots(rows, columns, squeeze=False).flat)
+        for unused in grid[len(titles) :]:
+            unused.remove()
+        for axes, title in zip(grid, titles, strict=False):
             axes.set_title(title, loc="left", fontsize=10, fontweight="bold", pad=9)
             axes.spines[["top", "right"]].set_visible(False)
             axes.set_axisbelow(True)
             axes.tick_params(length=3)
-    return fig, row
+    return fig, grid[: len(titles)]
 
 
 def _draw_lines(axes: Axes, series: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> None:
