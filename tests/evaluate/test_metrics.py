@@ -38,13 +38,6 @@ def test_jitter_is_rougher_than_the_same_way_at_constant_speed():
     assert math.isnan(metrics.flow_jerk(moving_square(np.full(9, 32.0))))
 
 
-def test_luma_zigzag_sees_pulsing_and_not_a_fade():
-    fade = np.linspace(0.2, 0.8, 12)[:, None, None] * np.ones((1, 16, 16))
-    pulse = 0.5 + 0.1 * (-1.0) ** np.arange(12)[:, None, None] * np.ones((1, 16, 16))
-    assert metrics.luma_zigzag(fade) == pytest.approx(0, abs=1e-7)
-    assert metrics.luma_zigzag(pulse) == pytest.approx(0.2, abs=1e-6)
-
-
 def test_drift_of_sharpness_and_colour():
     rng = np.random.default_rng(2)
     sharp = rng.uniform(size=(1, 64, 64)).astype(np.float32)

@@ -37,7 +37,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("motion.difference", 0, "of range", "mean change from frame to frame"),
     Metric("smooth.residual", -1, "ratio", "second difference of frames relative to motion"),
     Metric("smooth.jerk", -1, "ratio", "second difference of the flow relative to its speed"),
-    Metric("flicker.luma", -1, "of range", "zigzag of mean brightness from frame to frame"),
+    Metric("motion.smoothness", 1, "0-1", "evenness of the subject's speed"),
+    Metric("flash.flicker", -1, "levels", "fast changes of mean brightness"),
     Metric("frozen.share", -1, "share", "frames that repeat the one before"),
     Metric("drift.sharpness", -1, "octaves", "sharpness gained or lost from start to end"),
     Metric("drift.colour", -1, "Lab", "shift of mean colour from start to end"),
@@ -55,6 +56,14 @@ METRICS: tuple[Metric, ...] = (
     Metric("vbench.dynamic_degree", 0, "", "VBench: share of videos with large motion"),
     Metric("vbench.aesthetic_quality", 1, "", "VBench"),
     Metric("vbench.imaging_quality", 1, "", "VBench"),
+)
+_FROM_SCORES = (
+    "motion.total",
+    "motion.camera",
+    "motion.subject",
+    "motion.smoothness",
+    "flash.flicker",
+    "frozen.share",
 )
 BY_NAME = {metric.name: metric for metric in METRICS}
 
@@ -78,7 +87,6 @@ def video_metrics(
         "motion.difference": frame_difference(grey),
         "smooth.residual": smoothness_residual(grey),
         "smooth.jerk": flow_jerk(_grey(frames, _FLOW_HEIGHT)),
-        "flicker.luma": luma_zigzag(grey),
         "drift.sharpness": sharpness_drift(grey),
         "drift.colour": colour_drift(frames),
     }
@@ -95,9 +103,8 @@ def video_metrics(
 def _from_scores(frames: np.ndarray, fps: Fraction | float) -> dict[str, float]:
     from realdpo.curate.scores import measure
 
-    wanted = ("motion.total", "motion.camera", "motion.subject", "frozen.share")
-    scores = measure(frames, fps)
-    return {name: float(scores[name]) for name in wanted if scores.get(name) is not None}
+    scores = measure(np.ascontiguousarray(frames), float(fps))
+    return {name: float(scores[name]) for name in _FROM_SCORES}
 
 
 def _grey(frames: np.ndarray, height: int) -> np.ndarray:
@@ -149,12 +156,6 @@ def flow_jerk(grey: np.ndarray) -> float:
         return math.nan
     jerk = np.linalg.norm(flows[:-2] - 2 * flows[1:-1] + flows[2:], axis=-1)
     return float(jerk[moving].mean() / speed[1:-1][moving].mean())
-
-
-def luma_zigzag(grey: np.ndarray) -> float:
-    """Mean |m[t] - (m[t-1] + m[t+1])/2| of mean brightness m: pulsing, not fades, in [0, 1]."""
-    means = grey.mean(axis=(1, 2), dtype=np.float64)
-    return float(np.abs(means[1:-1] - (means[:-2] + means[2:]) / 2).mean())
 
 
 def sharpness(grey: np.ndarray) -> np.ndarray:
