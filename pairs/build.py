@@ -106,6 +106,12 @@ def plan(workspace: Workspace, config: BuildConfig) -> Plan:
             f"see why with: realdpo curate report -w {workspace.root}",
         )
     tasks = sorted((_task(found, clip) for clip in chosen), key=lambda task: task.pair_id)
+    if all(task.unfit for task in tasks):
+        raise UserError(
+            f"none of the {len(tasks)} clips fits {model.id}: {tasks[0].unfit}",
+            "ingest with the --target of this model, or set fps, frames, width and height of the "
+            "pairs, e.g. --set fps=8",
+        )
     return dataclasses.replace(found, tasks=tuple(tasks))
 
 
@@ -528,6 +534,12 @@ def finish(workspace: Workspace, planned: Plan, ledger: Ledger) -> dict[str, Any
     tables.write(workspace.pairs, tables.from_rows(tables.PAIRS, rows), tables.PAIRS)
     accepted = [row for row in rows if row["status"] == "ok"]
     shards = write_shards(workspace, accepted, planned.config.shard_rows)
+    if not accepted:
+        reasons = sorted({row["error"] for row in rows if row["error"]}) or ["all were rejected"]
+        raise UserError(
+            f"no pair came of {len(rows)} clips: {reasons[0]}",
+            "--keep-broken pairs broken generations too; the same command tries failures again",
+        )
     verdict = audit.audit_rows(workspace, accepted, measured)
     count: dict[str, int] = {}
     for row in rows:
