@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from realdpo.curate.caption.config import EDIT, KEYWORDS, SIDECAR, CaptionConfig
 from realdpo.errors import UserError
 from realdpo.files import write_text
 from realdpo.media import MediaError
-from realdpo.progress import bar, say
+from realdpo.progress import bar
 from realdpo.workspace import Workspace
 
 Row = Mapping[str, Any]
@@ -31,6 +32,8 @@ Asker = Callable[[Sequence[show.Shown]], Sequence[Answer]]
 """Takes a batch of clips, gives an answer for each; raises UserError when none can be had."""
 
 COLUMNS = ("prompt", "captioner", "caption_status", "caption_raw", "caption.tokens")
+ON_CAPTION = ("verify.fit", "verify.action", "semantic.caption")
+"""Scores of a caption, as against those of a clip."""
 PLAIN = frozenset({KEYWORDS, SIDECAR, EDIT})
 
 
@@ -56,7 +59,7 @@ def caption(
         sources = {
             row["source_id"]: row for row in tables.read(ws.sources, tables.SOURCES).to_pylist()
         }
-        new, summary = caption_rows(
+        new, counted = caption_rows(
             ws,
             rows,
             sources,
@@ -67,7 +70,7 @@ def caption(
             limit=limit,
         )
         tables.write(ws.clips, tables.from_rows(tables.CLIPS, new), tables.CLIPS)
-    return summary
+    return counted
 
 
 def caption_rows(
@@ -98,38 +101,98 @@ def caption_rows(
         }
         spent: dict[str, Any] = {}
     else:
-        folder, asker, workers, batch = _captioner(ws, config)
-        with asker() as ask:
+        text = show.template(config.prompt, "prompt.txt")
+        show.check_template(text, ("seconds", "frames", "hint"))
+        with captioner(ws, config, "caption", text) as model:
             spent = _ask_missing(
                 ws,
                 wanted,
                 sources,
                 config,
-                folder,
-                ask,
-                workers,
-                batch,
+                model,
+                text,
                 only_failed=only_failed,
                 recaption=recaption,
                 limit=limit,
             )
-        found = answers.load(folder, [row["clip_id"] for row in wanted])
+        found = answers.load(model.folder, [row["clip_id"] for row in wanted])
         written = {clip_id: _from_answer(answer, config) for clip_id, answer in found.items()}
-    mended = edits.load(ws)
+    mended, before = edits.load(ws), carried(ws)
     out = []
     for row in rows:
-        new = dict(row)
-        if (text := edits.find(mended, row)) is not None:
-            new.update(prompt=text, captioner=EDIT, caption_status=clean.OK)
-            new["caption.tokens"] = float(count(text))
-        elif (fields := written.get(row["clip_id"])) is not None:
+        earlier_row = before.get(row["clip_id"], {})
+        new = {**earlier_row, **row}
+        if (fields := written.get(row["clip_id"])) is not None:
             new.update(fields)
             prompt = new.get("prompt")
             new["caption.tokens"] = float(count(prompt)) if prompt else None
-        out.append(new)
+        if earlier_row and new.get("prompt") != earlier_row["prompt"]:
+            # What was measured on the old caption says nothing about the new one.
+            new |= {name: None for name in ON_CAPTION if name in new}
+        out.append(_edited(new, mended, count))
     wanted_ids = {row["clip_id"] for row in wanted}
-    summary = _summary([r for r in out if r["clip_id"] in wanted_ids], config)
-    return out, {**summary, **spent, "seconds": round(time.monotonic() - began, 2)}
+    counted = summary([r for r in out if r["clip_id"] in wanted_ids], config)
+    return out, {**counted, **spent, "seconds": round(time.monotonic() - began, 2)}
+
+
+def plan(
+    ws: Workspace, config: CaptionConfig, *, only_failed: bool = False, recaption: bool = False
+) -> dict[str, int]:
+    """How many clips there are and how many would be asked about; asks nobody.
+
+    For a server whose model is not named the answer files cannot be told: all count as open.
+    """
+    ws.require(ws.clips, "curate ingest FOOTAGE")
+    rows = tables.read(ws.clips, tables.CLIPS, ["clip_id", "status", "keep"]).to_pylist()
+    wanted = [r["clip_id"] for r in rows if r["status"] == "ok" and r["keep"] is not False]
+    kind, _, where = config.captioner.partition(":")
+    if kind in PLAIN:
+        return {"clips": len(wanted), "would_ask": 0}
+    name = config.model
+    if kind == "transformers":
+        from realdpo.curate.caption import transformers_vlm
+
+        name = transformers_vlm.identity(where)
+    template = show.template(config.prompt, "prompt.txt")
+    found = (
+        answers.load(answer_folder(ws, "caption", name, template, config), wanted) if name else {}
+    )
+    again = {"what": "all" if recaption else "failed" if only_failed else None}
+    return {
+        "clips": len(wanted),
+        "would_ask": sum(_is_open(found.get(clip_id), again, config) for clip_id in wanted),
+    }
+
+
+def exchange(
+    ws: Workspace, config: CaptionConfig, *, give: Path | None = None, take: Path | None = None
+) -> dict[str, int]:
+    """Take edited captions in, then give the captions out, whichever is asked for."""
+    with ws.lock("curate caption"):
+        ws.require(ws.clips, "curate ingest FOOTAGE")
+        rows = tables.read(ws.clips, tables.CLIPS).to_pylist()
+        done: dict[str, int] = {}
+        if take is not None:
+            done["edits_taken"], done["rows_unchanged"] = edits.take_in(ws, take, rows)
+            mended, count = edits.load(ws), tokens.counter(config.tokenizer)
+            rows = [_edited(row, mended, count) for row in rows]
+            tables.write(ws.clips, tables.from_rows(tables.CLIPS, rows), tables.CLIPS)
+        if give is not None:
+            wanted = [r for r in rows if r["status"] == "ok" and r["keep"] is not False]
+            done["exported"] = edits.give_out(give, wanted)
+    return done
+
+
+def _edited(row: Row, mended: Mapping[str, str], count: Callable[[str], int]) -> dict[str, Any]:
+    """The row with its edit, when it has one."""
+    text = edits.find(mended, row)
+    if text is None:
+        return dict(row)
+    new = {**row, "prompt": text, "captioner": EDIT, "caption_status": clean.OK}
+    new["caption.tokens"] = float(count(text))
+    if text != row.get("prompt"):
+        new |= {name: None for name in ON_CAPTION if name in new}
+    return new
 
 
 # --- captions without a model ---------------------------------------------------------------
@@ -152,6 +215,22 @@ def _plain_caption(row: Row, source: Row, config: CaptionConfig) -> dict[str, An
     }
 
 
+def carried(ws: Workspace) -> dict[str, dict[str, Any]]:
+    """By clip id: the prompt and what was measured on captions and meaning, as it is on disk.
+
+    For a step that makes the clips' rows anew, so that paid and slow scores are not lost.
+    """
+    if not ws.clips.is_file():
+        return {}
+    names = [
+        name
+        for name in tables.check(ws.clips, tables.CLIPS).names
+        if name.startswith(("caption.", "verify.", "semantic.")) or name in ("clip_id", "prompt")
+    ]
+    rows = tables.read(ws.clips, tables.CLIPS, names).to_pylist()
+    return {row.pop("clip_id"): row for row in rows}
+
+
 def _by_models(ws: Workspace) -> dict[str, dict[str, Any]]:
     """What models wrote, from the table as it is on disk."""
     if not ws.clips.is_file():
@@ -168,32 +247,49 @@ def _by_models(ws: Workspace) -> dict[str, dict[str, Any]]:
 # --- captions by a model --------------------------------------------------------------------
 
 
-def _captioner(ws: Workspace, config: CaptionConfig) -> tuple[Path, Callable[[], Any], int, int]:
-    """Folder of its answers, a context that yields the asker, workers, clips a request."""
+@dataclass(frozen=True)
+class Captioner:
+    """A model that answers: its name, where its answers are kept, and how it likes to be asked."""
+
+    name: str
+    folder: Path
+    ask: Asker
+    workers: int
+    batch: int
+
+
+@contextmanager
+def captioner(
+    ws: Workspace, config: CaptionConfig, step: str, template: str
+) -> Iterator[Captioner]:
+    """Open the model that `config.captioner` names. A local one is loaded when first asked."""
     kind, _, where = config.captioner.partition(":")
-    text = show.template(config.prompt, "prompt.txt")
-    show.check_template(text, ("seconds", "frames", "hint"))
     if kind == "openai":
         from realdpo.curate.caption import openai
 
         client = openai.connect(where, config)
-        model = config.model or openai.only_model(client)
-
-        @contextmanager
-        def asker() -> Iterator[Asker]:
-            with client:
-                yield openai.ask_each(client, model, config)
-
-        return answer_folder(ws, "caption", model, text, config), asker, config.concurrency, 1
-
+        try:
+            model = config.model or openai.only_model(client)
+            folder = answer_folder(ws, step, model, template, config)
+            ask = openai.ask_each(client, model, config)
+            yield Captioner(model, folder, ask, config.concurrency, 1)
+        finally:
+            client.close()
+        return
+    if kind != "transformers":
+        raise UserError(f"{config.captioner} is no model", "use openai:... or transformers:...")
     from realdpo.curate.caption import transformers_vlm
 
-    @contextmanager
-    def local() -> Iterator[Asker]:
-        yield transformers_vlm.asker(where, config)
-
     name = transformers_vlm.identity(where)
-    return answer_folder(ws, "caption", name, text, config), local, 1, config.batch
+    loaded: list[Asker] = []
+
+    def ask_local(batch: Sequence[show.Shown]) -> Sequence[Answer]:
+        if not loaded:  # one worker asks, so nobody races for this
+            loaded.append(transformers_vlm.asker(where, config))
+        return loaded[0](batch)
+
+    folder = answer_folder(ws, step, name, template, config)
+    yield Captioner(name.partition("@")[0], folder, ask_local, 1, config.batch)
 
 
 def answer_folder(
@@ -217,31 +313,36 @@ def _ask_missing(
     rows: Sequence[Row],
     sources: Mapping[str, Row],
     config: CaptionConfig,
-    folder: Path,
-    ask: Asker,
-    workers: int,
-    batch: int,
+    model: Captioner,
+    text: str,
     *,
     only_failed: bool,
     recaption: bool,
     limit: int | None,
 ) -> dict[str, Any]:
     """Ask what has no answer yet; each answer is on disk before its worker goes on."""
-    found = answers.load(folder, [row["clip_id"] for row in rows])
-    again = _again(folder, only_failed, recaption)
+    found = answers.load(model.folder, [row["clip_id"] for row in rows])
+    again = _again(model.folder, only_failed, recaption)
     todo = [row for row in rows if _is_open(found.get(row["clip_id"]), again, config)]
     kept = len(rows) - len(todo)
     todo = todo[:limit]
-    text = show.template(config.prompt, "prompt.txt")
 
     def look(row: Row) -> show.Shown:
         frames, seconds = show.clip_frames(ws.root, row, sources, config.frames, config.short_side)
         asked = show.question(text, row, len(frames), seconds)
         return show.Shown(row["clip_id"], frames, seconds, asked)
 
-    got = ask_all(todo, look, ask, folder, workers=workers, batch=batch, title="captions")
+    got = ask_all(
+        todo,
+        look,
+        model.ask,
+        model.folder,
+        workers=model.workers,
+        batch=model.batch,
+        title="captions",
+    )
     if again and limit is None:
-        _again_file(folder).unlink(missing_ok=True)
+        _again_file(model.folder).unlink(missing_ok=True)
     total_in, total_out = sum(a.tokens_in for a in got), sum(a.tokens_out for a in got)
     spent: dict[str, Any] = {
         "asked": len(got),
@@ -249,7 +350,7 @@ def _ask_missing(
         "requests": sum(a.attempts for a in got),
         "tokens_in": total_in,
         "tokens_out": total_out,
-        "answers": str(folder),
+        "answers": str(model.folder),
     }
     if config.price_in or config.price_out:
         spent["usd"] = round((total_in * config.price_in + total_out * config.price_out) / 1e6, 6)
@@ -375,7 +476,8 @@ def _cleaned(text: str, config: CaptionConfig, finish: str) -> dict[str, Any]:
 # --- report ---------------------------------------------------------------------------------
 
 
-def _summary(rows: Sequence[Row], config: CaptionConfig) -> dict[str, Any]:
+def summary(rows: Sequence[Row], config: CaptionConfig) -> dict[str, Any]:
+    """Counts by status and author, and the captions that the text encoder will cut."""
     lengths = [row["caption.tokens"] for row in rows if row.get("caption.tokens")]
     long = [r["clip_id"] for r in rows if (r.get("caption.tokens") or 0) > config.text_tokens]
     return {
@@ -391,22 +493,31 @@ def _summary(rows: Sequence[Row], config: CaptionConfig) -> dict[str, Any]:
     }
 
 
-def describe(summary: Mapping[str, Any]) -> None:
-    """The summary in a few lines for a person."""
+def describe(summary: Mapping[str, Any]) -> str:
+    """A summary in a few lines for a person."""
+    if "edits_taken" in summary or "exported" in summary:
+        return "\n".join(f"{name.replace('_', ' ')}: {n}" for name, n in summary.items())
     status = ", ".join(f"{n} {name}" for name, n in sorted(summary["status"].items()))
     who = ", ".join(f"{n} by {name}" for name, n in sorted(summary["captioners"].items()))
-    say(f"captions: {summary['clips']} clips: {status or 'nothing to do'} ({who or 'nobody'})")
+    lines = [f"captions: {summary['clips']} clips: {status or 'none'} ({who or 'nobody'})"]
     if "asked" in summary:
         cost = f", {summary['usd']:.4f} USD" if "usd" in summary else ""
-        say(
+        lines.append(
             f"asked about {summary['asked']} in {summary['requests']} requests, "
             f"{summary['already_there']} were there; {summary['tokens_in']} tokens in, "
             f"{summary['tokens_out']} out{cost}, {summary['seconds']} s"
         )
+    if "judged" in summary:
+        lines.append(
+            f"judged by {summary['verifier']}: {summary['judged']} "
+            f"({summary['unreadable']} without a verdict), mean fit {summary['mean_fit']}, "
+            f"mean action {summary['mean_action']}"
+        )
     length = summary["tokens"]
     if length["too_long"]:
-        say(
+        lines.append(
             f"{len(length['too_long'])} captions are longer than the text encoder's "
             f"{length['limit']} tokens (by {length['counted_by']}); it will not read their ends: "
             f"{', '.join(length['too_long'][:5])}"
         )
+    return "\n".join(lines)
