@@ -14,6 +14,7 @@ import pytest
 
 from realdpo.errors import UserError
 from realdpo.train.evaluate import judge as j
+from realdpo.train.evaluate.config import JudgeConfig
 
 
 class Server:
@@ -89,7 +90,7 @@ def videos():
 
 def test_scores_come_back_to_the_right_system_whatever_the_order(serve, videos):
     server = serve()
-    config = j.JudgeConfig(url=server.url, model="m")
+    config = JudgeConfig(url=server.url, model="m")
     first = np.full((32, 48, 3), 7, np.uint8)
     for seed in range(6):
         scores = j.judge(config, "a person waves", first, videos, seed)
@@ -105,7 +106,7 @@ def test_scores_come_back_to_the_right_system_whatever_the_order(serve, videos):
 
 def test_without_a_first_frame_its_questions_are_not_asked(serve, videos):
     server = serve()
-    scores = j.judge(j.JudgeConfig(url=server.url, model="m"), "x", None, videos, 0)
+    scores = j.judge(JudgeConfig(url=server.url, model="m"), "x", None, videos, 0)
     assert set(scores["base"]) == {"text", "motion", "body"}
 
 
@@ -114,7 +115,7 @@ def test_throttling_dropped_lines_and_rambling_are_survived(serve, videos, monke
     monkeypatch.setenv("OPENAI_API_KEY", "secret-key")
     eleven = json.dumps({k: {a: [11] * 5 for a in j.ASPECTS} for k in "ABC"})
     server = serve([429, 503, "drop", "I cannot judge this.", eleven])
-    config = j.JudgeConfig(url=server.url, model="m", attempts=6)
+    config = JudgeConfig(url=server.url, model="m", attempts=6)
     scores = j.judge(config, "x", np.zeros((32, 48, 3), np.uint8), videos, 1)
     assert scores["dpo"]["motion"] == pytest.approx([8.0] * 5)
     assert len(server.requests) == 6
@@ -126,12 +127,12 @@ def test_refusal_and_exhaustion_are_one_clear_error_without_the_key(serve, video
     monkeypatch.setenv("OPENAI_API_KEY", "secret-key")
     server = serve([401])
     with pytest.raises(UserError, match="401") as refused:
-        j.judge(j.JudgeConfig(url=server.url, model="m"), "x", None, videos, 0)
+        j.judge(JudgeConfig(url=server.url, model="m"), "x", None, videos, 0)
     assert "secret-key" not in f"{refused.value.message}{refused.value.hint}"
     assert len(server.requests) == 1
     server = serve([500] * 5)
     with pytest.raises(UserError, match="5 attempts: it answers 500"):
-        j.judge(j.JudgeConfig(url=server.url, model="m"), "x", None, videos, 0)
+        j.judge(JudgeConfig(url=server.url, model="m"), "x", None, videos, 0)
 
 
 def test_a_judge_that_made_the_data_is_refused():

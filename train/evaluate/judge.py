@@ -14,13 +14,13 @@ import re
 import string
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
 
 from realdpo.errors import UserError
+from realdpo.train.evaluate.config import JudgeConfig
 from realdpo.train.evaluate.statistics import interval_distance, krippendorff_alpha
 
 ASPECTS: dict[str, tuple[str, ...]] = {
@@ -53,27 +53,6 @@ ASPECTS: dict[str, tuple[str, ...]] = {
         "Is the posture one a person could hold at each moment?",
     ),
 }
-
-
-@dataclass(frozen=True)
-class JudgeConfig:
-    """url: base of the server, up to and including /v1. model: the name it is asked by."""
-
-    url: str = ""
-    model: str = ""
-    runs: int = 2
-    frames: int = 8
-    height: int = 336
-    timeout: float = 180.0
-    attempts: int = 5
-    key_variable: str = "OPENAI_API_KEY"
-    allow_used: bool = False  # judge although it captioned or filtered the data
-
-    def __post_init__(self) -> None:
-        if self.url and not self.url.startswith(("http://", "https://")):
-            raise ValueError(f"the judge's url {self.url!r} does not start with http")
-        if self.runs < 1 or self.frames < 2:
-            raise ValueError("a judge needs at least 1 run and 2 frames")
 
 
 def refuse_if_used(model: str, used: Iterable[str], allow: bool = False) -> None:

@@ -1,0 +1,184 @@
+"""What is generated for: prompts with first frames, from a workspace or a folder.
+
+Four kinds of folder are read:
+
+    RealAction-TestBench   images.txt (one path a line) and a .txt of as many prompts
+    VBench-I2V             vbench2_i2v_full_info.json or i2v-bench-info.json, images in crop/W-H/
+    pictures               each PNG or JPEG with its prompt in <name>.txt, or as its name
+    prompts.txt            one prompt a line, no pictures (text-to-video)
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from realdpo import tables
+from realdpo.errors import UserError
+from realdpo.ids import bytes_hash, content_id
+from realdpo.workspace import Workspace
+
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One prompt. image: its first frame's file, or None. clip: the real clip's file, or None.
+
+    names: file stems under which finished videos of this prompt may be found, best first.
+    """
+
+    item_id: str
+    prompt: str
+    image: Path | None = None
+    clip: Path | None = None
+    names: tuple[str, ...] = ()
+
+
+def read(folder: Path, aspect: float = 1.5) -> list[Item]:
+    """The items of a benchmark folder; `aspect` (width / height) chooses among VBench's crops.
+
+    Raises UserError when the folder is of none of the known kinds or a picture is missing.
+    """
+    if not folder.is_dir():
+        raise UserError(f"the benchmark {folder} is not a folder")
+    if (folder / "images.txt").is_file():
+        return _realaction(folder)
+    for name in ("vbench2_i2v_full_info.json", "i2v-bench-info.json"):
+        if (folder / name).is_file():
+            return _vbench(folder, folder / name, aspect)
+    pictures = sorted(p for p in folder.iterdir() if p.suffix.lower() in _PICTURES)
+    if pictures:
+        return [_picture_item(p) for p in pictures]
+    if (folder / "prompts.txt").is_file():
+        return [_item(prompt, None, (prompt,)) for prompt in _lines(folder / "prompts.txt")]
+    raise UserError(
+        f"{folder} holds no prompts",
+        "expected images.txt and prompts, a VBench-I2V json, pictures, or prompts.txt",
+    )
+
+
+def of_workspace(workspace: Workspace, split: str) -> list[Item]:
+    """The kept clips of a split: their prompts, and their files as real clips."""
+    path = workspace.require(workspace.clips, "curate ingest FOOTAGE")
+    columns = ["clip_id", "prompt", "keep", "status", "split", "path"]
+    rows = tables.read(path, tables.CLIPS, columns).to_pylist()
+    items = []
+    for row in sorted(rows, key=lambda row: row["clip_id"]):
+        if row["split"] != split or not row["keep"] or row["status"] != "ok" or not row["path"]:
+            continue
+        clip = workspace.root / row["path"]
+        if not clip.is_file():
+            raise UserError(f"{clip} is not there", "run `realdpo curate ingest` again")
+        names = (row["clip_id"], row["prompt"])
+        items.append(Item(row["clip_id"], row["prompt"], clip=clip, names=names))
+    if not items:
+        present = sorted({str(row["split"]) for row in rows if row["keep"]})
+        raise UserError(
+            f"no clip of {workspace.root} is in the split {split!r}",
+            f"clips are in: {', '.join(present) or 'none'}; choose with --split, or curate more",
+        )
+    return items
+
+
+def find_video(folder: Path, item: Item, seed: int) -> Path | None:
+    """The finished video of an item: <name>-<seed>.mp4, or <name>.mp4 as seed 0; None if absent."""
+    for name in item.names:
+        stem = name.replace("/", "_")[:180]
+        for candidate in (f"{stem}-{seed}.mp4", *((f"{stem}.mp4",) if seed == 0 else ())):
+            if (folder / candidate).is_file():
+                return folder / candidate
+    return None
+
+
+def fit(picture: np.ndarray, width: int, height: int) -> np.ndarray:
+    """A picture [h, w, 3] cropped about its centre to the aspect, then scaled."""
+    import cv2
+
+    from realdpo.pairs.conform import crop
+
+    x, y, w, h = crop(picture.shape[1], picture.shape[0], width, height)
+    part = np.ascontiguousarray(picture[y : y + h, x : x + w])
+    if (w, h) == (width, height):
+        return part
+    kind = cv2.INTER_AREA if w >= width else cv2.INTER_CUBIC
+    return cv2.resize(part, (width, height), interpolation=kind)
+
+
+def load_picture(path: Path) -> np.ndarray:
+    """uint8 [H, W, 3], upright. Raises UserError when it is not a picture."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(path.read_bytes())) as picture:
+            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+    except (OSError, UnidentifiedImageError) as error:
+        raise UserError(f"{path} is not a readable picture: {error}") from None
+
+
+def _realaction(folder: Path) -> list[Item]:
+    images = _lines(folder / "images.txt")
+    others = [p for p in sorted(folder.glob("*.txt")) if p.name not in ("images.txt", "videos.txt")]
+    prompts = next((lines for p in others if len(lines := _lines(p)) == len(images)), None)
+    if prompts is None:
+        raise UserError(
+            f"{folder} has no file of {len(images)} prompts beside images.txt",
+            "put one prompt a line, in the order of images.txt, into prompts.txt",
+        )
+    items = []
+    for line, prompt in zip(images, prompts, strict=True):
+        # The published folder keeps its images two levels up from the list that names them.
+        places = [parent / line for parent in (folder, *folder.resolve().parents[:3])]
+        image = next((p for p in places if p.is_file()), None)
+        if image is None:
+            raise UserError(f"{folder / 'images.txt'} names {line}, which is not there")
+        items.append(_item(prompt, image, (Path(line).stem, prompt)))
+    return items
+
+
+def _vbench(folder: Path, info: Path, aspect: float) -> list[Item]:
+    try:
+        entries = json.loads(info.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{info} is not valid JSON: {error}") from None
+    crops = {}
+    for place in sorted((folder / "crop").glob("*-*")):
+        width, _, height = place.name.partition("-")
+        if width.isdigit() and height.isdigit():
+            crops[abs(int(width) / int(height) / aspect - 1)] = place
+    roots = [crops[nearest] for nearest in sorted(crops)] + [folder / "origin", folder]
+    items: dict[str, Item] = {}
+    for entry in entries:
+        prompt = entry.get("prompt_en") or entry.get("caption")
+        name = entry.get("image_name") or entry.get("file_name")
+        if not prompt or not name:
+            raise UserError(f"{info}: an entry lacks its prompt or its image's name")
+        image = next((root / name for root in roots if (root / name).is_file()), None)
+        if image is None:
+            raise UserError(f"{info} names {name}, which is in no folder of {folder}")
+        items.setdefault(f"{name}\0{prompt}", _item(prompt, image, (prompt, Path(name).stem)))
+    return list(items.values())
+
+
+def _picture_item(picture: Path) -> Item:
+    text = picture.with_suffix(".txt")
+    prompt = " ".join(_lines(text)) if text.is_file() else picture.stem
+    return _item(prompt, picture, (picture.stem, prompt))
+
+
+def _item(prompt: str, image: Path | None, names: Sequence[str]) -> Item:
+    digest = bytes_hash(image.read_bytes()) if image else None
+    return Item(content_id(prompt=prompt, image=digest), prompt, image, None, tuple(names))
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+    return [line.strip() for line in text.splitlines() if line.strip()]

@@ -1,0 +1,174 @@
+"""What the commands of `realdpo eval` do, between the command line and the parts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from realdpo import progress, report
+from realdpo.errors import UserError
+from realdpo.files import write_text
+from realdpo.train.evaluate.config import EvalConfig
+from realdpo.workspace import Workspace
+
+
+def pairs_of(texts: Sequence[str] | None) -> dict[str, str] | None:
+    """`NAME=WHAT` texts as a mapping; None when none was given."""
+    if not texts:
+        return None
+    found: dict[str, str] = {}
+    for text in texts:
+        name, separator, what = text.partition("=")
+        if not separator or not name or not what:
+            raise UserError(
+                f"--system {text}: not of the form NAME=WHAT", "e.g. --system base=tiny"
+            )
+        if name in found:
+            raise UserError(f"--system {name} is given twice")
+        found[name] = what
+    return found
+
+
+def devices_of(text: str) -> list[str]:
+    """Every GPU for `auto`, else the CPU once; or the names given."""
+    if text != "auto":
+        return [name.strip() for name in text.split(",") if name.strip()] or ["cpu"]
+    import torch
+
+    return [f"cuda:{k}" for k in range(torch.cuda.device_count())] or ["cpu"]
+
+
+def shard_of(text: str) -> tuple[int, int]:
+    index, _, count = text.partition("/")
+    if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+        raise UserError(f"--shard {text}: not of the form I/N with 1 <= I <= N")
+    return int(index), int(count)
+
+
+def preview(workspace: Workspace, config: EvalConfig) -> dict[str, Any]:
+    """What an evaluation would do; nothing is written."""
+    from realdpo.train.evaluate import benchmark, run
+
+    if not config.systems:
+        raise UserError("no system to evaluate", "give --system base=MODEL --system dpo=RUN")
+    systems = [run.resolve(workspace, name, text) for name, text in config.systems.items()]
+    items = (
+        benchmark.read(Path(config.benchmark))
+        if config.benchmark
+        else benchmark.of_workspace(workspace, config.split)
+    )[: config.prompts or None]
+    makers = [s for s in systems if not s.videos]
+    return {
+        "systems": {s.name: s.videos or s.lora or s.transformer or s.model for s in systems},
+        "prompts": len(items),
+        "seeds": config.seeds,
+        "videos_to_make": len(items) * config.seeds * len(makers),
+    }
+
+
+def preview_text(found: dict[str, Any]) -> str:
+    return (
+        f"{len(found['systems'])} systems on {found['prompts']} prompts, {found['seeds']} seeds: "
+        f"{found['videos_to_make']} videos to make"
+    )
+
+
+def evaluate(
+    workspace: Workspace, config: EvalConfig, devices: Sequence[str], shard: tuple[int, int]
+) -> dict[str, Any] | None:
+    """Run it and write the page; the summary, or None when only a shard of videos was made."""
+    from realdpo.train.evaluate import run
+
+    made = run.run(workspace, config, devices=devices, shard=shard)
+    if made is not None:
+        write_report(workspace, config.name, 12)
+    return made
+
+
+def write_report(workspace: Workspace, name: str, players: int) -> tuple[Path, dict[str, Any]]:
+    """The page of an evaluation, written under reports/; its path and the summary."""
+    from realdpo.train.evaluate import page
+
+    folder = _folder(workspace, name)
+    if (folder / "study" / "votes.parquet").is_file():
+        write_text(folder / "study.json", json.dumps(study_results(workspace, name, [])))
+    path = workspace.reports / f"eval-{name}.html"
+    report.write(path, page.build(folder, _prompts(folder), players))
+    return path, json.loads((folder / "summary.json").read_text())
+
+
+def closing(workspace: Workspace, name: str, made: dict[str, Any]) -> str:
+    """The last words of a run: verdicts, cautions, where the page is."""
+    from realdpo.train.evaluate import summary
+
+    lines = [summary.markdown(made)]
+    if made["failures"]:
+        lines.append(f"{len(made['failures'])} videos could not be measured; see the page.\n")
+    lines.append(f"page: {workspace.reports / f'eval-{name}.html'}")
+    return "\n".join(lines)
+
+
+def serve_study(
+    workspace: Workspace, name: str, systems: Sequence[str], host: str, port: int
+) -> None:
+    """Serve until Ctrl-C."""
+    from realdpo.train.evaluate import study
+
+    folder = _folder(workspace, name)
+    made = json.loads((folder / "summary.json").read_text())
+    known = [*made["systems"], "real"]
+    chosen = list(systems) or list(made["systems"])
+    if strange := [s for s in chosen if s not in known]:
+        raise UserError(f"no system {strange[0]!r} in {folder}", f"known: {', '.join(known)}")
+    rows = json.loads((folder / "rows.json").read_text())
+    trials = study.make_trials(folder / "study", rows, chosen, _prompts(folder))
+    running = study.Study(folder / "study", trials)
+    server = study.serve(running, host, port)
+    progress.say(f"http://{host}:{server.server_port}/  ({len(trials)} pairs; Ctrl-C ends it)")
+    progress.say(f"votes: {running.path}")
+    try:
+        server.serve_forever()
+    finally:
+        server.server_close()
+
+
+def study_results(workspace: Workspace, name: str, systems: Sequence[str]) -> dict[str, Any]:
+    """What the votes of a study say."""
+    from realdpo.train.evaluate import study, summary
+
+    path = _folder(workspace, name) / "study" / "votes.parquet"
+    votes = study.read_votes(path)
+    if not votes:
+        raise UserError(
+            f"no votes in {path}", f"collect some: realdpo eval study -w {workspace.root}"
+        )
+    voted = dict.fromkeys(s for v in votes if not v["check"] for s in (v["first"], v["second"]))
+    return summary.plain(study.results(votes, list(systems) or list(voted)))
+
+
+def study_text(found: dict[str, Any]) -> str:
+    lines = [
+        f"{found['votes']} votes, {found['raters']} raters, {found['excluded']} left out; "
+        f"agreement {found['agreement'] if found['agreement'] is not None else 'unknown'}"
+    ]
+    for s in found["strengths"]:
+        ends = "" if s["low"] is None else f"  ({s['low']:+.2f} to {s['high']:+.2f})"
+        lines.append(f"{s['system']:<16} {s['estimate']:+.2f}{ends}")
+    return "\n".join(lines)
+
+
+def _folder(workspace: Workspace, name: str) -> Path:
+    folder = workspace.evaluations / name
+    if not (folder / "summary.json").is_file():
+        raise UserError(
+            f"no evaluation {name!r} in {workspace.root}",
+            f"make it with: realdpo eval --system base=... -w {workspace.root}",
+        )
+    return folder
+
+
+def _prompts(folder: Path) -> dict[str, str]:
+    found: dict[str, str] = json.loads((folder / "prompts.json").read_text())
+    return found

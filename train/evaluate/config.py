@@ -1,0 +1,93 @@
+"""Settings of `realdpo eval`: frozen dataclasses, nothing heavy imported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from realdpo.errors import UserError
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    """A vision-language model as judge; without a url there is none.
+
+    url: base of an OpenAI-compatible server, up to and including /v1. model: the name it is
+    asked by. runs: how often everything is judged, in other orders. frames: shown per video, at
+    most `height` pixels high. key_variable: environment variable that holds the key. allow_used:
+    judge although the model captioned or filtered the data.
+    """
+
+    url: str = ""
+    model: str = ""
+    runs: int = 2
+    frames: int = 8
+    height: int = 336
+    timeout: float = 180.0
+    attempts: int = 5
+    key_variable: str = "OPENAI_API_KEY"
+    allow_used: bool = False
+
+    def __post_init__(self) -> None:
+        if self.url and not self.url.startswith(("http://", "https://")):
+            raise UserError(f"judge.url={self.url}: does not start with http")
+        if self.url and not self.model:
+            raise UserError("judge.model is not given", "name the model as its server knows it")
+        if self.runs < 1 or self.frames < 2 or self.attempts < 1:
+            raise UserError("a judge needs at least 1 run, 1 attempt and 2 frames")
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """What is compared, on which prompts, by what.
+
+    systems: name -> a run of this workspace, a model (`tiny`, folder, Hub id), MODEL+LORA, or a
+    folder of finished videos. base: the one the others are compared to; the first when empty.
+    benchmark: a folder with prompts and first frames; empty is the workspace's `split`. prompts:
+    at most so many (0: all). seeds: videos a prompt and system. What is None of width, height
+    (pixels), frames, fps, steps and guidance is the base model's own. seed: all videos' seeds
+    derive from it and the prompt, so every system gets the same. clip: open_clip model as
+    ARCHITECTURE:WEIGHTS. frechet: feature network as NETWORK:WEIGHTS. vbench: its dimensions.
+    dtype, memory: as for `pairs build`. crf: H.264 quality of generated videos.
+    """
+
+    name: str = "eval"
+    systems: Mapping[str, str] = field(default_factory=dict)
+    base: str = ""
+    benchmark: str = ""
+    split: str = "test"
+    prompts: int = 0
+    seeds: int = 3
+    seed: int = 0
+    width: int | None = None
+    height: int | None = None
+    frames: int | None = None
+    fps: float | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    dtype: str = "auto"
+    memory: str = "auto"
+    crf: int = 12
+    clip: str = ""
+    frechet: str = ""
+    vbench: tuple[str, ...] = ()
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1 or self.prompts < 0:
+            raise UserError("seeds must be at least 1, prompts at least 0 (all)")
+        if self.base and self.systems and self.base not in self.systems:
+            raise UserError(
+                f"base={self.base} is not among the systems", f"known: {', '.join(self.systems)}"
+            )
+        if "real" in self.systems:
+            raise UserError(
+                "the name `real` is kept for the real clips", "call the system otherwise"
+            )
+        for name in (self.name, *self.systems):
+            if not name or any(c in name for c in "/\\\n|") or name.startswith("."):
+                raise UserError(f"{name!r} cannot be used as a name")
+
+    @property
+    def base_name(self) -> str:
+        return self.base or next(iter(self.systems), "")

@@ -1,0 +1,177 @@
+"""The report of an evaluation: one page, and the same as JSON and Markdown beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from realdpo import report
+from realdpo.errors import UserError
+from realdpo.train.evaluate import summary as summaries
+from realdpo.train.evaluate.metrics import BY_NAME
+
+
+def build(folder: Path, prompts: Mapping[str, str], shown: int = 12) -> str:
+    """The page of the evaluation in `folder`; `prompts` maps item ids to texts.
+
+    Players of at most `shown` prompts are on the page. Raises UserError when nothing was evaluated.
+    """
+    path = folder / "summary.json"
+    if not path.is_file():
+        raise UserError(
+            f"{path} is not there", "make it with: realdpo eval --system base=... -w ..."
+        )
+    made, rows = json.loads(path.read_text()), json.loads((folder / "rows.json").read_text())
+    sections = [
+        report.Section("Verdicts", _verdicts(made)),
+        report.Section("Paired differences to " + made["base"], _differences(made)),
+        report.Section("All numbers", report.table(summaries.table_rows(made))),
+        report.Section("Means", _means(made)),
+    ]
+    if "frechet" in made:
+        f = made["frechet"]
+        sections.append(
+            report.Section(
+                "Frechet distance to the real clips",
+                report.table(
+                    [
+                        {"system": n, f["name"]: d, "real clips": f["videos"]}
+                        for n, d in f["distance"].items()
+                    ]
+                ),
+            )
+        )
+    if "judge" in made:
+        sections.append(
+            report.Section("How far the judge agrees with itself", _judge(made["judge"]))
+        )
+    study = folder / "study.json"
+    if study.is_file():
+        sections.append(report.Section("People", _people(json.loads(study.read_text()))))
+    fps = (made["settings"] or {}).get("fps", 8.0)
+    sections += _players(rows, prompts, list(made["systems"]), shown, fps)
+    sections.append(report.Section("What was run", _what(made)))
+    names = ", ".join(f"{name} = {text}" for name, text in made["systems"].items())
+    return report.page(
+        f"Evaluation {made['name']}",
+        sections,
+        f"{names}; {made['prompts']} prompts, {made['seeds']} seeds",
+    )
+
+
+def _verdicts(made: Mapping[str, Any]) -> Markup:
+    rows = []
+    for name, by_metric in made["compared"].items():
+        told: dict[str, list[str]] = {}
+        for metric, c in by_metric.items():
+            told.setdefault(c["verdict"], []).append(metric)
+        rows.append({"system": name} | {verdict: ", ".join(told.get(verdict, [])) or "–" for verdict in
+                    ("better", "worse", "more", "less", "no evidence")})  # fmt: skip
+    notes = Markup("").join(Markup("<p>{}</p>").format(text) for text in made["cautions"])
+    return report.table(rows) + notes
+
+
+def _differences(made: Mapping[str, Any]) -> Markup:
+    """One panel a metric: each system's mean difference with its interval, zero drawn."""
+    from matplotlib.figure import Figure
+
+    metrics = [m["name"] for m in made["metrics"]]
+    systems = list(made["compared"])
+    parts = []
+    for metric in metrics:
+        found = [(n, made["compared"][n].get(metric)) for n in systems]
+        drawn = [(n, c) for n, c in found if c and c["difference"]["low"] is not None]
+        if not drawn:
+            continue
+        fig = Figure(figsize=(3.6, 0.7 + 0.28 * len(drawn)), layout="constrained")
+        axes = fig.add_subplot()
+        for k, (_, c) in enumerate(drawn):
+            d = c["difference"]
+            colour = {"better": report.SERIES[2], "worse": report.MARK}.get(
+                c["verdict"], report.MUTED
+            )
+            axes.plot([d["low"], d["high"]], [k, k], color=colour, linewidth=2)
+            axes.plot([d["estimate"]], [k], "o", color=colour, markersize=5)
+        axes.axvline(0, color=report.INK, linewidth=0.8)
+        axes.set_yticks(range(len(drawn)), [n for n, _ in drawn], fontsize=8)
+        axes.set_ylim(len(drawn) - 0.5, -0.5)
+        axes.tick_params(axis="x", labelsize=7)
+        arrow = {1: " (more is better)", -1: " (less is better)", 0: ""}[BY_NAME[metric].direction]
+        axes.set_title(f"{metric}{arrow}", fontsize=9, loc="left")
+        axes.spines[["top", "right"]].set_visible(False)
+        parts.append(report.figure(fig, alt=f"differences in {metric}"))
+    style = Markup('<div style="display:flex;flex-wrap:wrap;gap:1rem">{}</div>')
+    return (
+        style.format(Markup("").join(parts))
+        if parts
+        else Markup("<p>Too few prompts for intervals.</p>")
+    )
+
+
+def _means(made: Mapping[str, Any]) -> Markup:
+    return report.table([{"system": name, **numbers} for name, numbers in made["means"].items()])
+
+
+def _judge(judge: Mapping[str, Any]) -> Markup:
+    note = ""
+    if judge["also_made_the_data"]:
+        note = "This judge also wrote or filtered the data: its praise is circular."
+    rows = [{"aspect": a, "alpha (1 is perfect)": v} for a, v in judge["agreement"].items()]
+    return Markup("<p>{} in {} runs. {}</p>").format(
+        judge["model"], judge["runs"], note
+    ) + report.table(rows)
+
+
+def _people(study: Mapping[str, Any]) -> Markup:
+    rows = [
+        {"system": s["system"], "strength": s["estimate"], "low": s["low"], "high": s["high"]}
+        for s in study["strengths"]
+    ]
+    text = (
+        f"{study['votes']} votes by {study['raters']} people ({study['excluded']} left out for "
+        f"failing attention checks); agreement (Krippendorff's alpha) {study['agreement']:.2f}."
+        if study["agreement"] is not None
+        else f"{study['votes']} votes by {study['raters']} people; nobody judged the same pair."
+    )
+    return Markup("<p>{}</p>").format(text) + report.table(rows)
+
+
+def _players(
+    rows: Sequence[Mapping[str, Any]],
+    prompts: Mapping[str, str],
+    systems: Sequence[str],
+    shown: int,
+    fps: float,
+) -> list[report.Section]:
+    """Seed 0 of each prompt: the real clip, if any, and every system, in step."""
+    sections = []
+    for item, prompt in list(prompts.items())[:shown]:
+        clips = []
+        for name in ("real", *systems):
+            row = next(
+                (r for r in rows if r["system"] == name and r["item"] == item and r["seed"] == 0),
+                None,
+            )
+            if row is not None and Path(row["video"]).is_file():
+                clips.append((name, Path(row["video"]).read_bytes()))
+        if clips:
+            sections.append(report.Section(prompt[:120] or item, report.in_step(clips, fps)))
+    return sections
+
+
+def _what(made: Mapping[str, Any]) -> Markup:
+    lines = [
+        f"Sampling: {made['settings']}" if made["settings"] else "Finished videos only.",
+        "Intervals: bootstrap over prompts (BCa, widened for few prompts), seeds averaged within. "
+        "Tests: randomisation of signs over prompts, corrected by Holm over all metrics and systems. "
+        '"needed": prompts for power 0.8 at an effect of the size seen.',
+        *made["not_run"],
+        *made["failures"],
+    ]
+    return Markup("<ul>{}</ul>").format(
+        Markup("").join(Markup("<li>{}</li>").format(line) for line in lines)
+    )

@@ -1,0 +1,206 @@
+"""What the numbers say: means, paired differences to base with intervals, verdicts in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from realdpo.train.evaluate import statistics
+from realdpo.train.evaluate.metrics import BY_NAME, METRICS
+
+if TYPE_CHECKING:
+    from realdpo.train.evaluate.run import Plan
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def summarise(
+    plan: Plan, rows: Rows, failures: Sequence[str], extra: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Everything a report needs, as plain values."""
+    names = [system.name for system in plan.systems]
+    items = [item.item_id for item in plan.items]
+    base = plan.config.base_name
+    measured = {name for row in rows for name in row["metrics"]}
+    shown = [m for m in METRICS if m.name in measured]
+    means = {
+        name: {m.name: _mean(rows, name, m.name) for m in shown}
+        for name in (*names, "real")
+        if any(row["system"] == name for row in rows)
+    }
+    compared = compare(rows, items, names, base, plan.config.seeds)
+    return plain(
+        {
+            "name": plan.config.name,
+            "systems": {s.name: s.text for s in plan.systems},
+            "base": base,
+            "prompts": len(items),
+            "seeds": plan.config.seeds,
+            "settings": None if plan.settings is None else asdict(plan.settings),
+            "metrics": [asdict(m) for m in shown],
+            "means": means,
+            "compared": compared,
+            "cautions": cautions(compared, means, base, len(items)),
+            "not_run": not_run(plan),
+            "failures": list(failures),
+            **extra,
+        }
+    )
+
+
+def plain(value: Any) -> Any:
+    """`value` with every NaN and infinity as None, which JSON can hold."""
+    if isinstance(value, Mapping):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def values_of(rows: Rows, system: str, metric: str, items: Sequence[str], seeds: int) -> np.ndarray:
+    """[prompts, seeds], NaN where there is no such video or number."""
+    values = np.full((len(items), seeds), np.nan)
+    place = {item: k for k, item in enumerate(items)}
+    for row in rows:
+        if row["system"] == system and row["item"] in place and row["seed"] < seeds:
+            values[place[row["item"]], row["seed"]] = row["metrics"].get(metric, math.nan)
+    return values
+
+
+def compare(
+    rows: Rows, items: Sequence[str], systems: Sequence[str], base: str, seeds: int
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """{system: {metric: comparison}}; all metrics of all systems are one family of tests."""
+    keys, family = [], []
+    for name in systems:
+        if name == base:
+            continue
+        for metric in METRICS:
+            differences = statistics.paired(
+                values_of(rows, name, metric.name, items, seeds),
+                values_of(rows, base, metric.name, items, seeds),
+            )
+            if len(differences):
+                keys.append((name, metric.name))
+                family.append((metric.name, differences, metric.direction))
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for (name, metric_name), result in zip(keys, statistics.compare(family), strict=True):
+        found.setdefault(name, {})[metric_name] = asdict(result)
+    return found
+
+
+def cautions(
+    compared: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    means: Mapping[str, Mapping[str, float]],
+    base: str,
+    prompts: int,
+) -> list[str]:
+    """What a reader must know before believing a verdict, in plain words."""
+    found = []
+    for name, by_metric in compared.items():
+        smoother = [
+            m for m in by_metric if m.startswith("smooth.") and by_metric[m]["verdict"] == "better"
+        ]
+        amount = by_metric.get("motion.difference", {}).get("difference", {}).get("estimate", 0.0)
+        before = means.get(base, {}).get("motion.difference", math.nan)
+        if smoother and before > 0 and amount < -0.05 * before:
+            found.append(
+                f"{name} is smoother but moves {-100 * amount / before:.0f} % less than {base}: "
+                "standing still is smooth, so this alone is no gain."
+            )
+        frozen = by_metric.get("frozen.share", {})
+        if frozen.get("verdict") == "worse":
+            found.append(f"{name} freezes more often than {base}.")
+    if prompts < 6:
+        found.append(
+            f"With {prompts} prompts no test can reach 0.05 (six at least are needed): "
+            'every verdict is "no evidence" whatever the videos look like.'
+        )
+    elif prompts < 30:
+        found.append(
+            f"{prompts} prompts show large effects only; the last column says how many more are needed."
+        )
+    return found
+
+
+def not_run(plan: Plan) -> list[str]:
+    """The parts of the evaluation that were left out, and what would run them."""
+    config = plan.config
+    parts = {
+        "fit of text and frames (open_clip)": (config.clip, "--clip ARCHITECTURE:WEIGHTS"),
+        "Frechet video distance": (config.frechet, "--frechet NETWORK:WEIGHTS"),
+        "VBench": (config.vbench, "--set 'vbench=[\"motion_smoothness\"]' and pip install vbench"),
+        "judge": (config.judge.url, "--judge URL --judge-model NAME"),
+    }
+    return [f"{name}: not run ({how})" for name, (given, how) in parts.items() if not given]
+
+
+def table_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row a system and metric, for tables."""
+    rows = []
+    for name, by_metric in summary["compared"].items():
+        for metric, c in by_metric.items():
+            rows.append(
+                {
+                    "system": name,
+                    "metric": metric,
+                    "meaning": BY_NAME[metric].meaning,
+                    "better": {1: "more", -1: "less", 0: "–"}[BY_NAME[metric].direction],
+                    "real": summary["means"].get("real", {}).get(metric),
+                    "base": summary["means"].get(summary["base"], {}).get(metric),
+                    "mean": summary["means"][name].get(metric),
+                    "difference": c["difference"]["estimate"],
+                    "interval": interval(c["difference"]),
+                    "win rate": c["win_rate"]["estimate"],
+                    "p sign": c["p_sign"],
+                    "p (Holm)": c["p_adjusted"],
+                    "verdict": c["verdict"],
+                    "prompts": c["prompts"],
+                    "needed": c["prompts_needed"],
+                }
+            )
+    return rows
+
+
+def interval(d: Mapping[str, float | None]) -> str:
+    if d["low"] is None or d["high"] is None:
+        return "too few prompts"
+    return f"{d['low']:+.3g} to {d['high']:+.3g}"
+
+
+def markdown(summary: Mapping[str, Any]) -> str:
+    """The table for a model card: per system and metric the difference to base and the verdict."""
+    lines = [
+        f"{summary['prompts']} prompts, {summary['seeds']} seeds each; 95 % intervals over prompts, "
+        "tests corrected for their number (Holm).",
+        "",
+        "| metric | system | mean | base | difference (95 %) | win rate | verdict |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in table_rows(summary):
+        numbers = (_number(row["mean"]), _number(row["base"]))
+        lines.append(
+            f"| {row['metric']} | {row['system']} | {numbers[0]} | {numbers[1]} | "
+            f"{row['difference']:+.3g} ({row['interval']}) | {row['win rate']:.2f} | {row['verdict']} |"
+        )
+    lines += ["", *(f"- {text}" for text in summary["cautions"])]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
+
+
+def _mean(rows: Rows, system: str, metric: str) -> float:
+    by_item: dict[str, list[float]] = {}
+    for row in rows:
+        value = row["metrics"].get(metric, math.nan)
+        if row["system"] == system and not math.isnan(value):
+            by_item.setdefault(row["item"], []).append(value)
+    return float(np.mean([np.mean(v) for v in by_item.values()])) if by_item else math.nan
