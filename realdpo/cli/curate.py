@@ -1,1 +1,124 @@
-"""Commands of this part; being built."""
+"""`realdpo curate`: footage in, a dataset out. More commands register on `app` from beside."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from realdpo import cli
+from realdpo.cli import options
+
+app = typer.Typer(no_args_is_help=True, help="Footage in, a dataset you would trust out.")
+cli.app.add_typer(app, name="curate")
+
+
+@app.command(
+    epilog="Example: realdpo curate ingest FOOTAGE -w work --target cogvideox --caption keywords"
+)
+def ingest(
+    workspace: options.Workspace,
+    footage: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FOOTAGE...",
+            help="Files, folders, globs, URLs, or CSV, JSONL and Parquet manifests with a column "
+            "`path` or `url`.",
+        ),
+    ],
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="What the clips are for: native, cogvideox, cogvideox1.5, wan2.1, ltx, tiny."
+        ),
+    ] = None,
+    caption: Annotated[
+        str | None, typer.Option(help="Who writes the prompts: keywords, sidecar, or a model.")
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="Where the steps run: local, serial or ray.")
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="Address of a running Ray cluster.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes; as many as cores by default.")
+    ] = None,
+    require_license: Annotated[
+        bool | None,
+        typer.Option("--require-license", help="Drop clips whose licence is not known."),
+    ] = None,
+    license_: Annotated[
+        list[str] | None,
+        typer.Option("--license", help="Allowed SPDX id; may be repeated. Others are dropped."),
+    ] = None,
+    per_action: Annotated[
+        int | None, typer.Option(help="Keep at most so many clips of each action.")
+    ] = None,
+    format_: Annotated[
+        str | None, typer.Option("--format", help="parquet, webdataset or folder.")
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(help="Also copy the dataset to this fsspec address, such as s3://bucket/set."),
+    ] = None,
+    config: options.Config = None,
+    set_: options.Set = None,
+    dry_run: options.DryRun = False,
+    json_: options.Json = False,
+) -> None:
+    """Find shots, score, decide, caption, cut and shard; goes on where an earlier run stopped."""
+    with cli.guard(json_):
+        from dataclasses import fields, replace
+
+        from realdpo.config import resolve, to_toml
+        from realdpo.curate import ingest as steps
+        from realdpo.curate.config import IngestConfig
+        from realdpo.curate.decide import load_overrides
+        from realdpo.workspace import Workspace
+
+        own, limits = _sorted_sets(set_ or (), {field.name for field in fields(IngestConfig)})
+        flags = {
+            "target": target,
+            "caption": caption,
+            "engine": engine,
+            "address": address,
+            "workers": workers,
+            "sources.require_license": require_license,
+            "sources.licenses": license_ or None,
+            "per_action": per_action,
+            "shards.format": format_,
+            "shards.to": to,
+        }
+        settings = resolve(IngestConfig, section="ingest", file=config, sets=own, flags=flags)
+        settings = replace(settings, decide={**settings.decide, **load_overrides(config, limits)})
+        toml = to_toml("ingest", settings)
+        place = Workspace(workspace)
+        if dry_run:
+            planned = steps.plan(footage)
+            if json_:
+                cli.emit({"config": toml, "sources": planned})
+            else:
+                print(toml)
+                print(f"# {len(planned)} sources would be looked at; nothing was written")
+            return
+        result = steps.ingest(place, footage, settings)
+        place.save_config("curate ingest", toml)
+        if json_:
+            cli.emit(result)
+        else:
+            print(steps.closing_table(result))
+
+
+def _sorted_sets(sets: Sequence[str], names: set[str]) -> tuple[list[str], list[str]]:
+    """Settings of ingest itself, and thresholds such as motion.subject_min=1.5."""
+    own = [s for s in sets if s.partition("=")[0].strip().partition(".")[0] in names - {"decide"}]
+    return own, [s for s in sets if s not in own]
+
+
+for _name in ("curate_scores", "curate_caption"):
+    try:
+        importlib.import_module(f"realdpo.cli.{_name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"realdpo.cli.{_name}":
+            raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -26,10 +26,15 @@ _FULL_RANGE_FORMATS = ("yuvj", "gray", "gbr", "rgb", "bgr", "pal", "mono")
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture. time: seconds from the stream's first frame. rgb: uint8 [H, W, 3]."""
+    """One picture. time: seconds from the stream's first frame. rgb: uint8 [H, W, 3].
+
+    luma: uint8 [H, W] of the coded picture at full size, neither turned nor scaled (so that
+    interlacing and codec blocks show), when it was asked for.
+    """
 
     time: Fraction
     rgb: npt.NDArray[np.uint8]
+    luma: npt.NDArray[np.uint8] | None = None
 
 
 def frames(
@@ -41,6 +46,7 @@ def frames(
     end: Fraction | float | None = None,
     threads: int = 0,
     errors: list[str] | None = None,
+    luma_at: Callable[[float], bool] | None = None,
 ) -> Iterator[Frame]:
     """Decode once, in display order, with strictly increasing times.
 
@@ -48,6 +54,7 @@ def frames(
     size: scale to exactly (width, height), whatever the aspect.
     start, end: seconds; only frames with start <= time < end, found by seeking.
     threads: for decoding, 0 lets FFmpeg choose.
+    luma_at: asked for every frame's time in seconds whether it shall carry its full-size luma.
     errors: receives a line for every damaged packet or frame, which is left out. A truncated
     file gives the frames that are there. Raises MediaError when the file is not video or
     nothing in it can be decoded.
@@ -70,7 +77,8 @@ def frames(
                 if end is not None and time >= end:
                     break
                 if start is None or time >= start:
-                    yield Frame(time, picture.rgb(frame))
+                    wanted = luma_at is not None and luma_at(float(time))
+                    yield Frame(time, picture.rgb(frame), _luma(frame) if wanted else None)
         if not sought_too_far:
             return
         seek = None  # this container's index is wrong: go through it from its beginning
@@ -226,6 +234,20 @@ class _Picture:
             for plane in scaled.planes
         ]
         return tonemap.to_sdr(np.stack(planes), transfer, _range(frame) == _FULL)
+
+
+def _luma(frame: av.VideoFrame) -> npt.NDArray[np.uint8]:
+    """The coded picture's luma, 8 bits, at full size."""
+    import numpy as np
+
+    first = frame.format.components[0]
+    if not frame.format.is_planar or frame.format.is_rgb or frame.format.is_big_endian:
+        frame = frame.reformat(format="yuv444p")
+        first = frame.format.components[0]
+    plane = frame.planes[0]
+    kind = np.uint8 if first.bits == 8 else np.uint16
+    lines = np.frombuffer(memoryview(plane), kind).reshape(plane.height, -1)[:, : plane.width]
+    return lines if first.bits == 8 else (lines >> (first.bits - 8)).astype(np.uint8)
 
 
 def _interpolation(frame: av.VideoFrame, width: int, height: int) -> int:

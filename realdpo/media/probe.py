@@ -119,6 +119,8 @@ def open_video(
     target: Any
     if isinstance(source, bytes):
         target, options = io.BytesIO(source), {}
+    elif "://" in str(source):
+        target, options = _remote(str(source)), {}
     else:
         # An absolute path cannot be read as an option or as a protocol, whatever it is called.
         target = os.path.abspath(source)
@@ -141,6 +143,16 @@ def open_video(
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = threads
         yield container, stream
+
+
+def _remote(address: str) -> Any:
+    """A file of any fsspec file system, of which only what is decoded is read."""
+    import fsspec
+
+    try:
+        return fsspec.open(address, "rb").open()
+    except (OSError, ImportError, ValueError) as error:
+        raise MediaError(f"{name_of(address)} cannot be opened: {_reason(error)}") from error
 
 
 def first_frame(

@@ -1,0 +1,145 @@
+"""Settings of `realdpo curate ingest`: sources, shots, clips, targets, shards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from types import MappingProxyType
+from typing import Any, Literal
+
+from realdpo.errors import UserError
+from realdpo.media.encode import EncodeSettings
+
+ANALYSIS_SIDE = 256
+"""Longer side, in pixels, of the frames that shot detection and scores see.
+
+It is the size PySceneDetect's own command reduces to, so its thresholds keep their meaning.
+"""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a clip must be for a video model; zeros mean: as the source is.
+
+    width, height: pixels. frames: exactly so many. fps: frames per second.
+    """
+
+    width: int = 0
+    height: int = 0
+    frames: int = 0
+    fps: Fraction = Fraction(0)
+
+    @property
+    def seconds(self) -> Fraction:
+        """Footage that one clip covers; 0 when its length is free."""
+        return self.frames / self.fps if self.frames else Fraction(0)
+
+
+TARGETS: Mapping[str, Target] = MappingProxyType(
+    {
+        "native": Target(),
+        "cogvideox": Target(720, 480, 49, Fraction(8)),
+        "cogvideox1.5": Target(1360, 768, 81, Fraction(16)),
+        "wan2.1": Target(832, 480, 81, Fraction(16)),
+        "ltx": Target(768, 512, 121, Fraction(24)),
+        "tiny": Target(80, 80, 9, Fraction(8)),
+    }
+)
+
+
+@dataclass(frozen=True)
+class ShotSettings:
+    """Shot boundaries, by PySceneDetect's detectors.
+
+    The defaults are the best single setting over its three benchmark sets (BBC, AutoShot,
+    ClipShots). threshold: None takes the detector's own (adaptive 3.5, content 31,
+    threshold 12, transnetv2 0.4).
+    """
+
+    detector: Literal["adaptive", "content", "threshold", "transnetv2"] = "adaptive"
+    threshold: float | None = None
+    window: int = 3
+    min_content: float = 15.0
+    min_seconds: float = 0.6
+
+
+@dataclass(frozen=True)
+class ClipSettings:
+    """How shots become clips.
+
+    min_seconds, max_seconds: of a clip whose length is free (target native).
+    trim_seconds: left out on both sides of a hard cut, where encoders smear two shots.
+    soft_trim_seconds: left out on both sides of a dissolve or fade.
+    """
+
+    min_seconds: float = 2.0
+    max_seconds: float = 10.0
+    trim_seconds: float = 0.1
+    soft_trim_seconds: float = 0.5
+
+
+@dataclass(frozen=True)
+class SourceSettings:
+    """Which footage is let in.
+
+    licenses: SPDX ids; when not empty, clips of any other licence are dropped.
+    require_license: drop clips whose licence is unknown.
+    max_download_mb: size limit of one download. hdr: tone-map HDR footage, or drop it.
+    """
+
+    require_license: bool = False
+    licenses: tuple[str, ...] = ()
+    max_download_mb: int = 20_000
+    hdr: Literal["tonemap", "drop"] = "tonemap"
+
+
+@dataclass(frozen=True)
+class ShardSettings:
+    """The dataset that is written.
+
+    shard_mb: video bytes of one shard. row_group_mb: of one row group; the Hub's viewer reads
+    one at a time. validation, test: shares of the sources.
+    """
+
+    format: Literal["parquet", "webdataset", "folder"] = "parquet"
+    shard_mb: int = 500
+    row_group_mb: int = 32
+    validation: float = 0.05
+    test: float = 0.05
+    to: str = ""
+
+
+@dataclass(frozen=True)
+class IngestConfig:
+    """Everything `curate ingest` can be told.
+
+    target: name of a preset in TARGETS. decide: thresholds, `<group>.<name>_min` or `_max`,
+    over the defaults of `curate.decide`. caption: name of a captioner. extras: scores of
+    sampled frames to run (people, text, nsfw). engine: where steps run. workers: processes,
+    0 for as many as cores. address: of a Ray cluster, empty starts one here.
+    """
+
+    target: str = "native"
+    sources: SourceSettings = field(default_factory=SourceSettings)
+    shots: ShotSettings = field(default_factory=ShotSettings)
+    clips: ClipSettings = field(default_factory=ClipSettings)
+    decide: dict[str, Any] = field(default_factory=dict)
+    per_action: int = 0
+    caption: str = "keywords"
+    extras: tuple[str, ...] = ()
+    encode: EncodeSettings = field(default_factory=EncodeSettings)
+    shards: ShardSettings = field(default_factory=ShardSettings)
+    engine: Literal["local", "serial", "ray"] = "local"
+    workers: int = 0
+    address: str = ""
+
+    def __post_init__(self) -> None:
+        if self.target not in TARGETS:
+            raise UserError(f"no target {self.target!r}", f"one of: {', '.join(TARGETS)}")
+        if not 0 < self.clips.min_seconds <= self.clips.max_seconds:
+            raise UserError("clips.min_seconds must be above 0 and at most clips.max_seconds")
+        if self.shards.validation < 0 or self.shards.test < 0:
+            raise UserError("shards.validation and shards.test are shares, 0 or more")
+        if self.shards.validation + self.shards.test >= 1:
+            raise UserError("shards.validation and shards.test leave nothing to train on")

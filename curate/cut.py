@@ -1,0 +1,133 @@
+"""Cutting one clip out of its source, exactly, in the form its target wants."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from realdpo.curate.config import Target
+from realdpo.ids import content_id
+from realdpo.media import MediaError
+from realdpo.media.encode import EncodeSettings
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from realdpo.media.decode import Frame
+
+
+@dataclass(frozen=True)
+class Task:
+    """A clip to be cut. width, height, fps: of the source as shown. start, end: seconds."""
+
+    clip_id: str
+    path: str
+    start: Fraction
+    end: Fraction
+    width: int
+    height: int
+    fps: Fraction
+    target: Target
+    encode: EncodeSettings
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A finished clip: MP4 bytes and what is in them."""
+
+    data: bytes
+    width: int
+    height: int
+    frames: int
+    fps: Fraction
+
+
+def clip_id(
+    source_id: str, start: Fraction, end: Fraction, target: Target, encode: EncodeSettings
+) -> str:
+    """The id of a clip: same footage, span and form, same id."""
+    return content_id(source=source_id, start=start, end=end, target=target, encode=encode)
+
+
+def cut(task: Task) -> Clip:
+    """Decode the span, resample it to the target's rate, crop and scale, encode.
+
+    Frame k of the clip is the source frame nearest in time to start + k / fps, within the span.
+    Raises MediaError when the source cannot be read or gives fewer frames than the target needs.
+    """
+    from realdpo.media.decode import frames
+    from realdpo.media.encode import encode
+
+    fps = task.target.fps or task.fps
+    count = task.target.frames or max(1, math.floor((task.end - task.start) * fps))
+    scaled, shape = placement(task.width, task.height, task.target)
+    decoded = frames(task.path, size=scaled, start=task.start, end=task.end, threads=task.threads)
+    written = 0
+
+    def pictures() -> Iterator[npt.NDArray[np.uint8]]:
+        nonlocal written
+        for frame in resample(decoded, task.start, fps, count):
+            written += 1
+            yield centre(frame.rgb, *shape)
+
+    data = encode(pictures(), fps, task.encode)
+    if written < count:
+        raise MediaError(f"the clip has {written} of {count} frames")
+    return Clip(data, *shape, frames=written, fps=fps)
+
+
+def resample(
+    frames: Iterable[Frame], start: Fraction, fps: Fraction, count: int
+) -> Iterator[Frame]:
+    """The frame nearest to start + k / fps for k = 0 .. count - 1; the earlier one of two.
+
+    Ends early when the frames end more than half a step before a wanted time: the last frame
+    is not repeated to fill up.
+    """
+    wanted = 0
+    before: Frame | None = None
+    for frame in frames:
+        while wanted < count:
+            time = start + wanted / fps
+            if frame.time < time:
+                break
+            if before is not None and time - before.time <= frame.time - time:
+                yield before
+            else:
+                yield frame
+            wanted += 1
+        if wanted == count:
+            return
+        before = frame
+    while before is not None and wanted < count:
+        if start + wanted / fps - before.time > 1 / (2 * fps):
+            return
+        yield before
+        wanted += 1
+
+
+def placement(width: int, height: int, target: Target) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(size to scale to, size to crop to), each (width, height).
+
+    The picture covers the target and what sticks out is cropped around the centre; without a
+    target size only an odd last row or column goes.
+    """
+    if not target.width:
+        return (width, height), (max(2, width - width % 2), max(2, height - height % 2))
+    scale = max(Fraction(target.width, width), Fraction(target.height, height))
+    scaled = (
+        max(target.width, round(width * scale)),
+        max(target.height, round(height * scale)),
+    )
+    return scaled, (target.width, target.height)
+
+
+def centre(rgb: npt.NDArray[np.uint8], width: int, height: int) -> npt.NDArray[np.uint8]:
+    """The middle width x height of a picture [H, W, 3]."""
+    top, left = (rgb.shape[0] - height) // 2, (rgb.shape[1] - width) // 2
+    return rgb[top : top + height, left : left + width]

@@ -1,0 +1,152 @@
+"""Shot boundaries and the spans between them that can become clips."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from realdpo.curate.config import ClipSettings, ShotSettings, Target
+from realdpo.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+_CLOCK = 1_000_000_000  # ticks a second: the detectors want one time base for all frames
+_THRESHOLDS = {"adaptive": 3.5, "content": 31.0, "threshold": 12.0, "transnetv2": 0.4}
+
+
+@dataclass(frozen=True)
+class Span:
+    """A piece of a shot, seconds from the stream's first frame; `end` is exclusive.
+
+    reasons: why it cannot become a clip, whatever its scores.
+    """
+
+    shot: int
+    start: Fraction
+    end: Fraction
+    reasons: tuple[str, ...] = ()
+
+
+class CutFinder:
+    """Feeds our frames to a PySceneDetect detector and collects the times it cuts at."""
+
+    def __init__(self, settings: ShotSettings, fps: Fraction) -> None:
+        self._detector = _detector(settings)
+        self._fps = fps if fps > 0 else Fraction(25)
+        self._last: Any = None
+        self._cuts: list[Any] = []
+
+    def feed(self, time: Fraction, bgr: npt.NDArray[np.uint8]) -> None:
+        """The next frame: uint8 [H, W, 3] in blue, green, red order, at analysis size."""
+        from scenedetect import FrameTimecode
+        from scenedetect.common import Timecode
+
+        code = Timecode(pts=round(time * _CLOCK), time_base=Fraction(1, _CLOCK))
+        self._last = FrameTimecode(code, fps=self._fps)
+        self._cuts += self._detector.process_frame(self._last, bgr)
+
+    def cuts(self, times: Sequence[Fraction]) -> list[Fraction]:
+        """Times of the first frames of all shots but the first. times: of all frames fed."""
+        if self._last is None:
+            return []
+        found = [*self._cuts, *self._detector.post_process(self._last)]
+        # A fade's cut lies between two frames: the shot begins at the next one.
+        codes = [round(time * _CLOCK) for time in times]
+        places = {bisect_left(codes, round(cut.pts * cut.time_base * _CLOCK)) for cut in found}
+        return [times[place] for place in sorted(places) if 0 < place < len(codes)]
+
+
+def divide(
+    times: Sequence[Fraction],
+    cuts: Sequence[Fraction],
+    soft: Sequence[tuple[Fraction, Fraction]],
+    fps: Fraction,
+    settings: ClipSettings,
+    target: Target,
+) -> list[Span]:
+    """Spans that fill every shot without its edges, each beginning at a frame.
+
+    times: of all frames, ascending. cuts: first frames of new shots. soft: (start, end) of
+    dissolves and fades; they separate shots as cuts do. A shot that is too short for a clip
+    gives one span with the reason `too_short`; what lies inside a soft transition is in none.
+    """
+    if not times:
+        return []
+    frame = 1 / fps if fps > 0 else Fraction(1, 25)
+    finish = times[-1] + frame
+    gaps = sorted(
+        [(cut, cut, Fraction(settings.trim_seconds)) for cut in cuts]
+        + [(start, end, Fraction(settings.soft_trim_seconds)) for start, end in soft]
+    )
+    spans: list[Span] = []
+    begin, lead, shot = Fraction(0), Fraction(0), 0
+    for gap_start, gap_end, trim in [*gaps, (finish, finish, Fraction(0))]:
+        if gap_start > begin:
+            spans += _pieces(shot, begin + lead, gap_start - trim, times, frame, settings, target)
+            shot += 1
+        if gap_end >= begin:
+            lead = max(trim, lead - (gap_end - begin))
+            begin = gap_end
+    return spans
+
+
+def _pieces(
+    shot: int,
+    start: Fraction,
+    end: Fraction,
+    times: Sequence[Fraction],
+    frame: Fraction,
+    settings: ClipSettings,
+    target: Target,
+) -> list[Span]:
+    """One shot's spans: of equal length, or as many of the target's length as fit."""
+    start = _snap(start, times)
+    if target.frames:
+        # The last picture needs a frame of its own; what it would last for is not needed.
+        reach = (target.frames - 1) / target.fps
+        pieces = []
+        while start + reach <= end - frame:
+            pieces.append(Span(shot, start, min(start + target.seconds, end)))
+            start = _snap(start + target.seconds, times)
+        return pieces or [Span(shot, start, max(start, end), ("too_short",))]
+    length = end - start
+    if length < Fraction(settings.min_seconds):
+        return [Span(shot, start, max(start, end), ("too_short",))]
+    count = math.ceil(length / Fraction(settings.max_seconds))
+    edges = [_snap(start + length * i / count, times) for i in range(count)] + [end]
+    return [Span(shot, a, b) for a, b in pairwise(edges)]
+
+
+def _snap(time: Fraction, times: Sequence[Fraction]) -> Fraction:
+    """The first frame at or after `time`, or the last frame."""
+    return times[min(bisect_left(times, time), len(times) - 1)]
+
+
+def _detector(settings: ShotSettings) -> Any:
+    from scenedetect import detectors
+
+    threshold = settings.threshold
+    if threshold is None:
+        threshold = _THRESHOLDS[settings.detector]
+    shortest = float(settings.min_seconds)
+    if settings.detector == "adaptive":
+        return detectors.AdaptiveDetector(
+            adaptive_threshold=threshold,
+            min_scene_len=shortest,
+            window_width=settings.window,
+            min_content_val=settings.min_content,
+        )
+    if settings.detector == "content":
+        return detectors.ContentDetector(threshold=threshold, min_scene_len=shortest)
+    if settings.detector == "threshold":
+        return detectors.ThresholdDetector(threshold=threshold, min_scene_len=shortest)
+    raise UserError(
+        f"the detector {settings.detector} is not installed", 'pip install "realdpo[neural]"'
+    )

@@ -1,0 +1,169 @@
+"""Run a step over rows: here, in local processes, or on Ray. A failure is a row, never the end."""
+
+from __future__ import annotations
+
+import concurrent.futures as futures
+import functools
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from realdpo.errors import UserError
+
+Row = TypeVar("Row")
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[Row, Value]):
+    """What a step made of a row: its value, or the error that stopped it (then value is None)."""
+
+    row: Row
+    value: Value | None
+    error: str | None = None
+
+
+def run(
+    step: Callable[[Row], Value],
+    rows: Sequence[Row],
+    *,
+    engine: str = "local",
+    workers: int = 0,
+    address: str = "",
+) -> Iterator[Outcome[Row, Value]]:
+    """Yield one Outcome a row, as rows finish, in any order.
+
+    step: a function at module level (or a functools.partial of one) that needs nothing but its
+    row. engine: "serial" in this process; "local" in processes, as many as cores unless
+    `workers` says otherwise; "ray" on the cluster at `address`, or one started here. An error
+    in a step, or the death of the process it ran in, concerns its row only. Full disks and
+    Ctrl-C are not a row's fault and end the run.
+    """
+    count = workers or os.cpu_count() or 1
+    if engine == "ray":
+        yield from _on_ray(step, rows, address)
+    elif engine == "serial" or count == 1 or len(rows) <= 1:
+        for row in rows:
+            yield attempt(step, row)
+    else:
+        yield from _in_processes(step, rows, min(count, len(rows)))
+
+
+def attempt(step: Callable[[Row], Value], row: Row) -> Outcome[Row, Value]:
+    """Run `step` on one row; an exception becomes the Outcome's error."""
+    try:
+        return Outcome(row, step(row))
+    except UserError as error:
+        return Outcome(row, None, error.message)
+    except MemoryError:
+        return Outcome(row, None, "not enough memory")
+    except Exception as error:  # whatever it is, it is this row's and is kept with it
+        return Outcome(row, None, f"{type(error).__name__}: {error}")
+
+
+def threads_per_worker(rows: int, engine: str = "local", workers: int = 0) -> int:
+    """Threads that one step may use so that all of them together fill the cores."""
+    cores = os.cpu_count() or 1
+    if engine == "serial":
+        return cores
+    if engine == "ray":
+        return 1
+    return max(1, cores // max(1, min(workers or cores, rows)))
+
+
+def _in_processes(
+    step: Callable[[Row], Value], rows: Sequence[Row], workers: int
+) -> Iterator[Outcome[Row, Value]]:
+    waiting = iter(rows)
+    while True:
+        pool = _pool(workers)
+        flying: dict[futures.Future[Outcome[Row, Value]], Row] = {}
+        try:
+            # A short queue: a long one would hold the rows' results in memory.
+            for row in itertools.islice(waiting, 2 * workers):
+                flying[pool.submit(attempt, step, row)] = row
+            while flying:
+                done, _ = futures.wait(flying, return_when=futures.FIRST_COMPLETED)
+                for future in done:
+                    outcome = future.result()
+                    del flying[future]
+                    yield outcome
+                    for row in itertools.islice(waiting, 1):
+                        flying[pool.submit(attempt, step, row)] = row
+            return
+        except BrokenProcessPool:
+            pool.shutdown(wait=False, cancel_futures=True)
+            # One of these rows killed its process (or the system did, for memory). Alone, each
+            # shows whether it was the one; the rest go on in a new pool.
+            for row in flying.values():
+                yield _alone(step, row)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _alone(step: Callable[[Row], Value], row: Row) -> Outcome[Row, Value]:
+    pool = _pool(1)
+    try:
+        return pool.submit(attempt, step, row).result()
+    except BrokenProcessPool:
+        return Outcome(row, None, "the process that worked on it died (out of memory?)")
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _pool(workers: int) -> futures.ProcessPoolExecutor:
+    # Fork would copy the locks of FFmpeg's and OpenCV's threads in whatever state they are.
+    context = multiprocessing.get_context("spawn")
+    return futures.ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
+
+
+def _begin_worker() -> None:
+    """Leave Ctrl-C to the parent, and end when the parent does, however it died."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _on_ray(
+    step: Callable[[Row], Value], rows: Sequence[Row], address: str
+) -> Iterator[Outcome[Row, Value]]:
+    try:
+        import ray
+    except ImportError:
+        raise UserError("Ray is not installed", 'pip install "realdpo[ray]"') from None
+    if not ray.is_initialized():
+        try:
+            ray.init(address=address or None, log_to_driver=False, logging_level="ERROR")
+        except ConnectionError as error:
+            raise UserError(f"no Ray cluster at {address}: {error}") from None
+    # Ray runs a task again when its worker or node dies; an error in the step is a result.
+    remote: Any = ray.remote(num_cpus=1, max_retries=5)(functools.partial(attempt, step))
+    waiting = iter(rows)
+    flying: dict[Any, Row] = {}
+    window = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    for row in itertools.islice(waiting, window):
+        flying[remote.remote(row)] = row
+    while flying:
+        done, _ = ray.wait(list(flying), num_returns=1)
+        for reference in done:
+            row = flying.pop(reference)
+            try:
+                yield ray.get(reference)
+            except ray.exceptions.RayError as error:
+                first = str(error).strip().splitlines()[0]
+                yield Outcome(row, None, f"lost on the cluster: {first}")
+            del reference
+            for following in itertools.islice(waiting, 1):
+                flying[remote.remote(following)] = following
