@@ -45,6 +45,7 @@ class Pair:
     clip_id: str
     source_id: str
     prompt: str
+    fps: float
     win: Path
     lose: tuple[Path, ...]
     inputs: tuple[Path, ...]  # prompt; first frame
@@ -68,7 +69,7 @@ def load(pair: Pair, losers: Sequence[int] | None = None) -> Sample:
     return Sample(
         _read(pair.win),
         torch.stack([_read(pair.lose[index]) for index in chosen]),
-        prompt,
+        {**prompt, "fps": torch.tensor(pair.fps)},
         image[0] if image else {},
     )
 
@@ -169,7 +170,7 @@ class _Cache:
                 f"pair {row['pair_id']}: winner and losers differ in size",
                 "conform the pairs again: realdpo pairs build",
             )
-        known = (row["pair_id"], row["clip_id"], row["source_id"], row["prompt"])
+        known = (row["pair_id"], row["clip_id"], row["source_id"], row["prompt"], row["fps"])
         return Pair(*known, win, lose, tuple(inputs), shapes.pop())
 
     def _latents(self, video: bytes) -> Path:

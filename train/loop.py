@@ -109,6 +109,8 @@ class Trainer:
             )
         tokens = math.prod(self.pairs[0].shape) // _channels(self.pairs[0].shape, family)
         process = noise.from_scheduler(spec.scheduler, tokens)
+        if boundary := spec.options.get("boundary_ratio"):
+            process = noise.restrict(process, boundary, above=spec.component == "transformer")
         self.task = Task(family, spec, process, config.weighting)
         self.aim = step.aim_of(config)
 
@@ -600,12 +602,12 @@ def _interrupts() -> Iterator[list[int]]:
     caught: list[int] = []
     before: dict[int, Any] = {}
 
-    def note(number: int, frame: Any) -> None:
+    def note(number: Any, frame: Any) -> None:
         caught.append(number)
         signal.signal(number, before[number])
 
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (int(signal.SIGINT), int(signal.SIGTERM)):
             before[number] = signal.signal(number, note)
     except ValueError:  # not the main thread: whoever called keeps the signals
         pass

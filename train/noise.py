@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -29,7 +29,8 @@ class Process:
 
     `alphas_bar` is the float64 table [T] of a variance-preserving model (v, epsilon); flow models
     have none and use `shift`. `reverse` marks flow models whose clock runs from noise to clean and
-    whose velocity points that way (Mochi).
+    whose velocity points that way (Mochi). `low` and `high` bound the part of the schedule that the
+    transformer serves (Wan 2.2 has one for either part); u runs over that part.
     """
 
     prediction: Prediction
@@ -37,6 +38,8 @@ class Process:
     shift: float = 1.0
     steps: int = 1000
     reverse: bool = False
+    low: float = 0.0
+    high: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,13 @@ def from_scheduler(config: Mapping[str, Any], sequence_length: int = 0) -> Proce
     return Process(names[kind], alphas_bar(config), steps=steps)
 
 
+def restrict(process: Process, boundary: float, above: bool) -> Process:
+    """The part of a flow process on one side of the timestep `boundary` (a share of T)."""
+    # Solve boundary = shift * u / (1 + (shift - 1) * u) for u.
+    u = boundary / (process.shift - (process.shift - 1) * boundary)
+    return replace(process, low=u) if above else replace(process, high=u)
+
+
 def alphas_bar(config: Mapping[str, Any]) -> Tensor:
     """The cumulative signal power of a discrete schedule, [T] float64, from its configuration.
 
@@ -95,7 +105,7 @@ def alphas_bar(config: Mapping[str, Any]) -> Tensor:
 
 def levels(process: Process, u: Tensor) -> Levels:
     """Noise levels at positions `u` in [0, 1), [B]."""
-    u = u.double()
+    u = process.low + (process.high - process.low) * u.double()
     if process.alphas_bar is not None:
         timestep = (u * process.steps).long().clamp_max(process.steps - 1)
         bar = process.alphas_bar.to(u.device)[timestep]

@@ -253,11 +253,16 @@ def _double(batch):
 
 
 def test_accumulation_equals_a_larger_batch(fresh, config):
-    for name, batch, accumulation in (("wide", 4, 1), ("long", 1, 4)):
-        loop.run(fresh, replace(config, name=name, batch=batch, accumulation=accumulation, steps=2))
-    a, b = final(fresh, "wide"), final(fresh, "long")
-    for name in a:
-        torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=1e-6)
+    grads = []
+    for batch, accumulation in ((4, 1), (1, 4)):
+        split = replace(config, batch=batch, accumulation=accumulation, name=f"split-{batch}")
+        trainer = Trainer(fresh, split)
+        trainer.inner.double()
+        for micro in range(accumulation):
+            trainer._backward(_double(trainer.batch(micro)))
+        grads.append({n: p.grad for n, p in checkpoint.trained(trainer.inner)})
+    for name, grad in grads[0].items():
+        torch.testing.assert_close(grad, grads[1][name], rtol=1e-7, atol=1e-10)
 
 
 @pytest.mark.slow
@@ -281,7 +286,9 @@ def test_two_processes_equal_one_with_twice_the_batch(fresh, config, model):
     for name in ("two", "two-apart"):
         other = final(fresh, name)
         for key in one:
-            torch.testing.assert_close(one[key], other[key], rtol=1e-4, atol=1e-6)
+            # Adam divides by the gradient's size, which blows up the last digit of tiny gradients:
+            # 2e-5 is a hundredth of what two steps at this rate move a weight.
+            torch.testing.assert_close(one[key], other[key], rtol=1e-4, atol=2e-5)
     held = [log.read(fresh.runs / name / "held_out.jsonl")[-1] for name in ("one", "two")]
     assert held[0]["winner_error"] == pytest.approx(held[1]["winner_error"], rel=1e-5)
     losses = [log.read(fresh.runs / name / "log.jsonl")[-1]["loss"] for name in ("one", "two")]

@@ -191,8 +191,10 @@ def save_weights(weights: Mapping[str, Tensor], model: Any, spec: Spec, folder: 
     layers = get_peft_model_state_dict(model, state_dict=layers)
     getattr(diffusers, spec.pipeline).save_lora_weights(
         folder,
-        **{f"{spec.component}_lora_layers": layers},
-        **_collate_lora_metadata({spec.component: model}),
+        transformer_lora_layers=layers,
+        # Wan 2.2's second transformer too goes by this name, and is loaded with
+        # load_lora_weights(folder, load_into_transformer_2=True)
+        **_collate_lora_metadata({"transformer": model}),
     )
 
 
@@ -206,7 +208,7 @@ def read_weights(model: nn.Module, spec: Spec, folder: Path) -> dict[str, Tensor
     stored = load_file(lora)
     # peft's files leave out the adapter's name: ...lora_A.weight for ...lora_A.default.weight
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
-    return {n: stored[f"{spec.component}.{n.replace('.default.', '.')}"] for n in trained}
+    return {n: stored[f"transformer.{n.replace('.default.', '.')}"] for n in trained}
 
 
 def fingerprint(spec: Spec, *components: str) -> str:
