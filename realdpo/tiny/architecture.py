@@ -1,0 +1,161 @@
+"""What the tiny model is made of: the classes of CogVideoX-5b-I2V, at a hundredth of the width.
+
+Everything but the widths follows the released image-to-video model: rotary and learned
+positions, v-prediction with zero terminal SNR and trailing steps, first-frame latents joined on
+the channel axis.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+SIDE = 80  # pixels
+FRAMES = 9
+FPS = 8
+TEXT_TOKENS = 48
+LATENT_CHANNELS = 16
+TEXT_WIDTH = 64
+
+SCHEDULER = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "timestep_spacing": "trailing",
+    "snr_shift_scale": 1.0,
+    "set_alpha_to_one": True,
+    "clip_sample": False,
+}
+
+
+def vae() -> Any:
+    """Autoencoder with three levels: 4x in space, 4x in time. Random weights."""
+    from diffusers import AutoencoderKLCogVideoX
+
+    levels = 3
+    return AutoencoderKLCogVideoX(
+        down_block_types=("CogVideoXDownBlock3D",) * levels,
+        up_block_types=("CogVideoXUpBlock3D",) * levels,
+        block_out_channels=(16, 32, 32),
+        latent_channels=LATENT_CHANNELS,
+        layers_per_block=1,
+        norm_num_groups=8,
+        sample_height=SIDE,
+        sample_width=SIDE,
+        scaling_factor=1.0,
+    )
+
+
+def transformer() -> Any:
+    """Image-to-video transformer: latents and first-frame latents in, v out. Random weights."""
+    from diffusers import CogVideoXTransformer3DModel
+
+    return CogVideoXTransformer3DModel(
+        num_attention_heads=4,
+        attention_head_dim=32,
+        num_layers=6,
+        in_channels=2 * LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        time_embed_dim=64,
+        text_embed_dim=TEXT_WIDTH,
+        max_text_seq_length=TEXT_TOKENS,
+        sample_width=SIDE // 4,
+        sample_height=SIDE // 4,
+        sample_frames=FRAMES,
+        patch_size=2,
+        temporal_compression_ratio=4,
+        use_rotary_positional_embeddings=True,
+        use_learned_positional_embeddings=True,
+    )
+
+
+def text_encoder(vocabulary: int) -> Any:
+    """Two layers of T5 v1.1 for `vocabulary` tokens. Random weights."""
+    from transformers import T5Config, T5EncoderModel
+
+    config = T5Config(
+        vocab_size=vocabulary,
+        d_model=TEXT_WIDTH,
+        d_kv=16,
+        d_ff=128,
+        num_layers=2,
+        num_heads=4,
+        feed_forward_proj="gated-gelu",
+        dropout_rate=0.0,
+    )
+    return T5EncoderModel(config)
+
+
+def tokenizer() -> Any:
+    """Unigram pieces learned from words.txt; any text is cut, unknown letters become <unk>."""
+    import sentencepiece
+    from transformers import T5Tokenizer
+
+    letters = "".join(chr(code) for code in (*range(33, 127), *range(0xE0, 0x100)) if code != 0xF7)
+    with tempfile.TemporaryDirectory() as folder:
+        sentencepiece.SentencePieceTrainer.train(
+            input=str(Path(__file__).with_name("words.txt")),
+            model_prefix=f"{folder}/spiece",
+            model_type="unigram",
+            vocab_size=512,
+            hard_vocab_limit=False,
+            required_chars=letters,
+            character_coverage=1.0,
+            normalization_rule_name="nmt_nfkc_cf",
+            pad_id=0,
+            eos_id=1,
+            unk_id=2,
+            bos_id=-1,
+            num_threads=1,
+            minloglevel=2,
+        )
+        return T5Tokenizer.from_pretrained(folder, extra_ids=0, model_max_length=TEXT_TOKENS)
+
+
+def scheduler() -> Any:
+    from diffusers import CogVideoXDDIMScheduler
+
+    return CogVideoXDDIMScheduler(**SCHEDULER)
+
+
+def pipeline(seed: int = 0) -> Any:
+    """The whole pipeline with random weights that depend on `seed` alone."""
+    import torch
+    from diffusers import CogVideoXImageToVideoPipeline
+
+    pieces = tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return CogVideoXImageToVideoPipeline(
+            tokenizer=pieces,
+            text_encoder=text_encoder(len(pieces)),
+            vae=vae(),
+            transformer=transformer(),
+            scheduler=scheduler(),
+        )
+
+
+def save(pipe: Any, folder: str | Path) -> Path:
+    """Write the pipeline as safetensors, whole or not at all, replacing what was there."""
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        pipe.save_pretrained(staging, safe_serialization=True)
+        staging.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        staging.rename(folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return folder
+
+
+def save_untrained(folder: str | Path, seed: int = 0) -> Path:
+    """A folder like the shipped model's, with random weights: for tests of everything around it."""
+    return save(pipeline(seed), folder)
