@@ -234,7 +234,5 @@ def _speed(residual: Floats) -> float:
 def _share(moving: Bools) -> float:
     """Area of the moving points with the holes that flat texture leaves in them closed."""
     kernel = np.ones((5, 5), np.uint8)
-    closed = cv2.morphologyEx(
-        np.pad(moving.astype(np.uint8), 4), cv2.MORPH_CLOSE, kernel
-    )
+    closed = cv2.morphologyEx(np.pad(moving.astype(np.uint8), 4), cv2.MORPH_CLOSE, kernel)
     return float(closed.sum() / moving.size)

@@ -1,0 +1,322 @@
+"""Decide: stored scores and thresholds in, keep or drop with every reason out.
+
+Nothing is decoded and nothing is measured again, so a threshold costs a second to change. A
+score that was not measured (null) never drops a clip.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from realdpo.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from realdpo.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A score's default bounds, and where they come from. None leaves that side open."""
+
+    score: str
+    least: float | None
+    most: float | None
+    source: str
+
+
+# "measured": set on everyday footage (street, indoor, sport, phone, vertical), so that ordinary
+# takes pass and made-up defects of that kind do not. They are a start; `curate calibrate` shows
+# what they do to yours.
+LIMITS: tuple[Limit, ...] = (
+    Limit("time.fps", 14.5, None, "other pipelines ask 15 frames a second; 0.5 for rounding"),
+    Limit("time.gap", None, 0.5, "choice: half a second without a frame is a hole"),
+    Limit("source.short_side", 240, None, "choice: below, no target can be filled"),
+    Limit("luma.mean", 20, 235, "20 is in use elsewhere; its usual 140 drops bright rooms"),
+    Limit("luma.contrast", 10, None, "measured: fog and plain titles lie below"),
+    Limit("luma.highlights", None, 0.4, "measured: windows and snow stay below"),
+    Limit("luma.shadows", None, 0.6, "measured: night streets stay below"),
+    Limit("black.share", None, 0.05, "choice: one frame in twenty, by FFmpeg's blackdetect"),
+    Limit("flash.rate", None, 3, "WCAG 2.3.1: more than three flashes a second"),
+    Limit("flash.flicker", None, 12, "measured: strobes and broken exposure lie above"),
+    Limit("frozen.share", None, 0.3, "measured: a held pose stays below, a still does not"),
+    Limit("box.share", None, 0.1, "choice: bars of a twentieth on two sides"),
+    Limit("detail.sharpness", 0.35, None, "measured: takes out of focus lie below"),
+    Limit("detail.noise", None, 12, "measured: grain that hides texture lies above"),
+    Limit("detail.blocking", None, 1.0, "measured: H.264 of 0.01 bit a pixel lies above"),
+    Limit("detail.combing", None, 0.01, "measured: fields woven in motion lie above"),
+    Limit("motion.subject", 0.04, None, "measured: breathing and leaves lie below, gestures above"),
+    Limit("motion.subject_share", 0.003, None, "measured: a hand at arm's length is a hundredth"),
+    Limit("motion.camera", None, 1.5, "measured: whip pans lie above"),
+    Limit("motion.shake", None, 0.6, "measured: a walking phone stays below"),
+    Limit("motion.unexplained", None, 0.5, "measured: cuts and time-lapse lie above"),
+    Limit("people.share", 0.5, None, "choice: a person in half of the sampled frames"),
+    Limit("people.height", 0.15, None, "choice: smaller, an action cannot be read"),
+    Limit("text.area", None, 0.05, "choice for fine-tuning sets; pretraining allows 0.3"),
+    Limit("nsfw.share", None, 0.5, "the usual cut of classifiers, on the worst frame"),
+)
+
+KEPT_ONE_SIDE = ("_min", "_max")
+
+Thresholds = Mapping[str, float]
+
+
+def thresholds(overrides: Mapping[str, Any] | None = None) -> dict[str, float]:
+    """Defaults with `overrides` over them: `<group>.<name>_min` or `_max` to a number.
+
+    Nested mappings ({"motion": {"subject_min": 1.5}}) are read too, and `nan` or "off" removes a
+    threshold. Raises UserError for a key that is no threshold and a value that is no number.
+    """
+    result = defaults()
+    for key, value in _flat(overrides or {}):
+        name = next((key[: -len(s)] for s in KEPT_ONE_SIDE if key.endswith(s)), "")
+        if "." not in name:
+            close = difflib.get_close_matches(key, result, n=1, cutoff=0.5)
+            raise UserError(
+                f"{key!r} is not a threshold: it must be <group>.<name>_min or _max",
+                f"did you mean {close[0]!r}?" if close else f"such as {next(iter(result))}",
+            )
+        if value == "off":
+            value = math.nan
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise UserError(f"threshold {key}: {value!r} is not a number", 'or "off"')
+        result[key] = float(value)
+    return {key: value for key, value in result.items() if not math.isnan(value)}
+
+
+def defaults() -> dict[str, float]:
+    """LIMITS as a flat mapping."""
+    result: dict[str, float] = {}
+    for limit in LIMITS:
+        if limit.least is not None:
+            result[f"{limit.score}_min"] = limit.least
+        if limit.most is not None:
+            result[f"{limit.score}_max"] = limit.most
+    return result
+
+
+def reasons(
+    scores: Mapping[str, npt.NDArray[Any]], limits: Thresholds, count: int
+) -> list[list[str]]:
+    """For each of `count` clips all the limits it breaks, as `motion.subject=0.8<2`.
+
+    scores: columns of float [count], NaN where not measured; scores that are absent break none.
+    """
+    result: list[list[str]] = [[] for _ in range(count)]
+    for key in sorted(limits):
+        name, least = key[:-4], key.endswith("_min")
+        if name not in scores:
+            continue
+        # As stored: a value on the limit must not fall to the other side by rounding.
+        values, limit = np.asarray(scores[name], np.float32), np.float32(limits[key])
+        for index in np.flatnonzero(values < limit if least else values > limit):
+            sign = "<" if least else ">"
+            result[index].append(f"{name}={_short(values[index], limit)}{sign}{limit:.6g}")
+    return result
+
+
+def apply(
+    clips: pa.Table,
+    overrides: Mapping[str, Any] | None = None,
+    links: Sequence[tuple[int, int]] | None = None,
+) -> pa.Table:
+    """Set `keep`, `reasons` and `duplicate_of` of a clips table.
+
+    Reasons that are not ours to judge (licence, `too_short`, `transition`) stay. links: pairs of
+    rows that show the same footage, None finds them by `phash`. Of such a pair the larger, then
+    longer clip is kept.
+    """
+    import pyarrow as pa
+
+    from realdpo.curate import dedup
+
+    limits = thresholds(overrides)
+    count = clips.num_rows
+    scores = columns(clips)
+    fixed = [
+        [text for text in row or () if not _ours(text)] for row in clips["reasons"].to_pylist()
+    ]
+    found = [old + new for old, new in zip(fixed, reasons(scores, limits, count), strict=True)]
+    if links is None:
+        links = dedup.pairs(fingerprints(clips))
+    ids = clips["clip_id"].to_pylist()
+    copies = _copies(clips, scores, [not row for row in found], links)
+    for copy, original in copies.items():
+        found[copy].append(f"duplicate={ids[original]}")
+    return _with(
+        clips,
+        {
+            "keep": pa.array([not row for row in found], pa.bool_()),
+            "reasons": pa.array(found, pa.list_(pa.string())),
+            "duplicate_of": pa.array(
+                [ids[copies[i]] if i in copies else None for i in range(count)], pa.string()
+            ),
+        },
+    )
+
+
+def decide(
+    workspace: Workspace, overrides: Mapping[str, Any] | None = None, *, write: bool = True
+) -> dict[str, Any]:
+    """Judge a workspace's clips anew and write the table; returns the counts.
+
+    Raises UserError when there are no clips or a threshold is wrong.
+    """
+    from realdpo import tables
+
+    path = workspace.require(workspace.clips, "curate ingest FOOTAGE")
+    limits = thresholds(overrides)
+    clips = tables.read(path, tables.CLIPS)
+    before = sum(bool(keep) for keep in clips["keep"].to_pylist())
+    links = _stored_links(workspace, clips) if write else None
+    after = apply(clips, overrides, links)
+    if write:
+        tables.write(path, after, tables.CLIPS)
+    kept = sum(after["keep"].to_pylist())
+    paths = zip(after["keep"].to_pylist(), after["path"].to_pylist(), strict=True)
+    return {
+        "clips": clips.num_rows,
+        "kept": kept,
+        "kept_before": before,
+        "not_cut_yet": sum(keep and path is None for keep, path in paths),
+        "dropped": count_reasons(after["reasons"].to_pylist()),
+        "thresholds": limits,
+    }
+
+
+def count_reasons(rows: Iterable[Sequence[str] | None]) -> dict[str, int]:
+    """How many clips each reason concerns, most first; a clip may have several."""
+    counts: dict[str, int] = {}
+    for row in rows:
+        for name in {reason_name(text) for text in row or ()}:
+            counts[name] = counts.get(name, 0) + 1
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def reason_name(text: str) -> str:
+    """`motion.subject` of `motion.subject=0.8<2`: the score or rule that a reason is about."""
+    return text.split("=", 1)[0]
+
+
+def columns(clips: pa.Table) -> dict[str, npt.NDArray[np.float32]]:
+    """Score columns of a clips table as float32, NaN for null."""
+    from realdpo import tables
+
+    return {name: clips[name].to_numpy().astype(np.float32) for name in tables.score_columns(clips)}
+
+
+def fingerprints(clips: pa.Table) -> list[npt.NDArray[np.uint64] | None]:
+    """The `phash` column as arrays, without a Python number for each word."""
+    column = clips["phash"].combine_chunks()
+    if hasattr(column, "chunks"):  # of a table without rows
+        return []
+    words = column.values.to_numpy(zero_copy_only=False)
+    offsets = column.offsets.to_numpy()
+    return [words[low:high] for low, high in zip(offsets[:-1], offsets[1:], strict=True)]
+
+
+def load_overrides(config: Path | None, sets: Sequence[str]) -> dict[str, Any]:
+    """Thresholds of `[decide]` in a TOML file and of `--set key=value`; the latter win."""
+    from realdpo.config import load_toml
+
+    result = dict(_flat(load_toml(config).get("decide", {}))) if config else {}
+    for text in sets:
+        key, separator, raw = text.partition("=")
+        if not separator:
+            raise UserError(f"--set {text}: not of the form key=value")
+        result[key.strip().removeprefix("decide.")] = _number(raw.strip())
+    return result
+
+
+def _stored_links(workspace: Workspace, clips: pa.Table) -> list[tuple[int, int]]:
+    """Near-duplicates, found once for a set of clips and kept under steps/."""
+    import pyarrow.parquet as pq
+    import pyarrow as pa
+
+    from realdpo import ids
+    from realdpo.curate import dedup
+    from realdpo.files import atomic_path
+
+    names = clips["clip_id"].to_pylist()
+    key = ids.content_id(clips=names, settings=dedup.DedupSettings())
+    path = workspace.step("dedup") / f"{key}.parquet"
+    if not path.exists():
+        links = dedup.pairs(fingerprints(clips))
+        table = pa.table({side: [link[i] for link in links] for i, side in enumerate("ij")})
+        with atomic_path(path) as temporary:
+            pq.write_table(table, temporary)
+        return links
+    table = pq.read_table(path)
+    return list(zip(table["i"].to_pylist(), table["j"].to_pylist(), strict=True))
+
+
+def _copies(
+    clips: pa.Table,
+    scores: Mapping[str, npt.NDArray[np.float32]],
+    passed: Sequence[bool],
+    links: Sequence[tuple[int, int]],
+) -> dict[int, int]:
+    """Which rows are copies of which better row, among those that passed everything else."""
+    near: dict[int, list[int]] = {}
+    for left, right in links:
+        if passed[left] and passed[right]:
+            near.setdefault(left, []).append(right)
+            near.setdefault(right, []).append(left)
+    side = scores.get("source.short_side")
+    ids = clips["clip_id"].to_pylist()
+    length = clips["end_s"].to_numpy() - clips["start_s"].to_numpy()
+
+    def rank(row: int) -> tuple[float, float, str]:
+        return (-float(side[row]) if side is not None else 0.0, -float(length[row]), ids[row])
+
+    copies: dict[int, int] = {}
+    for row in sorted(near, key=rank):
+        if row not in copies:
+            for other in near[row]:
+                if rank(other) > rank(row):
+                    copies.setdefault(other, row)
+    return copies
+
+
+def _ours(reason: str) -> bool:
+    name = reason_name(reason)
+    return "." in name or name in ("duplicate", "per_action")
+
+
+def _short(value: np.float32, limit: np.float32) -> str:
+    """The value with as many digits as tell it from the limit."""
+    for digits in range(3, 9):
+        text = f"{value:.{digits}g}"
+        if np.float32(float(text)) != limit:
+            return text
+    return repr(float(value))
+
+
+def _number(raw: str) -> Any:
+    try:
+        return float(raw)
+    except ValueError:
+        return raw
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _with(clips: pa.Table, new: Mapping[str, pa.Array]) -> pa.Table:
+    for name, values in new.items():
+        clips = clips.set_column(clips.schema.get_field_index(name), name, values)
+    return clips
