@@ -68,9 +68,9 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str] | None =
             for row in rows
         )
     }
-    lines: list[list[str]] = [
+    lines: list[list[Markup]] = [
         [text(heading) for heading in headings.values()],
-        ["---:" if key in numeric else "---" for key in headings],
+        [Markup("---:") if key in numeric else Markup("---") for key in headings],
         *[[text(row.get(key)) for key in headings] for row in rows],
     ]
     return Markup("\n".join("| " + " | ".join(cells) + " |" for cells in lines))  # noqa: S704

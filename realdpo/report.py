@@ -258,7 +258,7 @@ def png(picture: Any) -> bytes:
     if hasattr(picture, "savefig"):
         picture.savefig(out, format="png", dpi=144, facecolor="white", metadata={"Software": None})
     else:
-        picture.save(out, format="PNG", optimize=True)
+        picture.save(out, format="PNG")
     return out.getvalue()
 
 

@@ -91,6 +91,7 @@ class Hub:
         self.received = 0  # bytes of large files
         self.faults: list[Fault] = []
         self.seconds_per_upload = 0.0
+        self.address = ""
         self.lock = threading.RLock()
 
     def fail(self, pattern: str, status: int, times: int = 1, headers: dict[str, str] | None = None) -> None:  # fmt: skip

@@ -35,7 +35,7 @@ class Made:
 
 
 def make(
-    root: Path, bikes: Path, clips: int = 9, ledger: list[dict[str, Any]] = LEDGER, shards: int = 2
+    root: Path, bikes: Path, clips: int = 6, ledger: list[dict[str, Any]] = LEDGER, shards: int = 2
 ) -> Made:
     """Write sources, clips, clip shards, pairs and pair shards under `root`."""
     workspace = Workspace(root)
