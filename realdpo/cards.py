@@ -130,15 +130,16 @@ def attribution_line(source: Mapping[str, Any]) -> Markup:
 def thresholds(workspace: Workspace, clips: pa.Table | None) -> dict[str, dict[str, float]]:
     """The thresholds of the decision: {score: {"min": ..., "max": ...}}.
 
-    From the saved settings of `curate`, where every threshold stands, also one that dropped
-    nothing; what only the clips' reasons name is added from there.
+    From the saved settings of `curate decide`, where every threshold stands, also one that
+    dropped nothing; what only the clips' reasons name is added from there.
     """
     found: dict[str, dict[str, float]] = {}
-    for path in sorted((workspace.root / "config").glob("curate*.toml")):
-        for key, value in _decide_values(load_toml(path)):
-            score, _, side = key.rpartition("_")
-            if side in ("min", "max") and "." in score:
-                found.setdefault(score, {})[side] = float(value)
+    saved = workspace.root / "config" / "curate-decide.toml"
+    values = load_toml(saved).get("decide", {}) if saved.exists() else {}
+    for key, value in _flat(values):
+        score, _, side = key.rpartition("_")
+        if side in ("min", "max") and "." in score and isinstance(value, (int, float)):
+            found.setdefault(score, {})[side] = float(value)
     for reason in _reasons(clips):
         if rule := _rule(reason):
             score, side, value = rule
@@ -165,6 +166,7 @@ def funnel(clips: pa.Table, rules: Mapping[str, Mapping[str, float]]) -> list[di
         f"{score} {'<' if side == 'min' else '>'} {value:g}": f"{score}.{side}"
         for score, sides in rules.items()
         for side, value in sides.items()
+        if score in clips.schema.names  # a threshold on what was not measured drops nothing
     }
     for label, name in sorted(named.items(), key=lambda item: -counts[item[1]]):
         rows.append({"step": md.code(label), "dropped": counts.pop(name, 0), "alone": alone[name]})
@@ -720,15 +722,6 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, An
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _decide_values(document: Mapping[str, Any]) -> Iterable[tuple[str, float]]:
-    for key, value in document.items():
-        if isinstance(value, Mapping):
-            if key == "decide":
-                yield from ((k, v) for k, v in _flat(value) if isinstance(v, (int, float)))
-            else:
-                yield from _decide_values(value)
 
 
 def _reasons(clips: pa.Table | None) -> set[str]:

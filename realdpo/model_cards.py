@@ -30,6 +30,7 @@ def model_card(workspace: Workspace, run: Path, repo: str, dataset: str = "") ->
     base = str(settings.get("model", ""))
     lora = (run / "weights" / "pytorch_lora_weights.safetensors").is_file()
     held_out, log = _lines(run / "held_out.jsonl"), _lines(run / "log.jsonl")
+    stopped = _stopped(run)
     sample = _sample(workspace)
     curves = _curves(log, held_out)
     files: dict[str, bytes] = {}
@@ -51,7 +52,7 @@ def model_card(workspace: Workspace, run: Path, repo: str, dataset: str = "") ->
         evaluations=evaluations,
         settings_table=_settings_table(settings, log),
         settings=md.block(saved_settings_of([run / "config.toml"])),
-        limits=_limits(held_out, evaluations is not None),
+        limits=_limits(held_out, evaluations is not None, stopped),
         dataset=_dataset_link(dataset) if dataset else None,
     )
     return Card(tidy(readme), files)
@@ -63,6 +64,14 @@ def _settings(run: Path) -> dict[str, Any]:
         return {}
     document = load_toml(path)
     return document.get("train", document)
+
+
+def _stopped(run: Path) -> str:
+    """Why the run ended before its last step, if it did."""
+    path = run / "summary.json"
+    if not path.exists():
+        return ""
+    return str(json.loads(path.read_text(encoding="utf-8")).get("stopped") or "")
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -227,7 +236,12 @@ def _curves(
 
 
 def _evaluations(workspace: Workspace) -> Markup | None:
-    return None
+    """The tables that `realdpo eval` wrote for a card, newest name last."""
+    found = [
+        f"#### {md.text(path.parent.name)}\n\n{path.read_text(encoding='utf-8').strip()}"
+        for path in sorted(workspace.evaluations.glob("*/table.md"))
+    ]
+    return Markup("\n\n".join(found)) if found else None  # noqa: S704 (written by realdpo itself)
 
 
 def _settings_table(settings: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> Markup:
@@ -242,7 +256,7 @@ def _settings_table(settings: Mapping[str, Any], log: Sequence[Mapping[str, Any]
     return md.table(rows) if rows else Markup("The settings of this run were not kept.")
 
 
-def _limits(held_out: Sequence[Mapping[str, Any]], evaluated: bool) -> Markup:
+def _limits(held_out: Sequence[Mapping[str, Any]], evaluated: bool, stopped: str) -> Markup:
     limits = [
         "It keeps the limits of its base model, also those that the pairs never touch.",
         "Winners are real footage and losers are generated: what training prefers can be the look of "
@@ -252,6 +266,8 @@ def _limits(held_out: Sequence[Mapping[str, Any]], evaluated: bool) -> Markup:
         limits.append("The held-out pairs are few; differences of a few points are noise.")
     if held_out and (held_out[-1].get("winner_change") or 0) > 0:
         limits.append("The winner's held-out error rose: the model fits real clips less well than its base.")  # fmt: skip
+    if stopped:
+        limits.append(f"Training ended early: {stopped}")
     if not evaluated:
         limits.append("No person and no metric has compared its videos with the base model's.")
     return md.bullets(limits)

@@ -75,6 +75,7 @@ def ingest(
         from realdpo.curate import ingest as steps
         from realdpo.curate.config import IngestConfig
         from realdpo.curate.decide import load_overrides
+        from realdpo.curate.decide import to_toml as all_thresholds
         from realdpo.workspace import Workspace
 
         own, limits = _sorted_sets(set_ or (), {field.name for field in fields(IngestConfig)})
@@ -104,6 +105,7 @@ def ingest(
             return
         result = steps.ingest(place, footage, settings)
         place.save_config("curate ingest", toml)
+        place.save_config("curate decide", all_thresholds(settings.decide))  # defaults and all
         if json_:
             cli.emit(result)
         else:

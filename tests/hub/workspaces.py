@@ -100,8 +100,12 @@ def make(
     write_shards(workspace.pair_data, pair_rows, tables.PAIR_SHARD, 1)
     workspace.audit.write_text(json.dumps({"verdict": "clean", "auc": {"luma": 0.52}}))
     workspace.save_config(
+        "curate decide",
+        '[decide.motion]\nsubject_min = 1.5\n[decide.luma]\nmean_min = 30.0\nmean_max = 240.0\nhue_max = "off"\n',
+    )
+    workspace.save_config(
         "curate ingest",
-        '[ingest]\nfootage = "/home/somebody/footage"\n\n[decide]\n"motion.subject_min" = 1.5\n"luma.mean_min" = 30.0\n"luma.mean_max" = 240.0\n',
+        '[ingest]\nfootage = "/home/somebody/footage"\n',
     )
     return Made(workspace, videos, clips, len(pair_rows))
 
