@@ -1,4 +1,4 @@
-"""Can winners be told from losers without looking at motion? If so, training learns that instead.
+"""Can winners be told from losers without looking at motion? Then training would learn that.
 
 The test works on differences within a pair: for every loser the winner's numbers minus its own,
 and the same with the sign turned, which a logistic regression without intercept must tell apart.
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from realdpo.errors import UserError
 from realdpo.files import write_text
 from realdpo.pairs.ledger import Ledger
-from realdpo.pairs.statistics import FEATURES, MOTION, measure
+from realdpo.pairs.statistics import FEATURES, FILE, FIRST, MOTION, WHOLE, measure
 from realdpo.progress import bar, say
 from realdpo.workspace import Workspace
 
@@ -25,11 +25,17 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Floats = npt.NDArray[np.float64]
+    Groups = npt.NDArray[np.int64]
+
+Pair = tuple[Mapping[str, float], Sequence[Mapping[str, float]]]
+"""A winner's numbers and those of its losers."""
 
 MEASURES = 1  # version of the numbers; part of the key under which they are kept
 FEWEST = 8  # pairs for a cross-validated verdict
 _MOST = 4000  # pairs looked at; more sharpen nothing
+_MOST_LATENTS = 200
 _BOOTSTRAPS = 500
+_ORDER = ("clean", "suspicious", "shortcut")
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,12 @@ def measure_rows(
     if todo:
         with bar("audit", len(todo), "videos") as advance:
             for name in todo:
-                data = (workspace.pair_videos / name).read_bytes()
+                path = workspace.pair_videos / name
+                if not path.is_file():
+                    raise UserError(
+                        f"{path} is not there", "run `realdpo pairs build` again to make it"
+                    )
+                data = path.read_bytes()
                 ledger.add(keys[name], values=measure(data))
                 advance()
     return {name: record["values"] for name, key in keys.items() if (record := ledger.get(key))}
@@ -76,53 +87,90 @@ def audit_rows(
     measured: Mapping[str, dict[str, float]],
     rule: Rule = Rule(),
 ) -> dict[str, Any]:
-    """Audit accepted pairs, keep the result as audit.json, say the verdict, and return it."""
-    pairs = [
-        (measured[row["win"]], [measured[name] for name in row["lose"]])
-        for row in sorted(rows, key=lambda r: r["pair_id"])[:_MOST]
-    ]
-    found = audit(pairs, rule)
+    """Audit accepted pairs and their cached latents, keep it as audit.json, say it, return it."""
+    from realdpo.pairs import latents
+
+    chosen = sorted(rows, key=lambda r: r["pair_id"])[:_MOST]
+    same_first_frame = {row.get("task") for row in rows} == {"i2v"}
+    pairs = [(measured[row["win"]], [measured[n] for n in row["lose"]]) for row in chosen]
+    found = audit(pairs, same_first_frame, rule)
+    encoded = list(latents.cached(workspace, chosen[:_MOST_LATENTS]))
+    if encoded:
+        inside = latents.audit_latents(encoded, same_first_frame)
+        found["latents"] = inside
+        if _ORDER.index(inside["verdict"]) > _ORDER.index(found["verdict"]):
+            found["verdict"] = inside["verdict"]
+            found["summary"] = f"{inside['summary']} {found['summary']}"
     write_text(workspace.audit, json.dumps(found, indent=2, sort_keys=True) + "\n")
     say(f"audit of {found['pairs']} pairs: {found['verdict']}. {found['summary']}")
     return found
 
 
-def audit(
-    pairs: Sequence[tuple[Mapping[str, float], Sequence[Mapping[str, float]]]],
-    rule: Rule = Rule(),
-) -> dict[str, Any]:
+def audit_workspace(workspace: Workspace, rule: Rule = Rule()) -> dict[str, Any]:
+    """Audit the pairs of a workspace as its tables have them.
+
+    Raises UserError when there are no pairs or a video is missing.
+    """
+    from realdpo import tables
+
+    workspace.require(workspace.pairs, "pairs build")
+    rows = [
+        row
+        for row in tables.read(workspace.pairs, tables.PAIRS).to_pylist()
+        if row["status"] == "ok"
+    ]
+    return audit_rows(workspace, rows, measure_rows(workspace, rows), rule)
+
+
+def audit(pairs: Sequence[Pair], same_first_frame: bool, rule: Rule = Rule()) -> dict[str, Any]:
     """The verdict on pairs of (winner's numbers, its losers' numbers).
 
-    verdict: clean, suspicious or shortcut. auc with auc_low and auc_high (95 % by bootstrap over
-    pairs); features, strongest first, each in words; motion apart. Deterministic.
+    same_first_frame: image-to-video, where the first frame is the same picture on both sides.
+    auc is what all numbers together achieve, with auc_low and auc_high (95 % by bootstrap over
+    pairs); preparation_auc is what those achieve that only the preparation of the videos can
+    have caused: of the first frame and the file, for text-to-video all. verdict: `shortcut`
+    when the preparation tells the sides apart, `suspicious` when their look does, else `clean`.
+    features: strongest first, each in words. motion: reported apart. Deterministic.
     Raises UserError when there is no pair.
     """
     import numpy as np
 
     if not pairs:
         raise UserError("there are no pairs to audit", "make some with: realdpo pairs build")
-    names = list(FEATURES)
+    names = [*FILE, *WHOLE, *(FIRST if same_first_frame else ())]
     differences, groups = _differences(pairs, names)
     tolerance = np.array([FEATURES[name].tolerance for name in names])
     beyond = np.sign(differences) * np.maximum(0.0, np.abs(differences) - tolerance)
-    found: dict[str, Any] = {"pairs": len(pairs), "losers": len(groups)}
-    if len(pairs) >= FEWEST:
-        scores = cross_validated(beyond, groups)
-        low, high = auc_interval(scores, groups)
-        found |= {"method": "cross-validated logistic regression by pair"}
-        found |= {"auc": round(auc(scores), 4), "auc_low": low, "auc_high": high}
-    else:
-        value = _few(beyond)
-        found |= {"method": f"agreement of the differences (fewer than {FEWEST} pairs)"}
-        found |= {"auc": value, "auc_low": None, "auc_high": None}
-    found["features"] = _strongest(names, differences, beyond, groups)
+    prepared = [k for k, name in enumerate(names) if name in FILE or name in FIRST]
+    found: dict[str, Any] = {
+        "pairs": len(pairs),
+        "losers": len(groups),
+        "method": "cross-validated logistic regression by pair"
+        if len(pairs) >= FEWEST
+        else f"agreement of the differences, there being fewer than {FEWEST} pairs",
+    }
+    found |= told_apart("", beyond, groups)
+    found |= told_apart("preparation_", beyond[:, prepared] if same_first_frame else beyond, groups)
+    found["features"] = _strongest(names, differences, beyond)
     found["motion"] = _motion(pairs)
-    found["verdict"] = _verdict(found, rule)
+    found["verdict"] = verdict(found, rule)
     found["summary"] = _summary(found)
     return found
 
 
-def cross_validated(differences: Floats, groups: npt.NDArray[np.int64], folds: int = 5) -> Floats:
+def told_apart(prefix: str, beyond: Floats, groups: Groups) -> dict[str, Any]:
+    """AUC and its interval (None for a handful of pairs) under keys that begin with `prefix`."""
+    low = high = None
+    if groups.max() + 1 >= FEWEST:
+        scores = cross_validated(beyond, groups)
+        value = round(auc(scores), 4)
+        low, high = auc_interval(scores, groups)
+    else:
+        value = _few(beyond)
+    return {f"{prefix}auc": value, f"{prefix}auc_low": low, f"{prefix}auc_high": high}
+
+
+def cross_validated(differences: Floats, groups: Groups, folds: int = 5) -> Floats:
     """Out-of-fold scores of the differences [N, K]; above 0 says that the winner was recognised.
 
     groups [N]: the pair of each difference. Every loser of a pair weighs its share of the pair.
@@ -161,7 +209,7 @@ def auc(scores: Floats) -> float:
     return float((above + 0.5 * equal).sum() / len(scores) ** 2)
 
 
-def auc_interval(scores: Floats, groups: npt.NDArray[np.int64]) -> tuple[float, float]:
+def auc_interval(scores: Floats, groups: Groups) -> tuple[float, float]:
     """95 % interval of the AUC by drawing pairs, with all their losers, with replacement."""
     import numpy as np
 
@@ -176,9 +224,7 @@ def auc_interval(scores: Floats, groups: npt.NDArray[np.int64]) -> tuple[float, 
     return round(float(low), 4), round(float(high), 4)
 
 
-def _differences(
-    pairs: Sequence[tuple[Mapping[str, float], Sequence[Mapping[str, float]]]], names: list[str]
-) -> tuple[Floats, npt.NDArray[np.int64]]:
+def _differences(pairs: Sequence[Pair], names: list[str]) -> tuple[Floats, Groups]:
     """Winner minus loser [N, K], and the pair of each row; file size for what is shown."""
     import numpy as np
 
@@ -219,9 +265,7 @@ def _few(beyond: Floats) -> float:
     return round(0.5 * (1 + math.erf(min(float(ratio), 30.0))), 4)
 
 
-def _strongest(
-    names: list[str], differences: Floats, beyond: Floats, groups: npt.NDArray[np.int64]
-) -> list[dict[str, Any]]:
+def _strongest(names: list[str], differences: Floats, beyond: Floats) -> list[dict[str, Any]]:
     """Every feature with how often and by how much the losers differ, clearest first."""
     import numpy as np
 
@@ -232,22 +276,22 @@ def _strongest(
         less = float((beyond[:, k] > 0).mean())
         typical = float(np.median(-differences[:, k]))
         word = feature.more if share >= less else feature.less
+        words = f"losers are {word} in {max(share, less):.0%} of cases (median {typical:+.3g}"
         found.append(
             {
                 "name": name,
                 "group": feature.group,
                 "auc": round(0.5 + abs(share - less) / 2, 4),
                 "loser_minus_winner": round(typical, 4),
-                "words": f"losers are {word} in {max(share, less):.0%} of cases "
-                f"(median {typical:+.3g} {feature.unit})".replace(" )", ")"),
+                "words": f"{words} {feature.unit}".rstrip() + ")"
+                if max(share, less)
+                else "no difference that matters",
             }
         )
     return sorted(found, key=lambda f: (-f["auc"], f["name"]))
 
 
-def _motion(
-    pairs: Sequence[tuple[Mapping[str, float], Sequence[Mapping[str, float]]]],
-) -> dict[str, Any]:
+def _motion(pairs: Sequence[Pair]) -> dict[str, Any]:
     """How much more or less the losers move: the difference that is wanted."""
     import numpy as np
 
@@ -263,23 +307,28 @@ def _motion(
     }
 
 
-def _verdict(found: Mapping[str, Any], rule: Rule) -> str:
-    low = found["auc"] if found["auc_low"] is None else found["auc_low"]
-    if found["auc"] >= rule.shortcut and low >= rule.suspicious:
+def verdict(found: Mapping[str, Any], rule: Rule) -> str:
+    """clean, suspicious or shortcut, from auc and preparation_auc with their intervals."""
+
+    def at_least(prefix: str, level: float, surely: float) -> bool:
+        value, low = found[f"{prefix}auc"], found[f"{prefix}auc_low"]
+        return value >= level and (low is None or low > surely)
+
+    if at_least("preparation_", rule.shortcut, rule.suspicious):
         return "shortcut"
-    if found["auc"] >= rule.suspicious and low > 0.5:
+    if at_least("", rule.suspicious, 0.5) or at_least("preparation_", rule.suspicious, 0.5):
         return "suspicious"
     return "clean"
 
 
 def _summary(found: Mapping[str, Any]) -> str:
-    interval = (
-        f" ({found['auc_low']:.2f} to {found['auc_high']:.2f})"
-        if found["auc_low"] is not None
-        else ""
-    )
-    text = (
-        f"Without looking at motion the sides are told apart with AUC {found['auc']:.2f}{interval}"
-    )
+    low, high = found["auc_low"], found["auc_high"]
+    interval = f" ({low:.2f} to {high:.2f})" if low is not None else ""
+    start = {
+        "clean": "The sides are not told apart without looking at motion",
+        "suspicious": "The sides look different apart from their motion",
+        "shortcut": "The sides were not prepared alike: a model would learn that instead of motion",
+    }[found["verdict"]]
     clear = [f["words"] for f in found["features"] if f["auc"] >= 0.65][:3]
-    return text + (": " + "; ".join(clear) if clear else "") + "."
+    why = ": " + "; ".join(clear) if clear and found["verdict"] != "clean" else ""
+    return f"{start} (AUC {found['auc']:.2f}{interval}){why}."

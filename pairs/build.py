@@ -9,27 +9,21 @@ ledger alone, the same bytes whoever made what in which order.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from realdpo import ids, tables
+from realdpo import ids
 from realdpo.errors import UserError
-from realdpo.files import write_bytes, write_text
-from realdpo.pairs import audit, conform
-from realdpo.pairs.adapters import Traits, of
+from realdpo.files import write_bytes
+from realdpo.pairs import conform
 from realdpo.pairs.config import BuildConfig
-from realdpo.pairs.conform import Form
-from realdpo.pairs.generate import Box, GenerationSettings, settings_from
 from realdpo.pairs.ledger import Ledger, Record
-from realdpo.pairs.pipeline import Model, facts_of_folder, locate, lora_id, scheduler_name
+from realdpo.pairs.plan import Loser, Plan, Task, loser, plan
+from realdpo.pairs.publish import publish, read_reviews
 from realdpo.progress import bar, say
 from realdpo.workspace import Workspace
 
@@ -39,180 +33,7 @@ if TYPE_CHECKING:
 
     Video = npt.NDArray[np.uint8]
 
-FORMAT = 1  # of what a pair is made of; a change here makes every pair anew
-_SHARD_BYTES = 512 << 20
 _PROVENANCE = ("source_id", "license", "author", "source_url", "title", "keywords", "retrieved_at")
-
-
-@dataclass(frozen=True)
-class Task:
-    """One pair to make. `unfit` says why it cannot be, and then `settings` is None."""
-
-    pair_id: str
-    clip: dict[str, Any]
-    settings: GenerationSettings | None
-    unfit: str | None = None
-
-    @property
-    def form(self) -> Form:
-        assert self.settings is not None
-        s = self.settings
-        return Form(s.width, s.height, s.frames, Fraction(s.fps).limit_denominator(1001))
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a build will do: the model as found, and a task for every clip."""
-
-    config: BuildConfig
-    model: Model
-    traits: Traits
-    lora: str | None
-    scheduler: str
-    tasks: tuple[Task, ...]
-
-
-def plan(workspace: Workspace, config: BuildConfig) -> Plan:
-    """Read the clips and the model's JSON files and say what pairs to make; loads no weights.
-
-    Raises UserError when there are no clips, no such model, or a shape that it cannot make.
-    """
-    workspace.require(workspace.clips, "curate ingest FOOTAGE")
-    model = locate(config.model, config.revision)
-    facts = facts_of_folder(model.folder)
-    adapter = of(facts)
-    traits = adapter.traits(facts)
-    if adapter.NAME == "generic" and (
-        config.roundtrip_win or any(config.strategies.get(s) for s in ("renoise", "local"))
-    ):
-        raise UserError(
-            f"the latents of {facts.pipeline} are not known, so winners cannot pass through its "
-            "VAE and clips cannot be renoised",
-            "use --strategies generate and --no-roundtrip-win with this model",
-        )
-    lora = lora_id(config.lora)
-    found = Plan(config, model, traits, lora, scheduler_name(facts), ())
-    wanted = set(config.splits)
-    columns = [field.name for field in tables.CLIPS.schema]
-    clips = tables.read(workspace.clips, tables.CLIPS, columns).to_pylist()
-    chosen = [
-        clip
-        for clip in clips
-        if clip["keep"] and clip["status"] == "ok" and clip["path"] and clip["split"] in wanted
-    ]
-    if not chosen:
-        raise UserError(
-            f"{workspace.clips} holds no accepted clip of {', '.join(config.splits)}",
-            f"see why with: realdpo curate report -w {workspace.root}",
-        )
-    tasks = sorted((_task(found, clip) for clip in chosen), key=lambda task: task.pair_id)
-    if all(task.unfit for task in tasks):
-        raise UserError(
-            f"none of the {len(tasks)} clips fits {model.id}: {tasks[0].unfit}",
-            "ingest with the --target of this model, or set fps, frames, width and height of the "
-            "pairs, e.g. --set fps=8",
-        )
-    return dataclasses.replace(found, tasks=tuple(tasks))
-
-
-def _task(made_by: Plan, clip: dict[str, Any]) -> Task:
-    config, traits = made_by.config, made_by.traits
-    settings: GenerationSettings | None = None
-    unfit = None
-    if not clip["prompt"]:
-        unfit = "the clip has no prompt"
-    else:
-        try:
-            settings = _settings(config, traits, clip)
-        except conform.Unfit as error:
-            unfit = str(error)
-    pair_id = ids.content_id(
-        format=FORMAT,
-        clip=clip["clip_id"],
-        clip_bytes=clip["sha256"],
-        prompt=clip["prompt"],
-        model=made_by.model.id,
-        revision=made_by.model.revision,
-        lora=made_by.lora,
-        lora_scale=config.lora_scale if made_by.lora else None,
-        round=config.round,
-        settings=settings,
-        strategies={k: v for k, v in sorted(config.strategies.items()) if v > 0},
-        strength=list(config.strength),
-        local_strength=list(config.local_strength),
-        roundtrip=config.roundtrip_win,
-        encoder=conform.encoder(config.crf),
-        seed=config.seed,
-    )
-    return Task(pair_id, clip, settings, unfit)
-
-
-def _settings(config: BuildConfig, traits: Traits, clip: dict[str, Any]) -> GenerationSettings:
-    """The model's own shape, or the nearest legal one that the clip can fill. Raises Unfit."""
-    fps = Fraction(config.fps or traits.fps).limit_denominator(1001)
-    available = len(conform.frames_at(clip["frames"], Fraction(clip["fps"]), fps))
-    frames = config.frames or traits.legal_frames(min(traits.frames, available))
-    width, height = traits.legal_size(
-        min(clip["width"], traits.width), min(clip["height"], traits.height)
-    )
-    width, height = config.width or width, config.height or height
-    if frames < 2 or frames > available:
-        raise conform.Unfit(
-            f"the clip gives {available} frames at {float(fps):g} a second, "
-            f"{config.frames or traits.frame_step + 1} are wanted"
-        )
-    if not width or not height or width > clip["width"] or height > clip["height"]:
-        raise conform.Unfit(
-            f"the clip is {clip['width']}x{clip['height']}, too small for this model"
-        )
-    return settings_from(
-        traits,
-        width=width,
-        height=height,
-        frames=frames,
-        fps=float(fps),
-        steps=config.steps,
-        guidance=config.guidance,
-        negative_prompt=config.negative_prompt,
-    )
-
-
-@dataclass(frozen=True)
-class Loser:
-    """How one loser is made; all of it follows from the pair's id and the settings."""
-
-    seed: int
-    strategy: str
-    strength: float | None = None
-    box: Box | None = None
-
-
-def loser(pair_id: str, k: int, config: BuildConfig) -> Loser:
-    """The k-th loser of a pair, the same on every machine and for any number of losers."""
-    weights = {name: w for name, w in sorted(config.strategies.items()) if w > 0}
-    at = ids.unit_interval(pair_id, k, "strategy") * sum(weights.values())
-    strategy = list(weights)[-1]
-    for name, weight in weights.items():
-        if at < weight:
-            strategy = name
-            break
-        at -= weight
-    seed = ids.seed_of(pair_id, k, "seed")
-    if strategy == "generate":
-        return Loser(seed, strategy)
-    low, high = config.strength if strategy == "renoise" else config.local_strength
-    strength = low + (high - low) * ids.unit_interval(pair_id, k, "strength")
-    if strategy == "renoise":
-        return Loser(seed, strategy, strength)
-    # a third to two thirds of each side, half to all of the time
-    sides = [_span(pair_id, k, name, 1 / 3, 2 / 3) for name in ("rows", "columns")]
-    return Loser(seed, strategy, strength, Box(_span(pair_id, k, "time", 0.5, 1.0), *sides))
-
-
-def _span(pair_id: str, k: int, name: str, low: float, high: float) -> tuple[float, float]:
-    size = low + (high - low) * ids.unit_interval(pair_id, k, name, "size")
-    start = (1 - size) * ids.unit_interval(pair_id, k, name, "start")
-    return start, start + size
 
 
 def build(
@@ -323,9 +144,6 @@ def _settled(task: Task, config: BuildConfig, ledger: Ledger, files: set[str]) -
         and (record.get("error") is not None or record["file"] in files)
         for part in _parts(config)
     )
-
-
-# ---- workers ------------------------------------------------------------------------------------
 
 
 def _work(
@@ -521,42 +339,11 @@ def _spread(
             thread.join()
 
 
-# ---- tables -------------------------------------------------------------------------------------
-
-
 def finish(workspace: Workspace, planned: Plan, ledger: Ledger) -> dict[str, Any]:
     """Write pairs.parquet, the shards and the audit from what the ledger holds; the summary."""
     reviews = read_reviews(workspace)
     rows = [_row(task, planned, ledger, reviews) for task in planned.tasks]
-    measured = audit.measure_rows(workspace, rows)
-    for row in rows:
-        row.update(audit.columns(row, measured))
-    tables.write(workspace.pairs, tables.from_rows(tables.PAIRS, rows), tables.PAIRS)
-    accepted = [row for row in rows if row["status"] == "ok"]
-    shards = write_shards(workspace, accepted, planned.config.shard_rows)
-    if not accepted:
-        reasons = sorted({row["error"] for row in rows if row["error"]}) or ["all were rejected"]
-        raise UserError(
-            f"no pair came of {len(rows)} clips: {reasons[0]}",
-            "--keep-broken pairs broken generations too; the same command tries failures again",
-        )
-    verdict = audit.audit_rows(workspace, accepted, measured)
-    count: dict[str, int] = {}
-    for row in rows:
-        count[row["status"]] = count.get(row["status"], 0) + 1
-    return {
-        "pairs": len(rows),
-        "by_status": count,
-        "losers": sum(len(row["lose"]) for row in accepted),
-        "shards": shards,
-        "verdict": verdict["verdict"],
-        "auc": verdict["auc"],
-        "failed": [
-            {"clip_id": row["clip_id"], "status": row["status"], "error": row["error"]}
-            for row in rows
-            if row["status"] in ("failed", "broken")
-        ],
-    }
+    return publish(workspace, rows, planned.config.shard_rows)
 
 
 def _row(task: Task, planned: Plan, ledger: Ledger, reviews: dict[str, str]) -> dict[str, Any]:
@@ -621,108 +408,3 @@ def _complaint(parts: dict[str, Record]) -> str | None:
         if record.get("error") or record.get("broken") or not record.get("file")
     ]
     return "; ".join(words) or None
-
-
-def write_shards(workspace: Workspace, rows: Sequence[dict[str, Any]], shard_rows: int) -> int:
-    """Write the accepted rows with their videos as pairs/data/<split>-*.parquet; how many.
-
-    A shard whose rows are what they were is left alone, and files of other shards go.
-    """
-    folder = workspace.pair_data
-    notes = workspace.step("pairs") / "shards.json"
-    before: dict[str, Any] = {}
-    with contextlib.suppress(OSError, ValueError):
-        before = json.loads(notes.read_text(encoding="utf-8"))
-    after: dict[str, Any] = {}
-    for split in sorted({row["split"] for row in rows}):
-        groups = _groups(workspace, [r for r in rows if r["split"] == split], shard_rows)
-        for k, group in enumerate(groups):
-            name = f"{split}-{k:05d}-of-{len(groups):05d}.parquet"
-            digest = ids.content_id(rows=[_without_time(row) for row in group], format=FORMAT)
-            path = folder / name
-            known = before.get(name, {})
-            if known.get("digest") != digest or not _same_size(path, known.get("bytes")):
-                table = tables.from_rows(tables.PAIR_SHARD, [_filled(workspace, r) for r in group])
-                tables.write(path, table, tables.PAIR_SHARD, row_group_size=16)
-            after[name] = {"digest": digest, "bytes": path.stat().st_size}
-    if folder.is_dir():
-        for path in folder.glob("*.parquet"):
-            if path.name not in after:
-                path.unlink()
-    write_text(notes, json.dumps(after, indent=1, sort_keys=True))
-    return len(after)
-
-
-def _groups(
-    workspace: Workspace, rows: list[dict[str, Any]], shard_rows: int
-) -> list[list[dict[str, Any]]]:
-    """Rows in shards of at most `shard_rows` rows and about half a GiB."""
-    sizes = {}
-    with contextlib.suppress(FileNotFoundError):
-        sizes = {e.name: e.stat().st_size for e in os.scandir(workspace.pair_videos)}
-    groups: list[list[dict[str, Any]]] = [[]]
-    weight = 0
-    for row in rows:
-        size = sum(sizes.get(name, 0) for name in [row["win"], *row["lose"]])
-        if groups[-1] and (len(groups[-1]) >= shard_rows or weight + size > _SHARD_BYTES):
-            groups.append([])
-            weight = 0
-        groups[-1].append(row)
-        weight += size
-    return groups
-
-
-def _without_time(row: dict[str, Any]) -> dict[str, Any]:
-    """What of a row goes into a shard: how long generation took differs between runs."""
-    return {k: v for k, v in row.items() if k not in ("seconds", "status", "error")}
-
-
-def _filled(workspace: Workspace, row: dict[str, Any]) -> dict[str, Any]:
-    def media(name: str | None) -> dict[str, Any] | None:
-        if name is None:
-            return None
-        return {"bytes": (workspace.pair_videos / name).read_bytes(), "path": name}
-
-    shown = _without_time(row)
-    return {
-        **shown,
-        "win": media(row["win"]),
-        "lose": [media(name) for name in row["lose"]],
-        "first_frame": media(row.get("first_frame")),
-    }
-
-
-def _same_size(path: Path, size: int | None) -> bool:
-    return size is not None and path.is_file() and path.stat().st_size == size
-
-
-def reviews_path(workspace: Workspace) -> Path:
-    return workspace.step("pairs") / "reviews.json"
-
-
-def apply_review(workspace: Workspace, file: Path) -> dict[str, str]:
-    """Take in choices that `pairs report` gave as a file; later choices win. All of them, by pair.
-
-    Raises UserError when the file is not one of choices.
-    """
-    try:
-        choices = json.loads(file.read_text(encoding="utf-8"))["choices"]
-        given = {str(pair): str(choice) for pair, choice in choices.items()}
-    except FileNotFoundError:
-        raise UserError(f"no file {file}", "download the choices in the report page") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(
-            f"{file} does not hold choices", "download the choices in the report page"
-        ) from None
-    if strange := sorted(set(given.values()) - {"accept", "reject", "flag"}):
-        raise UserError(f"{file}: a choice is accept, reject or flag, not {strange[0]!r}")
-    merged = {**read_reviews(workspace), **given}
-    write_text(reviews_path(workspace), json.dumps(merged, indent=1, sort_keys=True))
-    return merged
-
-
-def read_reviews(workspace: Workspace) -> dict[str, str]:
-    """What people decided, by pair id."""
-    with contextlib.suppress(FileNotFoundError):
-        return dict(json.loads(reviews_path(workspace).read_text(encoding="utf-8")))
-    return {}

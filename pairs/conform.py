@@ -34,11 +34,12 @@ class Form:
 
 
 def encoder(crf: int) -> EncodeSettings:
-    """How both sides are written: each frame's quality independent of the frames after it.
+    """How both sides are written: the same frame types, and no frame coded for those after it.
 
-    With x264's mbtree the first frame of two videos that begin alike would decode differently.
+    With x264's mbtree the first frame of two videos that begin alike would decode differently;
+    with its scene cuts and adaptive B-frames a video's structure would tell what it shows.
     """
-    return EncodeSettings(crf=crf, x264_params="mbtree=0")
+    return EncodeSettings(crf=crf, x264_params="mbtree=0:scenecut=0:b-adapt=0")
 
 
 def frames_at(count: int, fps: Fraction, wanted: Fraction) -> list[int]:

@@ -106,9 +106,10 @@ def build(
         place = Workspace(workspace)
         part = _shard(shard)
         from realdpo.pairs import build as building
+        from realdpo.pairs.publish import apply_review as take_review
 
         if apply_review is not None:
-            building.apply_review(place, apply_review)
+            take_review(place, apply_review)
         if dry_run:
             _emit(building.preview(place, settings, part), as_json, to_toml("pairs", settings))
             return
@@ -122,6 +123,110 @@ def build(
             address=address,
         )
         _emit(done, as_json)
+
+
+@app.command(epilog="Example: [bold]realdpo pairs audit -w work[/bold]")
+def audit(workspace: options.Workspace, as_json: options.Json = False) -> None:
+    """Try to tell winners from losers without looking at motion: clean, suspicious or shortcut."""
+    with cli.guard(as_json):
+        from realdpo.pairs.audit import audit_workspace
+        from realdpo.workspace import Workspace
+
+        found = audit_workspace(Workspace(workspace))
+        if as_json:
+            cli.emit(found)
+            return
+        print(f"verdict     {found['verdict']}")
+        print(f"pairs       {found['pairs']}, {found['method']}")
+        for name in ("auc", "preparation_auc"):
+            low, high = found[f"{name}_low"], found[f"{name}_high"]
+            span = f" ({low:.3f} to {high:.3f})" if low is not None else ""
+            print(f"{name:<16}{found[name]:.3f}{span}")
+        for feature in found["features"][:5]:
+            print(f"{feature['auc']:.2f}  {feature['name']:<18}{feature['words']}")
+        print(f"motion      {found['motion']['words']}")
+        if "latents" in found:
+            print(f"latents     {found['latents']['summary']}")
+
+
+@app.command(epilog="Example: [bold]realdpo pairs report -w work[/bold]")
+def report(
+    workspace: options.Workspace,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where the page goes.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Pairs on the page, spread over all.")] = 60,
+    as_json: options.Json = False,
+) -> None:
+    """One page with real and generated clips in step, and keys to accept, reject or flag."""
+    with cli.guard(as_json):
+        from realdpo.pairs.report import write_report
+        from realdpo.workspace import Workspace
+
+        _emit({"page": str(write_report(Workspace(workspace), output, limit))}, as_json)
+
+
+_TASK = Annotated[
+    str, typer.Option(help="i2v when both sides begin with the same picture, else t2v.")
+]
+
+
+@app.command(
+    "import-realdpo", epilog="Example: [bold]realdpo pairs import-realdpo FOLDER -w work[/bold]"
+)
+def import_realdpo(
+    folder: Annotated[Path, typer.Argument(help="Folder with prompt.txt and video.txt.")],
+    workspace: options.Workspace,
+    task: _TASK = "i2v",
+    as_json: options.Json = False,
+) -> None:
+    """Take in pairs in the layout of the released RealDPO data, and audit them."""
+    with cli.guard(as_json):
+        from realdpo.pairs import interchange
+
+        _take_in(interchange.from_realdpo(folder), workspace, "realdpo", task, as_json)
+
+
+@app.command("import", epilog="Example: [bold]realdpo pairs import pairs.csv -w work[/bold]")
+def import_csv(
+    file: Annotated[Path, typer.Argument(help="CSV with the columns prompt, win, lose.")],
+    workspace: options.Workspace,
+    task: _TASK = "t2v",
+    as_json: options.Json = False,
+) -> None:
+    """Take in pairs that you have already, and audit them."""
+    with cli.guard(as_json):
+        from realdpo.pairs import interchange
+
+        _take_in(interchange.from_csv(file), workspace, "imported", task, as_json)
+
+
+@app.command(epilog="Example: [bold]realdpo pairs export FOLDER -w work --format trl[/bold]")
+def export(
+    target: Annotated[Path, typer.Argument(help="A new folder.")],
+    workspace: options.Workspace,
+    format_: Annotated[
+        str,
+        typer.Option("--format", help="folder: RealDPO's layout; trl: Parquet with TRL's columns."),
+    ] = "folder",
+    as_json: options.Json = False,
+) -> None:
+    """Write the accepted pairs for other programs."""
+    with cli.guard(as_json):
+        from realdpo.pairs import interchange
+        from realdpo.workspace import Workspace
+
+        _emit(interchange.export(Workspace(workspace), target, format_), as_json)
+
+
+def _take_in(given: Any, workspace: Path, origin: str, task: str, as_json: bool) -> None:
+    from realdpo.errors import UserError
+    from realdpo.pairs import interchange
+    from realdpo.workspace import Workspace
+
+    if task not in ("i2v", "t2v"):
+        raise UserError(f"--task {task}: i2v or t2v")
+    _emit(interchange.take_in(Workspace(workspace), given, origin=origin, task=task), as_json)
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -6,6 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+
 from realdpo import ids, tables
 from realdpo.media import decode
 from realdpo.media.encode import encode

@@ -1,0 +1,311 @@
+"""Pairs from elsewhere, and pairs for elsewhere: RealDPO's layout, CSV, TRL's columns."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from realdpo import ids, tables
+from realdpo.errors import UserError
+from realdpo.files import atomic_path, write_bytes, write_text
+from realdpo.pairs import conform, latents
+from realdpo.pairs.publish import publish
+from realdpo.progress import bar, say
+from realdpo.workspace import Workspace
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Video = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Given:
+    """A pair as found: files of its winner and losers, and of their latents by video if cached."""
+
+    prompt: str
+    win: Path
+    lose: tuple[Path, ...]
+    latents: dict[Path, Path]
+
+
+def from_realdpo(folder: Path) -> list[Given]:
+    """Pairs in the layout that RealDPO was released with.
+
+    prompt.txt and video.txt hold a line a pair; video.txt names files under the folder, and
+    negative_samples/<name of the video>/ holds its losers. A folder with one win.mp4, lose/ and
+    prompt.txt is read as one pair. Cached latents (safetensors) are taken along when their name
+    is that of a video, or folder_video. Raises UserError that names what is missing.
+    """
+    if not folder.is_dir():
+        raise UserError(f"no folder {folder}")
+    if (folder / "win.mp4").is_file():
+        losers = _videos(folder / "lose")
+        cached = {folder / "win.mp4": folder / "win_latent.safetensors"}
+        cached |= {v: v.with_name(f"latent_{v.stem}.safetensors") for v in losers}
+        kept = {video: file for video, file in cached.items() if file.is_file()}
+        return [Given(_lines(folder / "prompt.txt")[0], folder / "win.mp4", losers, kept)]
+    prompts, names = _lines(folder / "prompt.txt"), _lines(folder / "video.txt")
+    if len(prompts) != len(names):
+        raise UserError(
+            f"{folder}: prompt.txt has {len(prompts)} lines and video.txt {len(names)}",
+            "they must pair line by line",
+        )
+    caches = {file.stem: file for file in sorted(folder.rglob("*.safetensors"))}
+    found = []
+    for prompt, name in zip(prompts, names, strict=True):
+        win = folder / name
+        if not win.is_file():
+            raise UserError(f"{folder / 'video.txt'} names {name}, which is not there")
+        losers = _videos(folder / "negative_samples" / win.stem)
+        known = {}
+        for video in (win, *losers):
+            for stem in (f"{video.parent.name}_{video.stem}", video.stem):
+                if stem in caches and (video == win or stem != video.stem):
+                    known.setdefault(video, caches[stem])
+        found.append(Given(prompt, win, losers, known))
+    return found
+
+
+def from_csv(file: Path) -> list[Given]:
+    """Pairs of a CSV file with the columns prompt, win, lose.
+
+    Paths are relative to the file; several losers are several rows or are joined by `;`.
+    Raises UserError that names the row.
+    """
+    try:
+        with open(file, newline="", encoding="utf-8-sig") as handle:
+            rows = list(csv.DictReader(handle))
+    except FileNotFoundError:
+        raise UserError(f"no file {file}") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"cannot read {file} as CSV: {error}") from None
+    wanted = {"prompt", "win", "lose"}
+    if not rows or wanted - set(rows[0]):
+        raise UserError(
+            f"{file} lacks the columns {', '.join(sorted(wanted - set(rows[0] if rows else ())))}",
+            "the first line names the columns: prompt,win,lose",
+        )
+    together: dict[tuple[str, Path], list[Path]] = {}
+    for number, row in enumerate(rows, 2):
+        paths = [file.parent / p.strip() for p in f"{row['win']};{row['lose']}".split(";") if p]
+        for path in paths:
+            if not path.is_file():
+                raise UserError(f"{file}, line {number}: {path} is not there")
+        if len(paths) < 2:
+            raise UserError(f"{file}, line {number}: a pair needs a winner and a loser")
+        together.setdefault(((row["prompt"] or "").strip(), paths[0]), []).extend(paths[1:])
+    return [Given(prompt, win, tuple(lose), {}) for (prompt, win), lose in together.items()]
+
+
+def take_in(
+    workspace: Workspace,
+    given: Sequence[Given],
+    *,
+    origin: str,
+    task: str,
+    validation: float = 0.1,
+    crf: int = 12,
+) -> dict[str, Any]:
+    """Bring given pairs to one form each, add them to the workspace, audit them; the summary.
+
+    origin: recorded as the model. task: i2v or t2v. validation: share of winners held out.
+    Nothing but the form changes: sides that were prepared differently stay so, and the audit
+    says it. Raises UserError when the workspace holds pairs that were built.
+    """
+    with workspace.lock("pairs import"):
+        before = []
+        if workspace.pairs.is_file():
+            before = tables.read(workspace.pairs, tables.PAIRS).to_pylist()
+            if any(row["clip_id"] != row["pair_id"] for row in before):
+                raise UserError(
+                    f"{workspace.root} holds pairs that were built from its clips",
+                    "import into another workspace with -w",
+                )
+        rows = {row["pair_id"]: row for row in before}
+        with bar("import", len(given), "pairs") as advance:
+            for pair in given:
+                row = _row(workspace, pair, origin, task, validation, crf)
+                rows[row["pair_id"]] = row
+                advance(1, "" if row["status"] == "ok" else str(row["error"]))
+        return publish(workspace, [rows[key] for key in sorted(rows)], shard_rows=256)
+
+
+def _row(
+    workspace: Workspace, pair: Given, origin: str, task: str, validation: float, crf: int
+) -> dict[str, Any]:
+    files = [pair.win, *pair.lose]
+    hashes = [ids.file_hash(path) for path in files]
+    pair_id = ids.content_id(prompt=pair.prompt, files=hashes, task=task, crf=crf)
+    row: dict[str, Any] = {
+        "pair_id": pair_id,
+        "clip_id": pair_id,
+        "source_id": hashes[0],
+        "prompt": pair.prompt,
+        "split": "validation" if ids.unit_interval(hashes[0]) < validation else "train",
+        "status": "failed",
+        "model": origin,
+        "task": task,
+        "round": 1,
+        "lose": [],
+        "strategy": ["generate"] * len(pair.lose),
+    }
+    try:
+        form, videos = _in_one_form(files)
+    except (UserError, conform.Unfit) as error:
+        return {**row, "error": f"{pair.win.name}: {error}"}
+    names = []
+    for path, video in zip(files, videos, strict=True):
+        data = conform.write(video, form, crf)
+        name = f"{ids.bytes_hash(data)}.mp4"
+        write_bytes(workspace.pair_videos / name, data)
+        if path in pair.latents:
+            copy = latents.folder_of(workspace) / f"{Path(name).stem}.safetensors"
+            with atomic_path(copy) as temporary:
+                shutil.copyfile(pair.latents[path], temporary)
+        names.append(name)
+    frame = _png(workspace, videos[0][0]) if task == "i2v" else None
+    return {
+        **row,
+        "status": "ok",
+        "win": names[0],
+        "lose": names[1:],
+        "first_frame": frame,
+        "width": form.width,
+        "height": form.height,
+        "frames": form.frames,
+        "fps": float(form.fps),
+    }
+
+
+def _in_one_form(files: Sequence[Path]) -> tuple[conform.Form, list[Video]]:
+    """All videos in the smallest of their sizes, rates and lengths. Raises MediaError, Unfit."""
+    from realdpo.media.decode import read_clip
+
+    read = [read_clip(path) for path in files]
+    rate = min(fps for _, fps in read)
+    if rate <= 0:
+        raise conform.Unfit("a file without a frame rate")
+    width = min(video.shape[2] for video, _ in read) // 2 * 2
+    height = min(video.shape[1] for video, _ in read) // 2 * 2
+    frames = min(len(conform.frames_at(len(video), fps, rate)) for video, fps in read)
+    if frames < 2:
+        raise conform.Unfit("a video of fewer than 2 frames")
+    form = conform.Form(width, height, frames, Fraction(rate).limit_denominator(1001))
+    return form, [conform.real(video, fps, form) for video, fps in read]
+
+
+def _png(workspace: Workspace, frame: Video) -> str:
+    from PIL import Image
+
+    from realdpo.report import png
+
+    data = png(Image.fromarray(frame))
+    name = f"{ids.bytes_hash(data)}.png"
+    write_bytes(workspace.pair_videos / name, data)
+    return name
+
+
+def export(workspace: Workspace, target: Path, kind: str) -> dict[str, Any]:
+    """Write the accepted pairs for others, into a new folder; the summary.
+
+    kind: "folder" is RealDPO's layout, with a metadata.csv that `datasets` reads as a video
+    folder; "trl" is Parquet with the columns prompt, image, chosen, rejected, a row a loser.
+    Raises UserError when the target is not empty.
+    """
+    workspace.require(workspace.pairs, "pairs build")
+    rows = [
+        row
+        for row in tables.read(workspace.pairs, tables.PAIRS).to_pylist()
+        if row["status"] == "ok"
+    ]
+    if target.exists() and any(target.iterdir()):
+        raise UserError(f"{target} is not empty", "export to a new folder")
+    made = {"folder": _as_folder, "trl": _as_trl}.get(kind)
+    if made is None:
+        raise UserError(f"no export format {kind!r}", "folder or trl")
+    made(workspace, rows, target)
+    say(f"exported {len(rows)} pairs to {target}")
+    return {"pairs": len(rows), "folder": str(target), "format": kind}
+
+
+def _as_folder(workspace: Workspace, rows: Sequence[dict[str, Any]], target: Path) -> None:
+    table = [["prompt", "win_file_name", "lose_file_name", "pair_id", "split"]]
+    for row in rows:
+        win = f"videos/{row['pair_id']}.mp4"
+        _copy(workspace.pair_videos / row["win"], target / win)
+        for k, name in enumerate(row["lose"]):
+            lose = f"negative_samples/{row['pair_id']}/{k}.mp4"
+            _copy(workspace.pair_videos / name, target / lose)
+            table.append([row["prompt"], win, lose, row["pair_id"], row["split"]])
+    one_line = [" ".join(row["prompt"].split()) for row in rows]
+    write_text(target / "prompt.txt", "".join(f"{line}\n" for line in one_line))
+    write_text(target / "video.txt", "".join(f"videos/{row['pair_id']}.mp4\n" for row in rows))
+    with (
+        atomic_path(target / "metadata.csv") as temporary,
+        open(temporary, "w", newline="", encoding="utf-8") as handle,
+    ):
+        csv.writer(handle).writerows(table)
+
+
+def _as_trl(workspace: Workspace, rows: Sequence[dict[str, Any]], target: Path) -> None:
+    import json
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def media(name: str | None) -> dict[str, Any] | None:
+        if name is None:
+            return None
+        return {"bytes": (workspace.pair_videos / name).read_bytes(), "path": name}
+
+    features = {
+        "prompt": {"dtype": "string", "_type": "Value"},
+        "image": {"_type": "Image"},
+        "chosen": {"_type": "Video"},
+        "rejected": {"_type": "Video"},
+    }
+    kinds = [pa.string(), tables.MEDIA, tables.MEDIA, tables.MEDIA]
+    schema = pa.schema(
+        list(zip(features, kinds, strict=True)),
+        metadata={"huggingface": json.dumps({"info": {"features": features}})},
+    )
+    for split in sorted({row["split"] for row in rows}):
+        path = target / "data" / f"{split}-00000-of-00001.parquet"
+        with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+            for row in rows:
+                if row["split"] != split:
+                    continue
+                same = {"prompt": row["prompt"], "image": media(row["first_frame"])}
+                same["chosen"] = media(row["win"])
+                each = [{**same, "rejected": media(name)} for name in row["lose"]]
+                writer.write_table(pa.Table.from_pylist(each, schema=schema))
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+
+
+def _videos(folder: Path) -> tuple[Path, ...]:
+    found = sorted(folder.glob("*.mp4"), key=lambda path: (len(path.stem), path.stem))
+    if not found:
+        raise UserError(f"no losers in {folder}", "they are files 0.mp4, 1.mp4 ...")
+    return tuple(found)
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {file}: {error}") from None
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise UserError(f"{file} is empty")
+    return lines

@@ -1,0 +1,163 @@
+"""The audit of cached latents: was a loser encoded as its winner was?
+
+A pair's videos may be alike and its latents not, when only one side was brought to -1..1 before
+the VAE. Latents of the same first frame must have the same first latent frame, whatever follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from realdpo.errors import UserError
+from realdpo.pairs import audit
+from realdpo.workspace import Workspace
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Latent = npt.NDArray[np.float32]  # [C, F, H, W]
+
+MEAN, SPREAD, LARGEST = "mean", "spread", "largest"
+# In units of the winner's standard deviation, and in natural logarithms. Channel means of two
+# videos of one scene differ by a few hundredths; a factor of 1.1 in spread is as much.
+_TOLERANCE = {MEAN: 0.1, SPREAD: 0.1, LARGEST: 0.3}
+_AT_MOST_CHANNELS = 64
+
+
+def folder_of(workspace: Workspace) -> Path:
+    """Where imported latents are kept: <name of the video file>.safetensors."""
+    return workspace.step("pair-latents")
+
+
+def audit_latents(
+    pairs: Sequence[tuple[Latent, Sequence[Latent]]], same_first_frame: bool
+) -> dict[str, Any]:
+    """The verdict on the latents of (winner, losers), each float32 [C, F, H, W].
+
+    Keys as in `audit.audit`; `normalised_differently` is true when the losers' channels are
+    shifted or scaled against their winner's. Raises UserError when there is no pair or when a
+    pair's shapes differ.
+    """
+    import numpy as np
+
+    if not pairs:
+        raise UserError("there are no cached latents to audit")
+    numbers, groups = [], []
+    for k, (win, losers) in enumerate(pairs):
+        if any(lose.shape != win.shape for lose in losers):
+            raise UserError("the latents of a winner and its losers differ in shape")
+        scale = win.std(axis=(1, 2, 3)) + 1e-6
+        for lose in losers:
+            numbers.append(_numbers(lose, scale) - _numbers(win, scale))
+            groups.append(k)
+    differences = -np.stack(numbers)  # winner minus loser
+    channels = differences.shape[3]
+    tolerance = np.array(list(_TOLERANCE.values())).reshape(1, 1, -1, 1)
+    beyond = np.sign(differences) * np.maximum(0, np.abs(differences) - tolerance)
+    parts = np.array(groups)
+    found = audit.told_apart("", beyond.reshape(len(beyond), -1), parts)
+    first = beyond[:, 0] if same_first_frame else beyond
+    found |= audit.told_apart("preparation_", first.reshape(len(beyond), -1), parts)
+    where = 0 if same_first_frame else 1
+    shift = float(np.sqrt((differences[:, where, 0] ** 2).mean()))
+    stretch = float(np.exp(-np.median(differences[:, 1, 1])))
+    largest = float(np.exp(-np.median(differences[:, 1, 2])))
+    found["verdict"] = audit.verdict(found, audit.Rule())
+    found |= {
+        "pairs": len(pairs),
+        "losers": len(groups),
+        "channels": channels,
+        "shift": round(shift, 4),
+        "spread_ratio": round(stretch, 4),
+        "largest_ratio": round(largest, 4),
+    }
+    found["normalised_differently"] = found["verdict"] == "shortcut" and shift > 0.25
+    found["summary"] = _summary(found, same_first_frame)
+    return found
+
+
+def _summary(found: Mapping[str, Any], same_first_frame: bool) -> str:
+    place = "of the first latent frame " if same_first_frame else ""
+    facts = (
+        f"the losers' channel means {place}lie {found['shift']:.2f} standard deviations from "
+        f"their winners', their spread is {found['spread_ratio']:.2f} and their largest value "
+        f"{found['largest_ratio']:.1f} times as large"
+    )
+    if found["normalised_differently"]:
+        return (
+            "The losers were normalised differently before they were encoded: "
+            f"{facts}. Encode them again as the winners were."
+        )
+    if found["verdict"] == "clean":
+        return f"Winners and losers were encoded alike: {facts}."
+    return f"The latents of the two sides differ: {facts}."
+
+
+def _numbers(latent: Latent, scale: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """[2, 3, C]: of the first frame and of all, the channels' mean, log spread, log largest."""
+    import numpy as np
+
+    rows = []
+    for part in (latent[:, :1], latent):
+        flat = part.reshape(len(part), -1).astype(np.float64)
+        rows.append(
+            [
+                flat.mean(axis=1) / scale,
+                np.log(flat.std(axis=1) + 1e-6),
+                np.log(np.abs(flat).max(axis=1) + 1e-6),
+            ]
+        )
+    return np.array(rows)[:, :, :_AT_MOST_CHANNELS]
+
+
+def cached(
+    workspace: Workspace, rows: Sequence[Mapping[str, Any]]
+) -> Iterator[tuple[Latent, list[Latent]]]:
+    """Latents of the pairs whose sides are all cached, imported ones first, then training's."""
+    known = _files(workspace)
+    for row in rows:
+        names = [row["win"], *row["lose"]]
+        if all(name in known for name in names):
+            win, *losers = (read(known[name], row) for name in names)
+            yield win, losers
+
+
+def _files(workspace: Workspace) -> dict[str, Path]:
+    """The latent file of each video by the video's file name."""
+    from safetensors import SafetensorError, safe_open
+
+    found: dict[str, Path] = {}
+    for path in sorted(workspace.step("latents").glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="np") as file:
+                video = (file.metadata() or {}).get("video")
+        except SafetensorError:
+            continue  # being written, or damaged: training makes it anew
+        if video:
+            found[f"{video}.mp4"] = path
+    for path in folder_of(workspace).glob("*.safetensors"):
+        found[f"{path.stem}.mp4"] = path
+    return found
+
+
+def read(path: Path, row: Mapping[str, Any] | None = None) -> Latent:
+    """A video's latent as [C, F, H, W]. Raises UserError when the file holds no such tensor."""
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} is not a readable safetensors file: {error}") from None
+    tensor = next((t for t in tensors.values() if t.squeeze(0).ndim == 4), None)
+    if tensor is None:
+        raise UserError(f"{path} holds no latent of four axes")
+    tensor = tensor.squeeze(0).to(torch.float32)
+    # training keeps CogVideoX as its transformer wants it: frames before channels
+    if path.parent.name == "latents" and "cogvideox" in str((row or {}).get("scheduler")).lower():
+        tensor = tensor.transpose(0, 1)
+    return tensor.numpy()

@@ -1,0 +1,195 @@
+"""What pairs a build will make: from the clips, the settings and the model's JSON files alone.
+
+Everything random about a pair follows from its id, and the id from what it is made of, so that
+the same command plans the same pairs on every machine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from realdpo import ids, tables
+from realdpo.errors import UserError
+from realdpo.pairs import conform
+from realdpo.pairs.adapters import Traits, of
+from realdpo.pairs.config import BuildConfig
+from realdpo.pairs.conform import Form
+from realdpo.pairs.generate import Box, GenerationSettings, settings_from
+from realdpo.pairs.pipeline import Model, facts_of_folder, locate, lora_id, scheduler_name
+from realdpo.workspace import Workspace
+
+FORMAT = 1  # of what a pair is made of; a change here makes every pair anew
+
+
+@dataclass(frozen=True)
+class Task:
+    """One pair to make. `unfit` says why it cannot be, and then `settings` is None."""
+
+    pair_id: str
+    clip: dict[str, Any]
+    settings: GenerationSettings | None
+    unfit: str | None = None
+
+    @property
+    def form(self) -> Form:
+        assert self.settings is not None
+        s = self.settings
+        return Form(s.width, s.height, s.frames, Fraction(s.fps).limit_denominator(1001))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a build will do: the model as found, and a task for every clip."""
+
+    config: BuildConfig
+    model: Model
+    traits: Traits
+    lora: str | None
+    scheduler: str
+    tasks: tuple[Task, ...]
+
+
+def plan(workspace: Workspace, config: BuildConfig) -> Plan:
+    """Read the clips and the model's JSON files and say what pairs to make; loads no weights.
+
+    Raises UserError when there are no clips, no such model, or a shape that it cannot make.
+    """
+    workspace.require(workspace.clips, "curate ingest FOOTAGE")
+    model = locate(config.model, config.revision)
+    facts = facts_of_folder(model.folder)
+    adapter = of(facts)
+    traits = adapter.traits(facts)
+    if adapter.NAME == "generic" and (
+        config.roundtrip_win or any(config.strategies.get(s) for s in ("renoise", "local"))
+    ):
+        raise UserError(
+            f"the latents of {facts.pipeline} are not known, so winners cannot pass through its "
+            "VAE and clips cannot be renoised",
+            "use --strategies generate and --no-roundtrip-win with this model",
+        )
+    lora = lora_id(config.lora)
+    found = Plan(config, model, traits, lora, scheduler_name(facts), ())
+    wanted = set(config.splits)
+    columns = [field.name for field in tables.CLIPS.schema]
+    clips = tables.read(workspace.clips, tables.CLIPS, columns).to_pylist()
+    chosen = [
+        clip
+        for clip in clips
+        if clip["keep"] and clip["status"] == "ok" and clip["path"] and clip["split"] in wanted
+    ]
+    if not chosen:
+        raise UserError(
+            f"{workspace.clips} holds no accepted clip of {', '.join(config.splits)}",
+            f"see why with: realdpo curate report -w {workspace.root}",
+        )
+    tasks = sorted((_task(found, clip) for clip in chosen), key=lambda task: task.pair_id)
+    if all(task.unfit for task in tasks):
+        raise UserError(
+            f"none of the {len(tasks)} clips fits {model.id}: {tasks[0].unfit}",
+            "ingest with the --target of this model, or set fps, frames, width and height of the "
+            "pairs, e.g. --set fps=8",
+        )
+    return dataclasses.replace(found, tasks=tuple(tasks))
+
+
+def _task(made_by: Plan, clip: dict[str, Any]) -> Task:
+    config, traits = made_by.config, made_by.traits
+    settings: GenerationSettings | None = None
+    unfit = None
+    if not clip["prompt"]:
+        unfit = "the clip has no prompt"
+    else:
+        try:
+            settings = _settings(config, traits, clip)
+        except conform.Unfit as error:
+            unfit = str(error)
+    pair_id = ids.content_id(
+        format=FORMAT,
+        clip=clip["clip_id"],
+        clip_bytes=clip["sha256"],
+        prompt=clip["prompt"],
+        model=made_by.model.id,
+        revision=made_by.model.revision,
+        lora=made_by.lora,
+        lora_scale=config.lora_scale if made_by.lora else None,
+        round=config.round,
+        settings=settings,
+        strategies={k: v for k, v in sorted(config.strategies.items()) if v > 0},
+        strength=list(config.strength),
+        local_strength=list(config.local_strength),
+        roundtrip=config.roundtrip_win,
+        encoder=conform.encoder(config.crf),
+        seed=config.seed,
+    )
+    return Task(pair_id, clip, settings, unfit)
+
+
+def _settings(config: BuildConfig, traits: Traits, clip: dict[str, Any]) -> GenerationSettings:
+    """The model's own shape, or the nearest legal one that the clip can fill. Raises Unfit."""
+    fps = Fraction(config.fps or traits.fps).limit_denominator(1001)
+    available = len(conform.frames_at(clip["frames"], Fraction(clip["fps"]), fps))
+    frames = config.frames or traits.legal_frames(min(traits.frames, available))
+    width, height = traits.legal_size(
+        min(clip["width"], traits.width), min(clip["height"], traits.height)
+    )
+    width, height = config.width or width, config.height or height
+    if frames < 2 or frames > available:
+        raise conform.Unfit(
+            f"the clip gives {available} frames at {float(fps):g} a second, "
+            f"{config.frames or traits.frame_step + 1} are wanted"
+        )
+    if not width or not height or width > clip["width"] or height > clip["height"]:
+        raise conform.Unfit(
+            f"the clip is {clip['width']}x{clip['height']}, too small for this model"
+        )
+    return settings_from(
+        traits,
+        width=width,
+        height=height,
+        frames=frames,
+        fps=float(fps),
+        steps=config.steps,
+        guidance=config.guidance,
+        negative_prompt=config.negative_prompt,
+    )
+
+
+@dataclass(frozen=True)
+class Loser:
+    """How one loser is made; all of it follows from the pair's id and the settings."""
+
+    seed: int
+    strategy: str
+    strength: float | None = None
+    box: Box | None = None
+
+
+def loser(pair_id: str, k: int, config: BuildConfig) -> Loser:
+    """The k-th loser of a pair, the same on every machine and for any number of losers."""
+    weights = {name: w for name, w in sorted(config.strategies.items()) if w > 0}
+    at = ids.unit_interval(pair_id, k, "strategy") * sum(weights.values())
+    strategy = list(weights)[-1]
+    for name, weight in weights.items():
+        if at < weight:
+            strategy = name
+            break
+        at -= weight
+    seed = ids.seed_of(pair_id, k, "seed")
+    if strategy == "generate":
+        return Loser(seed, strategy)
+    low, high = config.strength if strategy == "renoise" else config.local_strength
+    strength = low + (high - low) * ids.unit_interval(pair_id, k, "strength")
+    if strategy == "renoise":
+        return Loser(seed, strategy, strength)
+    # a third to two thirds of each side, half to all of the time
+    sides = [_span(pair_id, k, name, 1 / 3, 2 / 3) for name in ("rows", "columns")]
+    return Loser(seed, strategy, strength, Box(_span(pair_id, k, "time", 0.5, 1.0), *sides))
+
+
+def _span(pair_id: str, k: int, name: str, low: float, high: float) -> tuple[float, float]:
+    size = low + (high - low) * ids.unit_interval(pair_id, k, name, "size")
+    start = (1 - size) * ids.unit_interval(pair_id, k, name, "start")
+    return start, start + size

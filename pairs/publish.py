@@ -1,0 +1,186 @@
+"""From rows of pairs to the tables that others read: pairs.parquet, the shards, the audit.
+
+The same rows give the same bytes, and what is already written is not written again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from realdpo import ids, tables
+from realdpo.errors import UserError
+from realdpo.files import write_text
+from realdpo.pairs import audit
+from realdpo.workspace import Workspace
+
+_SHARD_BYTES = 512 << 20
+
+
+def publish(
+    workspace: Workspace, rows: Sequence[dict[str, Any]], shard_rows: int
+) -> dict[str, Any]:
+    """Write rows of the pairs table, their shards and their audit; the summary.
+
+    When rows and videos are those of the last time, nothing is measured or written again.
+    Raises UserError when no pair was accepted; the table then says why.
+    """
+    accepted = [row for row in rows if row["status"] == "ok"]
+    state = workspace.step("pairs") / "published.json"
+    untimed = [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+    digest = ids.content_id(rows=untimed, shard_rows=shard_rows, measures=audit.MEASURES)
+    known = _read_json(state)
+    there = workspace.pairs.is_file() and workspace.audit.is_file()
+    fresh = known.get("digest") != digest or not (
+        there and all(_same_size(workspace, n, k) for n, k in known.get("shards", {}).items())
+    )
+    if fresh:
+        measured = audit.measure_rows(workspace, accepted)
+        full = [{**row, **audit.columns(row, measured)} for row in rows]
+        tables.write(workspace.pairs, tables.from_rows(tables.PAIRS, full), tables.PAIRS)
+        shards = write_shards(
+            workspace,
+            [row for row in full if row["status"] == "ok"],
+            shard_rows,
+            known.get("shards", {}),
+        )
+        if accepted:
+            audit.audit_rows(workspace, accepted, measured)
+        write_text(state, json.dumps({"digest": digest, "shards": shards}, indent=1))
+    if not accepted:
+        reasons = sorted({row["error"] for row in rows if row["error"]}) or ["all were rejected"]
+        raise UserError(
+            f"no pair came of {len(rows)} clips: {reasons[0]}",
+            "--keep-broken pairs broken generations too; the same command tries failures again",
+        )
+    verdict = _read_json(workspace.audit)
+    count: dict[str, int] = {}
+    for row in rows:
+        count[row["status"]] = count.get(row["status"], 0) + 1
+    return {
+        "pairs": len(rows),
+        "by_status": count,
+        "losers": sum(len(row["lose"]) for row in accepted),
+        "shards": len(_read_json(state)["shards"]),
+        "verdict": verdict["verdict"],
+        "auc": verdict["auc"],
+        "failed": [
+            f"{row['clip_id']} {row['status']}: {row['error']}"
+            for row in rows
+            if row["status"] in ("failed", "broken")
+        ],
+    }
+
+
+def write_shards(
+    workspace: Workspace,
+    rows: Sequence[dict[str, Any]],
+    shard_rows: int,
+    before: dict[str, Any],
+) -> dict[str, Any]:
+    """Write the accepted rows with their videos as pairs/data/<split>-*.parquet.
+
+    before: what the last call returned, a digest of the rows and the size of every shard. A
+    shard whose rows are what they were is left alone, and shards that are no more go.
+    """
+    folder = workspace.pair_data
+    after: dict[str, Any] = {}
+    for split in sorted({row["split"] for row in rows}):
+        groups = _groups(workspace, [r for r in rows if r["split"] == split], shard_rows)
+        for k, group in enumerate(groups):
+            name = f"{split}-{k:05d}-of-{len(groups):05d}.parquet"
+            digest = ids.content_id(rows=[_fixed(row) for row in group])
+            known = before.get(name, {})
+            if known.get("digest") != digest or not _same_size(workspace, name, known):
+                table = tables.from_rows(tables.PAIR_SHARD, [_filled(workspace, r) for r in group])
+                tables.write(folder / name, table, tables.PAIR_SHARD, row_group_size=16)
+            after[name] = {"digest": digest, "bytes": (folder / name).stat().st_size}
+    for path in folder.glob("*.parquet"):
+        if path.name not in after:
+            path.unlink()
+    return after
+
+
+def _same_size(workspace: Workspace, name: str, known: dict[str, Any]) -> bool:
+    path = workspace.pair_data / name
+    return path.is_file() and path.stat().st_size == known.get("bytes")
+
+
+def _groups(
+    workspace: Workspace, rows: list[dict[str, Any]], shard_rows: int
+) -> list[list[dict[str, Any]]]:
+    """Rows in shards of at most `shard_rows` rows and about half a GiB."""
+    sizes = {}
+    with contextlib.suppress(FileNotFoundError):
+        sizes = {e.name: e.stat().st_size for e in os.scandir(workspace.pair_videos)}
+    groups: list[list[dict[str, Any]]] = [[]]
+    weight = 0
+    for row in rows:
+        size = sum(sizes.get(name, 0) for name in [row["win"], *row["lose"]])
+        if groups[-1] and (len(groups[-1]) >= shard_rows or weight + size > _SHARD_BYTES):
+            groups.append([])
+            weight = 0
+        groups[-1].append(row)
+        weight += size
+    return groups
+
+
+def _fixed(row: dict[str, Any]) -> dict[str, Any]:
+    """What of a row goes into a shard: how long generation took differs between runs."""
+    return {k: v for k, v in row.items() if k not in ("seconds", "status", "error")}
+
+
+def _filled(workspace: Workspace, row: dict[str, Any]) -> dict[str, Any]:
+    def media(name: str | None) -> dict[str, Any] | None:
+        if name is None:
+            return None
+        return {"bytes": (workspace.pair_videos / name).read_bytes(), "path": name}
+
+    shown = _fixed(row)
+    return {
+        **shown,
+        "win": media(row["win"]),
+        "lose": [media(name) for name in row["lose"]],
+        "first_frame": media(row.get("first_frame")),
+    }
+
+
+def reviews_path(workspace: Workspace) -> Path:
+    return workspace.step("pairs") / "reviews.json"
+
+
+def apply_review(workspace: Workspace, file: Path) -> dict[str, str]:
+    """Take in choices that `pairs report` gave as a file; later choices win. All of them, by pair.
+
+    Raises UserError when the file is not one of choices.
+    """
+    try:
+        choices = json.loads(file.read_text(encoding="utf-8"))["choices"]
+        given = {str(pair): str(choice) for pair, choice in choices.items()}
+    except FileNotFoundError:
+        raise UserError(f"no file {file}", "download the choices in the report page") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(
+            f"{file} does not hold choices", "download the choices in the report page"
+        ) from None
+    if strange := sorted(set(given.values()) - {"accept", "reject", "flag"}):
+        raise UserError(f"{file}: a choice is accept, reject or flag, not {strange[0]!r}")
+    merged = {**read_reviews(workspace), **given}
+    write_text(reviews_path(workspace), json.dumps(merged, indent=1, sort_keys=True))
+    return merged
+
+
+def read_reviews(workspace: Workspace) -> dict[str, str]:
+    """What people decided, by pair id."""
+    return _read_json(reviews_path(workspace))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; empty when the file is missing or was cut off."""
+    with contextlib.suppress(OSError, ValueError):
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    return {}

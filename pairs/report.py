@@ -1,0 +1,160 @@
+"""A page to look at pairs and judge them: real and generated side by side, keys to choose.
+
+The choices come back as a file that `realdpo pairs build --apply-review` reads.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from realdpo import ids, report, tables
+from realdpo.errors import UserError
+from realdpo.pairs.statistics import FEATURES, MOTION
+from realdpo.workspace import Workspace
+
+
+def write_report(workspace: Workspace, target: Path | None = None, limit: int = 60) -> Path:
+    """Write the page of a workspace's pairs and return its path.
+
+    limit: pairs on the page, spread evenly over all; their videos are inside it. Raises
+    UserError when there are no pairs.
+    """
+    workspace.require(workspace.pairs, "pairs build")
+    rows = tables.read(workspace.pairs, tables.PAIRS).to_pylist()
+    shown = [row for row in rows if row["win"] and row["lose"]]
+    if not shown:
+        raise UserError(f"{workspace.pairs} holds no pair with videos", "realdpo pairs build")
+    if len(shown) > limit:
+        shown = [shown[k * len(shown) // limit] for k in range(limit)]
+    verdict = {}
+    if workspace.audit.is_file():
+        verdict = json.loads(workspace.audit.read_text(encoding="utf-8"))
+    some = f"{len(shown)} of {len(rows)} pairs" if len(shown) < len(rows) else f"{len(rows)} pairs"
+    first = shown[0]
+    page = report.page(
+        "Pairs",
+        [
+            report.Section("Audit", _audit(verdict)),
+            report.Section("Pairs", _pairs(workspace, shown)),
+        ],
+        subtitle=f"{some} of {first['model']}, round {first['round']}: "
+        "the real clip and what the model made of its prompt.",
+    )
+    return report.write(target or workspace.reports / "pairs.html", page)
+
+
+def _audit(found: Mapping[str, Any]) -> Markup:
+    """What the audit says, the strongest numbers first."""
+    if not found:
+        return Markup("<p>These pairs were not audited: run <code>realdpo pairs audit</code>.</p>")
+    rows = [
+        {
+            "number": f["name"].replace("_", " "),
+            "cause": f["group"],
+            "AUC": f["auc"],
+            "loser - winner": f["loser_minus_winner"],
+            "in words": f["words"],
+        }
+        for f in found["features"]
+        if f["auc"] > 0.55
+    ]
+    head = Markup("<p><strong>{}</strong>: {}</p><p>Motion, which should differ: {}.</p>").format(
+        found["verdict"].capitalize(), found["summary"], found["motion"]["words"]
+    )
+    if "latents" in found:
+        head += Markup("<p>Cached latents: {}</p>").format(found["latents"]["summary"])
+    if not rows:
+        return head + Markup("<p>No single number tells the sides apart.</p>")
+    return head + report.table(rows)
+
+
+def _pairs(workspace: Workspace, rows: Sequence[Mapping[str, Any]]) -> Markup:
+    style = _resource("review.css")
+    script = _resource("review.js")
+    tools = Markup(
+        '<div class="tools" data-set="{}"><input name="search" type="search" '
+        'placeholder="search prompts and ids" aria-label="search">{}{}{}<output></output>'
+        '<button type="button">Download choices</button></div>'
+        '<p class="keys"><kbd>j</kbd> <kbd>k</kbd> next, previous; <kbd>space</kbd> play; '
+        "<kbd>a</kbd> accept, <kbd>r</kbd> reject, <kbd>f</kbd> flag, <kbd>u</kbd> undo; "
+        "<kbd>/</kbd> search. Then <code>realdpo pairs build --apply-review review.json</code>.</p>"
+    ).format(
+        ids.content_id(pairs=[row["pair_id"] for row in rows]),
+        _choices("split", "any split", {row["split"] for row in rows}),
+        _choices("strategy", "any strategy", {s for row in rows for s in row["strategy"] or []}),
+        _choices("choice", "any choice", {"accept", "reject", "flag", "none"}),
+    )
+    items = Markup("").join(_pair(workspace, row) for row in rows)
+    # the script comes last: it looks for the pairs above it. Both files are the product's own.
+    return Markup("<style>{}</style>{}{}<script>{}</script>").format(
+        Markup(style),  # noqa: S704
+        tools,
+        items,
+        Markup(script),  # noqa: S704
+    )
+
+
+def _pair(workspace: Workspace, row: Mapping[str, Any]) -> Markup:
+    losers = list(row["lose"])
+    strategies = list(row["strategy"] or ["generate"] * len(losers))
+    seeds = list(row["seeds"] or [None] * len(losers))
+    clips = [("real", _video(workspace, row["win"]))]
+    for k, (name, strategy) in enumerate(zip(losers, strategies, strict=False)):
+        clips.append((f"loser {k}, {strategy}", _video(workspace, name)))
+    steps = f"{row['steps']} steps, guidance {row['guidance']:g}; " if row["steps"] else ""
+    known = ", ".join(str(seed) for seed in seeds if seed is not None)
+    facts = (
+        f"{row['pair_id']}; {row['split']}; {row['width']}x{row['height']}, {row['frames']} frames "
+        f"at {row['fps']:g}; {steps}" + (f"seeds {known}; " if known else "") + _difference(row)
+    )
+    return Markup(
+        '<article class="pair" id="{}" data-split="{}" data-strategy="{}" data-before="{}" '
+        'data-text="{}"><span class="choice"></span><p class="prompt">{}</p>{}'
+        '<p class="facts">{}</p></article>'
+    ).format(
+        row["pair_id"],
+        row["split"],
+        " ".join(sorted(set(strategies))),
+        row["review"] or "",
+        f"{row['prompt']} {row['pair_id']} {row['clip_id']}".lower(),
+        row["prompt"],
+        report.in_step(clips, row["fps"]),
+        facts + (f" {row['error']}" if row["error"] else ""),
+    )
+
+
+def _difference(row: Mapping[str, Any]) -> str:
+    """The audit's numbers of one pair that are beyond tolerance, in words."""
+    words = []
+    for name, feature in {**MOTION, **FEATURES}.items():
+        value = row.get(f"audit.{name}")
+        if value is None or name.startswith("first_") or abs(value) <= feature.tolerance:
+            continue
+        words.append(f"{feature.more if value > 0 else feature.less} ({value:+.2g})")
+    return "losers are " + ", ".join(words) if words else "losers differ in nothing measured"
+
+
+def _choices(name: str, any_: str, values: set[str]) -> Markup:
+    options = Markup("").join(
+        Markup("<option>{}</option>").format(value) for value in sorted(values)
+    )
+    return Markup(
+        '<select name="{}" aria-label="{}"><option value="">{}</option>{}</select>'
+    ).format(name, name, any_, options)
+
+
+def _video(workspace: Workspace, name: str) -> bytes:
+    path = workspace.pair_videos / name
+    if not path.is_file():
+        raise UserError(f"{path} is not there", "run `realdpo pairs build` again to make it")
+    return path.read_bytes()
+
+
+def _resource(name: str) -> str:
+    return resources.files("realdpo.pairs").joinpath(name).read_text(encoding="utf-8")

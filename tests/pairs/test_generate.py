@@ -1,0 +1,92 @@
+"""Every family's pipeline, saved with small random weights and loaded again, makes videos."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import tiny_pipelines
+from pair_workspace import footage
+
+from realdpo.media.decode import read_clip
+from realdpo.pairs import conform
+from realdpo.pairs.adapters import facts_of_pipeline
+from realdpo.pairs.generate import (
+    Box,
+    adapter_of,
+    generate_video,
+    load_pipeline,
+    regenerate,
+    roundtrip,
+    settings_for,
+    to_uint8,
+    why_broken,
+)
+from realdpo.pairs.pipeline import facts_of_folder
+
+PROMPT = "a person walking on the street"
+
+
+@pytest.fixture(scope="module")
+def street(bikes) -> np.ndarray:
+    return footage(bikes, 0, 9, (64, 64), 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(tiny_pipelines.PIPELINES))
+def test_every_family_generates_conforms_and_loads_back(tmp_path, street, name) -> None:
+    folder = tiny_pipelines.save(name, tmp_path)
+    pipe = load_pipeline(str(folder))
+    adapter = adapter_of(pipe)
+    facts = facts_of_pipeline(pipe)
+    traits = adapter.traits(facts)
+    assert name.split("-")[0].rstrip("0123456789.") == adapter.NAME
+    assert adapter.traits(facts_of_folder(folder)) == traits  # a plan needs no weights
+
+    frames = traits.legal_frames(9)
+    real = street[:frames]
+    settings = settings_for(pipe, width=64, height=64, frames=frames, steps=4, fps=8.0)
+    made = generate_video(pipe, adapter, PROMPT, real[0], 1, settings)
+    assert made.shape == (frames, 64, 64, 3)
+    assert made.dtype == np.uint8
+    assert np.array_equal(made, generate_video(pipe, adapter, PROMPT, real[0], 1, settings))
+    assert not np.array_equal(made, generate_video(pipe, adapter, PROMPT, real[0], 2, settings))
+
+    # noise is added to the real clip in the scheduler's own measure: less noise, nearer to it
+    passed = roundtrip(pipe, adapter, real)
+    assert passed.shape == real.shape
+    steps16 = settings_for(pipe, width=64, height=64, frames=frames, steps=16, fps=8.0)
+
+    def away(strength: float, box: Box | None = None) -> np.ndarray:
+        video = regenerate(pipe, adapter, PROMPT, real, 1, steps16, strength, box)
+        return np.abs(to_uint8(video).astype(float) - passed)
+
+    little, much = away(0.15).mean(), away(1.0).mean()
+    assert little < 0.95 * much
+    corner = away(1.0, Box((0, 1), (0, 0.5), (0, 0.5)))
+    assert corner[:, 48:, 48:].mean() < much  # what lies outside the region is kept
+
+    form = conform.Form(64, 64, frames, Fraction(8))
+    data = conform.write(conform.with_first_frame(made, real[0]), form, 12)
+    video, fps = read_clip(data)
+    assert (video.shape, fps) == (made.shape, 8)
+
+
+def test_what_is_broken_is_named() -> None:
+    random = np.random.default_rng(0)
+    good = random.random((5, 16, 16, 3)).astype(np.float32)
+    assert why_broken(good) is None
+    nan = good.copy()
+    nan[3, 2, 2, 1] = np.nan
+    assert why_broken(nan) == "nan"
+    assert why_broken(good * 0.02) == "black"
+    assert why_broken(np.full_like(good, 0.5)) == "blank"
+    assert why_broken(np.repeat(good[:1], 5, axis=0)) == "frozen"
+    half = np.concatenate([good, np.repeat(good[:1], 5, axis=0)])
+    assert why_broken(half) is None  # it moves for a while: a failure to learn from
+
+
+def test_nan_becomes_black_and_values_are_rounded() -> None:
+    values = np.array([0.0, 0.5, 1.0, 1.7, np.nan], dtype=np.float32)
+    assert to_uint8(values).tolist() == [0, 128, 255, 255, 0]

@@ -1,0 +1,169 @@
+"""Ids, seeds and strategies follow from what a pair is made of; shapes from the model's files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import tiny_pipelines
+from pair_workspace import fabricate
+
+from realdpo.errors import UserError
+from realdpo.pairs.adapters import Facts, of
+from realdpo.pairs.config import BuildConfig, parse_strategies
+from realdpo.pairs.pipeline import choose_memory, facts_of_folder, fingerprint, locate
+from realdpo.pairs.plan import loser, plan
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_pipelines.save("cogvideox-5b-i2v", tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory, bikes):
+    return fabricate(tmp_path_factory.mktemp("work"), bikes)
+
+
+def ids_of(workspace, **changes) -> list[str]:
+    return [task.pair_id for task in plan(workspace, BuildConfig(**changes)).tasks]
+
+
+def test_a_setting_that_changes_the_videos_changes_every_id(workspace, model) -> None:
+    base = {"model": str(model), "steps": 4}
+    same = ids_of(workspace, **base)
+    assert ids_of(workspace, **base, dtype="bfloat16", memory="none", losers=7) == same
+    for change in (
+        {"steps": 5},
+        {"guidance": 1.0},
+        {"seed": 1},
+        {"round": 2},
+        {"frames": 5},
+        {"roundtrip_win": False},
+        {"strategies": {"renoise": 1.0}},
+        {"negative_prompt": "blurry"},
+        {"crf": 20},
+    ):
+        assert not set(ids_of(workspace, **{**base, **change})) & set(same), change
+
+
+def test_weights_are_part_of_the_id(workspace, tmp_path) -> None:
+    folders = [
+        tiny_pipelines.save("cogvideox-5b-i2v", tmp_path / str(seed) / "model", seed)
+        for seed in (0, 0, 1)[1:]
+    ]
+    again = tiny_pipelines.save("cogvideox-5b-i2v", tmp_path / "again" / "model", 0)
+    assert fingerprint(folders[0]) == fingerprint(again)
+    assert fingerprint(folders[0]) != fingerprint(folders[1])
+    assert ids_of(workspace, model=str(folders[0])) == ids_of(workspace, model=str(again))
+    assert locate(str(again)).id == "model"  # not its path, which differs between machines
+
+
+def test_losers_do_not_depend_on_how_many_there_are() -> None:
+    few, many = BuildConfig(losers=2), BuildConfig(losers=9)
+    assert [loser("ab", k, few) for k in range(2)] == [loser("ab", k, many) for k in range(2)]
+    assert len({loser("ab", k, many).seed for k in range(9)}) == 9
+    assert all(0 <= loser("ab", k, many).seed < 2**63 for k in range(9))
+
+
+def test_strategies_are_mixed_by_their_weights() -> None:
+    config = BuildConfig(strategies=parse_strategies("generate=2,renoise=1,local"))
+    made = [loser("ab", k, config) for k in range(4000)]
+    share = {s: sum(m.strategy == s for m in made) / 4000 for s in config.strategies}
+    assert share == pytest.approx({"generate": 0.5, "renoise": 0.25, "local": 0.25}, abs=0.03)
+    for one in made:
+        if one.strategy == "renoise":
+            assert 0.65 <= one.strength <= 0.8
+        if one.box is not None:
+            for low, high in (one.box.time, one.box.rows, one.box.columns):
+                assert 0 <= low < high <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "size_step", "frame_step"),
+    [
+        ("cogvideox-2b", 16, 4),
+        ("cogvideox1.5-i2v", 16, 4),
+        ("wan2.1-t2v", 16, 4),
+        ("ltx-i2v", 32, 8),
+        ("hunyuan-t2v", 16, 4),
+        ("mochi-t2v", 16, 6),
+    ],
+)
+def test_legal_shapes_come_from_the_models_own_files(tmp_path, name, size_step, frame_step) -> None:
+    facts = facts_of_folder(tiny_pipelines.save(name, tmp_path))
+    traits = of(facts).traits(facts)
+    assert (traits.size_step, traits.frame_step) == (size_step, frame_step)
+    assert traits.task == ("i2v" if "i2v" in name else "t2v")
+    assert traits.legal_frames(2 * frame_step) == frame_step + 1
+    assert traits.legal_frames(frame_step) == 0
+    assert traits.legal_size(100, 70) == (100 - 100 % size_step, 70 - 70 % size_step)
+    with pytest.raises(UserError, match="multiples"):
+        traits.check(size_step + 2, size_step, frame_step + 1)
+    with pytest.raises(UserError, match="plus 1"):
+        traits.check(size_step, size_step, frame_step)
+
+
+def test_released_cogvideox_gets_its_own_shape() -> None:
+    # config.json of THUDM/CogVideoX-5b-I2V, in what matters here
+    facts = Facts(
+        "CogVideoXImageToVideoPipeline",
+        {
+            "vae": {"block_out_channels": [128, 256, 256, 512], "temporal_compression_ratio": 4},
+            "transformer": {
+                "patch_size": 2,
+                "sample_width": 90,
+                "sample_height": 60,
+                "sample_frames": 49,
+                "patch_size_t": None,
+            },
+        },
+    )
+    traits = of(facts).traits(facts)
+    assert (traits.width, traits.height, traits.frames, traits.fps) == (720, 480, 49, 8)
+    assert (traits.steps, traits.guidance) == (50, 6.0)
+
+
+def test_clips_that_do_not_fit_say_why(workspace, model) -> None:
+    with pytest.raises(UserError, match="fewer than the 16 wanted"):
+        plan(workspace, BuildConfig(model=str(model), fps=16.0))
+    with pytest.raises(UserError, match="too small"):
+        plan(workspace, BuildConfig(model=str(model), width=128))
+    with pytest.raises(UserError, match="nearest legal size is 48x64"):
+        plan(workspace, BuildConfig(model=str(model), width=50))
+
+
+def test_a_model_that_is_no_video_pipeline_is_refused(workspace, tmp_path) -> None:
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
+    with pytest.raises(UserError, match="not known|does not make video"):
+        plan(workspace, BuildConfig(model=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"losers": 0}, "losers=0"),
+        ({"strategies": {"dream": 1.0}}, "no strategy 'dream'"),
+        ({"strategies": {"local": 0.0}}, "no weight"),
+        ({"strength": (0.9, 0.1)}, "low <= high"),
+        ({"memory": "magic"}, "memory option 'magic'"),
+        ({"dtype": "int8"}, "dtype 'int8'"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(changes, message) -> None:
+    with pytest.raises(UserError, match=message):
+        BuildConfig(**changes)
+
+
+def test_memory_options_follow_the_room_there_is() -> None:
+    five_b = {"transformer": 11 << 30, "text_encoder": 9 << 30, "vae": 1 << 29}
+    assert choose_memory(five_b, 79 << 30) == ()
+    assert choose_memory(five_b, 31 << 30) == ("vae_tiling",)
+    assert choose_memory(five_b, 23 << 30)[0] == "model_cpu_offload"
+    assert choose_memory(five_b, 8 << 30)[0] == "sequential_cpu_offload"
+
+
+def test_the_config_is_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        BuildConfig().losers = 2  # type: ignore[misc]
