@@ -7,6 +7,7 @@ score that was not measured (null) never drops a clip.
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -62,7 +63,7 @@ LIMITS: tuple[Limit, ...] = (
     Limit("people.share", 0.5, None, "choice: a person in half of the sampled frames"),
     Limit("people.height", 0.15, None, "choice: smaller, an action cannot be read"),
     Limit("text.area", None, 0.05, "choice for fine-tuning sets; pretraining allows 0.3"),
-    Limit("nsfw.share", None, 0.5, "the usual cut of classifiers, on the worst frame"),
+    Limit("nsfw.worst", None, 0.5, "the usual cut of classifiers, on the worst frame"),
 )
 
 KEPT_ONE_SIDE = ("_min", "_max")
@@ -193,6 +194,31 @@ def decide(
     }
 
 
+def text(result: Mapping[str, Any], dry_run: bool = False) -> str:
+    """The counts of `decide` as plain text for a terminal."""
+    verb = "would keep" if dry_run else "kept"
+    lines = [
+        f"{verb} {result['kept']} of {result['clips']} clips (before: {result['kept_before']})"
+    ]
+    lines += [f"  {count:>8}  {name}" for name, count in result["dropped"].items()]
+    if result["not_cut_yet"]:
+        lines.append(f"{result['not_cut_yet']} of them are not cut yet: run curate ingest again")
+    return "\n".join(lines)
+
+
+def to_toml(overrides: Mapping[str, Any]) -> str:
+    """All thresholds as `[decide]` of a settings file; those that were removed are "off"."""
+    import tomli_w
+
+    limits = thresholds(overrides)
+    off = (dict(_flat(overrides)).keys() | defaults().keys()) - limits.keys()
+    nested: dict[str, dict[str, Any]] = {}
+    for key, value in sorted({**limits, **dict.fromkeys(off, "off")}.items()):
+        group, _, name = key.partition(".")
+        nested.setdefault(group, {})[name] = value
+    return tomli_w.dumps({"decide": nested})
+
+
 def count_reasons(rows: Iterable[Sequence[str] | None]) -> dict[str, int]:
     """How many clips each reason concerns, most first; a clip may have several."""
     counts: dict[str, int] = {}
@@ -221,7 +247,7 @@ def fingerprints(clips: pa.Table) -> list[npt.NDArray[np.uint64] | None]:
         return []
     words = column.values.to_numpy(zero_copy_only=False)
     offsets = column.offsets.to_numpy()
-    return [words[low:high] for low, high in zip(offsets[:-1], offsets[1:], strict=True)]
+    return [words[low:high] for low, high in itertools.pairwise(offsets)]
 
 
 def load_overrides(config: Path | None, sets: Sequence[str]) -> dict[str, Any]:
@@ -239,8 +265,8 @@ def load_overrides(config: Path | None, sets: Sequence[str]) -> dict[str, Any]:
 
 def _stored_links(workspace: Workspace, clips: pa.Table) -> list[tuple[int, int]]:
     """Near-duplicates, found once for a set of clips and kept under steps/."""
-    import pyarrow.parquet as pq
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
     from realdpo import ids
     from realdpo.curate import dedup

@@ -1,0 +1,255 @@
+"""Report: one page that shows what was kept, what was dropped and why, with clips to play."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from markupsafe import Markup
+
+from realdpo import report as page
+from realdpo.curate import decide
+from realdpo.media import MediaError
+from realdpo.progress import bar
+
+if TYPE_CHECKING:
+    from realdpo.workspace import Workspace
+
+# A page that opens at once: small, short previews, a handful under each heading.
+PREVIEW_SIDE, PREVIEW_FPS, PREVIEW_SECONDS = 200, 12, 4.0
+PREVIEW_CRF = 30
+PER_REASON, PLAYABLE_PER_REASON = 12, 3
+KEPT_SHOWN, KEPT_PLAYABLE = 24, 9
+SOURCES_SHOWN = 500
+
+_COLUMNS = [
+    "clip_id", "source_id", "start_s", "end_s", "keep", "reasons", "prompt", "action", "split",
+    "path", "duplicate_of", "license", "author", "source_url", "title",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A few frames of a clip: uint8 [F, H, W, 3] at `fps`."""
+
+    frames: np.ndarray
+    fps: Fraction
+
+
+def write(workspace: Workspace, path: Path | None = None) -> Path:
+    """Write the report of a workspace and return its path. Raises UserError without clips."""
+    path = path or workspace.reports / "curate.html"
+    return page.write(path, html(workspace))
+
+
+def html(workspace: Workspace) -> str:
+    """The page. Footage that has gone since is shown without pictures."""
+    from realdpo import tables
+
+    table = tables.read(workspace.require(workspace.clips, "curate ingest FOOTAGE"), tables.CLIPS)
+    sources = tables.read(workspace.sources, tables.SOURCES).to_pylist()
+    clips = table.select(_COLUMNS).to_pylist()
+    scores = decide.columns(table)
+    limits = in_force(workspace)
+    chosen = _chosen(clips)
+    previews = _previews(workspace, chosen, sources)
+    kept = [clip for clip in clips if clip["keep"]]
+    hours = sum(clip["end_s"] - clip["start_s"] for clip in kept) / 3600
+    return page.page(
+        "Curation report",
+        [
+            page.Section("Funnel", _funnel(clips, sources)),
+            page.Section("Kept", _clips(chosen["kept"], previews, KEPT_PLAYABLE, "kept")),
+            *(
+                page.Section(
+                    f"Dropped: {reason}", _clips(rows, previews, PLAYABLE_PER_REASON, reason)
+                )
+                for reason, rows in chosen.items()
+                if reason != "kept"
+            ),
+            page.Section("Scores and thresholds", _histograms(scores, limits)),
+            page.Section("Actions", _actions(kept)),
+            page.Section("Provenance", _provenance(sources, clips)),
+        ],
+        subtitle=f"{len(sources)} sources, {len(clips)} clips, {len(kept)} kept, {hours:.2f} hours",
+    )
+
+
+def in_force(workspace: Workspace) -> dict[str, float]:
+    """The thresholds of the last command that judged the clips."""
+    from realdpo.config import load_toml
+
+    folder = workspace.root / "config"
+    files = [p for n in ("decide", "ingest") if (p := folder / f"curate-{n}.toml").exists()]
+    if not files:
+        return decide.thresholds()
+    document = load_toml(max(files, key=lambda p: p.stat().st_mtime))
+    return decide.thresholds(document.get("decide") or document.get("ingest", {}).get("decide"))
+
+
+def _funnel(clips: Sequence[Mapping[str, Any]], sources: Sequence[Mapping[str, Any]]) -> Markup:
+    failed = [s for s in sources if s["status"] != "ok"]
+    kept = sum(bool(clip["keep"]) for clip in clips)
+    steps = [
+        {"step": "sources", "count": len(sources), "of": ""},
+        {"step": "sources that could not be read", "count": len(failed), "of": ""},
+        {"step": "clips", "count": len(clips), "of": ""},
+        *(
+            {"step": f"dropped: {name}", "count": count, "of": f"{count / len(clips):.1%}"}
+            for name, count in decide.count_reasons(c["reasons"] for c in clips).items()
+        ),
+        {"step": "kept", "count": kept, "of": f"{kept / max(1, len(clips)):.1%}"},
+    ]
+    note = Markup("<p>A clip that has several reasons counts under each of them.</p>")
+    errors = page.table([{"file": s["path"], "why": s["error"]} for s in failed]) if failed else ""
+    return (
+        page.table(steps, {"step": "", "count": "clips or files", "of": "of clips"}) + note + errors
+    )
+
+
+def _chosen(clips: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Which clips to show under "kept" and under each reason; ids are hashes, so any order is fair."""
+    ordered = sorted(clips, key=lambda clip: clip["clip_id"])
+    chosen: dict[str, list[Mapping[str, Any]]] = {
+        "kept": [clip for clip in ordered if clip["keep"]][:KEPT_SHOWN]
+    }
+    for reason in decide.count_reasons(clip["reasons"] for clip in clips):
+        rows = [
+            clip
+            for clip in ordered
+            if any(decide.reason_name(text) == reason for text in clip["reasons"] or ())
+        ]
+        chosen[reason] = rows[:PER_REASON]
+    return chosen
+
+
+def _previews(
+    workspace: Workspace,
+    chosen: Mapping[str, Sequence[Mapping[str, Any]]],
+    sources: Sequence[Mapping[str, Any]],
+) -> dict[str, Preview]:
+    """Pictures of the clips to be shown, from the cut clip where there is one, else the source."""
+    files = {s["source_id"]: s["path"] for s in sources if s["source_id"]}
+    wanted = {clip["clip_id"]: clip for rows in chosen.values() for clip in rows}
+    result = {}
+    with bar("previews", len(wanted), "clips") as advance:
+        for clip_id, clip in wanted.items():
+            cut = workspace.clip_file(clip_id)
+            start, end = (0.0, None) if cut.exists() else (clip["start_s"], clip["end_s"])
+            source = cut if cut.exists() else Path(files.get(clip["source_id"], ""))
+            if source.is_file():
+                preview = _preview(source, start, end)
+                if preview is not None:
+                    result[clip_id] = preview
+            advance()
+    return result
+
+
+def _preview(path: Path, start: float, end: float | None) -> Preview | None:
+    from realdpo.media.decode import frames
+
+    taken, due = [], start
+    last = start + PREVIEW_SECONDS if end is None else min(end, start + PREVIEW_SECONDS)
+    try:
+        for frame in frames(path, short_side=PREVIEW_SIDE, start=start, end=last):
+            if frame.time >= due - 1e-6:
+                taken.append(frame.rgb)
+                due += 1 / PREVIEW_FPS
+    except MediaError:
+        return None
+    if not taken:
+        return None
+    height, width = taken[0].shape[:2]
+    even = np.stack(taken)[:, : height // 2 * 2, : width // 2 * 2]
+    return Preview(np.ascontiguousarray(even), Fraction(PREVIEW_FPS))
+
+
+def _clips(
+    rows: Sequence[Mapping[str, Any]], previews: Mapping[str, Preview], playable: int, title: str
+) -> Markup:
+    shown = [(clip, previews[clip["clip_id"]]) for clip in rows if clip["clip_id"] in previews]
+    if not shown:
+        return Markup("<p>{}</p>").format("No pictures: the footage is not where it was.")
+    sheet = page.contact_sheet(
+        [(_label(clip, title), p.frames[len(p.frames) // 2]) for clip, p in shown], columns=4
+    )
+    from realdpo.media.encode import EncodeSettings, encode
+
+    settings = EncodeSettings(crf=PREVIEW_CRF, preset="veryfast")
+    players = Markup("").join(
+        page.video(encode(preview.frames, preview.fps, settings), _caption(clip))
+        for clip, preview in shown[:playable]
+    )
+    return page.image(sheet, f"{title}: {len(shown)} clips") + Markup(
+        '<div class="row" style="display:flex;flex-wrap:wrap;gap:1rem">{}</div>'
+    ).format(players)
+
+
+def _label(clip: Mapping[str, Any], title: str) -> str:
+    """What stands under a small picture: the reason's numbers, or what a kept clip shows."""
+    for reason in clip["reasons"] or ():
+        if decide.reason_name(reason) == title and "=" in reason:
+            return reason.split("=", 1)[1].replace("\n", " ")
+    words = clip["prompt"] or clip["title"] or clip["clip_id"][:8]
+    return str(words).replace("\n", " ")
+
+
+def _caption(clip: Mapping[str, Any]) -> str:
+    what = clip["prompt"] or clip["title"] or ""
+    why = "; ".join(clip["reasons"] or ())
+    place = f"{clip['clip_id'][:8]}, {clip['start_s']:.2f} to {clip['end_s']:.2f} s"
+    return ". ".join(part for part in (what.rstrip("."), why, place) if part)
+
+
+def _histograms(scores: Mapping[str, np.ndarray], limits: Mapping[str, float]) -> Markup:
+    parts = []
+    for name, values in sorted(scores.items()):
+        known = values[~np.isnan(values)]
+        if not len(known):
+            continue
+        marks = {
+            side: limits[key] for side in ("min", "max") if (key := f"{name}_{side}") in limits
+        }
+        parts.append(page.histogram(known.tolist(), name, marks))
+    return Markup(
+        '<div style="display:grid;grid-template-columns:repeat(auto-fill,minmax(20rem,1fr));'
+        'gap:1rem">{}</div>'
+    ).format(Markup("").join(parts))
+
+
+def _actions(kept: Sequence[Mapping[str, Any]]) -> Markup:
+    counts: dict[str, int] = {}
+    for clip in kept:
+        for name in clip["action"] or ["(no action found)"]:
+            counts[name] = counts.get(name, 0) + 1
+    rows = [{"action": n, "clips": c} for n, c in sorted(counts.items(), key=lambda x: -x[1])]
+    return page.table(rows)
+
+
+def _provenance(sources: Sequence[Mapping[str, Any]], clips: Iterable[Mapping[str, Any]]) -> Markup:
+    total: dict[str, int] = {}
+    kept: dict[str, int] = {}
+    for clip in clips:
+        total[clip["source_id"]] = total.get(clip["source_id"], 0) + 1
+        kept[clip["source_id"]] = kept.get(clip["source_id"], 0) + bool(clip["keep"])
+    rows = [
+        {
+            "file": source["path"],
+            "clips": total.get(source["source_id"], 0),
+            "kept": kept.get(source["source_id"], 0),
+            "seconds": source["duration_s"],
+            "size": f"{source['width']}x{source['height']}" if source["width"] else None,
+            "licence": source["license"],
+            "author": source["author"],
+            "from": source["source_url"],
+            "SHA-256": (source["source_id"] or "")[:12],
+        }
+        for source in sources[:SOURCES_SHOWN]
+    ]
+    more = len(sources) - len(rows)
+    note = Markup("<p>{}</p>").format(f"and {more} more in sources.parquet") if more > 0 else ""
+    return page.table(rows) + note
