@@ -12,12 +12,10 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
-import server
-import workspaces
-
-TOKEN = "hf_abcdefghijklmnop"
+import hub_workspaces as workspaces  # noqa: E402
+import loopback_hub  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -36,15 +34,15 @@ def made(made_once: workspaces.Made, tmp_path: Path) -> workspaces.Made:
 
 
 @pytest.fixture
-def hub() -> Iterator[server.Hub]:
-    with server.running() as (hub, address):
+def hub() -> Iterator[loopback_hub.Hub]:
+    with loopback_hub.running() as (hub, address):
         hub.address = address
-        hub.tokens[TOKEN] = server.token_of("someone", orgs=("lab",))
+        hub.tokens[loopback_hub.TOKEN] = loopback_hub.token_of("someone", orgs=("lab",))
         yield hub
 
 
 @pytest.fixture
-def api(hub: server.Hub, monkeypatch: pytest.MonkeyPatch) -> Any:
+def api(hub: loopback_hub.Hub, monkeypatch: pytest.MonkeyPatch) -> Any:
     """huggingface_hub against that server, from this process."""
     from huggingface_hub import HfApi, constants
 
@@ -52,16 +50,16 @@ def api(hub: server.Hub, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(pushing, "WAITS", (0.01, 0.02, 0.03))
-    return HfApi(endpoint=hub.address, token=TOKEN)
+    return HfApi(endpoint=hub.address, token=loopback_hub.TOKEN)
 
 
 @pytest.fixture
-def environment(hub: server.Hub, tmp_path: Path) -> dict[str, str]:
+def environment(hub: loopback_hub.Hub, tmp_path: Path) -> dict[str, str]:
     """What a process needs to take that server for the Hub."""
     return {
         **os.environ,
         "HF_ENDPOINT": hub.address,
-        "HF_TOKEN": TOKEN,
+        "HF_TOKEN": loopback_hub.TOKEN,
         "HF_HUB_DISABLE_XET": "1",
         "HF_HOME": str(tmp_path / "hf"),
         "OMP_NUM_THREADS": "1",

@@ -6,9 +6,9 @@ import json
 import re
 from typing import Any
 
+import hub_workspaces as workspaces
 import pyarrow as pa
 import pytest
-import workspaces
 import yaml
 
 from realdpo import cards, hub, published, tables

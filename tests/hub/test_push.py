@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import hub_workspaces as workspaces
+import loopback_hub
 import pyarrow.parquet as pq
 import pytest
-import server
-import workspaces
-from conftest import TOKEN
 
 from realdpo import hub as pushing
 from realdpo import tables
@@ -25,11 +24,11 @@ def plan(made_once: workspaces.Made) -> pushing.Plan:
     return pushing.plan(made_once.workspace, REPO, CONFIG)[0]
 
 
-def published(hub: server.Hub, revision: str = "main") -> set[str]:
+def published(hub: loopback_hub.Hub, revision: str = "main") -> set[str]:
     return set(hub.files(REPO, revision=revision)) - {".gitattributes"}
 
 
-def titles(hub: server.Hub) -> list[str]:
+def titles(hub: loopback_hub.Hub) -> list[str]:
     return hub.repos["datasets", REPO].titles
 
 
@@ -41,15 +40,15 @@ _SCOPE = {"entity": {"type": "user", "name": "someone"}, "permissions": ["repo.w
 @pytest.mark.parametrize(
     ("who", "repo", "pr", "may"),
     [
-        (server.token_of("someone"), REPO, False, True),
-        (server.token_of("someone", "read"), REPO, False, False),
-        (server.token_of("else"), REPO, False, False),
-        (server.token_of("else"), REPO, True, True),
-        (server.token_of("else", orgs=("someone",)), REPO, False, True),
-        (server.token_of("someone", "fineGrained", scoped=[]), REPO, False, False),
-        (server.token_of("someone", "fineGrained", scoped=[_SCOPE]), REPO, False, True),
-        (server.token_of("someone", "fineGrained", scoped=[_SCOPE | {"permissions": ["repo.content.read"]}]), REPO, False, False),
-        (server.token_of("someone", "fineGrained", scoped=[_SCOPE]), "other/actions", False, False),
+        (loopback_hub.token_of("someone"), REPO, False, True),
+        (loopback_hub.token_of("someone", "read"), REPO, False, False),
+        (loopback_hub.token_of("else"), REPO, False, False),
+        (loopback_hub.token_of("else"), REPO, True, True),
+        (loopback_hub.token_of("else", orgs=("someone",)), REPO, False, True),
+        (loopback_hub.token_of("someone", "fineGrained", scoped=[]), REPO, False, False),
+        (loopback_hub.token_of("someone", "fineGrained", scoped=[_SCOPE]), REPO, False, True),
+        (loopback_hub.token_of("someone", "fineGrained", scoped=[_SCOPE | {"permissions": ["repo.content.read"]}]), REPO, False, False),
+        (loopback_hub.token_of("someone", "fineGrained", scoped=[_SCOPE]), "other/actions", False, False),
     ],
 )  # fmt: skip
 def test_who_may_write_where(who: dict[str, Any], repo: str, pr: bool, may: bool) -> None:
@@ -57,25 +56,25 @@ def test_who_may_write_where(who: dict[str, Any], repo: str, pr: bool, may: bool
 
 
 def test_a_token_that_cannot_write_is_said_before_anything_is_sent(
-    hub: server.Hub, api: Any, plan: pushing.Plan
+    hub: loopback_hub.Hub, api: Any, plan: pushing.Plan
 ) -> None:
-    hub.tokens[TOKEN] = server.token_of("someone", "read")
+    hub.tokens[loopback_hub.TOKEN] = loopback_hub.token_of("someone", "read")
     with pytest.raises(UserError, match="read token") as refused:
         pushing.check_access(api, (plan,), CONFIG)
-    assert TOKEN not in str(refused.value)
+    assert loopback_hub.TOKEN not in str(refused.value)
     assert hub.count(r"POST|PUT") == 0
 
 
-def test_an_invalid_token_is_one_line(hub: server.Hub, api: Any, plan: pushing.Plan) -> None:
+def test_an_invalid_token_is_one_line(hub: loopback_hub.Hub, api: Any, plan: pushing.Plan) -> None:
     hub.tokens.clear()
     with pytest.raises(UserError) as refused:
         pushing.check_access(api, (plan,), CONFIG)
     assert "hf auth login" in str(refused.value.hint)
-    assert TOKEN not in str(refused.value) + str(refused.value.hint)
+    assert loopback_hub.TOKEN not in str(refused.value) + str(refused.value.hint)
     assert "\n" not in str(refused.value)
 
 
-def test_private_is_not_quietly_public(hub: server.Hub, api: Any, plan: pushing.Plan) -> None:
+def test_private_is_not_quietly_public(hub: loopback_hub.Hub, api: Any, plan: pushing.Plan) -> None:
     config = dataclasses.replace(CONFIG, private=True)
     assert pushing.check_access(api, (plan,), config) == "someone"
     pushing.push(api, plan, config)
@@ -87,7 +86,7 @@ def test_private_is_not_quietly_public(hub: server.Hub, api: Any, plan: pushing.
 
 
 def test_pairs_on_the_hub_are_not_left_without_a_card(
-    hub: server.Hub, api: Any, plan: pushing.Plan, made_once: workspaces.Made
+    hub: loopback_hub.Hub, api: Any, plan: pushing.Plan, made_once: workspaces.Made
 ) -> None:
     pushing.push(api, plan, CONFIG)
     clips = PushConfig(what="clips")
@@ -99,7 +98,7 @@ def test_pairs_on_the_hub_are_not_left_without_a_card(
 
 
 def test_one_commit_holds_everything_and_a_second_push_sends_nothing(
-    hub: server.Hub, api: Any, plan: pushing.Plan
+    hub: loopback_hub.Hub, api: Any, plan: pushing.Plan
 ) -> None:
     first = pushing.push(api, plan, CONFIG)
     assert published(hub) == {file.path for file in plan.files}
@@ -113,7 +112,7 @@ def test_one_commit_holds_everything_and_a_second_push_sends_nothing(
 
 
 def test_a_push_that_stops_half_way_shows_nothing_and_goes_on(
-    hub: server.Hub, api: Any, plan: pushing.Plan
+    hub: loopback_hub.Hub, api: Any, plan: pushing.Plan
 ) -> None:
     large = sum(file.path.endswith((".parquet", ".png")) for file in plan.files)
     hub.fail(r"PUT /lfs/", 403, times=999)
@@ -139,7 +138,9 @@ def test_a_push_that_stops_half_way_shows_nothing_and_goes_on(
     assert pushing.verify(api, dataclasses.replace(plan, shards=()), "main")["files"] == len(plan.files)  # fmt: skip
 
 
-def test_a_slow_down_and_an_outage_pass(hub: server.Hub, api: Any, plan: pushing.Plan) -> None:
+def test_a_slow_down_and_an_outage_pass(
+    hub: loopback_hub.Hub, api: Any, plan: pushing.Plan
+) -> None:
     hub.fail("POST /api/repos/create", 429, headers={"Retry-After": "0"})
     hub.fail("POST .*/preupload/", 503)
     hub.cut("PUT /lfs/")
@@ -151,7 +152,7 @@ def test_a_slow_down_and_an_outage_pass(hub: server.Hub, api: Any, plan: pushing
 
 
 def test_a_commit_whose_answer_is_lost_is_not_made_twice(
-    hub: server.Hub, api: Any, plan: pushing.Plan
+    hub: loopback_hub.Hub, api: Any, plan: pushing.Plan
 ) -> None:
     hub.lose_answer("POST .*/commit/")
     pushed = pushing.push(api, plan, CONFIG)
@@ -161,27 +162,27 @@ def test_a_commit_whose_answer_is_lost_is_not_made_twice(
 
 
 def test_somebody_elses_commit_in_between_is_kept(
-    hub: server.Hub, api: Any, plan: pushing.Plan
+    hub: loopback_hub.Hub, api: Any, plan: pushing.Plan
 ) -> None:
     seen = []
 
-    def other(handler: server.Handler) -> bool:
+    def other(handler: loopback_hub.Handler) -> bool:
         repo = hub.repos["datasets", REPO]
-        note = server.Blob(4, "a" * 40)
+        note = loopback_hub.Blob(4, "a" * 40)
         hub.small["a" * 40] = b"note"
         seen.append(
             repo.commit("main", {**repo.commits[repo.refs["main"]], "NOTE.md": note}, "note")
         )
         return False
 
-    hub.faults.append(server.Fault("POST .*/commit/", other, 1))
+    hub.faults.append(loopback_hub.Fault("POST .*/commit/", other, 1))
     pushing.push(api, plan, CONFIG)
     assert len(seen) == 1
     assert published(hub) == {file.path for file in plan.files} | {"NOTE.md"}
 
 
 def test_changed_shards_replace_the_old_ones(
-    hub: server.Hub, api: Any, made: workspaces.Made
+    hub: loopback_hub.Hub, api: Any, made: workspaces.Made
 ) -> None:
     pushing.push(api, pushing.plan(made.workspace, REPO, CONFIG)[0], CONFIG)
     rows = [
@@ -198,7 +199,7 @@ def test_changed_shards_replace_the_old_ones(
 
 
 def test_branches_and_pull_requests_leave_main_alone(
-    hub: server.Hub, api: Any, plan: pushing.Plan
+    hub: loopback_hub.Hub, api: Any, plan: pushing.Plan
 ) -> None:
     pushing.push(api, plan, PushConfig(revision="draft"))
     assert published(hub, "draft") == {file.path for file in plan.files}
@@ -209,22 +210,22 @@ def test_branches_and_pull_requests_leave_main_alone(
 
 
 def test_errors_show_no_token_and_no_signed_address(
-    hub: server.Hub, api: Any, plan: pushing.Plan
+    hub: loopback_hub.Hub, api: Any, plan: pushing.Plan
 ) -> None:
     hub.fail("PUT /lfs/", 403, times=99)
     with pytest.raises(UserError) as failed:
         pushing.push(api, plan, CONFIG)
     shown = str(failed.value) + str(failed.value.hint)
     assert "secret" not in shown
-    assert TOKEN not in shown
-    assert pushing.clean(RuntimeError(f"Bearer {TOKEN} at https://x.org/a?X-Amz-Signature=secret")) == "*** at https://x.org/a"  # fmt: skip
+    assert loopback_hub.TOKEN not in shown
+    assert pushing.clean(RuntimeError(f"Bearer {loopback_hub.TOKEN} at https://x.org/a?X-Amz-Signature=secret")) == "*** at https://x.org/a"  # fmt: skip
 
 
 # -- verification --------------------------------------------------------------------------------
 
 
 def test_verification_finds_a_missing_and_a_changed_file(
-    hub: server.Hub, api: Any, plan: pushing.Plan
+    hub: loopback_hub.Hub, api: Any, plan: pushing.Plan
 ) -> None:
     commit = pushing.push(api, plan, CONFIG).commit
     bare = dataclasses.replace(plan, shards=())
@@ -240,12 +241,12 @@ def test_verification_finds_a_missing_and_a_changed_file(
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [("video", "has other videos"), ("row", "rows, not"), ("column", "has other columns")],
+    [("video", "has other videos"), ("row", "has 0 rows"), ("column", "has other columns")],
 )
 def test_verification_reads_the_rows_back(
     change: str,
     said: str,
-    hub: server.Hub,
+    hub: loopback_hub.Hub,
     api: Any,
     plan: pushing.Plan,
     tmp_path,

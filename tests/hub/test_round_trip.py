@@ -11,11 +11,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import hub_workspaces as workspaces
+import loopback_hub
 import pyarrow.parquet as pq
 import pytest
-import server
-import workspaces
-from conftest import TOKEN
 
 from realdpo import ids, tables
 from realdpo.workspace import SPLITS, Workspace
@@ -43,7 +42,7 @@ print(json.dumps({
 
 @pytest.mark.slow
 def test_push_killed_pushed_again_loaded_and_pulled(
-    hub: server.Hub,
+    hub: loopback_hub.Hub,
     made_once: workspaces.Made,
     cli: Cli,
     environment: dict[str, str],
@@ -60,6 +59,7 @@ def test_push_killed_pushed_again_loaded_and_pulled(
         time.sleep(0.02)
     os.kill(push.pid, signal.SIGKILL)
     push.wait()
+    time.sleep(1.0)  # what was under way has arrived by now, or never will
     sent = len(hub.large)
     assert sent >= 3
     assert set(hub.files(REPO)) == {".gitattributes"}  # nothing that looks like a dataset
@@ -68,7 +68,7 @@ def test_push_killed_pushed_again_loaded_and_pulled(
     uploads = hub.count("PUT /lfs/")
     again = cli("push-hub", REPO, "-w", root, "--yes", "--json")
     assert again.returncode == 0, again.stderr
-    assert TOKEN not in again.stdout + again.stderr
+    assert loopback_hub.TOKEN not in again.stdout + again.stderr
     (report,) = json.loads(again.stdout)
     large = {path for path in report["uploaded"] if path.endswith((".parquet", ".png"))}
     assert (
@@ -105,7 +105,7 @@ def test_push_killed_pushed_again_loaded_and_pulled(
 
 @pytest.mark.slow
 def test_any_dataset_with_the_columns_can_be_pulled(
-    hub: server.Hub, made_once: workspaces.Made, cli: Cli, tmp_path: Path
+    hub: loopback_hub.Hub, made_once: workspaces.Made, cli: Cli, tmp_path: Path
 ) -> None:
     """A foreign pairs dataset: four columns, one loser that is not in a list, a split 'val'."""
     from datasets import Dataset, Features, Image, Value, Video
@@ -118,7 +118,7 @@ def test_any_dataset_with_the_columns_can_be_pulled(
     features = Features(
         {"prompt": Value("string"), "win": Video(), "lose": Video(), "first_frame": Image()}
     )
-    repo = server.Repo("datasets", private=False)
+    repo = loopback_hub.Repo("datasets", private=False)
     hub.repos["datasets", "other/pairs"] = repo
     files = {}
     for split in ("train", "val"):
@@ -127,7 +127,9 @@ def test_any_dataset_with_the_columns_can_be_pulled(
         data = path.read_bytes()
         digest = ids.bytes_hash(data)
         hub.large[digest] = data
-        files[f"data/{split}-00000-of-00001.parquet"] = server.Blob(len(data), digest[:40], digest)
+        files[f"data/{split}-00000-of-00001.parquet"] = loopback_hub.Blob(
+            len(data), digest[:40], digest
+        )
     repo.commit("main", files, "theirs")
 
     pulled = cli("pull", "other/pairs", "-w", tmp_path / "back")
@@ -146,7 +148,7 @@ def test_any_dataset_with_the_columns_can_be_pulled(
 
 @pytest.mark.slow
 def test_the_command_line_asks_refuses_and_shows(
-    hub: server.Hub, made_once: workspaces.Made, cli: Cli
+    hub: loopback_hub.Hub, made_once: workspaces.Made, cli: Cli
 ) -> None:
     root = made_once.workspace.root
     silent = cli("push-hub", REPO, "-w", root)

@@ -3,7 +3,7 @@
 It keeps commits, branches, pull requests, large files and tokens as the real one does as far as a
 client can see. `fail`, `cut` and `slow` make it misbehave. Also runs by itself:
 
-    python tests/hub/server.py 8790
+    python tests/hub/loopback_hub.py 8790
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
+TOKEN = "hf_abcdefghijklmnop"
 LARGE = 10_000_000
 BINARY = (".parquet", ".png", ".mp4", ".safetensors", ".bin")
 
@@ -479,6 +480,6 @@ def running(port: int = 0) -> Iterator[tuple[Hub, str]]:
 
 if __name__ == "__main__":
     with running(int(sys.argv[1]) if len(sys.argv) > 1 else 8790) as (served, address):
-        served.tokens["hf_localtesting"] = token_of("someone")
-        print(f"HF_ENDPOINT={address} HF_TOKEN=hf_localtesting HF_HUB_DISABLE_XET=1", flush=True)
+        served.tokens[TOKEN] = token_of("someone")
+        print(f"HF_ENDPOINT={address} HF_TOKEN={TOKEN} HF_HUB_DISABLE_XET=1", flush=True)
         threading.Event().wait()

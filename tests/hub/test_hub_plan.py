@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
+import hub_workspaces as workspaces
 import pytest
-import workspaces
 
 from realdpo import hub, licences
 from realdpo.errors import UserError

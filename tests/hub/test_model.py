@@ -1,0 +1,126 @@
+"""Model repositories: safetensors only, a card that says what training did, an example that runs."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import hub_workspaces as workspaces
+import loopback_hub
+import pytest
+import tiny_pipelines
+import yaml
+
+from realdpo import hub as pushing
+from realdpo import ids
+from realdpo.errors import UserError
+from realdpo.hub import PushConfig
+
+REPO = "someone/actions-lora"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_pipelines.save("cogvideox-5b-i2v", tmp_path_factory.mktemp("models") / "base")
+
+
+@pytest.fixture
+def trained(made: workspaces.Made, base: Path) -> workspaces.Made:
+    """A run as `realdpo train` leaves it: real adapter weights and logs of known numbers."""
+    import torch
+    from diffusers import CogVideoXImageToVideoPipeline
+    from peft import LoraConfig, get_peft_model_state_dict
+
+    run = made.workspace.runs / "dpo"
+    torch.manual_seed(0)
+    transformer = CogVideoXImageToVideoPipeline.from_pretrained(base).transformer
+    transformer.add_adapter(LoraConfig(r=2, init_lora_weights=False, target_modules=["to_q"]))
+    CogVideoXImageToVideoPipeline.save_lora_weights(
+        run / "weights", transformer_lora_layers=get_peft_model_state_dict(transformer)
+    )
+    (run / "config.toml").write_text(
+        f'[train]\nmodel = "{base}"\nweights = "lora"\nobjective = "dpo"\nbeta = 2000.0\nrank = 2\n'
+    )
+    steps = [{"step": step, "loss": 0.69 - step / 1000} for step in range(1, 31)]
+    checks = [
+        {"step": 0, "accuracy": 0.5, "control_accuracy": 0.5, "winner_error": 0.4, "winner_change": 0.0, "pairs": 2},
+        {"step": 30, "accuracy": 0.875, "control_accuracy": 0.75, "winner_error": 0.42, "winner_change": 0.05, "pairs": 2},
+    ]  # fmt: skip
+    for name, rows in (("log", steps), ("held_out", checks)):
+        (run / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return made
+
+
+def plan_of(made: workspaces.Made, **settings: Any) -> pushing.Plan:
+    return pushing.plan(made.workspace, REPO, PushConfig(what="model", **settings))[0]
+
+
+def test_the_card_gives_both_sides_of_the_evidence(trained: workspaces.Made) -> None:
+    plan = plan_of(trained, dataset="someone/actions")
+    header = yaml.safe_load(plan.readme.split("---\n")[1])
+    assert header["pipeline_tag"] == "image-to-video"
+    assert header["library_name"] == "diffusers"
+    assert header["datasets"] == ["someone/actions"]
+    assert "base_model" not in header  # a folder of this machine is nobody else's base
+    assert "| accuracy against the base model | 0.5 | 0.875 |" in plan.readme
+    assert "| accuracy of the control | 0.5 | 0.75 |" in plan.readme
+    assert "winner's held-out error rose" in plan.readme
+    assert "held-out pairs are few" in plan.readme
+    assert "No evaluation of generated videos was made" in plan.readme
+    assert str(trained.workspace.root) not in plan.readme
+    assert "/models" not in plan.readme  # nor the base model's folder
+
+
+def test_evaluations_come_into_the_card(trained: workspaces.Made) -> None:
+    folder = trained.workspace.evaluations / "first"
+    folder.mkdir(parents=True)
+    (folder / "table.md").write_text("| metric | mean |\n|---|---|\n| motion | 1.25 |\n")
+    readme = plan_of(trained).readme
+    assert "| motion | 1.25 |" in readme
+    assert "No evaluation of generated videos" not in readme
+
+
+def test_pickles_are_not_published(trained: workspaces.Made) -> None:
+    (trained.workspace.runs / "dpo" / "weights" / "optimizer.bin").write_bytes(b"x")
+    with pytest.raises(UserError, match="not safetensors"):
+        plan_of(trained)
+
+
+def test_several_runs_need_a_choice(trained: workspaces.Made) -> None:
+    (trained.workspace.runs / "sft" / "weights").mkdir(parents=True)
+    with pytest.raises(UserError, match="choose one with --run|several runs"):
+        plan_of(trained)
+    assert plan_of(trained, run="dpo").files
+    with pytest.raises(UserError, match="has no weights"):
+        plan_of(trained, run="nothing")
+
+
+@pytest.mark.slow
+def test_pushed_weights_come_back_and_the_cards_example_runs(
+    hub: loopback_hub.Hub,
+    api: Any,
+    trained: workspaces.Made,
+    base: Path,
+    environment: dict[str, str],
+) -> None:
+    plan = plan_of(trained)
+    pushed = pushing.push(api, plan, PushConfig())
+    weights = trained.workspace.runs / "dpo" / "weights" / "pytorch_lora_weights.safetensors"
+    assert set(pushed.uploaded) == {weights.name, "README.md", "images/first_frame.png", "images/training.png"}  # fmt: skip
+    checked = pushing.verify(api, plan, pushed.commit)
+    assert checked["weights"] == {weights.name: weights.stat().st_size}
+    assert ids.bytes_hash(hub.files(REPO, "models")[weights.name]) == ids.file_hash(weights)
+
+    (example,) = re.findall(r"```python\n(.*?)```", plan.readme, re.DOTALL)
+    # Without a GPU, in the folder where the base model's name leads to it, and at its own size.
+    example = example.replace('pipe.to("cuda")\n', "").replace("bfloat16", "float32")
+    example = re.sub(r"width=\d+, height=\d+", "width=64, height=64", example)
+    done = subprocess.run(
+        [sys.executable, "-c", example], cwd=base.parent, env=environment, capture_output=True, text=True
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (base.parent / "video.mp4").stat().st_size > 1000
