@@ -223,7 +223,7 @@ def _make(
             broken = None
             if part == "win":
                 video = generate.roundtrip(pipe, adapter, real) if config.roundtrip_win else real
-                extra: dict[str, Any] = {"frame": _save_frame(workspace, image)}
+                extra: dict[str, Any] = {}
             else:
                 how = loser(task.pair_id, int(part.removeprefix("lose")), config)
                 raw = _generate(pipe, adapter, task, how, real, image)
@@ -241,6 +241,8 @@ def _make(
             ledger.add(key, error=text)
             yield f"failed: {text}"
             continue
+        if part == "win":
+            extra["frame"] = _save_frame(workspace, image)
         name = _save_video(workspace, data)
         ledger.add(key, file=name, seconds=round(seconds, 3), broken=broken, **extra)
         yield broken or ""
@@ -328,12 +330,16 @@ def _spread(
         thread = threading.Thread(target=watch, daemon=True)
         thread.start()
         try:
-            step = partial(_work, workspace.root, config, shard)
+            step = partial(_work, workspace.root.resolve(), config, shard)
+            errors = []
             for outcome in run(
                 step, list(devices), engine=engine, workers=len(devices), address=address
             ):
                 if outcome.error:
+                    errors.append(outcome.error)
                     say(f"the worker on {outcome.row} stopped: {outcome.error}")
+            if len(errors) == len(devices):
+                raise UserError(f"every worker stopped: {errors[0]}")
         finally:
             stop.set()
             thread.join()
@@ -342,11 +348,11 @@ def _spread(
 def finish(workspace: Workspace, planned: Plan, ledger: Ledger) -> dict[str, Any]:
     """Write pairs.parquet, the shards and the audit from what the ledger holds; the summary."""
     reviews = read_reviews(workspace)
-    rows = [_row(task, planned, ledger, reviews) for task in planned.tasks]
+    rows = [pair_row(task, planned, ledger, reviews) for task in planned.tasks]
     return publish(workspace, rows, planned.config.shard_rows)
 
 
-def _row(task: Task, planned: Plan, ledger: Ledger, reviews: dict[str, str]) -> dict[str, Any]:
+def pair_row(task: Task, planned: Plan, ledger: Ledger, reviews: dict[str, str]) -> dict[str, Any]:
     """A row of pairs.parquet from a task and what was made of it."""
     config, clip, settings = planned.config, task.clip, task.settings
     row: dict[str, Any] = {

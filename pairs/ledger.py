@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from realdpo.errors import UserError
+
 Record = dict[str, Any]
 
 
@@ -60,16 +62,22 @@ class Ledger:
         return len(self._records)
 
     def add(self, key: str, **values: Any) -> Record:
-        """Record a result durably and return it."""
+        """Record a result durably and return it. Raises UserError when it cannot be written."""
         record = {"key": key, **values}
-        if self._own is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
-            self._own = self.folder / name
-        with open(self._own, "a", encoding="utf-8") as handle:
-            handle.write(json.dumps(record, sort_keys=True) + "\n")
-            handle.flush()
-            os.fsync(handle.fileno())
+        try:
+            if self._own is None:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
+                self._own = self.folder / name
+            with open(self._own, "a", encoding="utf-8") as handle:
+                handle.write(json.dumps(record, sort_keys=True) + "\n")
+                handle.flush()
+                os.fsync(handle.fileno())
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {self.folder}: {error.strerror}",
+                "free some space and run the same command again; finished work is kept",
+            ) from error
         self._records[key] = record
         return record
 

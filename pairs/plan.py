@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+import pyarrow.compute as pc
+
 from realdpo import ids, tables
 from realdpo.errors import UserError
 from realdpo.pairs import conform
@@ -21,6 +23,11 @@ from realdpo.pairs.generate import Box, GenerationSettings, settings_from
 from realdpo.pairs.pipeline import Model, facts_of_folder, locate, lora_id, scheduler_name
 from realdpo.workspace import Workspace
 
+_COLUMNS = [
+    *("clip_id", "keep", "status", "path", "split", "prompt", "sha256"),
+    *("width", "height", "frames", "fps"),
+    *("source_id", "license", "author", "source_url", "title", "keywords", "retrieved_at"),
+]
 FORMAT = 1  # of what a pair is made of; a change here makes every pair anew
 
 
@@ -70,22 +77,24 @@ def plan(workspace: Workspace, config: BuildConfig) -> Plan:
             "VAE and clips cannot be renoised",
             "use --strategies generate and --no-roundtrip-win with this model",
         )
-    lora = lora_id(config.lora)
-    found = Plan(config, model, traits, lora, scheduler_name(facts), ())
-    wanted = set(config.splits)
-    columns = [field.name for field in tables.CLIPS.schema]
-    clips = tables.read(workspace.clips, tables.CLIPS, columns).to_pylist()
-    chosen = [
-        clip
-        for clip in clips
-        if clip["keep"] and clip["status"] == "ok" and clip["path"] and clip["split"] in wanted
-    ]
+    found = Plan(config, model, traits, lora_id(config.lora), scheduler_name(facts), ())
+    clips = tables.read(workspace.clips, tables.CLIPS, _COLUMNS)
+    chosen = clips.filter(
+        pc.field("keep")
+        & (pc.field("status") == "ok")
+        & pc.field("path").is_valid()
+        & pc.field("split").isin(list(config.splits))
+    ).to_pylist()
     if not chosen:
         raise UserError(
             f"{workspace.clips} holds no accepted clip of {', '.join(config.splits)}",
             f"see why with: realdpo curate report -w {workspace.root}",
         )
-    tasks = sorted((_task(found, clip) for clip in chosen), key=lambda task: task.pair_id)
+    common = _common(found)
+    shapes: dict[tuple[Any, ...], GenerationSettings | str] = {}
+    tasks = sorted(
+        (_task(found, common, shapes, clip) for clip in chosen), key=lambda task: task.pair_id
+    )
     if all(task.unfit for task in tasks):
         raise UserError(
             f"none of the {len(tasks)} clips fits {model.id}: {tasks[0].unfit}",
@@ -95,28 +104,16 @@ def plan(workspace: Workspace, config: BuildConfig) -> Plan:
     return dataclasses.replace(found, tasks=tuple(tasks))
 
 
-def _task(made_by: Plan, clip: dict[str, Any]) -> Task:
-    config, traits = made_by.config, made_by.traits
-    settings: GenerationSettings | None = None
-    unfit = None
-    if not clip["prompt"]:
-        unfit = "the clip has no prompt"
-    else:
-        try:
-            settings = _settings(config, traits, clip)
-        except conform.Unfit as error:
-            unfit = str(error)
-    pair_id = ids.content_id(
+def _common(made_by: Plan) -> str:
+    """The part of a pair's id that all pairs of a build have in common."""
+    config = made_by.config
+    return ids.content_id(
         format=FORMAT,
-        clip=clip["clip_id"],
-        clip_bytes=clip["sha256"],
-        prompt=clip["prompt"],
         model=made_by.model.id,
         revision=made_by.model.revision,
         lora=made_by.lora,
         lora_scale=config.lora_scale if made_by.lora else None,
         round=config.round,
-        settings=settings,
         strategies={k: v for k, v in sorted(config.strategies.items()) if v > 0},
         strength=list(config.strength),
         local_strength=list(config.local_strength),
@@ -124,7 +121,31 @@ def _task(made_by: Plan, clip: dict[str, Any]) -> Task:
         encoder=conform.encoder(config.crf),
         seed=config.seed,
     )
-    return Task(pair_id, clip, settings, unfit)
+
+
+def _task(
+    made_by: Plan,
+    common: str,
+    shapes: dict[tuple[Any, ...], GenerationSettings | str],
+    clip: dict[str, Any],
+) -> Task:
+    """The task of a clip; `shapes` remembers what clips of each shape can become, or why not."""
+    shape = (clip["width"], clip["height"], clip["frames"], clip["fps"])
+    if shape not in shapes:
+        try:
+            shapes[shape] = _settings(made_by.config, made_by.traits, clip)
+        except conform.Unfit as error:
+            shapes[shape] = str(error)
+    made = shapes[shape] if clip["prompt"] else "the clip has no prompt"
+    settings = None if isinstance(made, str) else made
+    pair_id = ids.content_id(
+        common=common,
+        clip=clip["clip_id"],
+        clip_bytes=clip["sha256"],
+        prompt=clip["prompt"],
+        settings=None if settings is None else vars(settings),
+    )
+    return Task(pair_id, clip, settings, made if isinstance(made, str) else None)
 
 
 def _settings(config: BuildConfig, traits: Traits, clip: dict[str, Any]) -> GenerationSettings:

@@ -31,8 +31,7 @@ def publish(
     """
     accepted = [row for row in rows if row["status"] == "ok"]
     state = workspace.step("pairs") / "published.json"
-    untimed = [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
-    digest = ids.content_id(rows=untimed, shard_rows=shard_rows, measures=audit.MEASURES)
+    digest = digest_of(rows, shard_rows)
     known = _read_json(state)
     there = workspace.pairs.is_file() and workspace.audit.is_file()
     fresh = known.get("digest") != digest or not (
@@ -50,6 +49,8 @@ def publish(
         )
         if accepted:
             audit.audit_rows(workspace, accepted, measured)
+        else:
+            workspace.audit.unlink(missing_ok=True)  # it spoke of pairs that are no more
         write_text(state, json.dumps({"digest": digest, "shards": shards}, indent=1))
     if not accepted:
         reasons = sorted({row["error"] for row in rows if row["error"]}) or ["all were rejected"]
@@ -74,6 +75,12 @@ def publish(
             if row["status"] in ("failed", "broken")
         ],
     }
+
+
+def digest_of(rows: Sequence[dict[str, Any]], shard_rows: int) -> str:
+    """What everything that is published follows from; how long generation took is not in it."""
+    untimed = [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+    return ids.content_id(rows=untimed, shard_rows=shard_rows, measures=audit.MEASURES)
 
 
 def write_shards(

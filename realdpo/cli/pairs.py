@@ -111,7 +111,9 @@ def build(
         if apply_review is not None:
             take_review(place, apply_review)
         if dry_run:
-            _emit(building.preview(place, settings, part), as_json, to_toml("pairs", settings))
+            toml = to_toml("pairs", settings)
+            shown = building.preview(place, settings, part)
+            _emit({**shown, "config": toml} if as_json else shown, as_json, toml)
             return
         place.save_config("pairs build", to_toml("pairs", settings))
         done = building.build(

@@ -1,0 +1,274 @@
+"""Building pairs: what is in the tables, what a kill leaves behind, who may work on what."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_pipelines
+from pair_workspace import fabricate
+
+from realdpo import tables
+from realdpo.errors import UserError
+from realdpo.media.decode import read_clip
+from realdpo.pairs.build import build, preview
+from realdpo.pairs.config import BuildConfig
+from realdpo.pairs.ledger import Ledger
+from realdpo.pairs.publish import apply_review
+from realdpo.workspace import Workspace
+
+STEPS = 2
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return tiny_pipelines.save("cogvideox-5b-i2v", tmp_path_factory.mktemp("model") / "i2v")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory, bikes, model) -> tuple[Workspace, BuildConfig]:
+    workspace = fabricate(tmp_path_factory.mktemp("work"), bikes)
+    config = BuildConfig(model=str(model), steps=STEPS, losers=2, strategies=MIX)
+    build(workspace, config, devices="cpu")
+    return workspace, config
+
+
+MIX = {"generate": 1.0, "renoise": 1.0, "local": 1.0}
+
+
+def contents(workspace: Workspace) -> dict[str, str]:
+    """Hashes of everything that others read, except how long things took."""
+    files = sorted(workspace.pair_data.glob("*.parquet"))
+    files += sorted(workspace.pair_videos.iterdir())
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+@pytest.mark.slow
+def test_shards_load_with_datasets_and_hold_conformed_pairs(built) -> None:
+    import datasets
+
+    workspace, config = built
+    files = {
+        split: [str(p) for p in workspace.pair_data.glob(f"{split}-*.parquet")]
+        for split in ("train", "validation")
+    }
+    loaded = datasets.load_dataset(
+        "parquet", data_files=files, cache_dir=str(workspace.root / "cache")
+    )
+    loaded = loaded.cast_column("win", datasets.Video(decode=False))
+    loaded = loaded.cast_column("lose", datasets.List(datasets.Video(decode=False)))
+    assert loaded["train"].num_rows == 2
+    assert loaded["validation"].num_rows == 1
+    assert isinstance(loaded["train"].features["first_frame"], datasets.Image)
+    for row in [*loaded["train"], *loaded["validation"]]:
+        win, fps = read_clip(row["win"]["bytes"])
+        assert (win.shape, fps) == ((9, 64, 64, 3), 8)
+        assert len(row["lose"]) == len(row["seeds"]) == len(row["strategy"]) == config.losers
+        for lose in row["lose"]:
+            video, rate = read_clip(lose["bytes"])
+            assert (video.shape, rate) == (win.shape, fps)
+            assert np.array_equal(video[0], win[0])  # the same first frame, decoded
+        image = np.array(row["first_frame"].convert("RGB")).astype(int)
+        assert np.abs(image - win[0]).mean() < 3  # the frame before the codec
+        assert row["license"] == "CC-BY-4.0"
+        assert row["model"] == "i2v"
+        assert row["scheduler"] == "CogVideoXDPMScheduler"
+        assert row["audit.motion"] is not None
+
+
+@pytest.mark.slow
+def test_the_winner_went_through_the_models_vae_unless_told_otherwise(built, bikes) -> None:
+    workspace, _ = built
+    rows = tables.read(workspace.pairs, tables.PAIRS).to_pylist()
+    clip = {c["clip_id"]: c for c in tables.read(workspace.clips, tables.CLIPS).to_pylist()}
+    row = rows[0]
+    real = read_clip(workspace.root / clip[row["clip_id"]]["path"])[0].astype(int)
+    win = read_clip(workspace.pair_videos / row["win"])[0].astype(int)
+    assert np.abs(win[0] - real[0]).mean() < 4
+    assert np.abs(win[1:] - real[1:]).mean() > 10  # a random VAE restores nothing
+
+
+@pytest.mark.slow
+def test_a_second_run_makes_nothing_and_changes_nothing(built, monkeypatch) -> None:
+    workspace, config = built
+    before = contents(workspace)
+    table = workspace.pairs.stat().st_mtime_ns
+    monkeypatch.setattr(
+        "realdpo.pairs.generate.load_pipeline", lambda *a, **k: pytest.fail("loaded")
+    )
+    build(workspace, config, devices="cpu")
+    assert contents(workspace) == before
+    assert workspace.pairs.stat().st_mtime_ns == table
+    assert preview(workspace, config)["to make"].startswith("0 pairs")
+
+
+@pytest.mark.slow
+def test_a_review_takes_pairs_out_and_puts_them_back(built) -> None:
+    workspace, config = built
+    before = contents(workspace)
+    victim = tables.read(workspace.pairs, tables.PAIRS).to_pylist()[0]["pair_id"]
+    file = workspace.root / "review.json"
+    for choice, left in (("reject", 2), ("accept", 3)):
+        file.write_text(json.dumps({"choices": {victim: choice}}))
+        apply_review(workspace, file)
+        summary = build(workspace, config, devices="cpu")
+        assert summary["by_status"].get("ok") == left
+        assert tables.read(workspace.pairs, tables.PAIRS).num_rows == 3
+    file.write_text(json.dumps({"choices": {victim: "maybe"}}))
+    with pytest.raises(UserError, match="maybe"):
+        apply_review(workspace, file)
+    file.write_text("[]")
+    with pytest.raises(UserError, match="does not hold choices"):
+        apply_review(workspace, file)
+    assert {k for k in contents(workspace) if k.endswith(".mp4")} == {
+        k for k in before if k.endswith(".mp4")
+    }
+
+
+COMMAND = """
+import sys
+from pathlib import Path
+from realdpo.pairs.build import build
+from realdpo.pairs.config import BuildConfig
+from realdpo.workspace import Workspace
+build(Workspace(Path(sys.argv[1])),
+      BuildConfig(model=sys.argv[2], steps=2, losers=2,
+                  strategies={"generate": 1.0, "renoise": 1.0, "local": 1.0}),
+      devices="cpu", shard=(int(sys.argv[3]), int(sys.argv[4])))
+"""
+
+
+def start(workspace: Workspace, model: Path, shard: tuple[int, int] = (1, 1)) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", COMMAND, str(workspace.root), str(model), *map(str, shard)],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+
+
+@pytest.mark.slow
+def test_kills_leave_the_same_shards(built, tmp_path, bikes, model) -> None:
+    expected = contents(built[0])
+    workspace = fabricate(tmp_path, bikes)
+    made = 0
+    for wanted in (1, 3, 6):  # kill once that many videos are on disk, whatever goes on then
+        process = start(workspace, model)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if workspace.pair_videos.is_dir():
+                made = sum(1 for _ in workspace.pair_videos.glob("*.mp4"))
+                if made >= wanted:
+                    break
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert made < 9, "killed too late to test anything"
+    assert start(workspace, model).wait() == 0
+    assert contents(workspace) == expected
+
+
+@pytest.mark.slow
+def test_shards_of_two_processes_make_the_same_set(built, tmp_path, bikes, model) -> None:
+    workspace = fabricate(tmp_path, bikes)
+    both = [start(workspace, model, (k, 2)) for k in (1, 2)]
+    assert [process.wait() for process in both] == [0, 0]
+    last = start(workspace, model)  # writes the tables, had the two ended at the same moment
+    assert last.wait() == 0
+    assert contents(workspace) == contents(built[0])
+    keys = [
+        json.loads(line)["key"]
+        for file in workspace.step("pairs").glob("*.jsonl")
+        for line in file.read_text().splitlines()
+    ]
+    assert len(keys) == len(set(keys)) == 9, "a video was made twice"
+
+
+def test_a_claim_is_one_processs_alone_and_ends_with_it(tmp_path) -> None:
+    ledger = Ledger(tmp_path)
+    code = (
+        "import sys, time; from pathlib import Path; from realdpo.pairs.ledger import Ledger\n"
+        "with Ledger(Path(sys.argv[1])).claim('a') as mine:\n"
+        "    print(mine, flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline().strip() == "True"
+    with ledger.claim("a") as mine:
+        assert not mine
+    other.kill()
+    other.wait()
+    with ledger.claim("a") as mine:
+        assert mine
+
+
+def test_a_ledger_passes_over_torn_lines_and_sees_what_others_add(tmp_path) -> None:
+    first, second = Ledger(tmp_path), Ledger(tmp_path)
+    first.add("a", file="1")
+    (tmp_path / "killed.jsonl").write_bytes(b'{"key": "b", "file": "2"}\n{"key": "c", "fi')
+    second.refresh()
+    assert second.get("a") == {"key": "a", "file": "1"}
+    assert second.get("b") is not None
+    assert second.get("c") is None
+    first.add("c", file="3")
+    second.refresh()
+    assert second.get("c") == {"key": "c", "file": "3"}
+
+
+@pytest.mark.slow
+def test_broken_generations_are_marked_and_left_out(built, tmp_path, bikes, model) -> None:
+    import torch
+    from diffusers import CogVideoXImageToVideoPipeline
+
+    pipe = CogVideoXImageToVideoPipeline.from_pretrained(model)
+    with torch.no_grad():
+        pipe.transformer.proj_out.bias.fill_(float("nan"))
+    pipe.save_pretrained(tmp_path / "nan")
+    workspace = fabricate(tmp_path / "work", bikes, clips=1)
+    config = BuildConfig(model=str(tmp_path / "nan"), steps=STEPS, losers=1)
+    with pytest.raises(UserError, match="no pair came of 1 clips: lose0: nan"):
+        build(workspace, config, devices="cpu")
+    row = tables.read(workspace.pairs, tables.PAIRS).to_pylist()[0]
+    assert (row["status"], row["lose"]) == ("broken", [])
+    kept = BuildConfig(model=str(tmp_path / "nan"), steps=STEPS, losers=1, keep_broken=True)
+    assert build(workspace, kept, devices="cpu")["by_status"] == {"ok": 1}
+
+
+@pytest.mark.slow
+def test_a_lora_of_the_last_round_changes_the_losers(built, tmp_path, bikes, model) -> None:
+    import torch
+    from diffusers import CogVideoXImageToVideoPipeline
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    pipe = CogVideoXImageToVideoPipeline.from_pretrained(model)
+    pipe.transformer.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"]))
+    for name, weight in pipe.transformer.named_parameters():
+        if "lora" in name:
+            torch.nn.init.normal_(weight, std=1.0)
+    pipe.save_lora_weights(tmp_path / "lora", get_peft_model_state_dict(pipe.transformer))
+    workspace = fabricate(tmp_path / "work", bikes, clips=1)
+    config = BuildConfig(
+        model=str(model), steps=STEPS, losers=1, lora=str(tmp_path / "lora"), round=2
+    )
+    build(workspace, config, devices="cpu")
+    row = tables.read(workspace.pairs, tables.PAIRS).to_pylist()[0]
+    assert row["round"] == 2
+    assert row["lora"]
+    plain = fabricate(tmp_path / "plain", bikes, clips=1)
+    build(plain, BuildConfig(model=str(model), steps=STEPS, losers=1, round=2), devices="cpu")
+    other = tables.read(plain.pairs, tables.PAIRS).to_pylist()[0]
+    assert row["pair_id"] != other["pair_id"]
+    assert row["win"] == other["win"]
+    with pytest.raises(UserError, match="no LoRA weights"):
+        build(plain, BuildConfig(model=str(model), lora=str(tmp_path / "none")), devices="cpu")

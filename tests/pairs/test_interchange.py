@@ -1,0 +1,165 @@
+"""Pairs from elsewhere come in, are conformed and audited, and go out again."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pair_workspace import fabricate, footage
+
+from realdpo import tables
+from realdpo.errors import UserError
+from realdpo.media.decode import read_clip
+from realdpo.media.encode import EncodeSettings, encode
+from realdpo.pairs import interchange, latents
+from realdpo.workspace import Workspace
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory, bikes) -> Path:
+    """A folder in RealDPO's layout: two pairs, latents of a loser path without normalisation."""
+    from safetensors.numpy import save_file
+
+    root = tmp_path_factory.mktemp("release")
+    random = np.random.default_rng(0)
+    names = []
+    for k in range(2):
+        clip = footage(bikes, 2 + 3 * k, 9, (64, 48), 8)
+        win = root / "videos" / f"{100 + k}.mp4"
+        win.parent.mkdir(exist_ok=True)
+        win.write_bytes(encode(clip, 8))
+        names.append(f"videos/{win.name}")
+        content = random.normal(0, 0.75, (4, 3, 6, 8)).astype(np.float32)
+        (root / "cache").mkdir(exist_ok=True)
+        save_file({"encoded_video": content}, root / "cache" / f"videos_{100 + k}.safetensors")
+        for j in range(3):
+            lose = root / "negative_samples" / str(100 + k) / f"{j}.mp4"
+            lose.parent.mkdir(parents=True, exist_ok=True)
+            # other motion, and longer and faster than the winner
+            lose.write_bytes(encode(np.concatenate([clip[:1], clip[::-1]]), 8, EncodeSettings()))
+            seen = content * 1.17 + np.array([1.5, 0, 0.2, -0.4], np.float32).reshape(4, 1, 1, 1)
+            seen[:, 1:] += random.normal(0, 0.3, seen[:, 1:].shape).astype(np.float32)
+            save_file({"encoded_video": seen}, root / "cache" / f"{100 + k}_{j}.safetensors")
+    (root / "prompt.txt").write_text("a street, seen from above\na man, walking\n")
+    (root / "video.txt").write_text("\n".join(names) + "\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory, release) -> Workspace:
+    workspace = Workspace(tmp_path_factory.mktemp("imported"))
+    given = interchange.from_realdpo(release)
+    interchange.take_in(workspace, given, origin="realdpo", task="i2v")
+    return workspace
+
+
+def test_the_released_layout_is_read(release) -> None:
+    given = interchange.from_realdpo(release)
+    assert [g.prompt for g in given] == ["a street, seen from above", "a man, walking"]
+    assert [len(g.lose) for g in given] == [3, 3]
+    assert all(len(g.latents) == 4 for g in given)
+    (release / "prompt.txt").write_text((release / "prompt.txt").read_text() + "one more\n")
+    with pytest.raises(UserError, match="3 lines and video.txt 2"):
+        interchange.from_realdpo(release)
+    (release / "prompt.txt").write_text("a street, seen from above\na man, walking\n")
+
+
+def test_both_sides_are_cut_to_one_form(imported) -> None:
+    rows = tables.read(imported.pairs, tables.PAIRS).to_pylist()
+    assert len(rows) == 2
+    for row in rows:
+        assert (row["width"], row["height"], row["frames"], row["fps"]) == (64, 48, 9, 8.0)
+        for name in [row["win"], *row["lose"]]:
+            assert read_clip(imported.pair_videos / name)[0].shape == (9, 48, 64, 3)
+        assert (imported.pair_videos / row["first_frame"]).is_file()
+    assert len(list(imported.pair_data.glob("*.parquet"))) >= 1
+
+
+def test_losers_that_were_normalised_differently_are_found_out(imported) -> None:
+    import json
+
+    found = json.loads(imported.audit.read_text())
+    assert found["verdict"] == "shortcut"
+    assert found["latents"]["normalised_differently"] is True
+    assert "normalised differently" in found["summary"]
+    assert found["latents"]["spread_ratio"] == pytest.approx(1.17, abs=0.15)
+
+
+def test_latents_that_were_encoded_alike_are_clean() -> None:
+    random = np.random.default_rng(1)
+    pairs = []
+    for _ in range(9):
+        win = random.normal(0, 1, (4, 5, 8, 8)).astype(np.float32)
+        losers = []
+        for _ in range(2):
+            lose = random.normal(0, 1, win.shape).astype(np.float32)
+            lose[:, 0] = win[:, 0]  # one first frame, one first latent
+            losers.append(lose)
+        pairs.append((win, losers))
+    found = latents.audit_latents(pairs, same_first_frame=True)
+    assert found["verdict"] == "clean"
+    assert not found["normalised_differently"]
+    assert "encoded alike" in found["summary"]
+
+
+def test_an_export_comes_back_the_same(imported, tmp_path) -> None:
+    interchange.export(imported, tmp_path / "out", "folder")
+    back = interchange.from_realdpo(tmp_path / "out")
+    rows = tables.read(imported.pairs, tables.PAIRS).to_pylist()
+    assert {g.prompt for g in back} == {row["prompt"] for row in rows}
+    for given in back:
+        row = next(r for r in rows if r["pair_id"] == given.win.stem)
+        assert given.win.read_bytes() == (imported.pair_videos / row["win"]).read_bytes()
+        assert len(given.lose) == 3
+    with open(tmp_path / "out" / "metadata.csv", newline="") as handle:
+        table = list(csv.DictReader(handle))
+    assert len(table) == 6
+    assert all((tmp_path / "out" / line["lose_file_name"]).is_file() for line in table)
+    with pytest.raises(UserError, match="not empty"):
+        interchange.export(imported, tmp_path / "out", "folder")
+
+
+@pytest.mark.slow
+def test_trl_columns_load_with_datasets(imported, tmp_path) -> None:
+    import datasets
+
+    interchange.export(imported, tmp_path / "out", "trl")
+    files = [str(p) for p in (tmp_path / "out" / "data").glob("*.parquet")]
+    loaded = datasets.load_dataset(
+        "parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache")
+    )
+    assert loaded.column_names == ["prompt", "image", "chosen", "rejected"]
+    assert loaded.num_rows == 6
+    assert isinstance(loaded.features["chosen"], datasets.Video)
+    loaded = loaded.cast_column("rejected", datasets.Video(decode=False))
+    loaded = loaded.cast_column("chosen", datasets.Video(decode=False))
+    assert read_clip(loaded[0]["rejected"]["bytes"])[0].shape == (9, 48, 64, 3)
+
+
+def test_a_csv_of_pairs_is_taken_in(release, tmp_path) -> None:
+    file = tmp_path / "pairs.csv"
+    folder = release / "negative_samples" / "100"
+    file.write_text(
+        "prompt,win,lose\n"
+        f'"a street, seen",{release / "videos" / "100.mp4"},{folder / "0.mp4"};{folder / "1.mp4"}\n'
+        f'"a street, seen",{release / "videos" / "100.mp4"},{folder / "2.mp4"}\n'
+    )
+    given = interchange.from_csv(file)
+    assert [(g.prompt, len(g.lose)) for g in given] == [("a street, seen", 3)]
+    file.write_text("prompt,win\nx,y\n")
+    with pytest.raises(UserError, match="lacks the columns lose"):
+        interchange.from_csv(file)
+    file.write_text("prompt,win,lose\nx,nowhere.mp4,none.mp4\n")
+    with pytest.raises(UserError, match="line 2: .*nowhere"):
+        interchange.from_csv(file)
+
+
+def test_imports_do_not_mix_with_pairs_that_were_built(imported, bikes, tmp_path) -> None:
+    workspace = fabricate(tmp_path, bikes, clips=1)
+    rows = tables.read(imported.pairs, tables.PAIRS).to_pylist()
+    built = [{k: v for k, v in row.items() if "." not in k} | {"clip_id": "x"} for row in rows]
+    tables.write(workspace.pairs, tables.from_rows(tables.PAIRS, built), tables.PAIRS)
+    with pytest.raises(UserError, match="built from its clips"):
+        interchange.take_in(workspace, [], origin="realdpo", task="i2v")
