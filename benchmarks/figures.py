@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-SIZE, FRAMES, FPS = 48, 13, 8
+SIZE, FRAMES, FPS = 48, 9, 8
 JOINTS = ("head", "hip", "l_hand", "r_hand", "l_knee", "r_knee", "l_foot", "r_foot")
 COLOURS = np.array(
     [

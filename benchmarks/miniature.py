@@ -57,7 +57,7 @@ class Plan:
     """Sizes of everything. All arms share pairs, batch and steps."""
 
     pretrain_clips: int = 3000
-    pretrain_steps: int = 2400
+    pretrain_steps: int = 3000
     pretrain_batch: int = 16
     pretrain_lr: float = 1e-3
     damaged: float = 0.75

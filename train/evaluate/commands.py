@@ -123,6 +123,7 @@ def serve_study(
     if strange := [s for s in chosen if s not in known]:
         raise UserError(f"no system {strange[0]!r} in {folder}", f"known: {', '.join(known)}")
     rows = json.loads((folder / "rows.json").read_text())
+    rows = [{**row, "video": str(folder / row["video"])} for row in rows]
     trials = study.make_trials(folder / "study", rows, chosen, _prompts(folder))
     running = study.Study(folder / "study", trials)
     server = study.serve(running, host, port)

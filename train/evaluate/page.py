@@ -53,7 +53,7 @@ def build(folder: Path, prompts: Mapping[str, str], shown: int = 12) -> str:
     if study.is_file():
         sections.append(report.Section("People", _people(json.loads(study.read_text()))))
     fps = (made["settings"] or {}).get("fps", 8.0)
-    sections += _players(rows, prompts, list(made["systems"]), shown, fps)
+    sections += _players(folder, rows, prompts, list(made["systems"]), shown, fps)
     sections.append(report.Section("What was run", _what(made)))
     names = ", ".join(f"{name} = {text}" for name, text in made["systems"].items())
     return report.page(
@@ -141,6 +141,7 @@ def _people(study: Mapping[str, Any]) -> Markup:
 
 
 def _players(
+    folder: Path,
     rows: Sequence[Mapping[str, Any]],
     prompts: Mapping[str, str],
     systems: Sequence[str],
@@ -156,8 +157,8 @@ def _players(
                 (r for r in rows if r["system"] == name and r["item"] == item and r["seed"] == 0),
                 None,
             )
-            if row is not None and Path(row["video"]).is_file():
-                clips.append((name, Path(row["video"]).read_bytes()))
+            if row is not None and (folder / row["video"]).is_file():
+                clips.append((name, (folder / row["video"]).read_bytes()))
         if clips:
             sections.append(report.Section(prompt[:120] or item, report.in_step(clips, fps)))
     return sections

@@ -108,7 +108,7 @@ def run(
     made = summary.summarise(planned, rows, failures, extra)
     prompts = {item.item_id: item.prompt for item in planned.items}
     write_text(planned.folder / "prompts.json", json.dumps(prompts, indent=1))
-    write_text(planned.folder / "rows.json", json.dumps(rows, indent=1))
+    write_text(planned.folder / "rows.json", json.dumps(summary.plain(rows), indent=1))
     write_text(planned.folder / "summary.json", json.dumps(made, indent=1))
     write_text(planned.folder / "table.md", summary.markdown(made))
     return made
@@ -386,7 +386,7 @@ def measure(planned: Plan) -> tuple[list[dict[str, Any]], list[str]]:
                 "system": system_name,
                 "item": item.item_id,
                 "seed": number,
-                "video": str(path),
+                "video": _stored(planned.folder, path),
                 "metrics": dict(outcome.value),
             }
         )
@@ -424,16 +424,16 @@ def _with_weights(
         with progress.bar("open_clip", len(rows), "videos") as advance:
             for row in rows:
                 found = _kept(
-                    planned.folder / "clip", {"model": config.clip, "video": _hash(row),
+                    planned.folder / "clip", {"model": config.clip, "video": _hash(planned.folder, row),
                     "prompt": items[row["item"]].prompt},
-                    lambda row=row: ask(_video(row), items[row["item"]].prompt),
+                    lambda row=row: ask(_video(planned.folder, row), items[row["item"]].prompt),
                 )  # fmt: skip
                 row["metrics"].update(found)
                 advance()
     if config.vbench:
         from realdpo.train.evaluate import vbench
 
-        paths = [Path(row["video"]) for row in rows]
+        paths = [planned.folder / row["video"] for row in rows]
         made = vbench.measure(paths, planned.folder / "vbench", device, config.vbench)
         for row, numbers in zip(rows, made, strict=True):
             row["metrics"].update(numbers)
@@ -453,8 +453,8 @@ def _frechet(planned: Plan, rows: Sequence[Mapping[str, Any]], device: str) -> d
     for row in rows:
         found = _kept(
             planned.folder / "features",
-            {"network": network.name, "video": _hash(row)},
-            lambda row=row: network.features(_video(row)).tolist(),
+            {"network": network.name, "video": _hash(planned.folder, row)},
+            lambda row=row: network.features(_video(planned.folder, row)).tolist(),
         )
         by_system.setdefault(row["system"], []).append(np.array(found))
     real = by_system.pop(REAL, [])
@@ -494,7 +494,7 @@ def _judge(planned: Plan, workspace: Workspace, rows: list[dict[str, Any]]) -> d
             for turn in range(config.runs):
                 what = {
                     "judge": asdict(replace(config, timeout=0, attempts=1, runs=1)), "turn": turn,
-                    "videos": {row["system"]: _hash(row) for row in members}, "prompt": item.prompt,
+                    "videos": {row["system"]: _hash(planned.folder, row) for row in members}, "prompt": item.prompt,
                 }  # fmt: skip
                 seed = seed_of(planned.config.seed, "judge", item_id, number, turn) % 2**32
                 runs.append(
@@ -505,7 +505,7 @@ def _judge(planned: Plan, workspace: Workspace, rows: list[dict[str, Any]]) -> d
                             config,
                             item.prompt,
                             first,
-                            {r["system"]: _video(r) for r in members},
+                            {r["system"]: _video(planned.folder, r) for r in members},
                             seed,
                         ),
                     )
@@ -571,9 +571,15 @@ def _kept(folder: Path, what: Mapping[str, Any], make: Callable[[], Any]) -> Any
     return json.loads(path.read_text())
 
 
-def _hash(row: Mapping[str, Any]) -> str:
-    return bytes_hash(Path(row["video"]).read_bytes())
+def _stored(folder: Path, path: Path) -> str:
+    """A file's path as rows hold it: within the evaluation's folder relative, so it may move."""
+    path, folder = path.resolve(), folder.resolve()
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
 
-def _video(row: Mapping[str, Any]) -> np.ndarray:
-    return read_clip(Path(row["video"]))[0]
+def _hash(folder: Path, row: Mapping[str, Any]) -> str:
+    return bytes_hash((folder / row["video"]).read_bytes())
+
+
+def _video(folder: Path, row: Mapping[str, Any]) -> np.ndarray:
+    return read_clip(folder / row["video"])[0]

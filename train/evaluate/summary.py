@@ -117,15 +117,15 @@ def cautions(
         frozen = by_metric.get("frozen.share", {})
         if frozen.get("verdict") == "worse":
             found.append(f"{name} freezes more often than {base}.")
-    if prompts < 6:
+    tests = sum(len(by_metric) for by_metric in compared.values())
+    least = math.ceil(1 + math.log2(max(1, tests) / 0.05))  # two of 2**n sign patterns are extreme
+    if prompts < least:
         found.append(
-            f"With {prompts} prompts no test can reach 0.05 (six at least are needed): "
-            'every verdict is "no evidence" whatever the videos look like.'
+            f"With {prompts} prompts no verdict is possible: for {tests} tests at least {least} are "
+            'needed, so everything is "no evidence" whatever the videos look like.'
         )
     elif prompts < 30:
-        found.append(
-            f"{prompts} prompts show large effects only; the last column says how many more are needed."
-        )
+        found.append(f"{prompts} prompts show large effects only; `needed` says how many more.")
     return found
 
 

@@ -1,0 +1,261 @@
+"""`realdpo eval` from end to end: small pipelines of the real classes, real footage, no stand-ins."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import tiny_pipelines
+from judge_server import Server
+from PIL import Image
+from typer.testing import CliRunner
+
+from realdpo import config as configs
+from realdpo import ids, tables
+from realdpo.cli import app
+from realdpo.errors import UserError
+from realdpo.media import decode
+from realdpo.media.encode import encode
+from realdpo.train import models
+from realdpo.train.config import TrainConfig
+from realdpo.train.evaluate import commands, run
+from realdpo.train.evaluate.config import EvalConfig
+from realdpo.workspace import Workspace
+
+
+@pytest.fixture(scope="module")
+def street(bikes):
+    """Twelve pieces of real footage, uint8 [9, 64, 64, 3], taken to be at 8 frames a second."""
+    shown = [f.rgb for f in decode.frames(bikes, size=(152, 64))]
+    pieces = [np.stack(shown[k * 19 : k * 19 + 18 : 2]) for k in range(12)]
+    return [np.ascontiguousarray(piece[:, :, 44:108]) for piece in pieces]
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory, street):
+    """A workspace with two test clips, a small pipeline, a LoRA run and a full run of it."""
+    place = Workspace(tmp_path_factory.mktemp("work"))
+    rows = []
+    for k, video in enumerate(street[:3]):
+        data = encode(video, 8)
+        clip_id = ids.content_id(clip=k)
+        place.clip_file(clip_id).parent.mkdir(exist_ok=True)
+        place.clip_file(clip_id).write_bytes(data)
+        rows.append({"clip_id": clip_id, "status": "ok", "keep": True, "split": "test" if k else "train",
+                     "prompt": f"a person walking {k}", "captioner": "openai:http://x/v1 Watcher-7B",
+                     "path": f"clips/{clip_id}.mp4"})  # fmt: skip
+    tables.write(place.clips, tables.from_rows(tables.CLIPS, rows), tables.CLIPS)
+    folder = tiny_pipelines.save("cogvideox-5b-i2v", place.root / "model")
+    spec = models.read_spec(str(folder))
+    import torch
+
+    for name in ("lora", "full"):
+        model = models.load_transformer(spec, torch.float32)
+        if name == "lora":  # as it starts: the identity
+            models.add_lora(model, 4, 4.0, 0.0, models.family_of(spec).TARGETS)
+            trained = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
+        else:
+            model.requires_grad_(True)
+            with torch.no_grad():
+                model.proj_out.weight += 0.3 * torch.randn(
+                    model.proj_out.weight.shape, generator=torch.Generator().manual_seed(0)
+                )
+            trained = {n: p.detach() for n, p in model.named_parameters()}
+        run_folder = place.runs / name
+        models.save_weights(trained, model, spec, run_folder / "weights")
+        settings = TrainConfig(model=str(folder), name=name)
+        (run_folder / "config.toml").write_text(configs.to_toml("train", settings))
+    return place
+
+
+def settings_for(workspace, **changes):
+    systems = {"base": str(workspace.root / "model"), "lora": "lora", "full": "full"}
+    return EvalConfig(
+        **{
+            "systems": systems,
+            "seeds": 2,
+            "steps": 2,
+            "frames": 9,
+            "width": 64,
+            "height": 64,
+            "fps": 8.0,
+        }
+        | changes
+    )
+
+
+@pytest.mark.slow
+def test_runs_are_compared_with_their_base_on_the_test_split(workspace):
+    config = settings_for(workspace)
+    made = commands.evaluate(workspace, config, ["cpu"], (1, 1))
+    folder = workspace.evaluations / "eval"
+    rows = json.loads((folder / "rows.json").read_text())
+    assert made["prompts"] == 2
+    assert len(rows) == 2 * (3 * 2 + 1)  # systems by seeds, and the real clip
+    by_key = {(r["system"], r["item"], r["seed"]): r for r in rows}
+    # A LoRA that has learnt nothing makes the base's very videos, seed for seed: paired seeds.
+    for item in {r["item"] for r in rows}:
+        for seed in range(2):
+            base, lora, full = (by_key[s, item, seed] for s in ("base", "lora", "full"))
+            assert base["metrics"] == lora["metrics"]
+            assert base["metrics"] != full["metrics"]
+        assert by_key["base", item, 0]["metrics"] != by_key["base", item, 1]["metrics"]
+    differences = made["compared"]["lora"]
+    assert all(c["difference"]["estimate"] == 0 for c in differences.values())
+    assert all(c["verdict"] == "no evidence" for c in made["compared"]["full"].values())
+    assert made["means"]["real"]["first.psnr"] > 35  # its own first frame, twice through a codec
+    assert any("no verdict is possible" in text for text in made["cautions"])
+    assert "judge: not run (--judge URL --judge-model NAME)" in made["not_run"]
+    page = (workspace.reports / "eval-eval.html").read_text()
+    assert "a person walking 1" in page
+    assert page.count('class="in-step"') == 2
+
+    # Again: nothing is made; one video gone: it alone is made, byte for byte.
+    videos = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in (folder / "videos").iterdir()}
+    assert len(videos) == 2 * 3 * 2
+    lost = sorted(videos)[0]
+    lost.unlink()
+    again = commands.evaluate(workspace, config, ["cpu"], (1, 1))
+    assert again == made
+    for path, (time, data) in videos.items():
+        assert path.read_bytes() == data
+        assert (path.stat().st_mtime_ns == time) == (path != lost)
+
+
+@pytest.mark.slow
+def test_shards_make_disjoint_parts_that_together_are_everything(workspace):
+    config = settings_for(
+        workspace, name="parts", systems={"base": str(workspace.root / "model")}, seeds=3
+    )
+    folder = workspace.evaluations / "parts" / "videos"
+    assert commands.evaluate(workspace, config, ["cpu"], (1, 2)) is None
+    first = set(folder.iterdir())
+    assert 0 < len(first) < 6
+    times = {p: p.stat().st_mtime_ns for p in first}
+    made = commands.evaluate(workspace, config, ["cpu"], (2, 2))
+    assert made is not None  # the last shard finds all videos there and compares
+    assert len(list(folder.iterdir())) == 6
+    assert all(p.stat().st_mtime_ns == t for p, t in times.items())
+
+
+@pytest.fixture
+def finished(tmp_path, street):
+    """A benchmark of pictures, and two folders of finished videos: one steady, one out of order."""
+    rng = np.random.default_rng(0)
+    for k, video in enumerate(street):
+        prompt = f"bikes pass {k}"
+        (tmp_path / "bench").mkdir(exist_ok=True)
+        Image.fromarray(video[0]).save(tmp_path / "bench" / f"{prompt}.png")
+        order = np.concatenate([[0], 1 + rng.permutation(8)])
+        for name, frames in (("steady", video), ("shuffled", video[order])):
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / f"{prompt}.mp4").write_bytes(encode(frames, Fraction(8)))
+    return tmp_path
+
+
+def test_finished_videos_out_of_order_are_found_worse(finished):
+    result = CliRunner().invoke(
+        app,
+        ["eval", "-w", str(finished / "w"), "--benchmark", str(finished / "bench"), "--seeds", "1",
+         "--system", f"steady={finished / 'steady'}", "--system", f"shuffled={finished / 'shuffled'}",
+         "--json"],
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    made = json.loads(result.stdout)
+    found = made["compared"]["shuffled"]
+    assert found["smooth.residual"]["verdict"] == "worse"
+    assert found["smooth.residual"]["losses"] >= 11
+    assert found["smooth.residual"]["p_sign"] < 0.01
+    assert found["first.psnr"]["verdict"] == "no evidence"  # the first frame was left in place
+    assert made["failures"] == []
+    # Reported again from what is stored, without the benchmark.
+    shutil.rmtree(finished / "bench")
+    again = CliRunner().invoke(app, ["eval", "report", "-w", str(finished / "w"), "--json"])
+    assert again.exit_code == 0, again.output
+    assert json.loads(again.stdout)["compared"] == made["compared"]
+    table = (finished / "w" / "eval" / "eval" / "table.md").read_text()
+    assert "| smooth.residual | shuffled |" in table
+
+
+def test_a_missing_or_damaged_video_is_said_and_the_rest_is_compared(finished):
+    (finished / "shuffled" / "bikes pass 0.mp4").unlink()
+    (finished / "shuffled" / "bikes pass 1.mp4").write_bytes(b"nonsense")
+    config = EvalConfig(
+        systems={"a": str(finished / "steady"), "b": str(finished / "shuffled")},
+        benchmark=str(finished / "bench"), seeds=1,
+    )  # fmt: skip
+    made = run.run(Workspace(finished / "w"), config)
+    assert len(made["failures"]) == 2
+    assert made["compared"]["b"]["smooth.residual"]["prompts"] == 10
+
+
+def test_what_the_user_got_wrong_is_one_clear_line(workspace, tmp_path):
+    for systems, message in [
+        ({"base": "nothing-here"}, "no model named 'nothing-here'"),
+        ({"base": str(tmp_path)}, "neither a pipeline nor videos"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            run.plan(workspace, EvalConfig(systems=systems))
+    (workspace.runs / "young").mkdir(exist_ok=True)
+    (workspace.runs / "young" / "config.toml").write_text("[train]\nmodel = 'tiny'\n")
+    with pytest.raises(UserError, match="no weights yet"):
+        run.resolve(workspace, "base", "young")
+    with pytest.raises(UserError, match="no clip of .* is in the split 'validation'"):
+        run.plan(workspace, settings_for(workspace, split="validation"))
+    with pytest.raises(UserError, match="none of the 2 clips fits"):
+        run.plan(workspace, settings_for(workspace, frames=17))
+    with pytest.raises(UserError, match="`real` is kept"):
+        EvalConfig(systems={"real": "tiny"})
+
+
+def test_dry_run_counts_and_writes_nothing(workspace, tmp_path):
+    result = CliRunner().invoke(
+        app,
+        ["eval", "-w", str(workspace.root), "--system", f"base={workspace.root / 'model'}",
+         "--system", "lora=lora", "--seeds", "4", "--name", "unmade", "--dry-run", "--json"],
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["videos_to_make"] == 2 * 2 * 4
+    assert not (workspace.evaluations / "unmade").exists()
+
+
+def test_the_captioner_of_the_clips_cannot_be_the_judge(workspace, finished):
+    config = configs.build(EvalConfig, {
+        "systems": {"a": str(finished / "steady"), "b": str(finished / "shuffled")},
+        "benchmark": str(finished / "bench"), "seeds": 1, "prompts": 1, "name": "judged",
+        "judge": {"url": "http://127.0.0.1:9/v1", "model": "someone/watcher-7b"},
+    })  # fmt: skip
+    with pytest.raises(UserError, match="also wrote or filtered the data"):
+        run.run(workspace, config)
+
+
+def test_judge_and_open_clip_reach_the_table_and_nothing_is_asked_twice(finished, tmp_path):
+    import open_clip
+    import torch
+    from safetensors.torch import save_model
+
+    torch.manual_seed(0)
+    weights = tmp_path / "clip.safetensors"
+    save_model(open_clip.create_model("ViT-S-32-alt", pretrained=None), str(weights))
+    server = Server()
+    config = configs.build(
+        EvalConfig,
+        {
+            "systems": {"a": str(finished / "steady"), "b": str(finished / "shuffled")},
+            "benchmark": str(finished / "bench"),
+            "seeds": 1,
+            "prompts": 2,
+            "clip": f"ViT-S-32-alt:{weights}",
+            "judge": {"url": server.url, "model": "bright-8b"},
+        },
+    )
+    made = run.run(Workspace(finished / "w"), config)
+    server.http.shutdown()  # from here on nobody answers
+    assert len(server.requests) == 2 * 2  # prompts by runs; both systems in one request
+    assert made["judge"]["agreement"]["motion"] > 0.9  # brightness does not depend on the order
+    assert 0 < made["means"]["a"]["judge.motion"] < 10
+    assert "clip.text" in made["compared"]["b"]
+    assert run.run(Workspace(finished / "w"), config) == made
