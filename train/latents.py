@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -50,6 +51,8 @@ class Pair:
     lose: tuple[Path, ...]
     inputs: tuple[Path, ...]  # prompt; first frame
     shape: tuple[int, ...]  # of a latent without batch axis
+    size: tuple[int, int, int]  # width, height, frames of the video
+    first_frame: Path | None  # PNG, for image-to-video
 
 
 @dataclass(frozen=True)
@@ -171,7 +174,9 @@ class _Cache:
                 "conform the pairs again: realdpo pairs build",
             )
         known = (row["pair_id"], row["clip_id"], row["source_id"], row["prompt"], row["fps"])
-        return Pair(*known, win, lose, tuple(inputs), shapes.pop())
+        size = (row["width"], row["height"], row["frames"])
+        shown = None if image is None else self._png(image)
+        return Pair(*known, win, lose, tuple(inputs), shapes.pop(), size, shown)
 
     def _latents(self, video: bytes) -> Path:
         return self._file(
@@ -225,13 +230,20 @@ class _Cache:
                 save_file(tensors, temporary)
         return path
 
+    def _png(self, image: np.ndarray) -> Path:
+        path = (
+            self.folder / f"{ids.content_id(kind='png', image=ids.bytes_hash(image.tobytes()))}.png"
+        )
+        if not path.is_file():
+            with atomic_path(path) as temporary:
+                Image.fromarray(image).save(temporary, "PNG")
+        return path
+
     def _first_frame(self, row: dict[str, Any]) -> np.ndarray:
         stored = row["first_frame"]
         if stored is None or stored["bytes"] is None:
             frames, _ = read_clip(row["win"]["bytes"])
             return np.asarray(frames[0])
-        from PIL import Image
-
         return np.array(Image.open(io.BytesIO(stored["bytes"])).convert("RGB"))
 
     def _check_size(self, row: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import math
 import signal
@@ -151,6 +152,7 @@ class Trainer:
             self.step, self.recent = state["step"], state["recent"]
             self.best = tuple(state["best"]) if state["best"] else None  # type: ignore[assignment]
             self.before, self.after = state["before"], state["after"]
+            self.together = state["together"]
             if self.accelerator.scaler is not None and state["scaler"]:
                 self.accelerator.scaler.load_state_dict(state["scaler"])
             if self.watched:
@@ -158,6 +160,7 @@ class Trainer:
             progress.say(f"going on from {newest}")
         self.log = log.Log(self.folder, self.step, self.main, self.accelerator)
         if self.step == 0:
+            self._choose_branches()
             self._check_reference()
             if self.watched:
                 self.base = self._measure()
@@ -251,6 +254,7 @@ class Trainer:
             "best": self.best,
             "before": self.before,
             "after": self.after,
+            "together": self.together,
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
         folder = self.folder / "checkpoints"
@@ -339,6 +343,20 @@ class Trainer:
         return values
 
     # Checks and measurements
+
+    def _choose_branches(self) -> None:
+        """`auto`: side by side, unless a trial step runs out of the GPU's memory."""
+        if self.config.branches != "auto" or self.device.type != "cuda":
+            return
+        try:
+            self._backward(self.batch(0).to(self.device))
+        except torch.cuda.OutOfMemoryError:
+            self.together = False
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+        self.together = not self.agree(not self.together)
+        if not self.together:
+            progress.say("branches one by one: side by side they do not fit into memory")
 
     def _check_reference(self) -> None:
         """Before the first step policy and reference are one model: the loss must be ln 2."""
@@ -548,10 +566,21 @@ def _accelerator(config: TrainConfig, folder: Path) -> Any:
     cpu = not torch.cuda.is_available()
     names = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
     precision = _precision(config, torch.device("cpu" if cpu else "cuda"))
-    return Accelerator(
+    if "tensorboard" in config.trackers and not importlib.util.find_spec("tensorboard"):
+        raise UserError("the tracker tensorboard is not installed", "pip install tensorboard")
+    if "wandb" in config.trackers and not importlib.util.find_spec("wandb"):
+        raise UserError("the tracker wandb is not installed", "pip install wandb")
+    made = Accelerator(
         mixed_precision=names[precision], cpu=cpu, log_with=list(config.trackers) or None,
         project_dir=folder,
     )  # fmt: skip
+    if made.distributed_type.name == "DEEPSPEED":
+        raise UserError(
+            "DeepSpeed steps inside its backward pass and keeps its optimizer to itself, so runs "
+            "could not be resumed exactly",
+            "use FSDP2, which shards as much: fsdp_version: 2 in the accelerate configuration",
+        )
+    return made
 
 
 def _precision(config: TrainConfig, device: torch.device) -> str:

@@ -85,6 +85,9 @@ class Family(Protocol):
     ) -> Tensor:
         """The prediction for `noisy` [B, ...] at `timestep` [B], called as the pipeline does."""
 
+    def sampling(self, spec: Spec, fps: float) -> dict[str, Any]:
+        """What the pipeline's call must be told so that it samples as the model is trained."""
+
     def clean_frames(self, spec: Spec) -> int:
         """Latent frames at the start that the model is given, so that no loss is taken on them."""
 

@@ -27,6 +27,10 @@ def condition_noise(spec: Spec) -> tuple[float, float] | None:
     return (-3.0, 0.5) if spec.image else None
 
 
+def sampling(spec: Spec, fps: float) -> dict[str, Any]:
+    return {"max_sequence_length": spec.transformer["max_text_seq_length"]}
+
+
 def clean_frames(spec: Spec) -> int:
     return 0  # the first frame comes as extra channels; the model denoises every frame
 

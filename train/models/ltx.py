@@ -27,6 +27,10 @@ def condition_noise(spec: Spec) -> tuple[float, float] | None:
     return None
 
 
+def sampling(spec: Spec, fps: float) -> dict[str, Any]:
+    return {"frame_rate": fps}
+
+
 def clean_frames(spec: Spec) -> int:
     return 1 if spec.image else 0
 

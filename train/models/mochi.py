@@ -22,6 +22,10 @@ def condition_noise(spec: Spec) -> tuple[float, float] | None:
     return None
 
 
+def sampling(spec: Spec, fps: float) -> dict[str, Any]:
+    return {}
+
+
 def clean_frames(spec: Spec) -> int:
     return 0
 

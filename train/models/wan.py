@@ -29,6 +29,10 @@ def condition_noise(spec: Spec) -> tuple[float, float] | None:
     return None
 
 
+def sampling(spec: Spec, fps: float) -> dict[str, Any]:
+    return {"max_sequence_length": 512}
+
+
 def clean_frames(spec: Spec) -> int:
     return 1 if _in_place(spec) else 0
 

@@ -1,0 +1,242 @@
+"""A page about a run: what the numbers say in plain words, the curves, and the generated videos."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from realdpo import report
+from realdpo.errors import UserError
+from realdpo.train import log
+from realdpo.workspace import Workspace
+
+Row = Mapping[str, Any]
+WINDOW = 20  # steps that a curve and a judgement are averaged over
+
+
+def write(workspace: Workspace, run: str) -> tuple[Path, list[str]]:
+    """Write reports/train-<run>.html; returns its path and the warnings on it.
+
+    Raises UserError when there is no such run or it has not made a step yet.
+    """
+    folder = workspace.runs / run
+    steps = log.read(folder / "log.jsonl")
+    held = log.read(folder / "held_out.jsonl")
+    if not steps:
+        known = sorted(p.parent.name for p in workspace.runs.glob("*/log.jsonl"))
+        raise UserError(
+            f"no steps of a run {run!r} in {workspace.runs}",
+            f"runs: {', '.join(known)}" if known else f"realdpo train -w {workspace.root}",
+        )
+    found = warnings(steps, held)
+    sections = [
+        report.Section("In words", _words(folder, steps, held, found)),
+        report.Section("Held-out pairs", _held_out(held)),
+        report.Section("Training", _curves(steps)),
+        report.Section("By noise level", _levels(steps, held)),
+    ]
+    if videos := _videos(folder / "videos"):
+        sections.append(report.Section("Generated at fixed seeds", videos))
+    sections.append(report.Section("Settings", _settings(folder / "config.toml")))
+    path = workspace.reports / f"train-{run}.html"
+    report.write(path, report.page(f"Training run {run}", sections, str(folder)))
+    return path, found
+
+
+def warnings(steps: Sequence[Row], held: Sequence[Row]) -> list[str]:
+    """What the numbers of a run warn of, each in one or two sentences. Pure."""
+    found = []
+    if pushed := _pushes_losers(steps):
+        found.append(pushed)
+    if held and held[-1]["step"]:
+        found += _held_out_warnings(held)
+    recent = steps[-WINDOW:]
+    left = _mean(recent, "saturation")
+    if left is not None and left < 0.01:
+        found.append(
+            f"Only {left:.1%} of the gradient is left: the pairs are won and steps teach little "
+            "more. Stop here, take harder pairs, or lower beta."
+        )
+    updates = [row["reference_update"] for row in steps if "reference_update" in row]
+    if updates and not any(updates):
+        found.append("The moving reference does not move. See docs/training.md, Reference.")
+    return found
+
+
+def _pushes_losers(steps: Sequence[Row]) -> str | None:
+    """The known failure: every pair is won because the loser's error grows, while winners suffer."""
+    for start in range(len(steps) - WINDOW + 1):
+        window = steps[start : start + WINDOW]
+        if (_mean(window, "rewards/accuracy") or 0) >= 0.99:
+            break
+    else:
+        return None
+    late = steps[-WINDOW:]
+    gap, share = _mean(late, "win_gap"), _mean(late, "loser_dominant_ratio")
+    if gap is None or share is None or gap <= 0 or share < 0.5:
+        return None
+    return (
+        f"Accuracy is 1.0 from step {steps[start]['step']} and the winner's error rises "
+        f"({gap:+.2g} against the reference, in {share:.0%} of the pairs won): the model is pushing "
+        "losers away, not learning from winners. Add sft_weight or sdpo_mu, lower lr, or audit the "
+        "pairs for a shortcut. See docs/training.md, When both errors rise."
+    )
+
+
+def _held_out_warnings(held: Sequence[Row]) -> list[str]:
+    last, found = held[-1], []
+    if last["winner_change"] > 0.005:
+        both = " and so did the loser's" if last["loser_change"] > 0 else ""
+        found.append(
+            f"On held-out pairs the winner's error rose by {last['winner_change']:.1%}{both}: the "
+            "tuned model explains real clips worse than the base. An earlier checkpoint may be better."
+        )
+    if last["accuracy"] <= 0.55 and "loser_error" in last:
+        found.append(
+            f"Held-out accuracy against the base is {last['accuracy']:.2f}, no better than a guess: "
+            "nothing was learnt that carries over to unseen pairs yet."
+        )
+    control = last.get("control_accuracy")
+    if control is not None and last["accuracy"] > 0.6 and control >= last["accuracy"] - 0.05:
+        found.append(
+            f"Winners are preferred to losers of other prompts just as often ({control:.2f}, own "
+            f"losers {last['accuracy']:.2f}): part of what was learnt is how generated video looks, "
+            "whatever the prompt. That may be what is wanted, or a shortcut; see `realdpo pairs audit`."
+        )
+    by_level = last.get("accuracy_by_level", [])
+    if len(by_level) >= 4 and last["accuracy"] > 0.6:
+        high = sum(by_level[-2:]) / 2
+        if high <= 0.55:
+            found.append(
+                f"At the highest noise levels, where layout and motion are set, accuracy is "
+                f"{high:.2f}: the gain is in texture. Raise t_high or use timesteps = logit-normal."
+            )
+    if last["pairs"] < 10:
+        found.append(
+            f"Only {last['pairs']} held-out pairs: differences in accuracy of less than about "
+            f"{1 / last['pairs'] ** 0.5:.1f} are noise."
+        )
+    return found
+
+
+def _words(folder: Path, steps: Sequence[Row], held: Sequence[Row], found: Sequence[str]) -> Markup:
+    facts = [f"{steps[-1]['step']} steps, {_mean(steps, 'seconds') or 0:.2f} s each."]
+    if held:
+        last = held[-1]
+        facts.append(
+            f"Held out: {last['pairs']} pairs, accuracy {last['accuracy']:.3f} against the base "
+            f"(0.5 before training), winner's error {last['winner_error_base']:.5f} before and "
+            f"{last['winner_error']:.5f} after ({last['winner_change']:+.2%})."
+        )
+    summary = folder / "summary.json"
+    if summary.is_file() and (stopped := json.loads(summary.read_text()).get("stopped")):
+        facts.append(f"Stopped early: {stopped}.")
+    items = [Markup("<li><strong>Warning.</strong> {}</li>").format(text) for text in found]
+    items = items or [Markup("<li>No warnings.</li>")]
+    return Markup("<p>{}</p><ul>{}</ul>").format(" ".join(facts), Markup("").join(items))
+
+
+def _held_out(held: Sequence[Row]) -> Markup:
+    if not held:
+        return Markup("<p>No pairs were held out.</p>")
+    wanted = {
+        "step": "step", "accuracy": "accuracy", "control_accuracy": "control", "margin": "margin",
+        "winner_change": "winner's error", "loser_change": "loser's error",
+        "loser_dominant_ratio": "won by pushing",
+    }  # fmt: skip
+    accuracy = {
+        "own losers": _series(held, "accuracy"),
+        "losers of other prompts": _series(held, "control_accuracy"),
+    }
+    change = {
+        "winner": _series(held, "winner_change"),
+        "loser": _series(held, "loser_change"),
+    }
+    return Markup("").join(
+        [
+            report.lines(accuracy, "Accuracy against the base", "step", "share of pairs won"),
+            report.lines(change, "Error relative to the base", "step", "relative change"),
+            report.table([{k: row.get(k) for k in wanted} for row in held], wanted),
+        ]
+    )
+
+
+def _curves(steps: Sequence[Row]) -> Markup:
+    charts = [
+        ("Loss", ["loss"]),
+        ("Accuracy against the reference", ["rewards/accuracy", "loser_dominant_ratio"]),
+        ("Rewards", ["rewards/win", "rewards/lose", "rewards/margin"]),
+        ("Gaps to the reference", ["win_gap", "lose_gap"]),
+        ("Errors", ["error/win", "error/lose", "error/ref_win", "error/ref_lose"]),
+        ("Gradient norm before clipping", ["grad_norm"]),
+        ("Gradient left, sigmoid(-margin)", ["saturation"]),
+        ("Distance", ["distance/base", "distance/reference"]),
+    ]
+    made = []
+    for title, names in charts:
+        series = {name: _smooth(*_series(steps, name)) for name in names}
+        series = {name: line for name, line in series.items() if line[0]}
+        if series:
+            made.append(report.lines(series, f"{title} (mean of {WINDOW} steps)", "step"))
+    return Markup("").join(made)
+
+
+def _levels(steps: Sequence[Row], held: Sequence[Row]) -> Markup:
+    names = sorted({name for row in steps for name in row if name.startswith("accuracy/t")})
+    series = {n.removeprefix("accuracy/"): _smooth(*_series(steps, n)) for n in names}
+    series = {name: line for name, line in series.items() if len(line[0]) > 1}
+    parts = []
+    if series:
+        parts.append(report.lines(series, "Accuracy in training by noise level", "step"))
+    if held and held[-1].get("accuracy_by_level"):
+        last = held[-1]
+        count = len(last["accuracy_by_level"])
+        rows = [
+            {
+                "noise level": f"{(k + 0.5) / count:.2f}",
+                "held-out accuracy": last["accuracy_by_level"][k],
+                "winner's error": last["winner_change_by_level"][k],
+            }
+            for k in range(count)
+        ]
+        parts.append(report.table(rows))
+    return Markup("").join(parts) or Markup("<p>Nothing was measured by level.</p>")
+
+
+def _videos(folder: Path) -> Markup:
+    parts = []
+    for first in sorted(folder.glob("*-base.mp4")):
+        number = first.name.split("-")[0]
+        prompt = (folder / f"{number}.txt").read_text(encoding="utf-8")
+        tuned = sorted(folder.glob(f"{number}-step-*.mp4"))
+        clips = [
+            ("base", first.read_bytes()),
+            *((p.stem[len(number) + 1 :], p.read_bytes()) for p in tuned),
+        ]
+        parts.append(Markup("<h3>{}</h3>").format(prompt) + report.in_step(clips))
+    return Markup("").join(parts)
+
+
+def _settings(path: Path) -> Markup:
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return Markup("<pre>{}</pre>").format(text)
+
+
+def _series(rows: Sequence[Row], name: str) -> tuple[list[float], list[float]]:
+    known = [row for row in rows if row.get(name) is not None]
+    return [row["step"] for row in known], [row[name] for row in known]
+
+
+def _smooth(xs: list[float], ys: list[float]) -> tuple[list[float], list[float]]:
+    """Trailing means of `WINDOW` values: single steps are one pair each and mostly noise."""
+    means = [sum(ys[max(0, i + 1 - WINDOW) : i + 1]) / min(i + 1, WINDOW) for i in range(len(ys))]
+    return xs, means
+
+
+def _mean(rows: Sequence[Row], name: str) -> float | None:
+    values = [row[name] for row in rows if name in row]
+    return sum(values) / len(values) if values else None
