@@ -17,6 +17,7 @@ from realdpo.curate.scores.types import Bools, Bytes, Columns, Floats
 PAIR_SECONDS = 1 / 8
 LINES = 180
 GRID = 4
+SMALLEST = 64
 
 # Pixels at LINES or fewer: what flow gets wrong in a still picture, and per pixel of camera
 # motion (lens distortion, parallax of a hand-held camera).
@@ -149,17 +150,31 @@ def _average(values: Floats, taps: int) -> Floats:
 
 def _best_flow(before: Bytes, after: Bytes) -> tuple[Floats, float]:
     """Flow [h, w, 2] in pixels, and the share of the contrast that it leaves unexplained."""
-    flow = _flow().calc(before, after, None)
+    flow = _dense(before, after)
     left = _unexplained(before, after, flow)
     if left > LOST:
-        # Too far for the pyramid: start from the shift of the whole picture.
+        # Too far for the pyramid: take the shift of the whole picture out first.
         window = cv2.createHanningWindow(before.shape[::-1], cv2.CV_32F)
         shift, _ = cv2.phaseCorrelate(before.astype(np.float32), after.astype(np.float32), window)
-        start = np.full((*before.shape, 2), shift, np.float32)
-        second = _flow().calc(before, after, start)
+        x, y = round(shift[0]), round(shift[1])
+        back = np.array([[1, 0, -x], [0, 1, -y]], np.float64)
+        nearer = cv2.warpAffine(after, back, after.shape[::-1], borderMode=cv2.BORDER_REPLICATE)
+        second = _dense(before, nearer) + np.array([x, y], np.float32)
         if (again := _unexplained(before, after, second)) < left:
             return second, again
     return flow, left
+
+
+def _dense(before: Bytes, after: Bytes) -> Floats:
+    """DIS flow; pictures that are small for its pyramid, where it crashes, are extended."""
+    height, width = before.shape
+    down, right = max(0, SMALLEST - height), max(0, SMALLEST - width)
+    if down or right:
+        before, after = (
+            cv2.copyMakeBorder(picture, 0, down, 0, right, cv2.BORDER_REPLICATE)
+            for picture in (before, after)
+        )
+    return _flow().calc(before, after, None)[:height, :width]
 
 
 def _unexplained(before: Bytes, after: Bytes, flow: Floats) -> float:

@@ -107,7 +107,7 @@ def _detect(rgb: Bytes) -> list[tuple[Floats, float, float]]:
     square = cv2.warpAffine(rgb, matrix, (DETECTOR_SIZE, DETECTOR_SIZE), flags=cv2.INTER_AREA)
     first, second = _run(DETECTOR, square.astype(np.float32) / 127.5 - 1)[:2]
     boxes, logits = (first[0], second[0]) if first.shape[-1] == 12 else (second[0], first[0])
-    scores = 1 / (1 + np.exp(-np.clip(logits[:, 0], -100, 100)))
+    scores = 1 / (1 + np.exp(-np.clip(logits[:, 0], -80, 80)))
     good = scores >= LEAST_SCORE
     if not good.any():
         return []
