@@ -35,6 +35,13 @@ SHOWN_SOURCES = 50
 SHOWN_ACTIONS = 30
 SHOWN_SCORES = 9
 THUMBNAILS = 24
+PICTURES = (
+    "images/thumbnails.png",
+    "images/scores.png",
+    "images/training.png",
+    "images/first_frame.png",
+)
+"""Where the pictures of cards lie in a repository."""
 
 
 @dataclass(frozen=True)
@@ -419,8 +426,14 @@ def _captions(facts: pa.Table) -> Markup:
         return Markup("see the column `prompt`.")
     counts = Counter(facts["captioner"].to_pylist())
     empty = sum(not prompt for prompt in facts["prompt"].to_pylist())
-    shown = Markup(", ").join(
-        Markup("{} ({:,})").format(md.code(public_name(name)) if name else "nobody", count)
+    known = {
+        None: Markup("nobody"),
+        "keywords": Markup("`keywords`, from names and keywords of the sources"),
+        "sidecar": Markup("`sidecar`, from files beside the footage"),
+        "edit": Markup("`edit`, a person"),
+    }
+    shown = Markup("; ").join(
+        Markup("{} ({})").format(known.get(name, md.code(public_name(name))), md.text(count))
         for name, count in counts.most_common()
     )
     missing = f" {empty:,} clips have none." if empty else ""
@@ -482,8 +495,8 @@ def _limits(facts: pa.Table, pairs: pa.Table | None) -> Markup:
     if clips < 1000:
         limits.append(f"{clips:,} rows are too few to conclude much from a held-out score.")
     limits.append(
-        "Thresholds were chosen on this footage; they do not carry over to other footage, and some "
-        "clips on the wrong side of each remain."
+        "A threshold that suits one kind of footage does not suit another, and near each some clips "
+        "are on the wrong side."
     )
     limits.append("What the sources show, and whom they leave out, was not balanced.")
     if pairs is not None:
@@ -525,7 +538,7 @@ def _not_done(facts: pa.Table, clips: pa.Table | None) -> Markup:
         )
     else:
         done.append("No person looked at every clip.")
-    if "captioner" in facts.schema.names and "human" not in set(facts["captioner"].to_pylist()):
+    if "captioner" in facts.schema.names and "edit" not in set(facts["captioner"].to_pylist()):
         done.append("Prompts were not checked against the clips by a person.")
     done.append("The licences are as stated where the footage was found; nobody verified them with the authors.")  # fmt: skip
     return md.bullets(done)

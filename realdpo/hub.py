@@ -36,6 +36,9 @@ MOST_FILES = 25_000
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds before each new attempt after an error of the network or the server."""
 
+TAG = "realdpo"
+"""Tag in the header of every card that a push writes; it tells our repositories from others."""
+
 RepoType = Literal["dataset", "model"]
 
 
@@ -363,6 +366,7 @@ def write_refusal(who: Mapping[str, Any], repo: str, pr: bool = False) -> str:
 
 
 def _check_existing(api: HfApi, item: Plan, config: PushConfig) -> None:
+    """Raise UserError when what the repository holds already stands against this push."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
     with explained(f"looking at {item.repo}"):
@@ -370,14 +374,20 @@ def _check_existing(api: HfApi, item: Plan, config: PushConfig) -> None:
             info: Any = attempt(lambda: api.repo_info(item.repo, repo_type=item.repo_type))
         except RepositoryNotFoundError:
             return
+        remote = attempt(lambda: _tree(api, item, config.revision or "main")) or {}
     if config.private and not info.private:
         raise UserError(
             f"{item.repo} exists already and is public",
             "make it private in its settings on the Hub, or choose another name",
         )
-    kept = {part.folder for part in item.shards}
-    remote = _tree(api, item, config.revision or "main") or {}
-    for folder in {"data", "pairs"} - kept if item.shards else ():
+    managed = _managed(item, remote)
+    if managed and TAG not in (info.tags or ()):
+        raise UserError(
+            f"{item.repo} holds files that realdpo did not put there ({min(managed)}), and this push "
+            "would replace or remove them",
+            "choose another name",
+        )
+    for folder in {"data", "pairs"} - {part.folder for part in item.shards} if item.shards else ():
         if any(path.startswith(f"{folder}/") for path in remote):
             raise UserError(
                 f"{item.repo} holds {folder}/ as well, which this push would leave without a card",
@@ -465,13 +475,14 @@ def _message(item: Plan) -> str:
 
 
 def _managed(item: Plan, remote: Iterable[str]) -> set[str]:
-    """Files of the repository that a push made, and may remove when they are no longer part of it."""
-    if item.repo_type == "model":
-        return {
-            path for path in remote if path.endswith(".safetensors") or path.startswith("images/")
-        }
-    folders = ("images/", *(f"{part.folder}/" for part in item.shards))
-    return {path for path in remote if path.startswith(folders)}
+    """Files of the repository that a push makes, and removes when they are no longer part of it."""
+    folders = tuple(f"{part.folder}/" for part in item.shards)
+    return {
+        path
+        for path in remote
+        if path in cards.PICTURES
+        or (path.startswith(folders) if folders else path.endswith(".safetensors"))
+    }
 
 
 def _tree(api: HfApi, item: Plan, revision: str) -> dict[str, RepoFile] | None:

@@ -6,6 +6,7 @@ through `datasets`, and what it leaves open (ids, sizes) is worked out from the 
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from collections import Counter
@@ -129,7 +130,7 @@ def fetch(found: Pull, workspace: Workspace) -> None:
             if part.ours:
                 _copy(api, found, part, workspace)
             else:
-                _conform(api, found, part, folder)
+                _conform(api, found, part, workspace)
     if found.audit:
         with explained(f"fetching {found.repo}"):
             path = attempt(lambda: api.hf_hub_download(found.repo, str(found.audit), repo_type="dataset", revision=found.commit))  # fmt: skip
@@ -208,15 +209,19 @@ def _copy(api: HfApi, found: Pull, part: Part, workspace: Workspace) -> None:
     shutil.rmtree(staging, ignore_errors=True)
 
 
-def _conform(api: HfApi, found: Pull, part: Part, folder: Path) -> None:
-    """Read any dataset that has the columns and write it as our shards."""
-    kind = _KINDS[part.kind]
+def _conform(api: HfApi, found: Pull, part: Part, workspace: Workspace) -> None:
+    """Read any dataset that has the columns and write it as our shards, a shard at a time."""
+    kind, folder, staging = _KINDS[part.kind], _folder(workspace, part.kind), workspace.step("pull")
     for split, name in part.splits.items():
-        rows = [_row(row, part.kind, split) for row in _rows(api, found, part, name)]
-        count = max(1, -(-len(rows) // ROWS_PER_SHARD))
-        for number in range(count):
-            table = tables.from_rows(kind, rows[number::count])
-            tables.write(folder / f"{split}-{number:05d}-of-{count:05d}.parquet", table, kind)
+        rows = (_row(row, part.kind, split) for row in _rows(api, found, part, name))
+        drafts = []
+        while chunk := list(itertools.islice(rows, ROWS_PER_SHARD)):
+            drafts.append(staging / f"{split}-{len(drafts)}.parquet")
+            tables.write(drafts[-1], tables.from_rows(kind, chunk), kind)
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, draft in enumerate(drafts):  # only now is it known how many there are
+            os.replace(draft, folder / f"{split}-{number:05d}-of-{len(drafts):05d}.parquet")
+    shutil.rmtree(staging, ignore_errors=True)
 
 
 def _rows(api: HfApi, found: Pull, part: Part, split: str) -> Iterator[dict[str, Any]]:

@@ -15,7 +15,7 @@ from realdpo import ids, tables
 from realdpo.media import decode, encode
 from realdpo.workspace import Workspace
 
-SIZE, FRAMES, FPS = (96, 64), 9, 8.0
+SIZE, FRAMES, FPS = (64, 64), 9, 8.0
 LEDGER = [
     {"license": "CC-BY-4.0", "author": "Ada <b>One</b> | Co", "title": "Street `at` noon [1]", "source_url": "https://example.org/a"},
     {"license": "CC0-1.0", "author": None, "title": None, "source_url": None},

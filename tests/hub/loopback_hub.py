@@ -259,10 +259,17 @@ class Handler(BaseHTTPRequestHandler):
                 self.missing("RevisionNotFound")
                 return
             self.answer(200, {
-                "id": name, "sha": oid, "private": repo.private, "tags": [], "downloads": 0, "likes": 0,
+                "id": name, "sha": oid, "private": repo.private, "downloads": 0, "likes": 0,
+                "tags": self.tags(repo.commits[oid]),
                 "disabled": False, "gated": False,
                 "siblings": [{"rfilename": path} for path in repo.commits[oid]],
             })  # fmt: skip
+
+    def tags(self, files: dict[str, Blob]) -> list[str]:
+        """The tags in the header of the card."""
+        card = self.hub.content(files["README.md"]).decode() if "README.md" in files else ""
+        header = re.match(r"---\n(.*?)\n---\n", card, re.DOTALL)
+        return yaml.safe_load(header.group(1)).get("tags", []) if header else []
 
     def entry(self, path: str, blob: Blob) -> dict[str, Any]:
         entry: dict[str, Any] = {"type": "file", "path": path, "size": blob.size, "oid": blob.oid}

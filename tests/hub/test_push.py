@@ -94,6 +94,17 @@ def test_pairs_on_the_hub_are_not_left_without_a_card(
         pushing.check_access(api, pushing.plan(made_once.workspace, REPO, clips), clips)
 
 
+def test_somebody_elses_dataset_is_not_overwritten(
+    hub: loopback_hub.Hub, api: Any, plan: pushing.Plan
+) -> None:
+    repo = loopback_hub.Repo("datasets", private=False)
+    hub.repos["datasets", REPO] = repo
+    hub.small["c" * 40] = b"theirs"
+    repo.commit("main", {"data/train-00000-of-00001.parquet": loopback_hub.Blob(6, "c" * 40)}, "x")
+    with pytest.raises(UserError, match="realdpo did not put there"):
+        pushing.check_access(api, (plan,), CONFIG)
+
+
 # -- upload --------------------------------------------------------------------------------------
 
 
