@@ -98,9 +98,9 @@ def audit_rows(
     if encoded:
         inside = latents.audit_latents(encoded, same_first_frame)
         found["latents"] = inside
-        if _ORDER.index(inside["verdict"]) > _ORDER.index(found["verdict"]):
-            found["verdict"] = inside["verdict"]
-            found["summary"] = f"{inside['summary']} {found['summary']}"
+        if inside["verdict"] != "clean":
+            found["verdict"] = max(found["verdict"], inside["verdict"], key=_ORDER.index)
+            found["summary"] = f"{inside['summary']} In the videos: {found['summary']}"
     write_text(workspace.audit, json.dumps(found, indent=2, sort_keys=True) + "\n")
     say(f"audit of {found['pairs']} pairs: {found['verdict']}. {found['summary']}")
     return found
@@ -140,7 +140,8 @@ def audit(pairs: Sequence[Pair], same_first_frame: bool, rule: Rule = Rule()) ->
     names = [*FILE, *WHOLE, *(FIRST if same_first_frame else ())]
     differences, groups = _differences(pairs, names)
     tolerance = np.array([FEATURES[name].tolerance for name in names])
-    beyond = np.sign(differences) * np.maximum(0.0, np.abs(differences) - tolerance)
+    # in units of the tolerance, and none within it
+    beyond = np.sign(differences) * np.maximum(0.0, np.abs(differences) / tolerance - 1)
     prepared = [k for k, name in enumerate(names) if name in FILE or name in FIRST]
     found: dict[str, Any] = {
         "pairs": len(pairs),
@@ -252,8 +253,9 @@ def _differences(pairs: Sequence[Pair], names: list[str]) -> tuple[Floats, Group
 def _few(beyond: Floats) -> float:
     """For a handful of pairs: how surely the clearest feature has one sign, as an AUC.
 
-    With mean m and spread s of the differences the sides overlap like two normal distributions
-    that lie 2m apart: AUC = Phi(sqrt(2) |m| / s).
+    beyond [N, K]: differences in units of their tolerance. With mean m and spread s of the
+    differences the sides overlap like two normal distributions that lie 2m apart:
+    AUC = Phi(sqrt(2) m / s). A spread below the tolerance is chance, so s is 1 at least.
     """
     import math
 
@@ -261,8 +263,8 @@ def _few(beyond: Floats) -> float:
 
     mean = np.abs(beyond.mean(axis=0))
     spread = beyond.std(axis=0, ddof=1) if len(beyond) > 1 else np.zeros(beyond.shape[1])
-    ratio = np.where(mean > 0, mean / np.maximum(spread, 1e-9), 0.0).max()
-    return round(0.5 * (1 + math.erf(min(float(ratio), 30.0))), 4)
+    ratio = float((mean / np.maximum(spread, 1.0)).max())
+    return round(0.5 * (1 + math.erf(min(ratio, 30.0))), 4)
 
 
 def _strongest(names: list[str], differences: Floats, beyond: Floats) -> list[dict[str, Any]]:

@@ -70,7 +70,8 @@ def build(
     if missing and shard[1] > 1:
         say(f"{len(missing)} pairs belong to other shards; the last one writes the tables")
         return {"pairs": len(planned.tasks), "missing": len(missing), "written": False}
-    with workspace.lock("pairs build"):
+    # processes that end at one moment write one after the other; the second finds it done
+    with ledger.claim("publish", wait=True), workspace.lock("pairs build"):
         return {**finish(workspace, planned, ledger), "missing": 0, "written": True}
 
 

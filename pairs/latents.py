@@ -56,7 +56,7 @@ def audit_latents(
     differences = -np.stack(numbers)  # winner minus loser
     channels = differences.shape[3]
     tolerance = np.array(list(_TOLERANCE.values())).reshape(1, 1, -1, 1)
-    beyond = np.sign(differences) * np.maximum(0, np.abs(differences) - tolerance)
+    beyond = np.sign(differences) * np.maximum(0, np.abs(differences) / tolerance - 1)
     parts = np.array(groups)
     found = audit.told_apart("", beyond.reshape(len(beyond), -1), parts)
     first = beyond[:, 0] if same_first_frame else beyond

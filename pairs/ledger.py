@@ -82,7 +82,7 @@ class Ledger:
         return record
 
     @contextlib.contextmanager
-    def claim(self, key: str) -> Iterator[bool]:
+    def claim(self, key: str, wait: bool = False) -> Iterator[bool]:
         """Whether this process alone may work on `key` now; the claim ends with the process.
 
         Keys share 4096 locks, so that a claim may be refused for the sake of another key:
@@ -96,7 +96,7 @@ class Ledger:
         (self.folder / "claims").mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(self.folder / "claims" / f"{bucket}.lock")
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=-1 if wait else 0)
         except filelock.Timeout:
             yield False
             return

