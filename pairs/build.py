@@ -334,7 +334,12 @@ def _spread(
             step = partial(_work, workspace.root.resolve(), config, shard)
             errors = []
             for outcome in run(
-                step, list(devices), engine=engine, workers=len(devices), address=address
+                step,
+                list(devices),
+                engine=engine,
+                workers=len(devices),
+                address=address,
+                gpus=int(any(name.startswith("cuda") for name in devices)),  # each, on Ray
             ):
                 if outcome.error:
                     errors.append(outcome.error)

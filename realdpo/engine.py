@@ -36,6 +36,7 @@ def run(
     engine: str = "local",
     workers: int = 0,
     address: str = "",
+    gpus: int = 0,
 ) -> Iterator[Outcome[Row, Value]]:
     """Yield one Outcome a row, as rows finish, in any order.
 
@@ -47,7 +48,7 @@ def run(
     """
     count = workers or os.cpu_count() or 1
     if engine == "ray":
-        yield from _on_ray(step, rows, address)
+        yield from _on_ray(step, rows, address, gpus)
     elif engine == "serial" or count == 1 or len(rows) <= 1:
         for row in rows:
             yield attempt(step, row)
@@ -137,7 +138,7 @@ def _begin_worker() -> None:
 
 
 def _on_ray(
-    step: Callable[[Row], Value], rows: Sequence[Row], address: str
+    step: Callable[[Row], Value], rows: Sequence[Row], address: str, gpus: int
 ) -> Iterator[Outcome[Row, Value]]:
     try:
         import ray
@@ -149,7 +150,9 @@ def _on_ray(
         except ConnectionError as error:
             raise UserError(f"no Ray cluster at {address}: {error}") from None
     # Ray runs a task again when its worker or node dies; an error in the step is a result.
-    remote: Any = ray.remote(num_cpus=1, max_retries=5)(functools.partial(attempt, step))
+    remote: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=5)(
+        functools.partial(attempt, step)
+    )
     waiting = iter(rows)
     flying: dict[Any, Row] = {}
     window = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
