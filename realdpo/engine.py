@@ -42,8 +42,8 @@ def run(
 
     step: a function at module level (or a functools.partial of one) that needs nothing but its
     row. engine: "serial" in this process; "local" in processes, as many as cores unless
-    `workers` says otherwise; "ray" on the cluster at `address`, or one started here. An error
-    in a step, or the death of the process it ran in, concerns its row only. Full disks and
+    `workers` says otherwise; "ray" on the cluster at `address`, or one started here, where a
+    row gets `gpus` GPUs. An error in a step, or the death of the process it ran in, concerns its row only. Full disks and
     Ctrl-C are not a row's fault and end the run.
     """
     count = workers or os.cpu_count() or 1

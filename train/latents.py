@@ -227,7 +227,8 @@ class _Cache:
             with torch.no_grad():
                 tensors = {n: t.detach().cpu().contiguous() for n, t in make().items()}
             with atomic_path(path) as temporary:
-                save_file(tensors, temporary)
+                # what it was made from, for `pairs audit`, which compares the two sides
+                save_file(tensors, temporary, {k: str(v) for k, v in key.items()})
         return path
 
     def _png(self, image: np.ndarray) -> Path:
