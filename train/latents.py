@@ -227,8 +227,8 @@ class _Cache:
             with torch.no_grad():
                 tensors = {n: t.detach().cpu().contiguous() for n, t in make().items()}
             with atomic_path(path) as temporary:
-                # what it was made from, for `pairs audit`, which compares the two sides
-                save_file(tensors, temporary, {k: str(v) for k, v in key.items()})
+                # which video it is of, for `pairs audit`, which compares the two sides
+                save_file(tensors, temporary, {k: v for k, v in key.items() if k == "video"})
         return path
 
     def _png(self, image: np.ndarray) -> Path:
