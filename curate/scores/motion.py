@@ -17,7 +17,7 @@ from realdpo.curate.scores.types import Bools, Bytes, Columns, Floats
 PAIR_SECONDS = 1 / 8
 LINES = 180
 GRID = 4
-SMALLEST = 64
+SMALLEST, SMALLEST_LONG = 64, 128
 
 # Pixels at LINES or fewer: what flow gets wrong in a still picture, and per pixel of camera
 # motion (lens distortion, parallax of a hand-held camera).
@@ -168,7 +168,8 @@ def _best_flow(before: Bytes, after: Bytes) -> tuple[Floats, float]:
 def _dense(before: Bytes, after: Bytes) -> Floats:
     """DIS flow; pictures that are small for its pyramid, where it crashes, are extended."""
     height, width = before.shape
-    down, right = max(0, SMALLEST - height), max(0, SMALLEST - width)
+    wide = SMALLEST if height >= SMALLEST_LONG else SMALLEST_LONG
+    down, right = max(0, SMALLEST - height), max(0, wide - width)
     if down or right:
         before, after = (
             cv2.copyMakeBorder(picture, 0, down, 0, right, cv2.BORDER_REPLICATE)
