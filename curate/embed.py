@@ -48,8 +48,6 @@ class EmbedConfig:
     """auto | cpu | cuda | cuda:N | mps"""
     aesthetic: str = ""
     """Weights file of a LAION aesthetic head; "" leaves semantic.aesthetic out."""
-    actions: str = ""
-    """TOML file of the action taxonomy; "" is the one that ships."""
     action_min: float = 0.5
     """Least zero-shot probability at which a clip without an action tag gets one."""
 
@@ -156,12 +154,12 @@ def embed(ws: Workspace, config: EmbedConfig) -> dict[str, Any]:
         embedder = load(config)
         table, failed, fresh = _vectors(ws, wanted, sources, config, embedder)
         scored = score(table, wanted, config, embedder)
-        actions = scored.pop("action", {})
+        seen = scored.pop("action", {})
         out = []
         for row in rows:
             new = {**row, **{name: by_id.get(row["clip_id"]) for name, by_id in scored.items()}}
-            if not new.get("action") and row["clip_id"] in actions:
-                new["action"] = [actions[row["clip_id"]]]
+            if not new.get("action") and row["clip_id"] in seen:
+                new["action"] = [seen[row["clip_id"]]]
             out.append(new)
         _write(path(ws), table, config, embedder)
         tables.write(ws.clips, tables.from_rows(tables.CLIPS, out), tables.CLIPS)
@@ -187,7 +185,7 @@ def score(
     """
     import numpy as np
 
-    from realdpo.curate import meaning
+    from realdpo.curate import actions, meaning
 
     by_id = {row["clip_id"]: row for row in rows}
     names = table["clip_id"].to_pylist()
@@ -205,14 +203,11 @@ def score(
     kinds = embedder.texts([*meaning.REAL, *meaning.NOT_REAL])
     real = meaning.zero_shot(clips, kinds, embedder.scale)[:, : len(meaning.REAL)]
     put("semantic.real", real.sum(axis=1))
-    labels, prompts_, counts = meaning.prompts_of(taxonomy(config.actions))
-    if labels:
-        classes = meaning.averaged(embedder.texts(prompts_), counts)
-        best = meaning.best_action(
-            meaning.zero_shot(clips, classes, embedder.scale), labels, config.action_min
-        )
-        put("semantic.action", [probability for _, probability in best])
-        scores["action"] = {n: name for n, (name, _) in zip(names, best, strict=True) if name}
+    labels = [action.name for action in actions.taxonomy()]
+    odds = meaning.zero_shot(clips, embedder.texts(_spoken(labels)), embedder.scale)
+    best = meaning.best_action(odds, labels, config.action_min)
+    put("semantic.action", [probability for _, probability in best])
+    scores["action"] = {n: name for n, (name, _) in zip(names, best, strict=True) if name}
     put("semantic.nearest", meaning.nearest_before(clips)[0])
     if config.aesthetic:
         head = meaning.aesthetic_head(config.aesthetic, embedder.width)
@@ -232,7 +227,7 @@ def caption_verdicts(
     zero-shot probability of the clip's own action tag, None without one. Raises UserError when
     the clips have not been embedded.
     """
-    from realdpo.curate import meaning
+    from realdpo.curate import actions, meaning
 
     table, config = stored(ws)
     embedder = load_stored(table, config)
@@ -242,18 +237,19 @@ def caption_verdicts(
     clips = matrix(table)
     texts = embedder.texts([by_id[name]["prompt"] for name in names])
     fits = meaning.standing(clips, texts)
-    labels, prompts, counts = meaning.prompts_of(taxonomy(config.actions))
-    odds = None
-    if labels:
-        classes = meaning.averaged(embedder.texts(prompts), counts)
-        odds = meaning.zero_shot(clips, classes, embedder.scale)
+    labels = [action.name for action in actions.taxonomy()]
+    odds = meaning.zero_shot(clips, embedder.texts(_spoken(labels)), embedder.scale)
     verdicts: dict[str, tuple[float | None, float | None]] = {}
     for i, name in enumerate(names):
         tags = [t for t in by_id[name].get("action") or () if t in labels]
-        action = float(sum(odds[i, labels.index(t)] for t in tags)) if odds is not None else 0.0
+        action = float(sum(odds[i, labels.index(t)] for t in tags))
         fit = float(fits[i])
         verdicts[name] = (fit if fit == fit else None, min(action, 1.0) if tags else None)
     return f"open_clip:{config.model}", verdicts
+
+
+def _spoken(labels: Sequence[str]) -> list[str]:
+    return [f"a video of a person {label.replace('_', ' ')}" for label in labels]
 
 
 # --- the table ------------------------------------------------------------------------------
@@ -453,28 +449,6 @@ def _spread(values: Any) -> dict[str, float]:
         return {}
     low, middle, high = np.percentile(array, [5, 50, 95])
     return {"p5": round(low, 4), "p50": round(middle, 4), "p95": round(high, 4)}
-
-
-def taxonomy(file: str) -> dict[str, list[str]]:
-    """Action names and the sentences that stand for each. Raises UserError for a bad file."""
-    from realdpo.config import load_toml
-
-    source = Path(file).expanduser() if file else Path(__file__).with_name("actions.toml")
-    if not file and not source.is_file():
-        return {}
-    found: dict[str, list[str]] = {}
-    _collect(load_toml(source), found)
-    if not found:
-        raise UserError(f"{source} names no action")
-    return found
-
-
-def _collect(node: Mapping[str, Any], found: dict[str, list[str]]) -> None:
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            _collect(value, found)
-        elif isinstance(value, list) and all(isinstance(word, str) for word in value):
-            found[key] = [f"a video of a person {key.replace('_', ' ')}"]
 
 
 def describe(summary: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ Pure NumPy over unit vectors; which model made them is the caller's business.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -181,21 +181,3 @@ def best_action(
         (names[i] if value >= least else None, float(value))
         for i, value in zip(top, values, strict=True)
     ]
-
-
-def prompts_of(actions: Mapping[str, Sequence[str]]) -> tuple[list[str], list[str], list[int]]:
-    """Names, all their prompts in a row, and how many prompts each name has."""
-    names = list(actions)
-    return (
-        names,
-        [text for name in names for text in actions[name]],
-        [len(actions[name]) for name in names],
-    )
-
-
-def averaged(vectors: Vectors, counts: Sequence[int]) -> Vectors:
-    """Unit mean of each run of `counts` rows: several wordings of a class made one vector."""
-    ends = np.cumsum(counts)
-    return unit(
-        np.stack([vectors[e - n : e].mean(axis=0) for e, n in zip(ends, counts, strict=True)])
-    )

@@ -76,7 +76,8 @@ _PEOPLE = _bag(
     "mother mothers father fathers grandmother grandfather doctor doctors someone hand hands "
     "finger fingers foot feet arm arms face faces crowd team"
 )
-_PLURAL_PEOPLE = _bag("people men women children feet")
+_PLURALS = _bag("people men women children feet teeth clothes")
+_SHORT_GERUNDS = _bag("doing going using tying lying")
 _NOT_VERBS = _bag(
     "building morning evening ceiling string spring thing nothing something anything everything "
     "clothing wedding painting earring sibling darling pudding sterling lightning during "
@@ -86,7 +87,8 @@ _MASS = _bag(
     "water hair coffee tea rain snow food traffic grass sand smoke fire music bread dough "
     "nature fog ice light sunlight milk wine beer rice meat fruit wood paper clothing "
     "soccer football tennis basketball baseball volleyball cricket golf rugby hockey badminton "
-    "yoga pasta pizza makeup lunch dinner breakfast furniture laundry clay karate judo chess"
+    "yoga pasta pizza makeup lunch dinner breakfast furniture laundry clay karate judo chess "
+    "transit racket pottery work housework homework"
 )
 _PREPOSITIONS = _bag(
     "in on at with of by for from into onto over under near beside behind through across along "
@@ -163,6 +165,8 @@ def _in_view(words: list[str]) -> str:
 
 
 def _is_gerund(word: str) -> bool:
+    if word in _SHORT_GERUNDS:
+        return True
     return len(word) > 5 and word.endswith("ing") and word not in _NOT_VERBS
 
 
@@ -180,7 +184,7 @@ def _is_person(words: list[str]) -> bool:
 
 def _is_plural(words: list[str]) -> bool:
     head = _head(words)
-    if "and" in words or head in _PLURAL_PEOPLE:
+    if "and" in words or head in _PLURALS:
         return True
     return len(head) > 3 and head.endswith("s") and not head.endswith(("ss", "us", "is", "ous"))
 
@@ -204,7 +208,7 @@ def _noun_phrase(words: list[str], definite: bool = False) -> str:
 
 def _object(words: list[str]) -> list[str]:
     """The object with its article where it needs one: "walking a dog", "braiding hair"."""
-    if not words or words[0] in _PREPOSITIONS | _DETERMINERS or words[0].endswith("ly"):
+    if not words or words[0] in _PREPOSITIONS | _DETERMINERS or words[0].endswith(("ly", "ed")):
         return words
     if _is_plural(words) or _head(words) in _MASS or len(_head(words)) < 3 or _is_gerund(words[-1]):
         return words
@@ -216,7 +220,7 @@ def _doing(action: str) -> str:
     words = action.split()
     if len(words) > 1 and _is_gerund(words[-1]) and not _is_gerund(words[0]):
         words = [words[-1], *words[:-1]]
-    if _is_gerund(words[0]):
+    if _is_gerund(words[0]) or (len(words) == 1 and words[0].endswith("ing")):
         return " ".join([words[0], *_object(words[1:])])
     return f"doing {' '.join(_object(words))}"
 

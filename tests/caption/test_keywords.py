@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from realdpo.curate.actions import taxonomy
 from realdpo.curate.caption import keywords, sidecar
 from realdpo.errors import UserError
 
@@ -41,6 +42,15 @@ def test_tags_and_actions_are_said_once() -> None:
     assert keywords.caption("chef", actions=["chopping vegetables", "talking"]) == (
         "A chef is chopping vegetables and talking."
     )
+
+
+def test_every_action_of_the_taxonomy_makes_a_sentence() -> None:
+    said = {a.name: keywords.caption(None, (), [a.name]) for a in taxonomy()}
+    assert said["doing_hair"] == "Someone is doing hair."
+    assert said["using_phone"] == "Someone is using a phone."
+    for name, text in said.items():
+        assert re.fullmatch(r"Someone is (?:doing )?[a-z]+ing\b[a-z ]*\.", text), name
+        assert not re.search(r"\ba \w+ed\b|\ba teeth|\ba work|\ban? \w+ing\.", text), name
 
 
 @settings(max_examples=300, deadline=None)
