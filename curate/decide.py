@@ -60,7 +60,7 @@ LIMITS: tuple[Limit, ...] = (
     Limit("motion.camera", None, 1.5, "measured: whip pans lie above"),
     Limit("motion.shake", None, 0.6, "measured: a walking phone stays below"),
     Limit("motion.unexplained", None, 0.5, "measured: cuts and time-lapse lie above"),
-    Limit("people.share", 0.5, None, "choice: a person in half of the sampled frames"),
+    Limit("people.share", 0.3, None, "measured: the detector misses every other frame of cyclists"),
     Limit("people.height", 0.15, None, "choice: smaller, an action cannot be read"),
     Limit("text.area", None, 0.05, "choice for fine-tuning sets; pretraining allows 0.3"),
     Limit("nsfw.worst", None, 0.5, "the usual cut of classifiers, on the worst frame"),

@@ -1,0 +1,111 @@
+"""Near-duplicates: what must be found, what must not, and that nothing is overlooked."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pictures import texture
+
+from realdpo.curate import dedup
+from realdpo.curate.scores import StreamScores, fingerprint
+
+FPS = 24
+
+
+def scene(seed: int, take: int = 0, seconds: float = 4.0) -> np.ndarray:
+    """A texture before which three patches wander: [F, 144, 192, 3]. The take is the wandering."""
+    back = cv2.resize(texture(256, seed), (192, 144))
+    rng = np.random.default_rng([seed, take])
+    patches = [texture(48, int(rng.integers(1_000_000))) for _ in range(3)]
+    pace, phase = rng.uniform(0.5, 3, (3, 2)), rng.uniform(0, 6.3, (3, 2))
+    frames = []
+    for index in range(round(seconds * FPS)):
+        frame = back.copy()
+        for patch, speed, start in zip(patches, pace, phase, strict=True):
+            x, y = (np.sin(index / FPS * speed + start) + 1) / 2 * (144, 96)
+            frame[int(y) : int(y) + 48, int(x) : int(x) + 48] = patch
+        frames.append(frame)
+    return np.stack(frames)
+
+
+def words(clip: np.ndarray, fps: float = FPS) -> np.ndarray:
+    stream = StreamScores(*clip.shape[1:3])
+    for index, frame in enumerate(clip):
+        stream.feed(index / fps, np.ascontiguousarray(frame))
+    return np.array(fingerprint(stream.table(), 0, 1e9), np.uint64)
+
+
+def changed(clip: np.ndarray, how: str) -> np.ndarray:
+    height, width = clip.shape[1:3]
+    if how == "encoded":
+        bytes_ = [cv2.imencode(".jpg", f, [cv2.IMWRITE_JPEG_QUALITY, 12])[1] for f in clip]
+        return np.stack([cv2.imdecode(b, cv2.IMREAD_COLOR) for b in bytes_])
+    if how == "resized":
+        return np.stack([cv2.resize(f, (96, 72), interpolation=cv2.INTER_AREA) for f in clip])
+    if how == "cropped":
+        top, left = round(height * 0.025), round(width * 0.025)
+        return clip[:, top : height - top, left : width - left]
+    if how == "cut 0.3 s off":
+        return clip[round(0.3 * FPS) :]
+    if how == "brighter":
+        return np.clip(clip.astype(float) * 1.15 + 8, 0, 255).astype(np.uint8)
+    raise ValueError(how)
+
+
+WAYS = ("encoded", "resized", "cropped", "cut 0.3 s off", "brighter")
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_the_same_footage_is_found(how: str) -> None:
+    for seed in range(3):
+        clip = scene(seed)
+        assert dedup.same(dedup.unpack(words(clip)), dedup.unpack(words(changed(clip, how)))), seed
+
+
+def test_all_changes_at_once_and_half_the_frame_rate() -> None:
+    clip = scene(4)
+    other = changed(changed(changed(clip, "cut 0.3 s off"), "cropped"), "encoded")
+    assert dedup.pairs([words(clip), words(other[::2], FPS / 2)]) == [(0, 1)]
+
+
+def test_takes_and_scenes_differ() -> None:
+    prints = [words(scene(seed, take)) for seed in range(3) for take in range(3)]
+    assert dedup.pairs(prints) == []
+
+
+def test_only_equal_stills_are_the_same() -> None:
+    one, other = (np.repeat(scene(seed)[:1], 48, axis=0) for seed in (0, 1))
+    assert dedup.pairs([words(one), words(changed(one, "encoded")), words(other)]) == [(0, 1)]
+
+
+def test_clips_without_a_fingerprint_match_nothing() -> None:
+    empty = np.zeros(0, np.uint64)
+    assert dedup.pairs([None, empty, None, empty]) == []
+    assert dedup.pack(np.zeros(1), np.zeros((1, 64), np.uint8)) == []
+
+
+def test_a_fingerprint_is_read_back() -> None:
+    thumbs = np.random.default_rng(0).integers(0, 256, (9, 64), np.uint8)
+    cells = dedup.unpack(dedup.pack(np.arange(9) / 8, thumbs))
+    assert np.array_equal(cells, thumbs[::2])  # every quarter of a second
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 60))
+def test_no_pair_of_pictures_is_overlooked(seed: int, count: int) -> None:
+    """The blocked search finds exactly what comparing one by one finds."""
+    rng = np.random.default_rng(seed)
+    means = rng.standard_normal((count, 8)).astype(np.float32)
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    want = {(i, j) for i in range(count) for j in range(i + 1, count) if means[i] @ means[j] >= 0.5}
+    found = set(dedup._candidates(means, 0.5, block=7))
+    doubtful = {
+        (i, j)
+        for i in range(count)
+        for j in range(i + 1, count)
+        if abs(means[i] @ means[j] - 0.5) < 1e-5
+    }
+    assert found ^ want <= doubtful
