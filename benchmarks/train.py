@@ -79,7 +79,8 @@ def main() -> int:
             ratios = [table[name] / table["released"] for table in (wall, cpu, memory)]
             print(f"{name:<18}{wall[name]:>9.3f}{ratios[0]:>8.2f}{cpu[name]:>9.3f}{ratios[1]:>8.2f}"
                   f"{memory[name] / 2**20:>17.1f}{ratios[2]:>8.2f}")  # fmt: skip
-            if losers == 3 and name in BARS and min(ratios[:2]) > BARS[name]:
+            # A busy machine stretches wall time at random; without a GPU, CPU time is the work.
+            if losers == 3 and name in BARS and ratios[1] > BARS[name]:
                 print(f"  above the bar of {BARS[name]}")
                 failed = True
             if losers == 3 and name == "one by one" and ratios[2] > MEMORY_BAR:

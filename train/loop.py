@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import math
 import signal
@@ -23,7 +22,18 @@ from realdpo import progress
 from realdpo.errors import UserError
 from realdpo.files import atomic_path, write_text
 from realdpo.ids import content_id, seed_of, unit_interval
-from realdpo.train import checkpoint, draws, held_out, latents, log, models, noise, objective, step
+from realdpo.train import (
+    checkpoint,
+    draws,
+    held_out,
+    latents,
+    log,
+    models,
+    noise,
+    objective,
+    setup,
+    step,
+)
 from realdpo.train.config import FREE_ON_RESUME, TrainConfig
 from realdpo.train.latents import Pair
 from realdpo.train.objective import Errors
@@ -85,7 +95,7 @@ class Trainer:
         transformers.utils.logging.disable_progress_bar()
         self.config = config
         self.folder = (runs or workspace.runs) / config.run_name
-        self.accelerator = _accelerator(config, self.folder)
+        self.accelerator = setup.accelerator(config, self.folder)
         self.main = self.accelerator.is_main_process
         self.device = self.accelerator.device
         torch.manual_seed(seed_of(config.seed, "weights"))
@@ -115,9 +125,9 @@ class Trainer:
         self.task = Task(family, spec, process, config.weighting)
         self.aim = step.aim_of(config)
 
-        model = self._model()
+        model = setup.policy(config, spec, self.device)
         self.parameters = sum(p.numel() for _, p in checkpoint.trained(model))
-        optimizer = _optimizer(config, [p for _, p in checkpoint.trained(model)])
+        optimizer = setup.optimizer(config, [p for _, p in checkpoint.trained(model)])
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.inner = self.accelerator.unwrap_model(self.model)
         self.reference = None
@@ -135,8 +145,6 @@ class Trainer:
         self.before: dict[str, Any] | None = None
         self.after: dict[str, Any] | None = None
         self.base: held_out.Table | None = None
-        self.seconds: list[float] = []
-        self.samples = 0
 
     # The way through a run
 
@@ -145,7 +153,7 @@ class Trainer:
         self._same_settings()
         newest = checkpoint.latest(self.folder / "checkpoints")
         base_file = self.folder / "base.safetensors"
-        if newest is not None and (base_file.is_file() or not self.watched):
+        if newest and (base_file.is_file() or not self.watched):
             state = checkpoint.load(
                 newest, self.inner, self.task.spec, self.optimizer.optimizer, self.reference
             )
@@ -204,7 +212,6 @@ class Trainer:
         values["pairs_per_second"] *= self.accelerator.num_processes
         if self.device.type == "cuda":
             values["peak_memory_gb"] = torch.cuda.max_memory_allocated() / 2**30
-        self.seconds.append(values["seconds"])
         return values
 
     def after_step(self, values: dict[str, float]) -> str | None:
@@ -217,7 +224,8 @@ class Trainer:
         if self.watched and (due or final):
             self.after = self._held_out(self._measure())
             stopped = self._win_gap_reason()
-        if self.step % config.checkpoint_every == 0 or final or stopped:
+        best = self.best is not None and self.best[1] == f"step-{self.step:06d}"
+        if self.step % config.checkpoint_every == 0 or best or final or stopped:
             self.save()
         if config.validation_every and self.step % config.validation_every == 0:
             self._videos(f"step-{self.step:06d}")
@@ -233,9 +241,9 @@ class Trainer:
             models.save_weights(weights, self.inner, self.task.spec, target)
         if self.config.validation_videos:
             self._videos(f"step-{self.step:06d}")
-        typical = statistics.median(self.seconds) if self.seconds else 0.0
+        times = [row["seconds"] for row in log.read(self.folder / "log.jsonl")]
         summary = RunSummary(
-            self.folder, target, self.step, typical, self.parameters, len(self.pairs),
+            self.folder, target, self.step, statistics.median(times or [0.0]), self.parameters, len(self.pairs),
             len(self.watched), self.watched_by, self.before, self.after, stopped,
         )  # fmt: skip
         if self.main:
@@ -411,8 +419,6 @@ class Trainer:
             key = [found["winner_error"]]
         if self.step and (self.best is None or key < self.best[0]):
             self.best = (key, f"step-{self.step:06d}")
-            if self.step % self.config.checkpoint_every and self.step != self.config.steps:
-                self.save()
         return found
 
     def _win_gap_reason(self) -> str | None:
@@ -449,26 +455,6 @@ class Trainer:
 
     # Setting up
 
-    def _model(self) -> nn.Module:
-        config, spec, family = self.config, self.task.spec, self.task.family
-        lora = config.weights == "lora"
-        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(_precision(config, self.device))
-        # Full weights stay in float32 (a step of 1e-6 vanishes in bfloat16); autocast computes in
-        # the half type. Frozen weights under adapters need no such care.
-        model = models.load_transformer(spec, half if lora and half else torch.float32)
-        if lora:
-            targets = config.targets or family.TARGETS
-            models.add_lora(model, config.rank, config.alpha, config.lora_dropout, targets)
-        else:
-            model.requires_grad_(True)
-        if config.gradient_checkpointing:
-            model.enable_gradient_checkpointing()  # type: ignore[operator]
-        if config.group_offload:
-            _offload(model, config, self.device)
-        if config.compile:
-            model.compile()
-        return model
-
     def _same_settings(self) -> None:
         """A run's settings are kept with it; raises UserError when it is resumed with others."""
         path = self.folder / "config.toml"
@@ -495,7 +481,7 @@ class Trainer:
         return content_id(
             model=models.fingerprint(self.task.spec, self.task.spec.component),
             draw=list(draw), losers=draws.losers_used(self.pairs, c), weighting=c.weighting,
-            precision=_precision(c, self.device), condition=c.condition_draws,
+            precision=setup.precision(c, self.device), condition=c.condition_draws,
             latents=[p.win.name for p in self.pairs] + [f.name for p in self.pairs for f in p.lose],
         )  # fmt: skip
 
@@ -558,67 +544,6 @@ def _by_level(z: Tensor, u: Tensor, bins: int = 5) -> dict[str, float]:
             name = f"accuracy/t{k / bins:.1f}-{(k + 1) / bins:.1f}"
             values[name] = float(objective.accuracy(z[rows]).mean())
     return values
-
-
-def _accelerator(config: TrainConfig, folder: Path) -> Any:
-    from accelerate import Accelerator
-
-    cpu = not torch.cuda.is_available()
-    names = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
-    precision = _precision(config, torch.device("cpu" if cpu else "cuda"))
-    if "tensorboard" in config.trackers and not importlib.util.find_spec("tensorboard"):
-        raise UserError("the tracker tensorboard is not installed", "pip install tensorboard")
-    if "wandb" in config.trackers and not importlib.util.find_spec("wandb"):
-        raise UserError("the tracker wandb is not installed", "pip install wandb")
-    made = Accelerator(
-        mixed_precision=names[precision], cpu=cpu, log_with=list(config.trackers) or None,
-        project_dir=folder,
-    )  # fmt: skip
-    if made.distributed_type.name == "DEEPSPEED":
-        raise UserError(
-            "DeepSpeed steps inside its backward pass and keeps its optimizer to itself, so runs "
-            "could not be resumed exactly",
-            "use FSDP2, which shards as much: fsdp_version: 2 in the accelerate configuration",
-        )
-    return made
-
-
-def _precision(config: TrainConfig, device: torch.device) -> str:
-    if config.precision != "auto":
-        return config.precision
-    return "fp32" if device.type == "cpu" else "bf16"
-
-
-def _optimizer(config: TrainConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    kind: Any = torch.optim.AdamW
-    if config.optimizer == "adamw8bit":
-        try:
-            import bitsandbytes
-        except ImportError:
-            raise UserError(
-                "optimizer = adamw8bit needs bitsandbytes", "pip install bitsandbytes"
-            ) from None
-        kind = bitsandbytes.optim.AdamW8bit
-    optimizer: torch.optim.Optimizer = kind(
-        parameters,
-        lr=config.lr,
-        betas=(config.adam_beta1, config.adam_beta2),
-        eps=config.adam_eps,
-        weight_decay=config.weight_decay,
-    )
-    return optimizer
-
-
-def _offload(model: Any, config: TrainConfig, device: torch.device) -> None:
-    if device.type != "cuda" or config.weights != "lora" or not config.gradient_checkpointing:
-        raise UserError(
-            "group_offload needs CUDA, weights = lora and gradient_checkpointing = true",
-            "leave it out, or set those",
-        )
-    model.enable_group_offload(
-        onload_device=device, offload_device=torch.device("cpu"), offload_type="leaf_level",
-        use_stream=True,
-    )  # fmt: skip
 
 
 def _channels(shape: tuple[int, ...], family: Any) -> int:

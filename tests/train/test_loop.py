@@ -224,6 +224,21 @@ def test_the_bank_saves_reference_forwards_and_changes_nothing(fresh, config, mo
     assert same(first, final(fresh, "without"))
 
 
+@pytest.mark.parametrize("weights", ["lora", "full"])
+def test_bfloat16_computes_in_half_and_trains_in_float32(fresh, config, weights):
+    half = replace(config, precision="bf16", weights=weights, lr=1e-4, steps=2, name=weights)
+    trainer = Trainer(fresh, half)
+    assert {p.dtype for _, p in checkpoint.trained(trainer.inner)} == {torch.float32}
+    trainer.start_or_resume()  # policy and reference give ln 2 in bfloat16 too
+    before = {n: p.detach().clone() for n, p in checkpoint.trained(trainer.inner)}
+    values = trainer.train_step()
+    assert values["loss"] == pytest.approx(0.693147, abs=1e-5)
+    assert any(not torch.equal(p, before[n]) for n, p in checkpoint.trained(trainer.inner))
+    batch = trainer.batch(0)
+    _, residual = step.branch(trainer.model, trainer.task, batch, batch.win)
+    assert residual.dtype == torch.float32
+
+
 def test_one_by_one_equals_together(fresh, config):
     for changes in ({}, {"sdpo_mu": 0.5, "sft_weight": 10.0, "batch": 2}):
         grads = []

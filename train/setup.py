@@ -1,0 +1,100 @@
+"""Making ready: the processes, the model that is trained, its optimizer."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from realdpo.errors import UserError
+from realdpo.train import models
+from realdpo.train.config import TrainConfig
+from realdpo.train.models import Spec
+
+
+def accelerator(config: TrainConfig, folder: Path) -> Any:
+    from accelerate import Accelerator
+
+    cpu = not torch.cuda.is_available()
+    names = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+    chosen = precision(config, torch.device("cpu" if cpu else "cuda"))
+    if "tensorboard" in config.trackers and not importlib.util.find_spec("tensorboard"):
+        raise UserError("the tracker tensorboard is not installed", "pip install tensorboard")
+    if "wandb" in config.trackers and not importlib.util.find_spec("wandb"):
+        raise UserError("the tracker wandb is not installed", "pip install wandb")
+    made = Accelerator(
+        mixed_precision=names[chosen], cpu=cpu, log_with=list(config.trackers) or None,
+        project_dir=folder,
+    )  # fmt: skip
+    if made.distributed_type.name == "DEEPSPEED":
+        raise UserError(
+            "DeepSpeed steps inside its backward pass and keeps its optimizer to itself, so runs "
+            "could not be resumed exactly",
+            "use FSDP2, which shards as much: fsdp_version: 2 in the accelerate configuration",
+        )
+    return made
+
+
+def precision(config: TrainConfig, device: torch.device) -> str:
+    if config.precision != "auto":
+        return config.precision
+    return "fp32" if device.type == "cpu" else "bf16"
+
+
+def policy(config: TrainConfig, spec: Spec, device: torch.device) -> nn.Module:
+    """The transformer with what is to be trained requiring gradients, on the CPU.
+
+    Raises UserError for layers, offloading or adapters that the model or machine cannot have.
+    """
+    lora = config.weights == "lora"
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision(config, device))
+    # Full weights stay in float32 (a step of 1e-6 vanishes in bfloat16); autocast computes in
+    # the half type. Frozen weights under adapters need no such care.
+    model = models.load_transformer(spec, half if lora and half else torch.float32)
+    if lora:
+        targets = config.targets or models.family_of(spec).TARGETS
+        models.add_lora(model, config.rank, config.alpha, config.lora_dropout, targets)
+    else:
+        model.requires_grad_(True)
+    if config.gradient_checkpointing:
+        model.enable_gradient_checkpointing()  # type: ignore[operator]
+    if config.group_offload:
+        _offload(model, config, device)
+    if config.compile:
+        model.compile()
+    return model
+
+
+def optimizer(config: TrainConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    kind: Any = torch.optim.AdamW
+    if config.optimizer == "adamw8bit":
+        try:
+            import bitsandbytes
+        except ImportError:
+            raise UserError(
+                "optimizer = adamw8bit needs bitsandbytes", "pip install bitsandbytes"
+            ) from None
+        kind = bitsandbytes.optim.AdamW8bit
+    made: torch.optim.Optimizer = kind(
+        parameters,
+        lr=config.lr,
+        betas=(config.adam_beta1, config.adam_beta2),
+        eps=config.adam_eps,
+        weight_decay=config.weight_decay,
+    )
+    return made
+
+
+def _offload(model: Any, config: TrainConfig, device: torch.device) -> None:
+    if device.type != "cuda" or config.weights != "lora" or not config.gradient_checkpointing:
+        raise UserError(
+            "group_offload needs CUDA, weights = lora and gradient_checkpointing = true",
+            "leave it out, or set those",
+        )
+    model.enable_group_offload(
+        onload_device=device, offload_device=torch.device("cpu"), offload_type="leaf_level",
+        use_stream=True,
+    )  # fmt: skip
