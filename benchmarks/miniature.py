@@ -380,7 +380,7 @@ def fit_classifier(count: int) -> Any:
     return model.fit(rows, [clip.action for clip in clips])
 
 
-def test_clips(plan: Plan) -> list[figures.Clip]:
+def held_out_clips(plan: Plan) -> list[figures.Clip]:
     """True clips with bodies, places and poses that nothing was trained on."""
     return figures.make_clips(11, plan.prompts_seen, SEEN) + figures.make_clips(
         12, plan.prompts_held_out, figures.HELD_OUT
@@ -404,7 +404,7 @@ class Bench:
         self.captions = [clip.caption for clip in clips]
         self.code, self.texts = fit_code(clips), text_embeddings()
         self.win = self.code.encode(np.stack([clip.frames for clip in clips]))
-        self.test = test_clips(plan)
+        self.test = held_out_clips(plan)
         self.classifier = fit_classifier(600)
 
     def say(self, text: str) -> None:

@@ -30,7 +30,7 @@ from realdpo.workspace import Workspace
 def street(bikes):
     """Twelve pieces of real footage, uint8 [9, 64, 64, 3], taken to be at 8 frames a second."""
     shown = [f.rgb for f in decode.frames(bikes, size=(152, 64))]
-    pieces = [np.stack(shown[k * 19 : k * 19 + 18 : 2]) for k in range(12)]
+    pieces = [np.stack(shown[k * 19 : k * 19 + 9]) for k in range(12)]
     return [np.ascontiguousarray(piece[:, :, 44:108]) for piece in pieces]
 
 
@@ -207,6 +207,10 @@ def test_what_the_user_got_wrong_is_one_clear_line(workspace, tmp_path):
         run.plan(workspace, settings_for(workspace, split="validation"))
     with pytest.raises(UserError, match="none of the 2 clips fits"):
         run.plan(workspace, settings_for(workspace, frames=17))
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "prompts.txt").write_text("a person walks\n")
+    with pytest.raises(UserError, match="base starts from a picture, and 1 prompts have none"):
+        run.plan(workspace, settings_for(workspace, benchmark=str(tmp_path / "words")))
     with pytest.raises(UserError, match="`real` is kept"):
         EvalConfig(systems={"real": "tiny"})
 

@@ -141,6 +141,15 @@ def plan(workspace: Workspace, config: EvalConfig) -> Plan:
             f"none of the {len(items)} clips fits the form of the videos",
             "choose a smaller --set width/height/frames, or longer clips",
         )
+    if needs_picture := _needs_picture(systems):
+        lacking = [item for item in fitting if item.image is None]
+        if lacking:
+            raise UserError(
+                f"{needs_picture} starts from a picture, and {len(lacking)} prompts have none",
+                "use a benchmark with first frames, or text-to-video models",
+            )
+    elif settings is not None:  # text-to-video: nothing promises the given first frame
+        fitting = tuple(replace(item, image=None) for item in fitting)
     planned = replace(planned, items=fitting)
     tasks = [
         _task(planned, system, item, number)
@@ -214,6 +223,16 @@ def _settings(systems: Sequence[System], config: EvalConfig) -> GenerationSettin
         else:
             traits.check(settings.width, settings.height, settings.frames)
     return settings
+
+
+def _needs_picture(systems: Sequence[System]) -> str:
+    """The name of a system that makes videos from a first frame; empty when there is none."""
+    for system in systems:
+        if not system.videos:
+            facts = facts_of_folder(locate(system.model).folder)
+            if of(facts).traits(facts).task == "i2v":
+                return system.name
+    return ""
 
 
 def _conformed(planned: Plan, item: Item) -> Item | None:
