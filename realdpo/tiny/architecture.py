@@ -16,7 +16,9 @@ SIDE = 80  # pixels
 FRAMES = 9
 FPS = 8
 TEXT_TOKENS = 48
-LATENT_CHANNELS = 16
+LATENT_CHANNELS = 8
+SHRINK = 2  # of the autoencoder, in space and in time
+PATCH = 4
 TEXT_WIDTH = 64
 
 SCHEDULER = {
@@ -34,17 +36,18 @@ SCHEDULER = {
 
 
 def vae() -> Any:
-    """Autoencoder with three levels: 4x in space, 4x in time. Random weights."""
+    """Autoencoder with two levels: 2x in space, 2x in time. Random weights."""
     from diffusers import AutoencoderKLCogVideoX
 
-    levels = 3
+    levels = 2
     return AutoencoderKLCogVideoX(
         down_block_types=("CogVideoXDownBlock3D",) * levels,
         up_block_types=("CogVideoXUpBlock3D",) * levels,
-        block_out_channels=(16, 32, 32),
+        block_out_channels=(16, 32),
         latent_channels=LATENT_CHANNELS,
         layers_per_block=1,
         norm_num_groups=8,
+        temporal_compression_ratio=SHRINK,
         sample_height=SIDE,
         sample_width=SIDE,
         scaling_factor=1.0,
@@ -64,11 +67,11 @@ def transformer() -> Any:
         time_embed_dim=64,
         text_embed_dim=TEXT_WIDTH,
         max_text_seq_length=TEXT_TOKENS,
-        sample_width=SIDE // 4,
-        sample_height=SIDE // 4,
+        sample_width=SIDE // SHRINK,
+        sample_height=SIDE // SHRINK,
         sample_frames=FRAMES,
-        patch_size=2,
-        temporal_compression_ratio=4,
+        patch_size=PATCH,
+        temporal_compression_ratio=SHRINK,
         use_rotary_positional_embeddings=True,
         use_learned_positional_embeddings=True,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -138,5 +139,5 @@ def _film(path: Path, row: dict[str, Any]) -> Film:
         tuple(word.strip() for word in row["keywords"].split(",") if word.strip()),
         np.stack(pixels),
         np.array([float(time) for time in times]),
-        tuple(zip(cuts, cuts[1:], strict=False)),
+        tuple(itertools.pairwise(cuts)),
     )

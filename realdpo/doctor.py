@@ -1,0 +1,176 @@
+"""What this machine has and lacks for realdpo, and how to get what is missing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from realdpo.errors import UserError
+
+# The demo's workspace, its footage and the libraries' caches stay under this.
+ENOUGH_DISK = 2_000_000_000  # bytes
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. state: ok; missing (nothing works without); absent (optional)."""
+
+    name: str
+    state: str
+    found: str
+    hint: str | None = None
+
+
+def examine(folder: Path) -> list[Finding]:
+    """Look at Python, the libraries, ffmpeg, the GPU, the disk under `folder` and the Hub.
+
+    Nothing is downloaded and no network is used. A token is only said to be there.
+    """
+    return [
+        _python(),
+        *_packages(),
+        _gpu(),
+        _ffmpeg(),
+        _tiny(),
+        *_extras(),
+        _disk(folder),
+        _token(),
+    ]
+
+
+def works(findings: list[Finding]) -> bool:
+    """Whether the main job can run here."""
+    return all(finding.state != "missing" for finding in findings)
+
+
+def _python() -> Finding:
+    version = platform.python_version()
+    wanted = importlib.metadata.metadata("realdpo")["Requires-Python"] or ""
+    from packaging.specifiers import SpecifierSet
+
+    if version not in SpecifierSet(wanted):
+        return Finding("python", "missing", version, f"realdpo needs Python {wanted}")
+    return Finding("python", "ok", f"{version}, {platform.system()} {platform.machine()}")
+
+
+def _packages() -> Iterator[Finding]:
+    """The libraries that realdpo itself requires, in one line when all are there."""
+    wrong = [problem for text, _ in _requirements("") if (problem := _problem(text))]
+    for problem in wrong:
+        yield Finding("package", "missing", problem, "pip install --upgrade realdpo")
+    try:
+        import torch
+        import torchvision.ops  # noqa: F401 (fails when it does not fit torch)
+    except (ImportError, OSError, RuntimeError) as error:
+        text = (str(error).splitlines() or [type(error).__name__])[0]
+        yield Finding("torch", "missing", text, "install torch and torchvision of one release")
+        return
+    count = len(list(_requirements("")))
+    yield Finding("packages", "ok" if not wrong else "missing", f"{count - len(wrong)} of {count}")
+    yield Finding("torch", "ok", f"{torch.__version__}, {torch.get_num_threads()} CPU threads")
+
+
+def _gpu() -> Finding:
+    try:
+        import torch
+    except (ImportError, OSError):
+        return Finding("gpu", "absent", "unknown without torch")
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+        memory = ", ".join(f"{gpu.name} {gpu.total_memory / 2**30:.0f} GiB" for gpu in names)
+        return Finding("gpu", "ok", memory)
+    if torch.backends.mps.is_available():
+        return Finding("gpu", "ok", "Apple Metal")
+    return Finding(
+        "gpu", "absent", "none", "the tiny model runs on the CPU; the 2B to 14B models need a GPU"
+    )
+
+
+def _ffmpeg() -> Finding:
+    from realdpo.media.encode import ffmpeg_exe
+
+    try:
+        path = ffmpeg_exe()
+    except UserError as error:
+        return Finding("ffmpeg", "missing", error.message, error.hint)
+    system = shutil.which("ffmpeg")
+    return Finding("ffmpeg", "ok", "the system's" if path == system else "of imageio-ffmpeg")
+
+
+def _tiny() -> Finding:
+    from realdpo.models import tiny_folder
+
+    files = list(tiny_folder().rglob("*.safetensors"))
+    if not files:
+        return Finding("tiny model", "missing", f"no weights in {tiny_folder()}", "reinstall")
+    size = sum(file.stat().st_size for file in files)
+    return Finding("tiny model", "ok", f"{size / 1e6:.1f} MB")
+
+
+def _extras() -> Iterator[Finding]:
+    """One line for each optional part of the package, as its own metadata lists them."""
+    names = importlib.metadata.metadata("realdpo").get_all("Provides-Extra") or []
+    for name in sorted(names):
+        wrong = [problem for text, _ in _requirements(name) if (problem := _problem(text))]
+        if wrong:
+            yield Finding(
+                f"extra {name}", "absent", "; ".join(wrong), f"pip install 'realdpo[{name}]'"
+            )
+        else:
+            yield Finding(f"extra {name}", "ok", "installed")
+
+
+def _disk(folder: Path) -> Finding:
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    text = f"{free / 1e9:.0f} GB free under {place}"
+    if free < ENOUGH_DISK:
+        return Finding("disk", "missing", text, f"free {ENOUGH_DISK / 1e9:.0f} GB, or choose -w")
+    return Finding("disk", "ok", text)
+
+
+def _token() -> Finding:
+    from huggingface_hub import get_token
+
+    if get_token():
+        where = "HF_TOKEN" if os.environ.get("HF_TOKEN") else "hf auth login"
+        return Finding("hub token", "ok", f"there, by {where}")
+    return Finding("hub token", "absent", "none", "to publish: hf auth login, or set HF_TOKEN")
+
+
+def _requirements(extra: str) -> Iterator[tuple[str, str]]:
+    """(requirement, name) of the package itself or of one of its extras, for this Python."""
+    from packaging.requirements import Requirement
+
+    for text in importlib.metadata.requires("realdpo") or []:
+        wanted = Requirement(text)
+        named = wanted.marker is not None and re.search(r"\bextra\b", str(wanted.marker))
+        if bool(named) != bool(extra):
+            continue
+        if wanted.marker is None or wanted.marker.evaluate({"extra": extra}):
+            yield text, wanted.name
+
+
+def _problem(text: str) -> str | None:
+    """Why an installed distribution does not meet a requirement, or None."""
+    from packaging.requirements import Requirement
+
+    wanted = Requirement(text)
+    try:
+        version = importlib.metadata.version(wanted.name)
+    except importlib.metadata.PackageNotFoundError:
+        # OpenCV comes as four distributions; a server has the one without windows.
+        if wanted.name == "opencv-python":
+            return _problem(text.replace("opencv-python", "opencv-python-headless", 1))
+        return f"{wanted.name} is not installed"
+    if not wanted.specifier.contains(version, prereleases=True):
+        return f"{wanted.name} {version} is not {wanted.specifier}"
+    return None
