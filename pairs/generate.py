@@ -136,7 +136,7 @@ def sample(
             raise ValueError("an image-to-video model needs the first frame")
         arguments["image"] = Image.fromarray(image)
     # some parts draw from the global generator; seeded and restored, it changes nothing else
-    with torch.random.fork_rng(devices=[]), torch.inference_mode():
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         frames = pipe(**arguments).frames[0]
     video = np.asarray(frames, dtype=np.float32)
@@ -169,7 +169,7 @@ def regenerate(
     import torch
 
     facts = facts_of_pipeline(pipe)
-    with torch.inference_mode():
+    with torch.no_grad():
         clean = adapter.encode(pipe, to_tensor(pipe, real)).float()
         noise = torch.randn(
             clean.shape, generator=torch.Generator("cpu").manual_seed(seed ^ 0x5EED)
@@ -224,7 +224,7 @@ def roundtrip(pipe: Any, adapter: Adapter, video: Video) -> Video:
     """`video` encoded and decoded by the model's VAE; uint8 [F, H, W, 3] in and out."""
     import torch
 
-    with torch.inference_mode():
+    with torch.no_grad():
         latents = adapter.encode(pipe, to_tensor(pipe, video))
         decoded = adapter.decode(pipe, latents)[0].float().permute(1, 2, 3, 0)
     pipe.maybe_free_model_hooks()

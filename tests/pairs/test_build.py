@@ -47,7 +47,7 @@ MIX = {"generate": 1.0, "renoise": 1.0, "local": 1.0}
 def contents(workspace: Workspace) -> dict[str, str]:
     """Hashes of everything that others read, except how long things took."""
     files = sorted(workspace.pair_data.glob("*.parquet"))
-    files += sorted(workspace.pair_videos.iterdir())
+    files += sorted(workspace.pair_videos.glob("[!.]*"))  # a kill may leave a temporary file
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 

@@ -130,8 +130,9 @@ def test_clips_that_do_not_fit_say_why(workspace, model) -> None:
         plan(workspace, BuildConfig(model=str(model), fps=16.0))
     with pytest.raises(UserError, match="too small"):
         plan(workspace, BuildConfig(model=str(model), width=128))
-    with pytest.raises(UserError, match="nearest legal size is 48x64"):
+    with pytest.raises(UserError, match="cannot make 50x64") as caught:
         plan(workspace, BuildConfig(model=str(model), width=50))
+    assert caught.value.hint == "the nearest legal size is 48x64"
 
 
 def test_a_model_that_is_no_video_pipeline_is_refused(workspace, tmp_path) -> None:
