@@ -182,9 +182,10 @@ def wanted_clips(keep: str, total: int) -> int:
         number = float(text.removesuffix("%"))
     except ValueError:
         number = -1.0
-    if text.endswith("%") and 0 < number <= 100:
-        return max(1, round(total * number / 100))
-    if number >= 1 and number == int(number):
+    if text.endswith("%"):
+        if 0 < number <= 100:
+            return max(1, round(total * number / 100))
+    elif number >= 1 and number == int(number):
         return min(total, int(number))
     raise UserError(f"--keep {keep}: neither a number of clips nor a share", "such as 5000 or 30%")
 
