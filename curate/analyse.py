@@ -55,16 +55,19 @@ class Analysis:
 
 def analyse(task: Task) -> Analysis:
     """Decode a source once, at analysis size, and measure. Raises MediaError."""
+    import cv2
+
     from realdpo.curate.scores import StreamScores
-    from realdpo.curate.shots import CutFinder
+    from realdpo.curate.shots import finder
     from realdpo.curate.transitions import DissolveFinder
     from realdpo.media.decode import frames
     from realdpo.media.probe import probe
 
+    cv2.setNumThreads(task.threads)
     facts = probe(task.path)
     width, height = analysis_size(facts.width, facts.height)
     scores = StreamScores(height, width)
-    cuts = CutFinder(task.shots, facts.fps)
+    cuts = finder(task.shots, facts.fps)
     dissolves = DissolveFinder()
     times: list[Fraction] = []
     damage: list[str] = []
@@ -75,10 +78,11 @@ def analyse(task: Task) -> Analysis:
         errors=damage,
         luma_at=scores.wants_luma,
     ):
-        cuts.feed(frame.time, frame.rgb[:, :, ::-1])
+        cuts.feed(frame.time, frame.rgb)
         dissolves.feed(frame.time, frame.rgb)
         scores.feed(float(frame.time), frame.rgb, frame.luma)
         times.append(frame.time)
+    found = cuts.cuts(times)
     return Analysis(
         facts={
             "container": facts.container,
@@ -97,8 +101,8 @@ def analyse(task: Task) -> Analysis:
             "hdr": facts.hdr,
             "audio": facts.has_audio,
         },
-        cuts=cuts.cuts(times),
-        soft=dissolves.found(),
+        cuts=found,
+        soft=sorted([*dissolves.found(), *cuts.soft()]),
         scores=scores.table(),
         times=times,
     )
@@ -127,10 +131,11 @@ def _ratio(value: Fraction) -> str:
 @functools.lru_cache
 def code_version() -> str:
     """Hash of the code that measures: numbers of another version are never taken for ours."""
-    from realdpo.curate import scores, shots, transitions
+    from realdpo.curate import neural, scores, shots, transitions
 
     measuring = Path(scores.__file__).parent.glob("*.py")
-    files = sorted([Path(__file__), Path(shots.__file__), Path(transitions.__file__), *measuring])
+    parts = (neural, shots, transitions)
+    files = sorted([Path(__file__), *(Path(str(part.__file__)) for part in parts), *measuring])
     return content_id(code=[file.read_text(encoding="utf-8") for file in files])
 
 

@@ -54,12 +54,12 @@ def ingest(workspace: Workspace, footage: Sequence[str], config: IngestConfig) -
         candidates = sources.find(footage)
         order = _order(candidates, config)
         done = _finished(workspace, order)
-        if done is not None:
-            return {**done, "unchanged": True}
+        if done is not None and _still_fail(workspace, candidates, done["failed"], config):
+            return {**done["funnel"], "unchanged": True}
         found = identify(workspace, candidates, config)
         facts = measure(workspace, found, config)
         clips = score(workspace, found, facts, config)
-        clips = choose(clips, config)
+        clips = choose(workspace, clips, facts, config)
         clips = describe(workspace, clips, facts, config)
         clips, sizes = write_clips(workspace, clips, found, facts, config)
         clips = split(clips, config)
@@ -67,7 +67,7 @@ def ingest(workspace: Workspace, footage: Sequence[str], config: IngestConfig) -
         tables.write(workspace.clips, clips, tables.CLIPS)
         write_dataset(workspace, clips, sizes, config)
         result = funnel(facts, clips)
-        _mark_finished(workspace, order, result)
+        _mark_finished(workspace, order, result, facts)
         return result
 
 
@@ -248,20 +248,76 @@ def _with_provenance(clips: pa.Table, source: Mapping[str, Any]) -> pa.Table:
 # --- decision ---------------------------------------------------------------------------------
 
 
-def choose(clips: pa.Table, config: IngestConfig) -> pa.Table:
-    """Set `keep` and `reasons` from the stored scores, licences and near-duplicates."""
-    from realdpo.curate import decide
+def choose(
+    workspace: Workspace,
+    clips: pa.Table,
+    facts: Sequence[Mapping[str, Any]],
+    config: IngestConfig,
+) -> pa.Table:
+    """Set `keep` and `reasons` from the scores, the licences and near-duplicates.
 
+    Clips that pass are then looked at by the models of `config.extras`, and judged once more.
+    """
+    from realdpo.curate import decide, dedup
+
+    if not clips.num_rows:
+        return clips
     fixed = [
         [*reasons, *_source_reasons(license_id, hdr, config)]
         for reasons, license_id, hdr in zip(
             clips["reasons"].to_pylist(),
             clips["license"].to_pylist(),
-            clips["source.hdr"].to_pylist() if clips.num_rows else [],
+            clips["source.hdr"].to_pylist(),
             strict=True,
         )
     ]
-    return decide.apply(_set(clips, "reasons", fixed), config.decide)
+    clips = _set(clips, "reasons", fixed)
+    links = dedup.pairs(decide.fingerprints(clips))
+    clips = decide.apply(clips, config.decide, links)
+    if not config.extras:
+        return clips
+    return decide.apply(look(workspace, clips, facts, config), config.decide, links)
+
+
+def look(
+    workspace: Workspace,
+    clips: pa.Table,
+    facts: Sequence[Mapping[str, Any]],
+    config: IngestConfig,
+) -> pa.Table:
+    """Add the scores of sampled frames (people, text, nsfw) to clips that are kept so far."""
+    import pyarrow as pa
+
+    from realdpo.curate.scores import sampled
+
+    sampled.require(config.extras)
+    paths = {row["source_id"]: row["path"] for row in reversed(facts) if row["status"] == "ok"}
+    kept = clips.filter(clips["keep"]).select(["clip_id", "source_id", "start_s", "end_s"])
+    version = ids.content_id(extras=sorted(config.extras), code=analyse.code_version())
+    tasks = {
+        f"{row['clip_id']}-{version}": (paths[row["source_id"]], row["start_s"], row["end_s"])
+        for row in kept.to_pylist()
+    }
+    with Ledger(workspace.step("sampled") / "scores.jsonl") as done:
+        todo = [(key, *task) for key, task in tasks.items() if done.get(key) is None]
+        step = functools.partial(_look_at, extras=config.extras)
+        for outcome in _run("look", "clips", step, todo, config, len(tasks)):
+            if outcome.value is not None:
+                done.put(outcome.row[0], outcome.value)
+        found = [done.get(f"{c}-{version}") or {} for c in clips["clip_id"].to_pylist()]
+    for name in sorted({name for row in found for name in row}):
+        values = pa.array([row.get(name) for row in found], pa.float32())
+        clips = clips.append_column(name, values)
+    return clips
+
+
+def _look_at(
+    row: tuple[str, str, float, float], extras: tuple[str, ...]
+) -> dict[str, float | None]:
+    from realdpo.curate.scores import sampled
+
+    _, path, start, end = row
+    return _known(sampled.measure(path, start, end, extras))
 
 
 def _source_reasons(license_id: str | None, hdr: float, config: IngestConfig) -> list[str]:
@@ -278,16 +334,24 @@ def describe(
     facts: Sequence[Mapping[str, Any]],
     config: IngestConfig,
 ) -> pa.Table:
-    """Give every kept clip its action tags and its prompt."""
+    """Give every kept clip its action tags and its prompt, and balance the actions."""
+    from realdpo.curate import actions
     from realdpo.curate.caption.config import CaptionConfig
     from realdpo.curate.caption.run import caption_rows
 
-    known = {row["source_id"]: row for row in facts if row["source_id"]}
-    base = clips.select(tables.CLIPS.schema.names).to_pylist()
-    rows, _ = caption_rows(workspace, base, known, CaptionConfig(captioner=config.caption))
+    sources_by_id = {row["source_id"]: row for row in facts if row["source_id"]}
+    rows = clips.filter(clips["keep"]).select(tables.CLIPS.schema.names).to_pylist()
+    for row in rows:
+        row["action"] = actions.tag([row["title"], *(row["keywords"] or ())])
+    settings = CaptionConfig(captioner=config.caption)
+    rows, _ = caption_rows(workspace, rows, sources_by_id, settings)
+    for row in rows:
+        row["action"] = actions.tag([row["title"], *(row["keywords"] or ()), row["prompt"]])
+    written = {row["clip_id"]: row for row in rows}
+    order = clips["clip_id"].to_pylist()
     for name in ("prompt", "captioner", "caption_status", "caption_raw", "action"):
-        clips = _set(clips, name, [row.get(name) for row in rows])
-    return clips
+        clips = _set(clips, name, [written.get(c, {}).get(name) for c in order])
+    return actions.balance(clips, config.per_action) if config.per_action else clips
 
 
 # --- clips and shards -------------------------------------------------------------------------
@@ -384,7 +448,13 @@ def write_dataset(
     import pyarrow.compute as pc
 
     ready = clips.filter(pc.and_(clips["keep"], pc.equal(clips["status"], "ok")))
-    return shards.write(workspace, ready.sort_by("clip_id"), sizes, config.shards)
+    written = shards.write(workspace, ready.sort_by("clip_id"), sizes, config.shards)
+    if config.shards.to:
+        with bar("copy", len(written), "files") as advance:
+            for path in written:
+                shards.copy(path, workspace.data, config.shards.to)
+                advance()
+    return written
 
 
 # --- the closing table --------------------------------------------------------------------------
@@ -437,25 +507,46 @@ def _order(candidates: Sequence[Candidate], config: IngestConfig) -> str:
 
 
 def _finished(workspace: Workspace, order: str) -> dict[str, Any] | None:
-    """The funnel of an earlier run that did all of this and whose results are still there."""
+    """The mark of an earlier run that did all of this and whose results are still there."""
     try:
         mark = json.loads((workspace.step("ingest") / "finished.json").read_text())
     except (OSError, ValueError):
         return None
-    same = mark["order"] == order and mark["results"] == _results(workspace)
-    return mark["funnel"] if same else None
+    return mark if mark["order"] == order and mark["results"] == _results(workspace) else None
 
 
-def _mark_finished(workspace: Workspace, order: str, result: Mapping[str, Any]) -> None:
-    if result["sources_failed"] or "failed" in result["dropped"]:
-        return  # failed rows are tried again by the next run
-    mark = {"order": order, "results": _results(workspace), "funnel": result}
+def _still_fail(
+    workspace: Workspace,
+    candidates: Sequence[Candidate],
+    failed: Sequence[str],
+    config: IngestConfig,
+) -> bool:
+    """Try the sources that failed last time once more; False when one of them now works."""
+    again = [candidate for candidate in candidates if candidate.path in set(failed)]
+    rows = measure(workspace, identify(workspace, again, config), config) if again else []
+    return all(row["status"] == "failed" for row in rows)
+
+
+def _mark_finished(
+    workspace: Workspace,
+    order: str,
+    result: Mapping[str, Any],
+    facts: Sequence[Mapping[str, Any]],
+) -> None:
+    if "failed" in result["dropped"]:
+        return  # clips that could not be cut are tried again by the next run
+    failed = [row["path"] for row in facts if row["status"] == "failed"]
+    mark = {"order": order, "results": _results(workspace), "failed": failed, "funnel": result}
     write_text(workspace.step("ingest") / "finished.json", json.dumps(mark))
 
 
 def _results(workspace: Workspace) -> dict[str, Any]:
     """Stamps of the tables and shards, and the number of clip files."""
-    files = [workspace.sources, workspace.clips, *sorted(workspace.data.glob("*.parquet"))]
+    files = [
+        workspace.sources,
+        workspace.clips,
+        *sorted(p for p in workspace.data.glob("**/*") if p.is_file()),
+    ]
     found = {str(f.relative_to(workspace.root)): sources.stamp(str(f)) for f in files}
     return {**found, "clips": len(_names(workspace.clip_files))}
 

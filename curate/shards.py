@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from realdpo import ids, tables
 from realdpo.curate.config import ShardSettings
-from realdpo.files import atomic_path
+from realdpo.errors import UserError
+from realdpo.files import atomic_path, write_bytes
 from realdpo.workspace import SPLITS, Workspace
 
 if TYPE_CHECKING:
@@ -59,28 +60,98 @@ def assign(
 def write(
     workspace: Workspace, clips: pa.Table, sizes: Mapping[str, int], settings: ShardSettings
 ) -> list[Path]:
-    """Write the kept clips under data/ and remove shards of an earlier run; returns the files.
+    """Write the kept clips under data/ and remove files of an earlier run; returns the files.
 
     clips: rows of the clips table, kept and cut, in the order they shall have. sizes: bytes of
-    every clip by its id. A shard that is there already with the same content is left alone.
+    every clip by its id. A Parquet shard that is there already with the same content is left
+    alone. Formats: Parquet with a Video column; WebDataset tars of <id>.mp4 and <id>.json; or a
+    folder a split with the videos and metadata.jsonl.
     """
     import pyarrow.compute as pc
 
     written: list[Path] = []
     for split in SPLITS:
         rows = clips.filter(pc.equal(clips["split"], split))
+        if settings.format == "folder":
+            written += _write_folder(workspace.data / split, rows, workspace)
+            continue
         parts = _parts([sizes[c] for c in rows["clip_id"].to_pylist()], settings.shard_mb << 20)
+        ending = "parquet" if settings.format == "parquet" else "tar"
         for number, (first, stop) in enumerate(parts):
-            path = workspace.data / f"{split}-{number:05d}-of-{len(parts):05d}.parquet"
+            path = workspace.data / f"{split}-{number:05d}-of-{len(parts):05d}.{ending}"
             part = rows.slice(first, stop - first)
-            key = ids.content_id(rows=part.to_pylist(), row_group=settings.row_group_mb)
-            if _key_of(path) != key:
-                _write_one(path, part, sizes, settings, workspace, key)
+            if settings.format == "webdataset":
+                _write_tar(path, part, workspace)
+            else:
+                key = ids.content_id(rows=part.to_pylist(), row_group=settings.row_group_mb)
+                if _key_of(path) != key:
+                    _write_one(path, part, sizes, settings, workspace, key)
             written.append(path)
-    for stale in sorted(workspace.data.glob("*-of-*.parquet")):
-        if stale not in written:
-            stale.unlink()
+    _remove_stale(workspace.data, set(written))
     return written
+
+
+def copy(path: Path, base: Path, to: str) -> None:
+    """Copy one file of the dataset to an fsspec address, keeping its place under `base`.
+
+    Raises UserError when the address cannot be written.
+    """
+    import shutil
+
+    import fsspec
+
+    address = f"{to.rstrip('/')}/{path.relative_to(base).as_posix()}"
+    try:
+        with (
+            fsspec.open(address, "wb", auto_mkdir=True) as out,
+            open(path, "rb") as source,
+        ):
+            shutil.copyfileobj(source, out, 1 << 22)
+    except (OSError, ImportError, ValueError, TypeError) as error:
+        raise UserError(f"{address} cannot be written: {error}", "check --to") from error
+
+
+def _write_tar(path: Path, rows: pa.Table, workspace: Workspace) -> None:
+    import io
+    import json
+    import tarfile
+
+    with (
+        atomic_path(path) as temporary,
+        tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar,
+    ):
+        for row in rows.drop_columns(["phash"]).to_pylist():
+            words = json.dumps(row, sort_keys=True, default=str).encode()
+            video = workspace.clip_file(row["clip_id"]).read_bytes()
+            for ending, data in (("json", words), ("mp4", video)):
+                member = tarfile.TarInfo(f"{row['clip_id']}.{ending}")  # its time is 0: same bytes
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+
+
+def _write_folder(folder: Path, rows: pa.Table, workspace: Workspace) -> list[Path]:
+    import json
+
+    lines, written = [], []
+    for row in rows.drop_columns(["phash"]).to_pylist():
+        name = f"{row['clip_id']}.mp4"
+        lines.append(json.dumps({"file_name": name, **row}, sort_keys=True, default=str))
+        write_bytes(folder / name, workspace.clip_file(row["clip_id"]).read_bytes())
+        written.append(folder / name)
+    if lines:
+        write_bytes(folder / "metadata.jsonl", ("\n".join(lines) + "\n").encode())
+        written.append(folder / "metadata.jsonl")
+    return written
+
+
+def _remove_stale(data: Path, written: set[Path]) -> None:
+    """Only what earlier runs of ours wrote: shards, and the folders of splits."""
+    old = [*data.glob("*-of-*.parquet"), *data.glob("*-of-*.tar")]
+    for split in SPLITS:
+        old += [*(data / split).glob("*.mp4"), *(data / split).glob("metadata.jsonl")]
+    for path in old:
+        if path not in written:
+            path.unlink()
 
 
 _KEY = b"realdpo.content"

@@ -123,11 +123,11 @@ def download(
     *,
     max_bytes: int,
     sha256: str | None = None,
-    attempts: int = 5,
+    attempts: int = 6,
 ) -> Path:
     """Fetch a URL over HTTP(S) into `folder`, going on where an earlier try broke off.
 
-    The file is named by the hash of its URL. Raises UserError when it is larger than
+    The file is named by the hash of its URL. attempts: in a row that bring nothing new. Raises UserError when it is larger than
     `max_bytes`, its hash is not `sha256`, or the server refuses it.
     """
     import httpx
@@ -139,19 +139,22 @@ def download(
         return target
     folder.mkdir(parents=True, exist_ok=True)
     part = target.with_suffix(target.suffix + ".part")
-    error: Exception | None = None
-    for attempt in range(attempts):
-        if attempt:
-            time.sleep(min(2**attempt, 30) / 4)
+    tries, reached = 0, -1
+    while True:
         try:
             _fetch(url, part, max_bytes)
             break
-        except (httpx.TransportError, httpx.HTTPStatusError) as caught:
-            if isinstance(caught, httpx.HTTPStatusError) and caught.response.status_code < 500:
-                raise UserError(f"{url}: the server says {caught.response.status_code}") from caught
-            error = caught
-    else:
-        raise UserError(f"{url} cannot be fetched: {error}", "run again to go on") from error
+        except (httpx.TransportError, httpx.HTTPStatusError) as error:
+            if isinstance(error, httpx.HTTPStatusError) and error.response.status_code < 500:
+                raise UserError(f"{url}: the server says {error.response.status_code}") from error
+            have = part.stat().st_size if part.exists() else 0
+            tries = 1 if have > reached else tries + 1
+            reached = have
+            if tries >= attempts:
+                raise UserError(
+                    f"{url} cannot be fetched: {error}", "run again to go on"
+                ) from error
+            time.sleep(min(2**tries, 60) / 8)
     if sha256 and sha256_of(str(part)) != sha256.lower():
         part.unlink()
         raise UserError(f"{url}: the file that came is not the one whose sha256 was given")
@@ -164,7 +167,9 @@ def _fetch(url: str, part: Path, max_bytes: int) -> None:
 
     have = part.stat().st_size if part.exists() else 0
     mark = part.with_suffix(".etag")
-    headers = {"Range": f"bytes={have}-"} if have else {}
+    headers = {"Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
     if have and mark.exists():
         headers["If-Range"] = mark.read_text()  # a file that changed is sent whole
     with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=30) as answer:
@@ -181,7 +186,7 @@ def _fetch(url: str, part: Path, max_bytes: int) -> None:
         if etag := answer.headers.get("etag"):
             mark.write_text(etag)
         with open(part, "ab" if resumed else "wb") as out:
-            for block in answer.iter_bytes(_BLOCK):
+            for block in answer.iter_raw():  # as it comes: what came is not lost
                 have += len(block)
                 if have > max_bytes:
                     raise UserError(f"{url} is more than {max_bytes >> 20} MB")

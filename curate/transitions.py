@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 SIDE = 16  # thumbnails of this many pixels squared: motion blurs out, mixtures stay
 REACH = Fraction(1, 2)  # seconds from a mixture's middle to its ends, at the shortest
+STEP = Fraction(1, 13)  # seconds between looks: a dissolve shows in a dozen of them
 MIN_CHANGE = 14.0  # of 255: root mean square between the ends; less is no other shot
 MAX_RESIDUAL = 0.18  # of that change: how far the middle may be from the ends' mean
 
@@ -33,8 +34,10 @@ class DissolveFinder:
         import cv2
         import numpy as np
 
-        small = cv2.resize(rgb, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
         window = self._window
+        if window and time - window[-1][0] < STEP:
+            return
+        small = cv2.resize(rgb, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
         window.append((time, small))
         while len(window) > 2 and time - window[1][0] >= 2 * REACH:
             window.popleft()

