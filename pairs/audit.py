@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from realdpo.errors import UserError
 from realdpo.files import write_text
 from realdpo.pairs.ledger import Ledger
-from realdpo.pairs.statistics import FEATURES, FILE, FIRST, MOTION, WHOLE, measure
+from realdpo.pairs.statistics import FEATURES, FILE, FIRST, GRID, MOTION, WHOLE, measure
 from realdpo.progress import bar, say
 from realdpo.workspace import Workspace
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Pair = tuple[Mapping[str, float], Sequence[Mapping[str, float]]]
 """A winner's numbers and those of its losers."""
 
-MEASURES = 1  # version of the numbers; part of the key under which they are kept
+MEASURES = 2  # version of the numbers; part of the key under which they are kept
 FEWEST = 8  # pairs for a cross-validated verdict
 _MOST = 4000  # pairs looked at; more sharpen nothing
 _MOST_LATENTS = 200
@@ -153,6 +153,7 @@ def audit(pairs: Sequence[Pair], same_first_frame: bool, rule: Rule = Rule()) ->
     found |= told_apart("", beyond, groups)
     found |= told_apart("preparation_", beyond[:, prepared] if same_first_frame else beyond, groups)
     found["features"] = _strongest(names, differences, beyond)
+    found["first_frame_difference"] = _first_frames(pairs)
     found["motion"] = _motion(pairs)
     found["verdict"] = verdict(found, rule)
     found["summary"] = _summary(found)
@@ -291,6 +292,18 @@ def _strongest(names: list[str], differences: Floats, beyond: Floats) -> list[di
             }
         )
     return sorted(found, key=lambda f: (-f["auc"], f["name"]))
+
+
+def _first_frames(pairs: Sequence[Pair]) -> float:
+    """Mean difference in brightness of the two sides' first frames over 16 fields, of 255."""
+    import numpy as np
+
+    apart = [
+        np.mean([abs(win[name] - lose[name]) for name in GRID])
+        for win, losers in pairs
+        for lose in losers
+    ]
+    return round(float(np.median(apart)), 3)
 
 
 def _motion(pairs: Sequence[Pair]) -> dict[str, Any]:

@@ -85,6 +85,9 @@ FEATURES = FILE | FIRST | WHOLE
 MOTION = {"motion": Feature("motion", "moving more", "moving less", "log", 0.0)}
 """In which the sides are meant to differ."""
 
+GRID = tuple(f"grid_{k}" for k in range(16))
+"""Mean brightness of the first frame in 4 by 4 fields: how far two first frames lie apart."""
+
 FROZEN = 0.25  # mean difference of two frames, of 255, below which nothing has moved
 
 
@@ -120,6 +123,7 @@ def pixels(video: npt.NDArray[np.uint8]) -> dict[str, float]:
     return {
         **picture(chosen),
         **{f"first_{name}": value for name, value in picture(video[:1]).items()},
+        **dict(zip(GRID, grid(video[0]), strict=True)),
         "frozen_tail": float(tail),
         "motion": float(np.log(moves.mean() + 0.1)),
     }
@@ -147,6 +151,15 @@ def picture(video: npt.NDArray[np.uint8]) -> dict[str, float]:
         "blocks": blockiness(luma),
         "sharpness": float(np.log(laplacian + 0.1)),
     }
+
+
+def grid(frame: npt.NDArray[np.uint8]) -> list[float]:
+    """Mean brightness of 4 by 4 fields of a picture [H, W, 3], row by row, of 255."""
+    import cv2
+    import numpy as np
+
+    luma = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    return [float(v) for v in cv2.resize(luma, (4, 4), interpolation=cv2.INTER_AREA).ravel()]
 
 
 def noise_level(luma: npt.NDArray[np.float32]) -> float:

@@ -25,7 +25,8 @@ def traits(facts: Facts) -> Traits:
         task=TASKS[facts.pipeline],
         # the pipeline checks the VAE's factor only, but the transformer cuts patches as well
         size_step=factor * transformer["patch_size"],
-        frame_step=int(facts.get("vae", "temporal_compression_ratio")),
+        # an even number of latent frames decodes to whole groups, one group's tail too many
+        frame_step=2 * int(facts.get("vae", "temporal_compression_ratio")),
         width=transformer["sample_width"] * factor,
         height=transformer["sample_height"] * factor,
         frames=transformer["sample_frames"],

@@ -146,6 +146,7 @@ def audit(workspace: options.Workspace, as_json: options.Json = False) -> None:
             print(f"{name:<16}{found[name]:.3f}{span}")
         for feature in found["features"][:5]:
             print(f"{feature['auc']:.2f}  {feature['name']:<18}{feature['words']}")
+        print(f"first frames differ by {found['first_frame_difference']:.2f} of 255")
         print(f"motion      {found['motion']['words']}")
         if "latents" in found:
             print(f"latents     {found['latents']['summary']}")

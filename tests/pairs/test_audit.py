@@ -91,6 +91,7 @@ def test_pairs_that_differ_in_motion_alone_are_clean(clips, winners) -> None:
     found = audit.audit(pairs_of(clips, winners, lambda video: video), True)
     assert found["verdict"] == "clean", found["summary"]
     assert found["preparation_auc"] == 0.5
+    assert found["first_frame_difference"] == 0
 
 
 def test_a_shortcut_whose_sides_are_shuffled_is_clean(clips, winners) -> None:
