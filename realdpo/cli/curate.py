@@ -37,6 +37,10 @@ def ingest(
     caption: Annotated[
         str | None, typer.Option(help="Who writes the prompts: keywords, sidecar, or a model.")
     ] = None,
+    extra: Annotated[
+        list[str] | None,
+        typer.Option(help="Scores of sampled frames: people, text, nsfw; may be repeated."),
+    ] = None,
     engine: Annotated[
         str | None, typer.Option(help="Where the steps run: local, serial or ray.")
     ] = None,
@@ -82,6 +86,7 @@ def ingest(
         flags = {
             "target": target,
             "caption": caption,
+            "extras": extra or None,
             "engine": engine,
             "address": address,
             "workers": workers,
