@@ -548,11 +548,13 @@ def _not_done(facts: pa.Table, clips: pa.Table | None) -> Markup:
 
 
 def _histograms(clips: pa.Table, rules: Mapping[str, Mapping[str, float]]) -> bytes | None:
-    """Distributions over all clips, kept or not, of the scores that decide; else of the first ones."""
+    """Distributions over all clips, kept or not, of the scores that dropped most, then of motion."""
     from realdpo import report
 
     scores = tables.score_columns(clips)
+    drops = Counter(_reason_name(reason).rpartition(".")[0] for given in clips["reasons"].to_pylist() for reason in given or [])  # fmt: skip
     named = [score for score in rules if score in scores] or scores
+    named.sort(key=lambda score: (-drops[score], not score.startswith("motion."), score))
     known = [score for score in named if clips[score].null_count < clips.num_rows]
     if not known:
         return None

@@ -52,7 +52,7 @@ def model_card(workspace: Workspace, run: Path, repo: str, dataset: str = "") ->
         evaluations=evaluations,
         settings_table=_settings_table(settings, log),
         settings=md.block(saved_settings_of([run / "config.toml"])),
-        limits=_limits(held_out, evaluations is not None, stopped),
+        limits=_limits(held_out, evaluations is not None, stopped, _is_local(base)),
         dataset=_dataset_link(dataset) if dataset else None,
     )
     return Card(tidy(readme), files)
@@ -93,8 +93,12 @@ def _sample(workspace: Workspace) -> dict[str, Any] | None:
     return None
 
 
+def _is_local(base: str) -> bool:
+    return base != TINY and (Path(base).exists() or not _HUB_ID.fullmatch(base))
+
+
 def _base_name(base: str) -> Markup:
-    if _HUB_ID.fullmatch(base) and not Path(base).exists():
+    if base != TINY and not _is_local(base):
         return md.link(base, f"https://huggingface.co/{base}")
     if base == TINY:
         return Markup("`tiny`, the small image-to-video model that comes with realdpo,")
@@ -120,7 +124,7 @@ def _header(
         header["license"] = "apache-2.0"
     else:
         header |= {"license": "other", "license_name": "as the base model"}
-    if _HUB_ID.fullmatch(base) and not Path(base).exists():
+    if base != TINY and not _is_local(base):
         header |= {"base_model": base, "base_model_relation": "adapter" if lora else "finetune"}
     header |= {
         "library_name": "diffusers",
@@ -137,9 +141,8 @@ def _example(
 ) -> str:
     """Python that runs as it stands: loads base and weights, generates one clip, writes it."""
     tiny = base == TINY
-    local = Path(base).exists() or not _HUB_ID.fullmatch(base)
     dtype = "float32" if tiny else "bfloat16"
-    where = "str(tiny_folder())" if tiny else repr(public_name(base) if local else base)
+    where = "str(tiny_folder())" if tiny else repr(public_name(base) if _is_local(base) else base)
     given = f", revision={revision!r}" if revision and not tiny else ""
     lines = [
         "import torch",
@@ -197,8 +200,13 @@ def _held_out(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         "loser_change": "loser's error, relative change",
         "loser_dominant_ratio": "pairs won although the winner got worse",
     }
+
+    def shown(row: Mapping[str, Any], key: str) -> Any:
+        value = row.get(key)
+        return f"{value:+.2%}" if value is not None and key.endswith("_change") else value
+
     table = [
-        {"measure": name, "before": first.get(key), "after": last.get(key)}
+        {"measure": name, "before": shown(first, key), "after": shown(last, key)}
         for key, name in names.items()
         if isinstance(last.get(key), (int, float))
     ]
@@ -256,12 +264,18 @@ def _settings_table(settings: Mapping[str, Any], log: Sequence[Mapping[str, Any]
     return md.table(rows) if rows else Markup("The settings of this run were not kept.")
 
 
-def _limits(held_out: Sequence[Mapping[str, Any]], evaluated: bool, stopped: str) -> Markup:
+def _limits(
+    held_out: Sequence[Mapping[str, Any]], evaluated: bool, stopped: str, local: bool
+) -> Markup:
     limits = [
         "It keeps the limits of its base model, also those that the pairs never touch.",
         "Winners are real footage and losers are generated: what training prefers can be the look of "
         "footage as much as its motion. The control above tells how much.",
     ]
+    if local:
+        limits.append(
+            "Its base model is a folder that is not published; the example needs it at hand."
+        )
     if held_out and (held_out[-1].get("pairs") or 0) < 30:
         limits.append("The held-out pairs are few; differences of a few points are noise.")
     if held_out and (held_out[-1].get("winner_change") or 0) > 0:
