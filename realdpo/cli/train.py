@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -102,7 +103,10 @@ def train(
             return
         from realdpo.train import loop
 
-        if int(os.environ.get("RANK", "0")):  # another process of this run holds the lock
+        if int(os.environ.get("RANK", "0")):  # process 0 holds the lock and does the talking
+            from realdpo.progress import quiet
+
+            quiet.set(True)
             loop.run(place, settings)
             return
         with place.lock("train"):
@@ -137,12 +141,12 @@ def _launch(processes: int) -> int:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", str(processes), "-m", "realdpo", *sys.argv[1:]]
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
-    child = subprocess.Popen(command, env=environment)
-    while True:
-        try:
-            return child.wait()
-        except KeyboardInterrupt:  # the terminal sent it to the children too; they save and leave
-            continue
+    # In a session of their own the workers get a Ctrl-C once, from torch, and not from the
+    # terminal as well: the first one saves, a second would kill.
+    child = subprocess.Popen(command, env=environment, start_new_session=True)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda caught, frame: child.send_signal(caught))
+    return child.wait()
 
 
 def _told(summary: Any) -> str:
