@@ -63,7 +63,7 @@ def analyse(task: Task) -> Analysis:
     from realdpo.media.decode import frames
     from realdpo.media.probe import probe
 
-    cv2.setNumThreads(task.threads)
+    cv2.setNumThreads(1)  # OpenCV's flow works in stripes, one a thread: others, other numbers
     facts = probe(task.path)
     width, height = analysis_size(facts.width, facts.height)
     scores = StreamScores(height, width)

@@ -108,6 +108,8 @@ def stamp(path: str) -> str:
         if "://" not in path:
             facts = os.stat(path)
             return f"{facts.st_size}-{facts.st_mtime_ns}"
+        if path.startswith(("http://", "https://")):
+            return "once"  # it was fetched, or will be; the host need not be asked again
         import fsspec
 
         filesystem, inner = fsspec.core.url_to_fs(path)
