@@ -26,16 +26,17 @@ WORDS = CELLS * CELLS // 8
 class DedupSettings:
     """When two clips are the same footage; measured on re-encoded, scaled, cropped, shifted clips.
 
-    picture: least correlation of the mean pictures, over the time that both show.
-    motion: least correlation of how the cells change. still: levels of change under which a
-    clip has no motion to compare, and only `still_picture` decides. shift_s: largest offset.
-    overlap: least share of the shorter clip that both must show.
+    picture: least correlation of the mean pictures: 0.74 was the lowest of frames cropped by 5 %
+    on every side, and unrelated frames lie at 0 with a deviation of 0.18. motion: least
+    correlation of how the cells change over the time that both show. still: levels of change
+    under which a clip has no motion to compare, and the picture must reach `still_picture`.
+    shift_s: largest offset. overlap: least share of the shorter clip that both must show.
     """
 
-    picture: float = 0.90
+    picture: float = 0.74
     motion: float = 0.60
     still: float = 1.0
-    still_picture: float = 0.985
+    still_picture: float = 0.92
     shift_s: float = 2.0
     overlap: float = 0.6
 
@@ -69,22 +70,24 @@ def pairs(
     known = [i for i, words in enumerate(fingerprints) if words is not None and len(words)]
     if len(known) < 2:
         return []
-    cells = [unpack(fingerprints[i]) for i in known]  # type: ignore[arg-type]
-    means = np.stack([_unit(series.mean(axis=0)) for series in cells])
-    found = []
-    for left, right in _candidates(means, settings.picture - 0.05):
-        if same(cells[left], cells[right], settings):
-            found.append((known[left], known[right]))
-    return sorted(found)
+    prints = [np.asarray(fingerprints[i], np.uint64) for i in known]
+    means = picture(np.stack([unpack(words).mean(axis=0) for words in prints]))
+    return sorted(
+        (known[i], known[j])
+        for i, j in _candidates(means, settings.picture)
+        if same(unpack(prints[i]), unpack(prints[j]), settings)
+    )
 
 
 def same(a: Floats, b: Floats, settings: DedupSettings | None = None) -> bool:
     """Whether two series of cells [T, 64] show the same footage at some offset."""
     settings = settings or DedupSettings()
+    if _hopeless(a, b, settings):
+        return False
     return any(
-        picture >= (settings.picture if moves else settings.still_picture)
+        likeness >= (settings.picture if moves else settings.still_picture)
         and (not moves or motion >= settings.motion)
-        for picture, motion, moves in compare(a, b, settings)
+        for likeness, motion, moves in compare(a, b, settings)
     )
 
 
@@ -103,26 +106,42 @@ def compare(a: Floats, b: Floats, settings: DedupSettings) -> Iterator[tuple[flo
         one, two = a[start:stop], other[start + whole : stop + whole]
         mean_one, mean_two = one.mean(axis=0), two.mean(axis=0)
         change_one, change_two = one - mean_one, two - mean_two
-        power = float(np.sqrt((change_one**2).mean() * (change_two**2).mean()))
-        moves = min((change_one**2).mean(), (change_two**2).mean()) > settings.still**2
-        motion = float((change_one * change_two).mean()) / max(power, 1e-6)
-        yield float(_unit(mean_one) @ _unit(mean_two)), motion, moves
+        power_one, power_two = float((change_one**2).mean()), float((change_two**2).mean())
+        motion = float((change_one * change_two).mean()) / max((power_one * power_two) ** 0.5, 1e-6)
+        likeness = float(picture(mean_one) @ picture(mean_two))
+        yield likeness, motion, min(power_one, power_two) > settings.still**2
 
 
-def groups(count: int, links: Sequence[tuple[int, int]]) -> npt.NDArray[np.int64]:
-    """For each of `count` items the smallest index of its group under `links`."""
-    root = np.arange(count)
+def picture(cells: Floats) -> Floats:
+    """Mean pictures [..., 64] as unit vectors whose product is their correlation.
 
-    def find(item: int) -> int:
-        while root[item] != item:
-            root[item] = root[root[item]]
-            item = int(root[item])
-        return item
+    Photographs have power at all scales falling as 1 / frequency; weighting by frequency undoes
+    it, so that the few largest shapes do not make all pictures alike. Brightness and contrast
+    drop out.
+    """
+    waves = (cells @ _COSINES.T) * _WEIGHTS
+    return waves / np.maximum(np.linalg.norm(waves, axis=-1, keepdims=True), 1e-6)
 
-    for left, right in links:
-        one, two = find(left), find(right)
-        root[max(one, two)] = min(one, two)
-    return np.array([find(i) for i in range(count)], np.int64)
+
+def _hopeless(a: Floats, b: Floats, settings: DedupSettings) -> bool:
+    """Whether no offset comes near the wanted correlation of changes: one product for all."""
+    one, two = a - a.mean(axis=0), b - b.mean(axis=0)
+    power_one, power_two = (one**2).sum(axis=1), (two**2).sum(axis=1)
+    if min(power_one.mean(), power_two.mean()) <= 4 * CELLS**2 * settings.still**2:
+        return False
+    product = one @ two.T
+    total_one, total_two = (np.concatenate([[0], np.cumsum(p)]) for p in (power_one, power_two))
+    least = max(2, int(settings.overlap * min(len(a), len(b))))
+    reach = round(settings.shift_s * RATE)
+    for offset in range(-reach, reach + 1):
+        start, stop = max(0, -offset), min(len(a), len(b) - offset)
+        if stop - start >= least:
+            power = (total_one[stop] - total_one[start]) * (
+                total_two[stop + offset] - total_two[start + offset]
+            )
+            if np.trace(product, offset) >= (settings.motion - 0.3) * max(power, 1e-6) ** 0.5:
+                return False
+    return True
 
 
 def _candidates(means: Floats, least: float, block: int = 2048) -> Iterator[tuple[int, int]]:
@@ -136,13 +155,20 @@ def _candidates(means: Floats, least: float, block: int = 2048) -> Iterator[tupl
                     yield int(top + i), int(left + j)
 
 
-def _unit(cells: Floats) -> Floats:
-    centred = cells - cells.mean()
-    return centred / max(float(np.linalg.norm(centred)), 1e-6)
-
-
 def _doubled(cells: Floats) -> Floats:
     result = np.empty((2 * len(cells) - 1, cells.shape[1]), np.float32)
     result[::2] = cells
     result[1::2] = (cells[1:] + cells[:-1]) / 2
     return result
+
+
+def _waves() -> tuple[Floats, Floats]:
+    """The 64 cosines of an 8 x 8 picture [64, 64] (DCT-II), and the frequency of each."""
+    index = np.arange(CELLS)
+    rows = np.cos(np.pi * index[:, None] * (index + 0.5) / CELLS)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    frequency = np.hypot(*np.mgrid[:CELLS, :CELLS]).ravel()
+    return np.kron(rows, rows).astype(np.float32), frequency.astype(np.float32)
+
+
+_COSINES, _WEIGHTS = _waves()

@@ -152,14 +152,14 @@ def test_codec_blocks_are_seen() -> None:
         interpolation=cv2.INTER_NEAREST,
     )
     assert detail.blocking(blocks) > 2
-    assert detail.blocking(picture) < 0.1
+    assert detail.blocking(texture(300)[..., 0]) < 0.2  # no scale of it divides 8
 
 
 def test_woven_fields_comb_and_frames_do_not() -> None:
     first, second = (cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in moving(fps=8)[:2])
     woven = first.copy()
     woven[1::2] = second[1::2]
-    assert detail.combing(woven) > 0.02
+    assert detail.combing(woven) > 0.01
     assert detail.combing(first) < 0.002
 
 
