@@ -1,0 +1,56 @@
+"""Run by `test_sharded.py` in two processes: a reference and a checkpoint of FSDP2 weights."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from realdpo.train import checkpoint
+from realdpo.train.reference import Reference
+
+
+def small() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 4))
+
+
+def main() -> None:
+    dist.init_process_group("gloo")
+    mesh = init_device_mesh("cpu", (2,))
+    x = torch.randn(3, 8, generator=torch.Generator().manual_seed(1))
+    plain, model = small(), small()
+    for layer in (model[0], model[2], model):
+        fully_shard(layer, mesh=mesh)
+    for mode in ("frozen", "ema"):
+        ours, expected = Reference(model, mode, 0.5, 1), Reference(plain, mode, 0.5, 1)
+        before = model(x)
+        with torch.no_grad():
+            for parameter in (*model.parameters(), *plain.parameters()):
+                parameter.mul_(1.1)
+        after = model(x)
+        assert not torch.allclose(before, after)
+        for reference in (ours, expected):
+            reference.update(1)
+        with ours.active(), expected.active():
+            torch.testing.assert_close(model(x), plain(x))
+        torch.testing.assert_close(model(x), after, rtol=0, atol=0)
+        for name, weight in ours.weights.items():
+            torch.testing.assert_close(checkpoint.whole(weight), expected.weights[name])
+        assert abs(ours.distance() - expected.distance()) < 1e-5
+        # gathered, and put back after being spoilt
+        kept = {n: checkpoint.whole(p.detach()).clone() for n, p in checkpoint.trained(model)}
+        with torch.no_grad():
+            for name, parameter in checkpoint.trained(model):
+                parameter.zero_()
+                checkpoint._fill(parameter, kept[name])
+        torch.testing.assert_close(model(x), after, rtol=0, atol=0)
+    model(x).square().mean().backward()  # gradients still reach the shards
+    assert all(p.grad is not None for p in model.parameters())
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
