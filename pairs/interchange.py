@@ -64,7 +64,7 @@ def from_realdpo(folder: Path) -> list[Given]:
         if not win.is_file():
             raise UserError(f"{folder / 'video.txt'} names {name}, which is not there")
         losers = _videos(folder / "negative_samples" / win.stem)
-        known = {}
+        known: dict[Path, Path] = {}
         for video in (win, *losers):
             for stem in (f"{video.parent.name}_{video.stem}", video.stem):
                 if stem in caches and (video == win or stem != video.stem):
