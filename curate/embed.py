@@ -53,7 +53,7 @@ class EmbedConfig:
 
     def __post_init__(self) -> None:
         if min(self.frames, self.batch) < 1:
-            raise ValueError("frames and batch must be 1 or more")
+            raise UserError("frames and batch must be 1 or more")
 
 
 @dataclass(frozen=True)

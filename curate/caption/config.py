@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from realdpo.errors import UserError
+
 KEYWORDS, SIDECAR, EDIT = "keywords", "sidecar", "edit"
 
 
@@ -52,19 +54,19 @@ class CaptionConfig:
 
     def __post_init__(self) -> None:
         kind, _, rest = self.captioner.partition(":")
-        if kind not in (KEYWORDS, SIDECAR, "openai", "transformers"):
-            raise ValueError(
-                f"captioner {self.captioner!r} is none of keywords, sidecar, openai:<base url>, "
-                "transformers:<model id or folder>"
+        needs_name = kind in ("openai", "transformers")
+        if kind not in (KEYWORDS, SIDECAR) and not (needs_name and rest):
+            raise UserError(
+                f"no captioner {self.captioner!r}",
+                "it is one of keywords, sidecar, openai:<base url>, "
+                "transformers:<model id or folder>",
             )
-        if kind in ("openai", "transformers") and not rest:
-            raise ValueError(f"captioner {self.captioner!r} lacks what follows the colon")
         if min(self.frames, self.short_side, self.max_tokens, self.concurrency, self.batch) < 1:
-            raise ValueError(
+            raise UserError(
                 "frames, short_side, max_tokens, concurrency and batch must be 1 or more"
             )
         if self.retries < 0 or self.timeout <= 0 or self.max_wait < 0:
-            raise ValueError("retries and max_wait must be 0 or more, timeout above 0")
+            raise UserError("retries and max_wait must be 0 or more, timeout above 0")
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,15 @@ class VerifyConfig:
     """File with the question; "" is the one that ships. $caption is filled as well."""
     allow_same_model: bool = False
     """Let a model judge captions that it wrote itself. Its own mistakes will look right to it."""
+
+    def __post_init__(self) -> None:
+        kind, _, rest = self.verifier.partition(":")
+        needs_name = kind in ("openai", "transformers")
+        if self.verifier not in ("", "open_clip") and not (needs_name and rest):
+            raise UserError(
+                f"no verifier {self.verifier!r}",
+                "it is one of open_clip, openai:<base url>, transformers:<model id or folder>",
+            )
 
 
 def model_key(name: str) -> str:

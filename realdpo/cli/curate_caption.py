@@ -108,6 +108,7 @@ def caption(
             from realdpo.curate.caption import verify as second
 
             result = second.verify(place, judge, settings)
+            place.save_config("curate verify", toml)
         else:
             result = run.caption(
                 place,

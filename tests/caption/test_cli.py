@@ -51,6 +51,9 @@ def test_caption_edit_and_caption_again(tmp_path: Path, bikes: Path) -> None:
 
 
 def test_wrong_input_is_one_clear_line(tmp_path: Path) -> None:
-    assert "none of keywords" in call("caption", "-w", tmp_path, "--captioner", "magic", code=1)
+    assert "no captioner 'magic'" in call("caption", "-w", tmp_path, "--captioner", "magic", code=1)
+    assert "no verifier 'keywords'" in call(
+        "caption", "-w", tmp_path, "--verify", "keywords", code=1
+    )
     assert "curate ingest" in call("caption", "-w", tmp_path, code=1)
     assert "curate embed" in call("search", "a man", "-w", tmp_path, code=1)
