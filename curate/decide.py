@@ -202,7 +202,9 @@ def text(result: Mapping[str, Any], dry_run: bool = False) -> str:
     ]
     lines += [f"  {count:>8}  {name}" for name, count in result["dropped"].items()]
     if result["not_cut_yet"]:
-        lines.append(f"{result['not_cut_yet']} of them are not cut yet: run curate ingest again")
+        lines.append(
+            f"{result['not_cut_yet']} of them are not cut yet: run the same curate ingest again"
+        )
     return "\n".join(lines)
 
 
@@ -261,6 +263,12 @@ def load_overrides(config: Path | None, sets: Sequence[str]) -> dict[str, Any]:
             raise UserError(f"--set {text}: not of the form key=value")
         result[key.strip().removeprefix("decide.")] = _number(raw.strip())
     return result
+
+
+def stored(workspace: Workspace) -> dict[str, Any]:
+    """The thresholds of the workspace's last `curate decide`; empty when there was none."""
+    path = workspace.root / "config" / "curate-decide.toml"
+    return load_overrides(path, ()) if path.exists() else {}
 
 
 def _stored_links(workspace: Workspace, clips: pa.Table) -> list[tuple[int, int]]:

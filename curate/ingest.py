@@ -273,10 +273,11 @@ def choose(
     ]
     clips = _set(clips, "reasons", fixed)
     links = dedup.pairs(decide.fingerprints(clips))
-    clips = decide.apply(clips, config.decide, links)
+    limits = {**decide.stored(workspace), **config.decide}
+    clips = decide.apply(clips, limits, links)
     if not config.extras:
         return clips
-    return decide.apply(look(workspace, clips, facts, config), config.decide, links)
+    return decide.apply(look(workspace, clips, facts, config), limits, links)
 
 
 def look(

@@ -80,15 +80,22 @@ def html(workspace: Workspace) -> str:
 
 
 def in_force(workspace: Workspace) -> dict[str, float]:
-    """The thresholds of the last command that judged the clips."""
+    """The thresholds that judged the clips: of `curate decide`, and of `curate ingest` if later."""
     from realdpo.config import load_toml
 
-    folder = workspace.root / "config"
-    files = [p for n in ("decide", "ingest") if (p := folder / f"curate-{n}.toml").exists()]
-    if not files:
-        return decide.thresholds()
-    document = load_toml(max(files, key=lambda p: p.stat().st_mtime))
-    return decide.thresholds(document.get("decide") or document.get("ingest", {}).get("decide"))
+    decided, ingested = (
+        workspace.root / "config" / f"curate-{name}.toml" for name in ("decide", "ingest")
+    )
+    own: Mapping[str, Any] = {}
+    if ingested.exists():
+        own = load_toml(ingested).get("ingest", {}).get("decide", {})
+    if (
+        decided.exists()
+        and ingested.exists()
+        and decided.stat().st_mtime > ingested.stat().st_mtime
+    ):
+        own = {}
+    return decide.thresholds({**decide.stored(workspace), **own})
 
 
 def _funnel(clips: Sequence[Mapping[str, Any]], sources: Sequence[Mapping[str, Any]]) -> Markup:
