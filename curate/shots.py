@@ -39,7 +39,9 @@ class CutFinder:
     """Feeds our frames to a PySceneDetect detector and collects the times it cuts at."""
 
     def __init__(self, settings: ShotSettings, fps: Fraction) -> None:
+        self._settings = settings
         self._detector = _detector(settings)
+        self._soft: list[tuple[Fraction, Fraction]] = []
         self._fps = fps if fps > 0 else Fraction(25)
         self._last: Any = None
         self._cuts: list[Any] = []
@@ -61,11 +63,26 @@ class CutFinder:
         # A fade's cut lies between two frames: the shot begins at the next one.
         codes = [round(time * _CLOCK) for time in times]
         places = {bisect_left(codes, round(cut.pts * cut.time_base * _CLOCK)) for cut in found}
-        return [times[place] for place in sorted(places) if 0 < place < len(codes)]
+        every = [times[place] for place in sorted(places) if 0 < place < len(codes)]
+        if self._settings.detector != "adaptive":
+            return every
+        kept, last = [], times[0]
+        self._soft = []
+        for time in every:
+            if time - last >= exact(self._settings.min_seconds):
+                kept.append(time)
+                last = time
+            else:
+                self._soft.append((time, time))
+        return kept
 
     def soft(self) -> list[tuple[Fraction, Fraction]]:
-        """(start, end) of gradual transitions that the detector itself finds: none."""
-        return []
+        """(start, end) of further places that no clip may cross; known after `cuts`.
+
+        The adaptive detector passes over a cut that follows another too soon. It begins no
+        shot of its own, yet the frames before it are foreign to those after it.
+        """
+        return list(self._soft)
 
 
 def finder(settings: ShotSettings, fps: Fraction) -> CutFinder | NeuralFinder:
@@ -156,7 +173,7 @@ def _detector(settings: ShotSettings) -> Any:
     if settings.detector == "adaptive":
         return _quick(detectors.AdaptiveDetector)(
             adaptive_threshold=threshold,
-            min_scene_len=shortest,
+            min_scene_len=0.0,  # `CutFinder.cuts` sees to it, and keeps what it passes over
             window_width=settings.window,
             min_content_val=settings.min_content,
         )

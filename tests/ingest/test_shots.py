@@ -76,6 +76,23 @@ def test_a_dissolve_is_found_and_a_hard_cut_or_motion_is_not() -> None:
     assert spans([0.0] * 100, shift=3) == []
 
 
+def test_a_shot_shorter_than_the_least_leaves_no_foreign_frame() -> None:
+    rng = np.random.default_rng(1)
+    looks = [np.repeat(np.repeat(rng.integers(0, 255, (9, 16, 3), np.uint8), 8, 0), 8, 1)
+             for _ in range(3)]  # fmt: skip
+    times, detector = times_of(6), CutFinder(ShotSettings(), RATE)
+    for n, time in enumerate(times):
+        picture = looks[0 if n < 70 else 1 if n < 78 else 2].copy()
+        picture[n % 72, :4] ^= 255  # something moves, or the detector has nothing to compare
+        detector.feed(time, picture)
+    assert detector.cuts(times) == [Fraction(70, 25)]
+    assert detector.soft() == [(Fraction(78, 25), Fraction(78, 25))]
+    spans = divide(times, [Fraction(70, 25)], detector.soft(), RATE, ClipSettings(), Target())
+    good = [s for s in spans if not s.reasons]
+    assert good
+    assert all(s.start >= Fraction(78, 25) or s.end <= Fraction(70, 25) for s in good)
+
+
 def test_spans_keep_away_from_cuts_and_are_of_one_shot() -> None:
     cuts = [Fraction(3), Fraction(4), Fraction(20)]
     spans = divide(times_of(30), cuts, [], RATE, ClipSettings(), Target())
