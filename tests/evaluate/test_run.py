@@ -19,6 +19,7 @@ from realdpo.cli import app
 from realdpo.errors import UserError
 from realdpo.media import decode
 from realdpo.media.encode import encode
+from realdpo.pairs import conform
 from realdpo.train import models
 from realdpo.train.config import TrainConfig
 from realdpo.train.evaluate import commands, run
@@ -152,7 +153,7 @@ def finished(tmp_path, street):
         order = np.concatenate([[0], 1 + rng.permutation(8)])
         for name, frames in (("steady", video), ("shuffled", video[order])):
             (tmp_path / name).mkdir(exist_ok=True)
-            (tmp_path / name / f"{prompt}.mp4").write_bytes(encode(frames, Fraction(8)))
+            (tmp_path / name / f"{prompt}.mp4").write_bytes(encode(frames, Fraction(8), conform.encoder(12)))
     return tmp_path
 
 
