@@ -153,7 +153,9 @@ def finished(tmp_path, street):
         order = np.concatenate([[0], 1 + rng.permutation(8)])
         for name, frames in (("steady", video), ("shuffled", video[order])):
             (tmp_path / name).mkdir(exist_ok=True)
-            (tmp_path / name / f"{prompt}.mp4").write_bytes(encode(frames, Fraction(8), conform.encoder(12)))
+            (tmp_path / name / f"{prompt}.mp4").write_bytes(
+                encode(frames, Fraction(8), conform.encoder(12))
+            )
     return tmp_path
 
 
