@@ -155,12 +155,12 @@ def thresholds(workspace: Workspace, clips: pa.Table | None) -> dict[str, dict[s
 
 
 def funnel(clips: pa.Table, rules: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
-    """Rows {step, dropped, alone, left}: from every shot found to the clips that were kept.
+    """Rows {step, dropped, alone, left}: from every clip found to those that were kept.
 
     `dropped` counts clips to which a rule applies, `alone` those that no other rule touches.
     """
     total = clips.num_rows
-    rows: list[dict[str, Any]] = [{"step": "shots found", "left": total}]
+    rows: list[dict[str, Any]] = [{"step": "clips found", "left": total}]
     failed = sum(status != "ok" for status in clips["status"].to_pylist())
     if failed:
         rows.append({"step": "could not be measured", "dropped": failed, "alone": failed})

@@ -85,7 +85,7 @@ def test_the_funnel_counts_by_hand(made: workspaces.Made) -> None:
     assert rules == {"motion.subject": {"min": 1.5}, "luma.mean": {"min": 30.0, "max": 240.0}}
     rows = [(str(row["step"]), row.get("dropped"), row.get("alone"), row.get("left")) for row in cards.funnel(clips, rules)]  # fmt: skip
     assert rows == [
-        ("shots found", None, None, 9),
+        ("clips found", None, None, 9),
         ("`motion.subject < 1.5`", 3, 1, None),
         ("`luma.mean < 30`", 2, 0, None),
         ("`luma.mean > 240`", 0, 0, None),

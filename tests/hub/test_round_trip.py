@@ -54,8 +54,8 @@ def test_push_killed_pushed_again_loaded_and_pulled(
     push = subprocess.Popen(
         [*command, "--set", "workers=1"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while len(hub.large) < 3 and time.monotonic() < deadline:
+    deadline = time.monotonic() + 600  # a loaded machine takes its time to get there
+    while len(hub.large) < 3 and push.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     os.kill(push.pid, signal.SIGKILL)
     push.wait()
