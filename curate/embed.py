@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
-    Vectors = npt.NDArray[np.float32]
+    Vectors = npt.NDArray[Any]
 
 Row = Mapping[str, Any]
 VERSION = b"1"

@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from realdpo.errors import UserError
 
-Vectors = npt.NDArray[np.float32]
+Vectors = npt.NDArray[Any]
+"""float32, one vector a row."""
 
 REAL = (
     "real video footage of a person",
@@ -59,7 +60,7 @@ def zero_shot(clips: Vectors, classes: Vectors, scale: float) -> Vectors:
     return (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def standing(clips: Vectors, texts: Vectors) -> npt.NDArray[np.float32]:
+def standing(clips: Vectors, texts: Vectors) -> Vectors:
     """For each clip the share of the other, different texts that fit it worse than its own.
 
     [N, D], [N, D] to [N] in 0..1, NaN where all texts are the same. 1 means that its own caption
@@ -113,7 +114,7 @@ def near_duplicates(clips: Vectors, least: float = 0.98) -> list[tuple[int, int]
     return pairs
 
 
-def aesthetics(frames: Vectors, head: Sequence[tuple[Vectors, Vectors]]) -> npt.NDArray[np.float32]:
+def aesthetics(frames: Vectors, head: Sequence[tuple[Vectors, Vectors]]) -> Vectors:
     """The LAION predictor on unit CLIP vectors: [N, D] to [N], about 1 to 10.
 
     Its published form is a chain of linear layers without activations between them

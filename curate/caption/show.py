@@ -80,7 +80,9 @@ def clip_frames(
         )
         seconds = float(end - start)
     step = seconds / (count - 1) if count > 1 else seconds + 1.0
-    chosen, first, last = [], None, None
+    chosen: list[decode.Frame] = []
+    first: Fraction | None = None
+    last: decode.Frame | None = None
     for frame in pictures:
         first = frame.time if first is None else first
         last = frame

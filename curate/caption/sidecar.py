@@ -30,12 +30,12 @@ def find(video: str | Path) -> str | None:
             if path.is_file() and (text := _text(path).strip()):
                 return text
         path = base.with_name(base.name + ".json")
-        if path.is_file() and (text := _field(_json(path, _text(path)))):
-            return text
+        if path.is_file() and (said := _field(_json(path, _text(path)))):
+            return said
     for name in TABLES:
         path = video.parent / name
-        if path.is_file() and (text := _captions(path, path.stat().st_mtime_ns).get(video.name)):
-            return text
+        if path.is_file() and (said := _captions(path, path.stat().st_mtime_ns).get(video.name)):
+            return said
     return None
 
 
