@@ -58,7 +58,7 @@ def html(workspace: Workspace) -> str:
     chosen = _chosen(clips)
     previews = _previews(workspace, chosen, sources)
     kept = [clip for clip in clips if clip["keep"]]
-    hours = sum(clip["end_s"] - clip["start_s"] for clip in kept) / 3600
+    seconds = sum(clip["end_s"] - clip["start_s"] for clip in kept)
     return page.page(
         "Curation report",
         [
@@ -75,8 +75,12 @@ def html(workspace: Workspace) -> str:
             page.Section("Actions", _actions(kept)),
             page.Section("Provenance", _provenance(sources, clips)),
         ],
-        subtitle=f"{len(sources)} sources, {len(clips)} clips, {len(kept)} kept, {hours:.2f} hours",
+        subtitle=f"{len(sources)} sources, {len(clips)} clips, {len(kept)} kept, {_long(seconds)}",
     )
+
+
+def _long(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"
 
 
 def in_force(workspace: Workspace) -> dict[str, float]:
@@ -191,7 +195,7 @@ def _clips(
         page.video(encode(preview.frames, preview.fps, settings), _caption(clip))
         for clip, preview in shown[:playable]
     )
-    return page.image(sheet, f"{title}: {len(shown)} clips") + Markup(
+    return page.image(sheet, f"{title}, {len(shown)} shown") + Markup(
         '<div class="row" style="display:flex;flex-wrap:wrap;gap:1rem">{}</div>'
     ).format(players)
 
@@ -201,7 +205,7 @@ def _label(clip: Mapping[str, Any], title: str) -> str:
     for reason in clip["reasons"] or ():
         if decide.reason_name(reason) == title and "=" in reason:
             return reason.split("=", 1)[1].replace("\n", " ")
-    words = clip["prompt"] or clip["title"] or clip["clip_id"][:8]
+    words = clip["prompt"] or clip["title"] or f"{clip['end_s'] - clip['start_s']:.2f} s"
     return str(words).replace("\n", " ")
 
 

@@ -61,7 +61,7 @@ FIELDS = (
 @lru_cache(maxsize=1)
 def _flow() -> cv2.DISOpticalFlow:
     # Once a process: the object keeps its pyramids between calls.
-    return cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+    return cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
 
 
 def of_pair(before: Bytes, after: Bytes, seconds: float) -> dict[str, float]:
@@ -175,12 +175,13 @@ def _dense(before: Bytes, after: Bytes) -> Floats:
             cv2.copyMakeBorder(picture, 0, down, 0, right, cv2.BORDER_REPLICATE)
             for picture in (before, after)
         )
-    return _flow().calc(before, after, None)[:height, :width]
+    flow = _flow().calc(before, after, None)  # type: ignore[call-overload]
+    return flow[:height, :width]
 
 
 def _unexplained(before: Bytes, after: Bytes, flow: Floats) -> float:
     """Mean |before - after brought back along the flow| over the contrast of `before`."""
-    back = cv2.remap(
+    back = cv2.remap(  # type: ignore[call-overload]
         after, flow + _pixels(*before.shape), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
     )
     contrast = float(cv2.meanStdDev(before)[1][0, 0])

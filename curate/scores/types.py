@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Bytes = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float64]
+# OpenCV's stubs return arrays of any number type, so these names tell the reader, not the checker.
+Bytes = npt.NDArray[Any]
+Floats = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
 Columns = Mapping[str, npt.NDArray[Any]]
