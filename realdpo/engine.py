@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures as futures
 import functools
 import itertools
+import logging
 import multiprocessing
 import os
 import signal
@@ -146,7 +147,7 @@ def _on_ray(
         raise UserError("Ray is not installed", 'pip install "realdpo[ray]"') from None
     if not ray.is_initialized():
         try:
-            ray.init(address=address or None, log_to_driver=False, logging_level="ERROR")
+            ray.init(address=address or None, log_to_driver=False, logging_level=logging.ERROR)
         except ConnectionError as error:
             raise UserError(f"no Ray cluster at {address}: {error}") from None
     # Ray runs a task again when its worker or node dies; an error in the step is a result.
