@@ -35,7 +35,7 @@ def write_report(workspace: Workspace, target: Path | None = None, limit: int = 
     verdict = {}
     if workspace.audit.is_file():
         verdict = json.loads(workspace.audit.read_text(encoding="utf-8"))
-    some = f"{len(shown)} of {len(rows)} pairs" if len(shown) < len(rows) else f"{len(rows)} pairs"
+    some = f"{len(shown)} of {len(rows)} pairs" if len(rows) > 1 else "1 pair"
     first = shown[0]
     page = report.page(
         "Pairs",
@@ -67,7 +67,7 @@ def _audit(found: Mapping[str, Any]) -> Markup:
     head = Markup("<p><strong>{}</strong>: {}</p><p>Motion, which should differ: {}.</p>").format(
         found["verdict"].capitalize(), found["summary"], found["motion"]["words"]
     )
-    if "latents" in found:
+    if "latents" in found and found["latents"]["verdict"] == "clean":  # else it is said above
         head += Markup("<p>Cached latents: {}</p>").format(found["latents"]["summary"])
     if not rows:
         return head + Markup("<p>No single number tells the sides apart.</p>")
