@@ -51,9 +51,9 @@ class Recipe:
     kl: float = 1e-5
     clips: int = 500
     still: float = 0.1
-    steps: int = 1000
+    steps: int = 600
     batch: int = 8
-    rate: float = 2e-3
+    rate: float = 1e-3
     weight_decay: float = 0.01
     prompt_dropout: float = 0.1
     ema: float = 0.995
