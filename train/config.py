@@ -43,7 +43,10 @@ class TrainConfig:
         2000.0, "Logit = -beta/2 * (winner's gap - loser's gap), errors per element."
     )
     label_smoothing: float = _set(0.0, "Share of pairs assumed to be labelled the wrong way round.")
-    sft_weight: float = _set(0.0, "Weight of the winner's own error in the loss.")
+    sft_weight: float = _set(
+        500.0,
+        "Weight of the winner's own error in the loss; beta / 4 is its share of the preference.",
+    )
     sdpo_mu: float | None = _set(
         None, "Diffusion-SDPO safety margin in [0, 1]; scales the loser's gradient. Unset: off."
     )
@@ -168,6 +171,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "realdpo-released": {
         "weights": "full",
         "beta": 5000.0,
+        "sft_weight": 0.0,
         "t_high": 0.5,
         "reference": "ema",
         "ema_rate": 0.999,

@@ -43,10 +43,6 @@ class Log:
         writer.writerows(rows)
         write_text(self.folder / "metrics.csv", text.getvalue())
 
-    def close(self) -> None:
-        self.write_csv()
-        self.accelerator.end_training()
-
 
 def read(path: Path) -> list[dict[str, Any]]:
     """The lines of a log; a last line that a crash cut short is left out."""

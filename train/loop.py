@@ -9,7 +9,7 @@ import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -218,7 +218,7 @@ class Trainer:
         """Log, measure and save what is due. Returns why the run should stop, if it should."""
         config, stopped = self.config, None
         self.log.step(values)
-        self.recent = [*self.recent[-49:], values["loss"]]
+        self.recent = [*self.recent[-49:], _judged(values)]
         final = self.step == config.steps
         due = bool(config.held_out_every) and self.step % config.held_out_every == 0
         if self.watched and (due or final):
@@ -249,8 +249,9 @@ class Trainer:
         if self.main:
             shown = asdict(summary) | {"folder": self.folder.name, "weights": "weights"}
             write_text(self.folder / "summary.json", json.dumps(shown, indent=1))
-            self.log.close()
+            self.log.write_csv()
         self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()  # ends the trackers, and the group of processes
         return summary
 
     def save(self) -> None:
@@ -332,6 +333,7 @@ class Trainer:
         if self.reference is None:
             return values | {"error/win": float(errors.win.mean())}
         values |= objective.diagnostics(errors, self.config.beta)
+        values["loss/preference"] = float(objective.loss(errors, replace(self.aim, sft_weight=0.0)))
         scales = [o.loser_scale for o in outcomes if o.loser_scale is not None]
         if scales:
             values["sdpo_scale"] = statistics.fmean(scales)
@@ -446,9 +448,10 @@ class Trainer:
         if self.config.spike and len(self.recent) >= 10:
             floor = 0.0 if self.reference is None else math.log(2)
             usual = max(statistics.median(self.recent), floor)
-            if loss > self.config.spike * usual:
+            found = _judged(values)
+            if found > self.config.spike * usual:
                 raise UserError(
-                    f"step {self.step + 1}: the loss is {loss:.4g}, {loss / usual:.0f} times the "
+                    f"step {self.step + 1}: the loss is {found:.4g}, {found / usual:.0f} times the "
                     f"usual; {stands}",
                     way_out + ", or allow it with --set spike=0",
                 )
@@ -572,7 +575,13 @@ def _interrupts() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
+def _judged(values: dict[str, float]) -> float:
+    """The part of the loss that can run away: the preference, or the error in plain training."""
+    return values.get("loss/preference", values["loss"])
+
+
 def _note(values: dict[str, float]) -> str:
-    if "rewards/accuracy" not in values:
-        return f"loss {values['loss']:.4f}"
-    return f"loss {values['loss']:.4f} accuracy {values['rewards/accuracy']:.2f}"
+    note = f"loss {_judged(values):.4f}"
+    if "rewards/accuracy" in values:
+        note += f" accuracy {values['rewards/accuracy']:.2f}"
+    return note

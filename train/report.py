@@ -167,7 +167,8 @@ def _held_out(held: Sequence[Row]) -> Markup:
 
 def _curves(steps: Sequence[Row]) -> Markup:
     charts = [
-        ("Loss", ["loss"]),
+        ("Preference loss", ["loss/preference"]),
+        ("Loss in all", ["loss"]),
         ("Accuracy against the reference", ["rewards/accuracy", "loser_dominant_ratio"]),
         ("Rewards", ["rewards/win", "rewards/lose", "rewards/margin"]),
         ("Gaps to the reference", ["win_gap", "lose_gap"]),

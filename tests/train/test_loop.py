@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def config(model) -> TrainConfig:
     return TrainConfig(
-        model=str(model), steps=4, rank=4, lr=1e-3, warmup=2, losers=2,
+        model=str(model), steps=4, rank=4, lr=1e-3, warmup=2, losers=2, sft_weight=0.0,
         checkpoint_every=2, held_out_every=2, held_out_levels=2, keep_checkpoints=9,
     )  # fmt: skip
 
@@ -49,7 +49,7 @@ def test_a_run_leaves_logs_checkpoints_and_weights(fresh, config):
     for name in (
         "rewards/win", "rewards/lose", "rewards/margin", "rewards/accuracy", "error/win",
         "error/lose", "error/ref_win", "error/ref_lose", "win_gap", "lose_gap", "saturation",
-        "loser_dominant_ratio", "grad_norm", "distance/base", "seconds", "lr",
+        "loss/preference", "loser_dominant_ratio", "grad_norm", "distance/base", "seconds", "lr",
     ):  # fmt: skip
         assert name in lines[-1]
     assert lines[-1]["distance/base"] > lines[0]["distance/base"] > 0

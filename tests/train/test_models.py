@@ -48,7 +48,7 @@ def pairs(name, tmp_path_factory):
 @pytest.fixture(scope="module")
 def trainer(name, folder, pairs) -> Trainer:
     config = TrainConfig(
-        model=str(folder), rank=4, lr=3e-3, warmup=0, beta=100.0, held_out_pairs=0,
+        model=str(folder), rank=4, lr=3e-3, warmup=0, beta=100.0, sft_weight=0.0, held_out_pairs=0,
         condition_draws=0, steps=12, spike=0.0,
     )  # fmt: skip
     return Trainer(pairs, config)
