@@ -103,5 +103,8 @@ def test_real_footage_gives_finite_numbers_and_its_own_first_frame_back(bikes):
     frozen = metrics.video_metrics(still, 25)
     assert frozen["motion.subject"] < 0.05 * numbers["motion.total"]
     assert frozen["frozen.share"] > 0.9 > 0.2 > numbers["frozen.share"]
+    doubled = metrics.video_metrics(frames[np.arange(25) // 2], 25)
+    assert doubled["time.repeats"] == pytest.approx(0.5, abs=0.05)
+    assert numbers["time.repeats"] < 0.1
     with pytest.raises(ValueError, match="3 RGB frames"):
         metrics.video_metrics(frames[:2], 25)

@@ -39,7 +39,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("smooth.jerk", -1, "ratio", "second difference of the flow relative to its speed"),
     Metric("motion.smoothness", 1, "0-1", "evenness of the subject's speed"),
     Metric("flash.flicker", -1, "levels", "fast changes of mean brightness"),
-    Metric("frozen.share", -1, "share", "frames that repeat the one before"),
+    Metric("frozen.share", -1, "share", "time in stretches without any change"),
+    Metric("time.repeats", -1, "share", "frames that repeat the one before"),
     Metric("drift.sharpness", -1, "octaves", "sharpness gained or lost from start to end"),
     Metric("drift.colour", -1, "Lab", "shift of mean colour from start to end"),
     Metric("first.psnr", 1, "dB", "first frame against the given one"),
@@ -64,6 +65,7 @@ _FROM_SCORES = (
     "motion.smoothness",
     "flash.flicker",
     "frozen.share",
+    "time.repeats",
 )
 BY_NAME = {metric.name: metric for metric in METRICS}
 
