@@ -53,7 +53,8 @@ def build(folder: Path, prompts: Mapping[str, str], shown: int = 12) -> str:
     if study.is_file():
         sections.append(report.Section("People", _people(json.loads(study.read_text()))))
     fps = (made["settings"] or {}).get("fps", 8.0)
-    sections += _players(folder, rows, prompts, list(made["systems"]), shown, fps)
+    players = _players(folder, rows, prompts, list(made["systems"]), shown, fps)
+    sections.append(report.Section("Videos in step", players))
     sections.append(report.Section("What was run", _what(made)))
     names = ", ".join(f"{name} = {text}" for name, text in made["systems"].items())
     return report.page(
@@ -147,9 +148,9 @@ def _players(
     systems: Sequence[str],
     shown: int,
     fps: float,
-) -> list[report.Section]:
+) -> Markup:
     """Seed 0 of each prompt: the real clip, if any, and every system, in step."""
-    sections = []
+    parts = []
     for item, prompt in list(prompts.items())[:shown]:
         clips = []
         for name in ("real", *systems):
@@ -160,8 +161,9 @@ def _players(
             if row is not None and (folder / row["video"]).is_file():
                 clips.append((name, (folder / row["video"]).read_bytes()))
         if clips:
-            sections.append(report.Section(prompt[:120] or item, report.in_step(clips, fps)))
-    return sections
+            heading = Markup("<h3>{}</h3>").format(prompt or item)
+            parts.append(heading + report.in_step(clips, fps))
+    return Markup("").join(parts) or Markup("<p>No video is there any more.</p>")
 
 
 def _what(made: Mapping[str, Any]) -> Markup:

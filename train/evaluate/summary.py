@@ -125,7 +125,7 @@ def cautions(
             'needed, so everything is "no evidence" whatever the videos look like.'
         )
     elif prompts < 30:
-        found.append(f"{prompts} prompts show large effects only; `needed` says how many more.")
+        found.append(f'{prompts} prompts show large effects only; "needed" says how many would do.')
     return found
 
 
