@@ -52,7 +52,7 @@ class StreamScores:
         if self.wants_luma(time_s):
             row |= detail.of_frame(gray if luma is None else luma)
             self._luma_time = time_s
-        thumb = np.zeros(0, np.uint8)
+        thumb: Bytes = np.zeros(0, np.uint8)
         # The frame nearest to an eighth of a second after the last sample.
         if time_s - self._sample_time >= motion.PAIR_SECONDS - gap / 2:
             small = cv2.resize(gray, self._motion_size, interpolation=cv2.INTER_AREA)
