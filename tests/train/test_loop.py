@@ -282,9 +282,12 @@ def test_accumulation_equals_a_larger_batch(fresh, config):
 
 @pytest.mark.slow
 def test_two_processes_equal_one_with_twice_the_batch(fresh, config, model):
+    # With a large epsilon Adam is momentum, linear in the gradient: with a small one it would blow
+    # up the last digit of a gradient near zero to a whole step.
     common = [
-        "-w", str(fresh.root), "--model", str(model), "--steps", "2", "--lr", "1e-3",
-        "--set", "rank=4", "--set", "warmup=0", "--set", "held_out_levels=2",
+        "-w", str(fresh.root), "--model", str(model), "--steps", "2", "--lr", "0.05",
+        "--set", "adam_eps=1.0", "--set", "rank=4", "--set", "warmup=0",
+        "--set", "held_out_levels=2",
     ]  # fmt: skip
     run = [sys.executable, "-m", "realdpo", "train", *common]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
@@ -301,9 +304,7 @@ def test_two_processes_equal_one_with_twice_the_batch(fresh, config, model):
     for name in ("two", "two-apart"):
         other = final(fresh, name)
         for key in one:
-            # Adam divides by the gradient's size, which blows up the last digit of tiny gradients:
-            # 2e-5 is a hundredth of what two steps at this rate move a weight.
-            torch.testing.assert_close(one[key], other[key], rtol=1e-4, atol=2e-5)
+            torch.testing.assert_close(one[key], other[key], rtol=1e-3, atol=1e-6)
     held = [log.read(fresh.runs / name / "held_out.jsonl")[-1] for name in ("one", "two")]
     assert held[0]["winner_error"] == pytest.approx(held[1]["winner_error"], rel=1e-5)
     losses = [log.read(fresh.runs / name / "log.jsonl")[-1]["loss"] for name in ("one", "two")]
