@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 SIDE = 16  # thumbnails of this many pixels squared: motion blurs out, mixtures stay
 REACH = Fraction(1, 2)  # seconds from a mixture's middle to its ends, at the shortest
 STEP = Fraction(1, 13)  # seconds between looks: a dissolve shows in a dozen of them
+LEAST_LOOKS = 8  # in the window: two looks a second cannot tell a mixture from a jump
 MIN_CHANGE = 14.0  # of 255: root mean square between the ends; less is no other shot
 MAX_RESIDUAL = 0.18  # of that change: how far the middle may be from the ends' mean
 
@@ -42,7 +43,7 @@ class DissolveFinder:
         while len(window) > 2 and time - window[1][0] >= 2 * REACH:
             window.popleft()
         first, last = window[0], window[-1]
-        if last[0] - first[0] < 2 * REACH:
+        if last[0] - first[0] < 2 * REACH or len(window) < LEAST_LOOKS:
             return
         change = _rms(last[1] - first[1])
         if change < MIN_CHANGE:
