@@ -92,7 +92,7 @@ class Workspace:
 
         The lock is the operating system's, so it goes with the process however it dies.
         """
-        import filelock  # comes with torch and huggingface_hub
+        import filelock
 
         try:
             self.root.mkdir(parents=True, exist_ok=True)
