@@ -58,7 +58,7 @@ def ingest(workspace: Workspace, footage: Sequence[str], config: IngestConfig) -
             return {**done["funnel"], "unchanged": True}
         found = identify(workspace, candidates, config)
         facts = measure(workspace, found, config)
-        clips = score(workspace, found, facts, config)
+        clips = remember(workspace, score(workspace, found, facts, config))
         clips = choose(workspace, clips, facts, config)
         clips = describe(workspace, clips, facts, config)
         clips, sizes = write_clips(workspace, clips, found, facts, config)
@@ -245,6 +245,17 @@ def _with_provenance(clips: pa.Table, source: Mapping[str, Any]) -> pa.Table:
     return clips
 
 
+def remember(workspace: Workspace, clips: pa.Table) -> pa.Table:
+    """Scores of captions and meaning from the table on disk: they cost models, or money."""
+    from realdpo.curate.caption.run import carried
+
+    before = carried(workspace)
+    order = clips["clip_id"].to_pylist()
+    for name in sorted({key for row in before.values() for key in row if "." in key}):
+        clips = _set_score(clips, name, [before.get(c, {}).get(name) for c in order])
+    return clips
+
+
 # --- decision ---------------------------------------------------------------------------------
 
 
@@ -352,6 +363,13 @@ def describe(
     order = clips["clip_id"].to_pylist()
     for name in ("prompt", "captioner", "caption_status", "caption_raw", "action"):
         clips = _set(clips, name, [written.get(c, {}).get(name) for c in order])
+    for name in sorted({key for row in rows for key in row if "." in key}):
+        values = clips[name].to_pylist() if name in clips.schema.names else [None] * len(order)
+        fresh = [
+            written[c].get(name) if c in written else value
+            for c, value in zip(order, values, strict=True)
+        ]
+        clips = _set_score(clips, name, fresh)
     return actions.balance(clips, config.per_action) if config.per_action else clips
 
 
@@ -588,6 +606,14 @@ def _set(table: pa.Table, name: str, values: Sequence[Any]) -> pa.Table:
     field = tables.CLIPS.schema.field(name)
     place = table.schema.get_field_index(name)
     return table.set_column(place, field, pa.array(values, field.type))
+
+
+def _set_score(table: pa.Table, name: str, values: Sequence[float | None]) -> pa.Table:
+    import pyarrow as pa
+
+    if name in table.schema.names:
+        table = table.drop_columns([name])
+    return table.append_column(pa.field(name, pa.float32()), pa.array(values, pa.float32()))
 
 
 def _shown(facts: Mapping[str, Any]) -> tuple[int, int]:

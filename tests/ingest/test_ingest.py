@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -269,3 +270,22 @@ def test_other_formats(done: Workspace, footage: Path, tmp_path: Path, form: str
         f.relative_to(tmp_path / "copy") for f in (tmp_path / "copy").rglob("*") if f.is_file()
     }
     assert copied == {f.relative_to(workspace.data) for f in files}
+
+
+@pytest.mark.slow
+def test_scores_of_captions_outlive_another_ingest(footage: Path, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    street = str(footage / "good" / "street.mp4")
+    ingest(workspace, [street], SETTINGS)
+    clips = tables.read(workspace.clips, tables.CLIPS)
+    rows = clips.to_pylist()
+    kept = next(row["clip_id"] for row in rows if row["keep"])
+    for row in rows:
+        row["verify.fit"] = 0.25 if row["clip_id"] == kept else None
+    tables.write(workspace.clips, tables.from_rows(tables.CLIPS, rows), tables.CLIPS)
+
+    ingest(workspace, [street], replace(SETTINGS, decide={**OPEN, "verify.fit_min": 0.5}))
+    after = {row["clip_id"]: row for row in tables.read(workspace.clips, tables.CLIPS).to_pylist()}
+    assert after[kept]["verify.fit"] == 0.25
+    assert after[kept]["reasons"] == ["verify.fit=0.25<0.5"]
+    assert not after[kept]["keep"]
