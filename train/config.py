@@ -108,7 +108,7 @@ class TrainConfig:
     stop_on_win_gap: float | None = _set(
         None, "Stop when the winner's held-out error is this share above the base's, e.g. 0.02."
     )
-    spike: float = _set(20.0, "Stop when a step's loss is this many times the usual; 0: never.")
+    spike: float = _set(200.0, "Stop when a step's loss is this many times the usual; 0: never.")
     checkpoint_every: int = _set(100, "Steps between checkpoints.")
     keep_checkpoints: int = _set(2, "Checkpoints kept, beside the best.")
     held_out_every: int = _set(50, "Steps between held-out measurements; 0: only first and last.")

@@ -139,7 +139,7 @@ def test_nan_stops_and_the_last_checkpoint_stands(fresh, config, monkeypatch):
 
 
 def test_a_spike_stops(fresh, config):
-    trainer = Trainer(fresh, replace(config, beta=20000.0))
+    trainer = Trainer(fresh, replace(config, beta=20000.0, spike=20.0))
     trainer.start_or_resume()
     trainer.recent = [0.69] * 10
     with torch.no_grad():
