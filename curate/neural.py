@@ -43,7 +43,7 @@ class NeuralFinder:
         """The next frame: uint8 [H, W, 3]."""
         import cv2
 
-        small = cv2.resize(rgb, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
+        small: Any = cv2.resize(rgb, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
         self._waiting += [small] * (1 if self._waiting else 1 + MARGIN)
         if len(self._waiting) == WINDOW:
             self._judge()

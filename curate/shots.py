@@ -198,7 +198,7 @@ def _quick(kind: type) -> type:
         _before: npt.NDArray[np.uint8] | None = None
 
         def _calculate_frame_score(self, timecode: Any, frame_img: npt.NDArray[np.uint8]) -> float:
-            hsv = cv2.cvtColor(frame_img, cv2.COLOR_RGB2HSV)
+            hsv: Any = cv2.cvtColor(frame_img, cv2.COLOR_RGB2HSV)
             before, self._before = self._before, hsv
             return 0.0 if before is None else cv2.norm(hsv, before, cv2.NORM_L1) / hsv.size
 

@@ -309,7 +309,7 @@ def _with_sidecar(candidate: Candidate) -> Candidate:
             continue  # none there, or somebody else's JSON
         if not isinstance(words, dict):
             continue
-        known = {
+        known: dict[str, Any] = {
             "license": _text(words, "license", "licence"),
             "author": _text(words, "author", "uploader", "creator", "channel", "user"),
             "source_url": _text(words, "source_url", "webpage_url", "url"),

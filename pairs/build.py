@@ -213,7 +213,7 @@ def _make(
         key = f"{task.pair_id}.{part}"
         record = ledger.get(key)
         made = record is not None and record.get("error") is None
-        if made and (workspace.pair_videos / record["file"]).exists():
+        if record and made and (workspace.pair_videos / record["file"]).exists():
             yield "was there"
             continue
         try:

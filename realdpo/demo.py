@@ -81,7 +81,7 @@ def run(workspace: Workspace, own: Path | None = None, *, quick: bool = False) -
     from realdpo import hub
 
     push = hub.plan(workspace, REPO, hub.PushConfig())
-    result = {
+    result: dict[str, Any] = {
         "funnel": funnel,
         "pairs": pairs,
         "training": {

@@ -214,7 +214,7 @@ def _conform(api: HfApi, found: Pull, part: Part, workspace: Workspace) -> None:
     kind, folder, staging = _KINDS[part.kind], _folder(workspace, part.kind), workspace.step("pull")
     for split, name in part.splits.items():
         rows = (_row(row, part.kind, split) for row in _rows(api, found, part, name))
-        drafts = []
+        drafts: list[Path] = []
         while chunk := list(itertools.islice(rows, ROWS_PER_SHARD)):
             drafts.append(staging / f"{split}-{len(drafts)}.parquet")
             tables.write(drafts[-1], tables.from_rows(kind, chunk), kind)

@@ -89,7 +89,8 @@ def load(name: str, device: str = "auto") -> tuple[Any, Any]:
     processor.tokenizer.padding_side = "left"  # answers of a batch must start side by side
     if processor.tokenizer.pad_token_id is None:
         processor.tokenizer.pad_token = processor.tokenizer.eos_token
-    return processor, model.to(place).eval()
+    placed: Any = model  # transformers wraps .to in a way that hides its arguments
+    return processor, placed.to(place).eval()
 
 
 def resolve_device(device: str) -> torch.device:

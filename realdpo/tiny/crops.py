@@ -63,7 +63,7 @@ def draw(
     fps: speeds to choose from. least: smallest square, as a share of the short side. Films are
     equally likely, however long they are.
     """
-    film = films[rng.integers(len(films))]
+    film = films[int(rng.integers(len(films)))]
     speed = float(rng.choice(fps))
     first, last = film.times[0], film.times[-1]
     if within_shot:

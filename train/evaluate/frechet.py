@@ -74,11 +74,12 @@ def _load_videomae(kind: str, path: Path, device: str) -> FeatureNetwork:
     from transformers import VideoMAEModel
 
     try:
-        model, info = VideoMAEModel.from_pretrained(
+        loaded: Any = VideoMAEModel.from_pretrained(
             path, local_files_only=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} is not a VideoMAE folder: {str(error).splitlines()[0]}") from None
+    model, info = loaded
     lacking = sorted(info["missing_keys"]) + sorted(map(str, info["mismatched_keys"]))
     if lacking:
         raise UserError(f"{path} lacks weights of VideoMAE, for one {lacking[0]}")

@@ -82,7 +82,9 @@ class Plan:
     @property
     def form(self) -> conform.Form | None:
         s = self.settings
-        return s and conform.Form(s.width, s.height, s.frames, Fraction(s.fps).limit_denominator())
+        if s is None:
+            return None
+        return conform.Form(s.width, s.height, s.frames, Fraction(s.fps).limit_denominator())
 
 
 def run(
@@ -445,7 +447,7 @@ def _with_weights(
                 found = _kept(
                     planned.folder / "clip", {"model": config.clip, "video": _hash(planned.folder, row),
                     "prompt": items[row["item"]].prompt},
-                    lambda row=row: ask(_video(planned.folder, row), items[row["item"]].prompt),
+                    lambda: ask(_video(planned.folder, row), items[row["item"]].prompt),  # noqa: B023
                 )  # fmt: skip
                 row["metrics"].update(found)
                 advance()
@@ -473,7 +475,7 @@ def _frechet(planned: Plan, rows: Sequence[Mapping[str, Any]], device: str) -> d
         found = _kept(
             planned.folder / "features",
             {"network": network.name, "video": _hash(planned.folder, row)},
-            lambda row=row: network.features(_video(planned.folder, row)).tolist(),
+            lambda: network.features(_video(planned.folder, row)).tolist(),  # noqa: B023
         )
         by_system.setdefault(row["system"], []).append(np.array(found))
     real = by_system.pop(REAL, [])
@@ -520,12 +522,12 @@ def _judge(planned: Plan, workspace: Workspace, rows: list[dict[str, Any]]) -> d
                     _kept(
                         planned.folder / "judge",
                         what,
-                        lambda item=item, first=first, members=members, seed=seed: judge.judge(
+                        lambda: judge.judge(
                             config,
-                            item.prompt,
-                            first,
-                            {r["system"]: _video(planned.folder, r) for r in members},
-                            seed,
+                            item.prompt,  # noqa: B023
+                            first,  # noqa: B023
+                            {r["system"]: _video(planned.folder, r) for r in members},  # noqa: B023
+                            seed,  # noqa: B023
                         ),
                     )
                 )
@@ -583,7 +585,7 @@ def _texts(value: Any) -> Iterable[str]:
 
 
 def _kept(folder: Path, what: Mapping[str, Any], make: Callable[[], Any]) -> Any:
-    """`make()`, or what it gave before for the same `what`."""
+    """`make()`, or what it gave before for the same `what`; called at once, or not at all."""
     path = folder / f"{content_id(**what)}.json"
     if not path.is_file():
         write_text(path, json.dumps(make()))
