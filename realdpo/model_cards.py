@@ -15,7 +15,7 @@ import realdpo
 from realdpo import markdown as md
 from realdpo.cards import Card, header_text, public_name, saved_settings_of, template, tidy
 from realdpo.config import load_toml
-from realdpo.models import TINY
+from realdpo.models import TINY, tiny_folder
 from realdpo.workspace import Workspace
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -136,6 +136,17 @@ def _header(
     return header
 
 
+def _text_tokens(base: str) -> int | None:
+    """The number of text tokens a local CogVideoX was built for, when it is not the usual 226."""
+    folder = tiny_folder() if base == TINY else Path(base)
+    try:
+        config = json.loads((folder / "transformer" / "config.json").read_text(encoding="utf-8"))
+    except OSError:
+        return None
+    tokens = config.get("max_text_seq_length")
+    return None if tokens in (None, 226) else int(tokens)
+
+
 def _example(
     repo: str, base: str, revision: str | None, lora: bool, sample: Mapping[str, Any] | None
 ) -> str:
@@ -179,6 +190,8 @@ def _example(
             f"width={sample['width']}, height={sample['height']}, num_frames={sample['frames']}",
             f"num_inference_steps={sample['steps'] or 50}, guidance_scale={sample['guidance'] or 6.0:g}",
         ]
+    if tokens := _text_tokens(base):
+        call.append(f"max_sequence_length={tokens}")
     call.append('generator=torch.Generator("cpu").manual_seed(0)')
     lines += ["video = pipe(", *(f"    {part}," for part in call), ").frames[0]"]
     lines.append(

@@ -118,7 +118,7 @@ def train(
             print(_told(summary))
 
 
-@app.command()
+@app.command(epilog="Example: [bold]realdpo train report dpo -w work[/bold]")
 def report(
     run: Annotated[str, typer.Argument(help="Name of the run under runs/.")],
     workspace: options.Workspace = _WORK,

@@ -35,3 +35,13 @@ def fresh(work, tmp_path):
         (work.root / name).mkdir(exist_ok=True)
         (tmp_path / name).symlink_to(work.root / name, target_is_directory=True)
     return Workspace(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def own_accelerator():
+    """accelerate keeps one precision a process; each test is a process of its own."""
+    yield
+    if "accelerate" in sys.modules:
+        from accelerate.state import AcceleratorState
+
+        AcceleratorState._reset_state(reset_partial_state=True)
