@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 HEADLESS = @$(BIN)/python -c "import cv2" 2>/dev/null || \
 	$(BIN)/python -m pip install --quiet --force-reinstall --no-deps opencv-python-headless
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test lint miniature clean
 
 install: $(VENV)/.demo
 	@echo "realdpo is in $(BIN)/realdpo"
@@ -36,6 +36,9 @@ $(VENV)/.test: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[test]"
 	$(HEADLESS)
 	@touch $@ $(VENV)/.demo
+
+miniature: $(VENV)/.demo
+	$(BIN)/python benchmarks/miniature.py
 
 clean:
 	rm -rf $(VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache
