@@ -35,31 +35,31 @@ class Limit:
     source: str
 
 
-# "measured": set on everyday footage (street, indoor, sport, phone, vertical), so that ordinary
-# takes pass and made-up defects of that kind do not. They are a start; `curate calibrate` shows
-# what they do to yours.
+# "measured" names footage on both sides of the bound; a "choice" is only known to let a handful of
+# everyday films pass (street, indoor, sport, phone, vertical). Both are a start: `curate calibrate`
+# shows what they do to yours.
 LIMITS: tuple[Limit, ...] = (
     Limit("time.fps", 14.5, None, "other pipelines ask 15 frames a second; 0.5 for rounding"),
     Limit("time.gap", None, 0.5, "choice: half a second without a frame is a hole"),
     Limit("source.short_side", 240, None, "choice: below, no target can be filled"),
     Limit("luma.mean", 20, 235, "20 is in use elsewhere; its usual 140 drops bright rooms"),
-    Limit("luma.contrast", 10, None, "measured: fog and plain titles lie below"),
-    Limit("luma.highlights", None, 0.4, "measured: windows and snow stay below"),
-    Limit("luma.shadows", None, 0.6, "measured: night streets stay below"),
+    Limit("luma.contrast", 10, None, "choice: fog and plain titles are meant to lie below"),
+    Limit("luma.highlights", None, 0.4, "choice: windows and snow are meant to stay below"),
+    Limit("luma.shadows", None, 0.6, "choice: night streets are meant to stay below"),
     Limit("black.share", None, 0.05, "choice: one frame in twenty, by FFmpeg's blackdetect"),
     Limit("flash.rate", None, 3, "WCAG 2.3.1: more than three flashes a second"),
-    Limit("flash.flicker", None, 12, "measured: strobes and broken exposure lie above"),
+    Limit("flash.flicker", None, 12, "choice: strobes and broken exposure are meant to lie above"),
     Limit("frozen.share", None, 0.3, "measured: a held pose stays below, a still does not"),
     Limit("box.share", None, 0.1, "choice: bars of a twentieth on two sides"),
-    Limit("detail.sharpness", 0.35, None, "measured: takes out of focus lie below"),
-    Limit("detail.noise", None, 12, "measured: grain that hides texture lies above"),
-    Limit("detail.blocking", None, 1.0, "measured: H.264 of 0.01 bit a pixel lies above"),
-    Limit("detail.combing", None, 0.01, "measured: fields woven in motion lie above"),
+    Limit("detail.sharpness", 0.35, None, "choice: takes out of focus are meant to lie below"),
+    Limit("detail.noise", None, 12, "choice: grain that hides texture is meant to lie above"),
+    Limit("detail.blocking", None, 1.0, "choice: starved H.264 is meant to lie above"),
+    Limit("detail.combing", None, 0.01, "choice: fields woven in motion lie above"),
     Limit("motion.subject", 0.04, None, "measured: breathing and leaves lie below, gestures above"),
     Limit("motion.subject_share", 0.003, None, "measured: a hand at arm's length is a hundredth"),
-    Limit("motion.camera", None, 1.5, "measured: whip pans lie above"),
-    Limit("motion.shake", None, 0.6, "measured: a walking phone stays below"),
-    Limit("motion.unexplained", None, 0.5, "measured: cuts and time-lapse lie above"),
+    Limit("motion.camera", None, 1.5, "choice: whip pans are meant to lie above"),
+    Limit("motion.shake", None, 0.6, "choice: a walking phone is meant to stay below"),
+    Limit("motion.unexplained", None, 0.5, "choice: cuts and time-lapse are meant to lie above"),
     Limit("people.share", 0.3, None, "measured: the detector misses every other frame of cyclists"),
     Limit("people.height", 0.15, None, "choice: smaller, an action cannot be read"),
     Limit("text.area", None, 0.05, "choice for fine-tuning sets; pretraining allows 0.3"),

@@ -24,7 +24,7 @@ WORDS = CELLS * CELLS // 8
 
 @dataclass(frozen=True)
 class DedupSettings:
-    """When two clips are the same footage; measured on re-encoded, scaled, cropped, shifted clips.
+    """When two clips are the same footage; set on drawn scenes and a few real frames.
 
     picture: least correlation of the mean pictures: 0.74 was the lowest of frames cropped by 5 %
     on every side, and unrelated frames lie at 0 with a deviation of 0.18. motion: least
