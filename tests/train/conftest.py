@@ -37,11 +37,11 @@ def fresh(work, tmp_path):
     return Workspace(tmp_path)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def own_accelerator():
-    """accelerate keeps one precision a process; each test is a process of its own."""
-    yield
-    if "accelerate" in sys.modules:
-        from accelerate.state import AcceleratorState
+    """accelerate keeps one precision a process: begin and end this test without any."""
+    from accelerate.state import AcceleratorState
 
-        AcceleratorState._reset_state(reset_partial_state=True)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)

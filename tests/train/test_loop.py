@@ -224,6 +224,7 @@ def test_the_bank_saves_reference_forwards_and_changes_nothing(fresh, config, mo
     assert same(first, final(fresh, "without"))
 
 
+@pytest.mark.usefixtures("own_accelerator")
 @pytest.mark.parametrize("weights", ["lora", "full"])
 def test_bfloat16_computes_in_half_and_trains_in_float32(fresh, config, weights):
     half = replace(config, precision="bf16", weights=weights, lr=1e-4, steps=2, name=weights)
