@@ -8,6 +8,7 @@ from fractions import Fraction
 from types import MappingProxyType
 from typing import Any, Literal
 
+from realdpo.curate.caption.config import CaptionConfig
 from realdpo.errors import UserError
 from realdpo.media.encode import EncodeSettings
 
@@ -115,9 +116,10 @@ class IngestConfig:
     """Everything `curate ingest` can be told.
 
     target: name of a preset in TARGETS. decide: thresholds, `<group>.<name>_min` or `_max`,
-    over the defaults of `curate.decide`. caption: name of a captioner. extras: scores of
-    sampled frames to run (people, text, nsfw). engine: where steps run. workers: processes,
-    0 for as many as cores. address: of a Ray cluster, empty starts one here.
+    over the defaults of `curate.decide`. caption: name of a captioner; captions: how it is
+    asked. extras: scores of sampled frames to run (people, text, nsfw). engine: where steps
+    run. workers: processes, 0 for as many as cores. address: of a Ray cluster, empty starts
+    one here.
     """
 
     target: str = "native"
@@ -127,6 +129,7 @@ class IngestConfig:
     decide: dict[str, Any] = field(default_factory=dict)
     per_action: int = 0
     caption: str = "keywords"
+    captions: CaptionConfig = field(default_factory=CaptionConfig)
     extras: tuple[str, ...] = ()
     encode: EncodeSettings = field(default_factory=EncodeSettings)
     shards: ShardSettings = field(default_factory=ShardSettings)

@@ -348,14 +348,13 @@ def describe(
 ) -> pa.Table:
     """Give every kept clip its action tags and its prompt, and balance the actions."""
     from realdpo.curate import actions
-    from realdpo.curate.caption.config import CaptionConfig
     from realdpo.curate.caption.run import caption_rows
 
     sources_by_id = {row["source_id"]: row for row in facts if row["source_id"]}
     rows = clips.filter(clips["keep"]).select(tables.CLIPS.schema.names).to_pylist()
     for row in rows:
         row["action"] = actions.tag([row["title"], *(row["keywords"] or ())])
-    settings = CaptionConfig(captioner=config.caption)
+    settings = dataclasses.replace(config.captions, captioner=config.caption)
     rows, _ = caption_rows(workspace, rows, sources_by_id, settings)
     for row in rows:
         row["action"] = actions.tag([row["title"], *(row["keywords"] or ()), row["prompt"]])
