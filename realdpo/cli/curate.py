@@ -124,8 +124,4 @@ def _sorted_sets(sets: Sequence[str], names: set[str]) -> tuple[list[str], list[
 
 
 for _name in ("curate_scores", "curate_caption"):
-    try:
-        importlib.import_module(f"realdpo.cli.{_name}")
-    except ModuleNotFoundError as error:
-        if error.name != f"realdpo.cli.{_name}":
-            raise
+    importlib.import_module(f"realdpo.cli.{_name}")
