@@ -32,7 +32,10 @@ def caption(
     main = _main_sentence(words, [action for action in spoken if action])
     themes = _themes(keywords or (), main, spoken)
     parts = [main] if main else []
-    parts += [f"The themes are {_listed(themes)}."] if themes else []
+    if len(themes) == 1:
+        parts.append(f"The theme is {_noun_phrase(themes[0].split())}.")
+    elif themes:
+        parts.append(f"The themes are {_listed(themes)}.")
     parts += facts
     return " ".join(parts) or UNTITLED
 

@@ -39,6 +39,7 @@ def test_titles(title: str, wanted: str) -> None:
 def test_tags_and_actions_are_said_once() -> None:
     text = keywords.caption(None, ["salon", "hair", "beauty"], ["hair_braiding"], "x_0001.mp4")
     assert text == "Someone is braiding hair. The themes are salon and beauty."
+    assert keywords.caption("carphone", ["face"]) == "A carphone is in view. The theme is a face."
     assert keywords.caption("chef", actions=["chopping vegetables", "talking"]) == (
         "A chef is chopping vegetables and talking."
     )
