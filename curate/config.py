@@ -18,6 +18,9 @@ ANALYSIS_SIDE = 256
 It is the size PySceneDetect's own command reduces to, so its thresholds keep their meaning.
 """
 
+SHORT_SIDE = 240
+"""Pixels that a source's shorter side must have, unless the target needs fewer."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -116,7 +119,8 @@ class IngestConfig:
     """Everything `curate ingest` can be told.
 
     target: name of a preset in TARGETS. decide: thresholds, `<group>.<name>_min` or `_max`,
-    over the defaults of `curate.decide`. caption: name of a captioner; captions: how it is
+    over the defaults of `curate.decide`; a target smaller than its `source.short_side_min` lowers
+    that one to its own size. caption: name of a captioner; captions: how it is
     asked. extras: scores of sampled frames to run (people, text, nsfw). engine: where steps
     run. workers: processes, 0 for as many as cores. address: of a Ray cluster, empty starts
     one here.
@@ -146,3 +150,9 @@ class IngestConfig:
             raise UserError("shards.validation and shards.test are shares, 0 or more")
         if self.shards.validation + self.shards.test >= 1:
             raise UserError("shards.validation and shards.test leave nothing to train on")
+        target = TARGETS[self.target]
+        side = min(target.width, target.height)
+        if 0 < side < SHORT_SIDE:
+            # First, so that whatever was given comes after it and wins.
+            limits = {"source.short_side_min": float(side), **self.decide}
+            object.__setattr__(self, "decide", limits)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from realdpo.curate.config import SHORT_SIDE
 from realdpo.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Limit:
 LIMITS: tuple[Limit, ...] = (
     Limit("time.fps", 14.5, None, "other pipelines ask 15 frames a second; 0.5 for rounding"),
     Limit("time.gap", None, 0.5, "choice: half a second without a frame is a hole"),
-    Limit("source.short_side", 240, None, "choice: below, no target can be filled"),
+    Limit("source.short_side", SHORT_SIDE, None, "choice: below, no large target can be filled"),
     Limit("luma.mean", 20, 235, "20 is in use elsewhere; its usual 140 drops bright rooms"),
     Limit("luma.contrast", 10, None, "choice: fog and plain titles are meant to lie below"),
     Limit("luma.highlights", None, 0.4, "choice: windows and snow are meant to stay below"),
@@ -263,6 +264,14 @@ def load_overrides(config: Path | None, sets: Sequence[str]) -> dict[str, Any]:
             raise UserError(f"--set {text}: not of the form key=value")
         result[key.strip().removeprefix("decide.")] = _number(raw.strip())
     return result
+
+
+def asked_of_ingest(workspace: Workspace) -> dict[str, Any]:
+    """The thresholds that `curate ingest` was given, or that its target brought along."""
+    from realdpo.config import load_toml
+
+    path = workspace.root / "config" / "curate-ingest.toml"
+    return dict(_flat(load_toml(path)["ingest"].get("decide", {}))) if path.exists() else {}
 
 
 def stored(workspace: Workspace) -> dict[str, Any]:

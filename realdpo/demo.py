@@ -198,8 +198,7 @@ def _plan(workspace: Workspace, films: str, quick: bool) -> Plan:
     place = ("-w", str(workspace.root))
     return Plan(
         films,
-        # The default asks for 240 pixels; the model's own 80 are enough for it.
-        IngestConfig(target="tiny", caption="keywords", decide={"source.short_side_min": 80.0}),
+        IngestConfig(target="tiny", caption="keywords"),
         BuildConfig(model="tiny", losers=losers, steps=sampling),
         TrainConfig(
             model="tiny",
@@ -214,8 +213,7 @@ def _plan(workspace: Workspace, films: str, quick: bool) -> Plan:
             allow_shortcut=True,
         ),
         (
-            ("curate", "ingest", films, *place, "--target", "tiny", "--caption", "keywords",
-             "--set", "source.short_side_min=80"),
+            ("curate", "ingest", films, *place, "--target", "tiny", "--caption", "keywords"),
             ("pairs", "build", *place, "--model", "tiny", "--losers", str(losers),
              "--steps", str(sampling)),
             ("train", *place, "--model", "tiny", "--steps", str(steps), "--lr", str(rate),

@@ -22,14 +22,15 @@ def decide(
 ) -> None:
     """Keep or drop every clip anew by its stored scores; nothing is decoded.
 
-    Thresholds are <group>.<name>_min and _max; "off" removes one.
+    Thresholds are <group>.<name>_min and _max; "off" removes one. Those not named here are as
+    `curate ingest` was told, else the defaults.
     """
     with cli.guard(json_):
         from realdpo.curate import decide as room
         from realdpo.workspace import Workspace
 
-        overrides = room.load_overrides(config, set_ or ())
         place = Workspace(workspace)
+        overrides = {**room.asked_of_ingest(place), **room.load_overrides(config, set_ or ())}
         if dry_run:
             result = room.decide(place, overrides, write=False)
         else:

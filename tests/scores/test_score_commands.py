@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pictures import camera_clip
@@ -11,7 +12,10 @@ from typer.testing import CliRunner
 
 from realdpo import tables
 from realdpo.cli import app
+from realdpo.config import to_toml
 from realdpo.curate import report
+from realdpo.curate.config import IngestConfig
+from realdpo.curate.decide import thresholds
 from realdpo.media.encode import EncodeSettings, encode
 from realdpo.workspace import Workspace
 
@@ -81,6 +85,27 @@ def test_decide_judges_and_keeps_its_settings(place: Workspace) -> None:
     assert code == 0
     assert "would keep 1 of 2" in out
     assert tables.read(place.clips, tables.CLIPS)["keep"].to_pylist() == [False, False]
+
+
+def test_decide_starts_from_what_ingest_was_asked(place: Workspace) -> None:
+    settings = IngestConfig(target="tiny", decide={"motion.subject_min": 0.3})
+    place.save_config("curate ingest", to_toml("ingest", settings))
+    code, out = run("decide", "-w", str(place.root), "--set", "luma.mean_min=30", "--json")
+    assert code == 0
+    limits = json.loads(out)["thresholds"]
+    assert limits["source.short_side_min"] == 80  # of the target, below the default
+    assert (limits["motion.subject_min"], limits["luma.mean_min"]) == (0.3, 30)
+    assert json.loads(out)["kept"] == 1
+
+
+def test_a_target_lowers_the_smallest_size_unless_told_otherwise() -> None:
+    def least(**settings: Any) -> float:
+        return thresholds(IngestConfig(**settings).decide)["source.short_side_min"]
+
+    assert least(target="tiny") == 80
+    assert least(target="cogvideox") == least(target="native") == 240
+    assert least(target="tiny", decide={"source.short_side_min": 100}) == 100
+    assert least(target="tiny", decide={"source": {"short_side_min": 100}}) == 100
 
 
 def test_a_mistyped_threshold_is_one_line(place: Workspace) -> None:
