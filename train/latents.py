@@ -248,12 +248,18 @@ class _Cache:
         return np.array(Image.open(io.BytesIO(stored["bytes"])).convert("RGB"))
 
     def _check_size(self, row: dict[str, Any]) -> None:
-        per_latent, multiple = self.family.factors(self.spec)
+        step, multiple = self.family.factors(self.spec)
         width, height, frames = row["width"], row["height"], row["frames"]
-        if width % multiple or height % multiple or (frames - 1) % per_latent:
+        if width % multiple or height % multiple or (frames - 1) % step or frames < 2:
+            below = max(1, (frames - 1) // step) * step + 1
+            near = f"{below}" if below == frames else f"{below} or {below + step}"
+            size = "x".join(
+                str(max(multiple, side // multiple * multiple)) for side in (width, height)
+            )
             raise UserError(
                 f"pair {row['pair_id']} is {width}x{height} with {frames} frames; {self.spec.folder} "
-                f"takes multiples of {multiple} and {per_latent}k+1 frames",
+                f"takes {step}k+1 frames (nearest: {near}) and sides that are multiples of "
+                f"{multiple} (nearest: {size})",
                 "build the pairs with the model that is to be trained",
             )
 

@@ -108,6 +108,22 @@ def test_forward_equals_the_pipelines_own_transformer_call(name, folder, trainer
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
 
 
+def test_legal_lengths_come_back_from_the_vae_whole(folder, trainer):
+    """A legal number of frames decodes to as many; CogVideoX's 4k+1 with k odd does not."""
+    vae = DiffusionPipeline.from_pretrained(folder).vae
+    spec, family = trainer.task.spec, trainer.task.family
+    step, _ = family.factors(spec)
+
+    def decoded(frames: int) -> int:
+        with torch.no_grad():
+            latents = vae.encode(torch.zeros(1, 3, frames, 32, 32)).latent_dist.mode()
+            return vae.decode(latents).sample.shape[2]
+
+    assert [decoded(1 + step * k) for k in (1, 2, 3)] == [1 + step * k for k in (1, 2, 3)]
+    if family.__name__.endswith("cogvideox"):
+        assert decoded(1 + step // 2) == step
+
+
 def test_encoding_is_undone_by_the_pipelines_decoding_scale(name, folder, trainer):
     """Latents have the scale that the pipeline expects to decode: roughly that of the raw posterior."""
     pipe = DiffusionPipeline.from_pretrained(folder)
@@ -223,9 +239,10 @@ def test_unknown_layers_and_pipelines_are_named(work, model, tmp_path):
         models.family_of(spec)
 
 
-def test_pairs_of_the_wrong_size_are_refused(model, tmp_path):
-    work = shards.workspace(tmp_path / "w", train=1, validation=0, frames=8)
-    with pytest.raises(UserError, match=r"8 frames.*4k\+1"):
+@pytest.mark.parametrize(("frames", "nearest"), [(8, "9 or 17"), (13, "9 or 17"), (21, "17 or 25")])
+def test_pairs_of_the_wrong_length_are_refused(model, tmp_path, frames, nearest):
+    work = shards.workspace(tmp_path / "w", train=1, validation=0, frames=frames)
+    with pytest.raises(UserError, match=rf"{frames} frames.*8k\+1 frames \(nearest: {nearest}\)"):
         loop.run(work, TrainConfig(model=str(model)))
 
 

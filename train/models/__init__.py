@@ -61,7 +61,7 @@ class Family(Protocol):
     """Layers that get adapters unless the user names others."""
 
     def factors(self, spec: Spec) -> tuple[int, int]:
-        """(frames per latent frame, pixels a width and height must be a multiple of)."""
+        """What frames after the first, and width and height, must be multiples of."""
 
     def condition_noise(self, spec: Spec) -> tuple[float, float] | None:
         """(mean, std) of the log sigma with which the base saw its first frame noised, if so."""

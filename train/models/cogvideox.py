@@ -17,9 +17,10 @@ TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 
 def factors(spec: Spec) -> tuple[int, int]:
     spatial = 2 ** (len(spec.vae["block_out_channels"]) - 1)
-    return int(spec.vae["temporal_compression_ratio"]), spatial * int(
-        spec.transformer["patch_size"]
-    )
+    # The decoder treats a first frame apart only in an odd number of latent frames: 5 frames
+    # become 2 latent frames, and those come back as 8 frames.
+    per_two_latents = 2 * int(spec.vae["temporal_compression_ratio"])
+    return per_two_latents, spatial * int(spec.transformer["patch_size"])
 
 
 def condition_noise(spec: Spec) -> tuple[float, float] | None:
