@@ -162,15 +162,12 @@ def test_kills_leave_the_same_shards(built, tmp_path, bikes, model) -> None:
     made = 0
     for wanted in (1, 3, 6):  # kill once that many videos are on disk, whatever goes on then
         process = start(workspace, model)
-        deadline = time.monotonic() + 120
-        while process.poll() is None and time.monotonic() < deadline:
-            if workspace.pair_videos.is_dir():
-                made = sum(1 for _ in workspace.pair_videos.glob("*.mp4"))
-                if made >= wanted:
-                    break
-            time.sleep(0.01)
+        while process.poll() is None and len(list(workspace.pair_videos.glob("*.mp4"))) < wanted:
+            time.sleep(0.002)
+        assert process.poll() is None, "ended before it could be killed"
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        assert process.wait() == -signal.SIGKILL
+        made = len(list(workspace.pair_videos.glob("*.mp4")))
     assert made < 9, "killed too late to test anything"
     assert start(workspace, model).wait() == 0
     assert contents(workspace) == expected
