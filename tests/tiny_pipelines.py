@@ -249,30 +249,75 @@ def ltx(image: bool = False) -> Any:
     )
 
 
-def hunyuan() -> Any:
-    """HunyuanVideo: Llama and CLIP text encoders, embedded guidance."""
+def hunyuan_clip() -> tuple[Any, Any]:
+    """Text encoder and tokenizer of the pooled prompt."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    special = ["<|endoftext|>", "<|startoftext|>"]
+    vocab, merges = bpe("a person walking on the street", special, "</w>", metaspace=False)
+    encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=512,
+            hidden_size=8,
+            projection_dim=8,
+            intermediate_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=77,
+            bos_token_id=1,
+            eos_token_id=0,
+            pad_token_id=0,
+        )
+    )
+    return encoder, CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77)
+
+
+def hunyuan_parts(condition: str | None = None) -> dict[str, Any]:
+    """What text-to-video and image-to-video share. `condition`: how the first frame is given."""
     from diffusers import (
         AutoencoderKLHunyuanVideo,
         FlowMatchEulerDiscreteScheduler,
-        HunyuanVideoPipeline,
         HunyuanVideoTransformer3DModel,
     )
+
+    text_encoder_2, tokenizer_2 = hunyuan_clip()
+    return {
+        "text_encoder_2": text_encoder_2,
+        "tokenizer_2": tokenizer_2,
+        "transformer": HunyuanVideoTransformer3DModel(
+            in_channels=9 if condition == "latent_concat" else 4,
+            out_channels=4,
+            num_attention_heads=2,
+            attention_head_dim=10,
+            num_layers=1,
+            num_single_layers=1,
+            num_refiner_layers=1,
+            text_embed_dim=16,
+            pooled_projection_dim=8,
+            rope_axes_dim=(2, 4, 4),
+            image_condition_type=condition,
+            # the released model that concatenates was not distilled
+            guidance_embeds=condition != "latent_concat",
+        ),
+        "vae": AutoencoderKLHunyuanVideo(
+            latent_channels=4,
+            block_out_channels=(8, 8, 8, 8),
+            layers_per_block=1,
+            norm_num_groups=4,
+        ),
+        "scheduler": FlowMatchEulerDiscreteScheduler(shift=7.0),
+    }
+
+
+def hunyuan() -> Any:
+    """HunyuanVideo: Llama and CLIP text encoders, embedded guidance."""
+    from diffusers import HunyuanVideoPipeline
     from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
-    from transformers import (
-        CLIPTextConfig,
-        CLIPTextModel,
-        CLIPTokenizer,
-        LlamaConfig,
-        LlamaModel,
-        LlamaTokenizer,
-    )
+    from transformers import LlamaConfig, LlamaModel, LlamaTokenizer
 
     # trained on the template, else it fills the sequence and every prompt is truncated away
     text = DEFAULT_PROMPT_TEMPLATE["template"]
     vocab, merges = bpe(text, ["<unk>", "<s>", "</s>", "<pad>"], None, metaspace=True)
-    llama_tokenizer = LlamaTokenizer(vocab=vocab, merges=merges, pad_token="<pad>")
-    clip_special = ["<|endoftext|>", "<|startoftext|>"]
-    vocab, merges = bpe("a person walking on the street", clip_special, "</w>", metaspace=False)
     return HunyuanVideoPipeline(
         text_encoder=LlamaModel(
             LlamaConfig(
@@ -284,41 +329,68 @@ def hunyuan() -> Any:
                 pad_token_id=3,
             )
         ),
-        tokenizer=llama_tokenizer,
-        text_encoder_2=CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=512,
-                hidden_size=8,
-                projection_dim=8,
-                intermediate_size=16,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                max_position_embeddings=77,
-                bos_token_id=1,
-                eos_token_id=0,
-                pad_token_id=0,
+        tokenizer=LlamaTokenizer(vocab=vocab, merges=merges, pad_token="<pad>"),
+        **hunyuan_parts(),
+    )
+
+
+def hunyuan_image(condition: str) -> Any:
+    """HunyuanVideo image-to-video: Llava sees the first frame; `condition` as in its transformer."""
+    from diffusers import HunyuanVideoImageToVideoPipeline
+    from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video_image2video import (
+        DEFAULT_PROMPT_TEMPLATE,
+    )
+    from transformers import (
+        CLIPImageProcessor,
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlamaTokenizer,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+    )
+
+    template = DEFAULT_PROMPT_TEMPLATE
+    marks = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<image>"]
+    text = template["template"]
+    for mark in marks:
+        text = text.replace(mark, " ")
+    vocab, merges = bpe(text, ["<unk>", "<s>", "</s>", "<pad>"], None, metaspace=True)
+    tokenizer = LlamaTokenizer(vocab=vocab, merges=merges, pad_token="<pad>")
+    tokenizer.add_special_tokens({"additional_special_tokens": marks})
+    size = 2 * int(template["image_emb_len"] ** 0.5)  # a token for every patch of 2x2 pixels
+    vision = CLIPVisionConfig(
+        hidden_size=8,
+        projection_dim=8,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=size,
+        patch_size=2,
+    )
+    llama = LlamaConfig(
+        vocab_size=600,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        max_position_embeddings=1024,
+        pad_token_id=3,
+    )
+    image_token = tokenizer.convert_tokens_to_ids("<image>")
+    return HunyuanVideoImageToVideoPipeline(
+        text_encoder=LlavaForConditionalGeneration(
+            LlavaConfig(
+                vision_config=vision,
+                text_config=llama,
+                image_token_index=image_token,
+                pad_token_id=3,
             )
         ),
-        tokenizer_2=CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77),
-        transformer=HunyuanVideoTransformer3DModel(
-            in_channels=4,
-            out_channels=4,
-            num_attention_heads=2,
-            attention_head_dim=10,
-            num_layers=1,
-            num_single_layers=1,
-            num_refiner_layers=1,
-            text_embed_dim=16,
-            pooled_projection_dim=8,
-            rope_axes_dim=(2, 4, 4),
+        tokenizer=tokenizer,
+        image_processor=CLIPImageProcessor(
+            size={"shortest_edge": size}, crop_size={"height": size, "width": size}
         ),
-        vae=AutoencoderKLHunyuanVideo(
-            latent_channels=4,
-            block_out_channels=(8, 8, 8, 8),
-            layers_per_block=1,
-            norm_num_groups=4,
-        ),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
+        **hunyuan_parts(condition),
     )
 
 
@@ -366,6 +438,8 @@ PIPELINES = {
     "ltx-t2v": lambda: ltx(),
     "ltx-i2v": lambda: ltx(image=True),
     "hunyuan-t2v": lambda: hunyuan(),
+    "hunyuan-i2v": lambda: hunyuan_image("token_replace"),
+    "hunyuan-i2v-concat": lambda: hunyuan_image("latent_concat"),
     "mochi-t2v": lambda: mochi(),
 }
 

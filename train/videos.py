@@ -52,7 +52,7 @@ def generate(
 
 def _write(pipe: Any, spec: Spec, pair: Pair, config: TrainConfig, path: Path) -> None:
     width, height, frames = pair.size
-    options = models.family_of(spec).sampling(spec, pair.fps)
+    options = {"num_frames": frames} | models.family_of(spec).sampling(spec, pair.fps, frames)
     if pair.first_frame is not None:
         options["image"] = Image.open(pair.first_frame).convert("RGB")
     # The seed belongs to the pair, so base and tuned start from the same noise.
@@ -62,7 +62,6 @@ def _write(pipe: Any, spec: Spec, pair: Pair, config: TrainConfig, path: Path) -
             prompt=pair.prompt,
             width=width,
             height=height,
-            num_frames=frames,
             num_inference_steps=config.validation_steps,
             guidance_scale=config.validation_guidance,
             generator=random,

@@ -30,6 +30,7 @@ _FAMILIES = {
     "LTXPipeline": "ltx",
     "LTXImageToVideoPipeline": "ltx",
     "HunyuanVideoPipeline": "hunyuan",
+    "HunyuanVideoImageToVideoPipeline": "hunyuan",
     "MochiPipeline": "mochi",
 }
 
@@ -85,7 +86,7 @@ class Family(Protocol):
     ) -> Tensor:
         """The prediction for `noisy` [B, ...] at `timestep` [B], called as the pipeline does."""
 
-    def sampling(self, spec: Spec, fps: float) -> dict[str, Any]:
+    def sampling(self, spec: Spec, fps: float, frames: int) -> dict[str, Any]:
         """What the pipeline's call must be told so that it samples as the model is trained."""
 
     def clean_frames(self, spec: Spec) -> int:

@@ -28,7 +28,7 @@ def condition_noise(spec: Spec) -> tuple[float, float] | None:
     return (-3.0, 0.5) if spec.image else None
 
 
-def sampling(spec: Spec, fps: float) -> dict[str, Any]:
+def sampling(spec: Spec, fps: float, frames: int) -> dict[str, Any]:
     return {"max_sequence_length": spec.transformer["max_text_seq_length"]}
 
 

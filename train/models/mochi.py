@@ -22,7 +22,7 @@ def condition_noise(spec: Spec) -> tuple[float, float] | None:
     return None
 
 
-def sampling(spec: Spec, fps: float) -> dict[str, Any]:
+def sampling(spec: Spec, fps: float, frames: int) -> dict[str, Any]:
     return {}
 
 
