@@ -21,7 +21,9 @@ from realdpo.errors import UserError
 from realdpo.files import write_bytes
 from realdpo.pairs import conform
 from realdpo.pairs.config import BuildConfig
+from realdpo.pairs.interchange import imported
 from realdpo.pairs.ledger import Ledger, Record
+from realdpo.pairs.pipeline import OutOfMemory
 from realdpo.pairs.plan import Loser, Plan, Task, loser, plan
 from realdpo.pairs.publish import publish, read_reviews
 from realdpo.progress import bar, say
@@ -53,6 +55,10 @@ def build(
     engine: "local", or "ray" for workers on a cluster that shares the folder.
     """
     planned = plan(workspace, config)
+    if imported(workspace):
+        raise UserError(
+            f"{workspace.root} holds pairs that were imported", "build in another workspace with -w"
+        )
     ledger = Ledger(workspace.step("pairs"))
     mine = [t for t in planned.tasks if t.unfit is None and _of_shard(t, shard)]
     files = _present(workspace)
@@ -196,6 +202,14 @@ def _work(
     return made
 
 
+def _worker(root: Path, config: BuildConfig, shard: tuple[int, int], device: str) -> int:
+    """`_work` on an engine, which keeps an error's message only: the way out goes into it."""
+    try:
+        return _work(root, config, shard, device)
+    except UserError as error:
+        raise UserError(f"{error.message}; {error.hint}" if error.hint else error.message) from None
+
+
 def _silent(*_: Any) -> None:
     """No progress bar: the process that started the workers shows one."""
 
@@ -233,11 +247,13 @@ def _make(
                 extra = {"seed": how.seed, "strategy": how.strategy, "strength": how.strength}
             seconds = time.perf_counter() - started
             data = conform.write(conform.with_first_frame(video, image), form, config.crf)
+        except OutOfMemory:
+            raise  # the next video would not fit either
         except UserError as error:
             ledger.add(key, error=error.message)
             yield f"failed: {error.message}"
             continue
-        except (RuntimeError, ValueError) as error:  # out of memory, a shape the model refused
+        except (RuntimeError, ValueError) as error:  # a shape the model refused
             text = (str(error).splitlines() or [type(error).__name__])[0]
             ledger.add(key, error=text)
             yield f"failed: {text}"
@@ -331,7 +347,7 @@ def _spread(
         thread = threading.Thread(target=watch, daemon=True)
         thread.start()
         try:
-            step = partial(_work, workspace.root.resolve(), config, shard)
+            step = partial(_worker, workspace.root.resolve(), config, shard)
             errors = []
             for outcome in run(
                 step,

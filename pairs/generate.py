@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from realdpo.pairs.adapters import Adapter, Traits, facts_of_pipeline, of
-from realdpo.pairs.pipeline import load_pipeline
+from realdpo.pairs.pipeline import load_pipeline, memory_told
 
 if TYPE_CHECKING:
     import numpy as np
@@ -96,7 +96,7 @@ def generate_video(
     """A video for `prompt`: uint8 [F, H, W, 3], the same for the same seed on the same device.
 
     image: uint8 [H, W, 3], the first frame, for image-to-video models and None for others.
-    NaN becomes 0; use `sample` to see it.
+    NaN becomes 0; use `sample` to see it. Raises OutOfMemory, which says what to try next.
     """
     return to_uint8(sample(pipe, adapter, prompt, image, seed, settings))
 
@@ -136,7 +136,7 @@ def sample(
             raise ValueError("an image-to-video model needs the first frame")
         arguments["image"] = Image.fromarray(image)
     # some parts draw from the global generator; seeded and restored, it changes nothing else
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), memory_told(pipe):
         torch.manual_seed(seed)
         frames = pipe(**arguments).frames[0]
     video = np.asarray(frames, dtype=np.float32)
@@ -169,12 +169,12 @@ def regenerate(
     import torch
 
     facts = facts_of_pipeline(pipe)
-    with torch.no_grad():
+    with torch.no_grad(), memory_told(pipe):
         clean = adapter.encode(pipe, to_tensor(pipe, real)).float()
         noise = torch.randn(
             clean.shape, generator=torch.Generator("cpu").manual_seed(seed ^ 0x5EED)
         ).to(clean)
-        mask = None if box is None else _mask(box, clean, adapter.frame_axis())
+        mask = None if box is None else _mask(box, clean, adapter.FRAME_AXIS)
 
         def at(level: tuple[float, float]) -> torch.Tensor:
             mixed = level[0] * clean + level[1] * noise
@@ -224,7 +224,7 @@ def roundtrip(pipe: Any, adapter: Adapter, video: Video) -> Video:
     """`video` encoded and decoded by the model's VAE; uint8 [F, H, W, 3] in and out."""
     import torch
 
-    with torch.no_grad():
+    with torch.no_grad(), memory_told(pipe):
         latents = adapter.encode(pipe, to_tensor(pipe, video))
         decoded = adapter.decode(pipe, latents)[0].float().permute(1, 2, 3, 0)
     pipe.maybe_free_model_hooks()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -14,7 +14,7 @@ from realdpo import ids, tables
 from realdpo.errors import UserError
 from realdpo.files import atomic_path, write_bytes, write_text
 from realdpo.pairs import conform, latents
-from realdpo.pairs.publish import publish
+from realdpo.pairs.publish import publish, read_reviews
 from realdpo.progress import bar, say
 from realdpo.workspace import Workspace
 
@@ -120,21 +120,55 @@ def take_in(
     says it. Raises UserError when the workspace holds pairs that were built.
     """
     with workspace.lock("pairs import"):
-        before = []
-        if workspace.pairs.is_file():
-            before = tables.read(workspace.pairs, tables.PAIRS).to_pylist()
-            if any(row["clip_id"] != row["pair_id"] for row in before):
-                raise UserError(
-                    f"{workspace.root} holds pairs that were built from its clips",
-                    "import into another workspace with -w",
-                )
-        rows = {row["pair_id"]: row for row in before}
+        rows = {row["pair_id"]: row for row in _rows(workspace)}
+        if not imported(workspace) and rows:
+            raise UserError(
+                f"{workspace.root} holds pairs that were built from its clips",
+                "import into another workspace with -w",
+            )
         with bar("import", len(given), "pairs") as advance:
             for pair in given:
                 row = _row(workspace, pair, origin, task, validation, crf)
                 rows[row["pair_id"]] = row
                 advance(1, "" if row["status"] == "ok" else str(row["error"]))
-        return publish(workspace, [rows[key] for key in sorted(rows)], shard_rows=256)
+        return _published(workspace, rows.values())
+
+
+def imported(workspace: Workspace) -> bool:
+    """Whether the pairs of a workspace came from elsewhere: they have no clips."""
+    import pyarrow.compute as pc
+
+    if not workspace.pairs.is_file():
+        return False
+    table = tables.read(workspace.pairs, tables.PAIRS, ["clip_id", "pair_id"])
+    return bool(pc.any(pc.equal(table["clip_id"], table["pair_id"])).as_py())
+
+
+def review(workspace: Workspace) -> dict[str, Any]:
+    """Write the tables of imported pairs anew after a review; the summary."""
+    with workspace.lock("pairs build"):
+        return _published(workspace, _rows(workspace))
+
+
+def _rows(workspace: Workspace) -> list[dict[str, Any]]:
+    """What pairs.parquet holds, without what the audit added to it."""
+    if not workspace.pairs.is_file():
+        return []
+    rows = tables.read(workspace.pairs, tables.PAIRS).to_pylist()
+    return [{k: v for k, v in row.items() if not k.startswith("audit.")} for row in rows]
+
+
+def _published(workspace: Workspace, rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Publish imported rows as the reviews have them."""
+    reviews = read_reviews(workspace)
+    judged = []
+    for row in sorted(rows, key=lambda row: row["pair_id"]):
+        choice = reviews.get(row["pair_id"])
+        status = row["status"]
+        if status in ("ok", "rejected"):
+            status = "rejected" if choice == "reject" else "ok"
+        judged.append({**row, "status": status, "review": choice})
+    return publish(workspace, judged, shard_rows=256)
 
 
 def _row(

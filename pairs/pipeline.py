@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,10 @@ from realdpo.pairs.adapters import Facts, of
 from realdpo.progress import say
 
 _SAMPLES, _SAMPLE_BYTES = 16, 1 << 20
+
+
+class OutOfMemory(UserError):
+    """Something did not fit into memory; the hint names the next memory option to try."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,9 @@ def load_pipeline(
     if lora is not None:
         _add_lora(pipe, lora, lora_scale)
     options_used = _memory_options(pipe, memory, where)
-    _place(pipe, options_used, where)
+    pipe.memory_options = options_used
+    with memory_told(pipe, where):
+        _place(pipe, options_used, where)
     say(
         f"model {found.id} on {where} in {str(kind).removeprefix('torch.')}"
         + (f", {', '.join(options_used)}" if options_used else "")
@@ -202,6 +208,48 @@ def choose_memory(parts: Mapping[str, int], free: int) -> tuple[str, ...]:
     whole = max(parts.values(), default=0) <= room
     offload = "model_cpu_offload" if whole else "sequential_cpu_offload"
     return (offload, "vae_tiling", "vae_slicing")
+
+
+def next_memory(used: Sequence[str], device: str) -> str | None:
+    """What `--memory` should say after memory ran out on `device` with the options `used`.
+
+    None when every option that helps there is on.
+    """
+    vae = ("vae_tiling", "vae_slicing")
+    offloads = ("model_cpu_offload", "sequential_cpu_offload") if device.startswith("cuda") else ()
+    on = [k for k, option in enumerate(offloads) if option in used]
+    if "vae_tiling" not in used:
+        return ",".join((*offloads[on[-1] :][:1], *vae) if on else vae)
+    left = offloads[on[-1] + 1 :] if on else offloads
+    return ",".join((left[0], *vae)) if left else None
+
+
+@contextlib.contextmanager
+def memory_told(pipe: Any, device: str | None = None) -> Iterator[None]:
+    """Turn running out of memory into OutOfMemory, which says what to try next."""
+    import torch
+
+    try:
+        yield
+    except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+        # a CPU's allocator raises a plain RuntimeError
+        words = ("out of memory", "not enough memory", "can't allocate memory")
+        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not any(
+            word in str(error).lower() for word in words
+        ):
+            raise
+        where = device or str(pipe._execution_device)
+        used = getattr(pipe, "memory_options", ())
+        following = next_memory(used, where)
+        raise OutOfMemory(
+            f"{where} ran out of memory with {', '.join(used) or 'no memory option'}",
+            (
+                f"try --memory {following}"
+                if following
+                else "make smaller videos (--set width=, height=, frames=) or quantise the weights"
+            )
+            + "; what is made is kept",
+        ) from error
 
 
 def _memory_options(pipe: Any, memory: str, device: str) -> tuple[str, ...]:

@@ -80,9 +80,10 @@ class Traits:
 
 
 class Adapter(Protocol):
-    """What each module of this package provides."""
+    """What each module of this package provides. FRAME_AXIS: of time in the latents of `encode`."""
 
     NAME: str
+    FRAME_AXIS: int
 
     @staticmethod
     def traits(facts: Facts) -> Traits: ...
@@ -103,10 +104,6 @@ class Adapter(Protocol):
     def pack(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
         """Latents of `encode` in the layout that the pipeline's `latents` argument takes."""
 
-    @staticmethod
-    def frame_axis() -> int:
-        """The axis of time in the latents of `encode`."""
-
 
 def of(facts: Facts) -> Adapter:
     """The adapter of a pipeline, chosen by its class name."""
@@ -126,6 +123,35 @@ def facts_of_pipeline(pipe: Any) -> Facts:
         if hasattr(part, "config")
     }
     return Facts(type(pipe).__name__, {**parts, "pipeline": dict(pipe.config)})
+
+
+def guided(facts: Facts, settings: Any) -> dict[str, Any]:
+    """`Adapter.arguments` of a pipeline that runs twice, with the prompt and without."""
+    return {
+        "guidance_scale": settings.guidance,
+        "negative_prompt": settings.negative_prompt or None,
+    }
+
+
+def encode_by_channel(pipe: Any, video: torch.Tensor) -> torch.Tensor:
+    """`Adapter.encode` of a VAE whose latents are shifted and scaled by channel."""
+    config = pipe.vae.config
+    latents = pipe.vae.encode(video).latent_dist.mode()
+    return normal(latents, config.latents_mean, config.latents_std) * config.get(
+        "scaling_factor", 1
+    )
+
+
+def decode_by_channel(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
+    """The inverse of `encode_by_channel`."""
+    config = pipe.vae.config
+    latents = latents / config.get("scaling_factor", 1)
+    return pipe.vae.decode(denormal(latents, config.latents_mean, config.latents_std)).sample
+
+
+def as_encoded(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
+    """`Adapter.pack` of a pipeline that takes latents as they are."""
+    return latents
 
 
 def normal(latents: torch.Tensor, mean: Any, std: Any) -> torch.Tensor:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from realdpo.pairs.adapters import Facts, Traits
+from realdpo.pairs.adapters import Facts, Traits, guided
 
 if TYPE_CHECKING:
     import torch
 
 NAME = "cogvideox"
 TASKS = {"CogVideoXPipeline": "t2v", "CogVideoXImageToVideoPipeline": "i2v"}
+FRAME_AXIS = 1
 
 
 def traits(facts: Facts) -> Traits:
@@ -38,8 +39,7 @@ def traits(facts: Facts) -> Traits:
 
 def arguments(facts: Facts, settings: Any) -> dict[str, Any]:
     return {
-        "guidance_scale": settings.guidance,
-        "negative_prompt": settings.negative_prompt or None,
+        **guided(facts, settings),
         # learned positions exist for exactly this many tokens
         "max_sequence_length": facts.get("transformer", "max_text_seq_length", 226),
     }
@@ -63,7 +63,3 @@ def pack(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
     surplus = -latents.shape[1] % step
     packed = torch.cat([latents[:, :1]] * surplus + [latents], dim=1)
     return packed.to(pipe.transformer.dtype)  # this pipeline does not cast what it is given
-
-
-def frame_axis() -> int:
-    return 1

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 NAME = "generic"
+FRAME_AXIS = 2
 
 
 def traits(facts: Facts) -> Traits:
@@ -63,10 +64,6 @@ def decode(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
 
 def pack(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
     raise _unknown(type(pipe).__name__)
-
-
-def frame_axis() -> int:
-    return 2
 
 
 def _call(facts: Facts) -> dict[str, inspect.Parameter]:

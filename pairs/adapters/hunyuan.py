@@ -1,7 +1,8 @@
-"""HunyuanVideo, text-to-video; guidance is an input of the network, not a second pass.
+"""HunyuanVideo, text-to-video and image-to-video; guidance is an input of the network.
 
-Latents are [B, C, F, H, W]. Settings: the model card of hunyuanvideo-community/HunyuanVideo
-(50 steps, embedded guidance 6, 24 frames a second).
+Latents are [B, C, F, H, W]. Settings: the model cards of hunyuanvideo-community/HunyuanVideo and
+HunyuanVideo-I2V (50 steps, embedded guidance 6, 24 frames a second; the image-to-video model that
+gets the picture in further channels was not distilled for guidance: 1).
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
     import torch
 
 NAME = "hunyuan"
-TASKS = {"HunyuanVideoPipeline": "t2v"}
+TASKS = {"HunyuanVideoPipeline": "t2v", "HunyuanVideoImageToVideoPipeline": "i2v"}
+FRAME_AXIS = 2
 
 
 def traits(facts: Facts) -> Traits:
@@ -29,12 +31,16 @@ def traits(facts: Facts) -> Traits:
         frames=129,
         fps=24,
         steps=50,
-        guidance=6.0,
+        guidance=6.0 if facts.get("transformer", "guidance_embeds", True) else 1.0,
     )
 
 
 def arguments(facts: Facts, settings: Any) -> dict[str, Any]:
-    return {"guidance_scale": settings.guidance}
+    # the pipeline that joins the picture as channels cuts the first latent frame's worth of
+    # frames off what it has decoded
+    joined = facts.get("transformer", "image_condition_type") == "latent_concat"
+    surplus = facts.get("vae", "temporal_compression_ratio", 4) if joined else 0
+    return {"guidance_scale": settings.guidance, "num_frames": settings.frames + surplus}
 
 
 def encode(pipe: Any, video: torch.Tensor) -> torch.Tensor:
@@ -46,8 +52,8 @@ def decode(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
 
 
 def pack(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
-    return latents
+    import torch
 
-
-def frame_axis() -> int:
-    return 2
+    if pipe.transformer.config.image_condition_type != "latent_concat":
+        return latents
+    return torch.cat([latents[:, :, :1], latents], dim=2)  # what is cut off, see `arguments`

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from realdpo.pairs.adapters import Facts, Traits, denormal, normal
+from realdpo.pairs.adapters import Facts, Traits, denormal, guided, normal
 
 if TYPE_CHECKING:
     import torch
 
 NAME = "ltx"
 TASKS = {"LTXPipeline": "t2v", "LTXImageToVideoPipeline": "i2v"}
+FRAME_AXIS = 2
 
 
 def traits(facts: Facts) -> Traits:
@@ -42,8 +43,7 @@ def traits(facts: Facts) -> Traits:
 def arguments(facts: Facts, settings: Any) -> dict[str, Any]:
     conditioned = bool(facts.get("vae", "timestep_conditioning", False))  # decoders since 0.9.1
     return {
-        "guidance_scale": settings.guidance,
-        "negative_prompt": settings.negative_prompt or None,
+        **guided(facts, settings),
         "frame_rate": float(settings.fps),
         **({"decode_timestep": 0.05, "decode_noise_scale": 0.025} if conditioned else {}),
     }
@@ -70,7 +70,3 @@ def pack(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
     return pipe._pack_latents(
         latents, pipe.transformer_spatial_patch_size, pipe.transformer_temporal_patch_size
     )
-
-
-def frame_axis() -> int:
-    return 2

@@ -7,15 +7,20 @@ genmo/mochi-1-preview (64 steps, guidance 4.5, 30 frames a second, 6k+1 frames).
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING, Any
 
-from realdpo.pairs.adapters import Facts, Traits, denormal, normal
-
-if TYPE_CHECKING:
-    import torch
+from realdpo.pairs.adapters import (
+    Facts,
+    Traits,
+    as_encoded,
+    decode_by_channel,
+    encode_by_channel,
+    guided,
+)
 
 NAME = "mochi"
 TASKS = {"MochiPipeline": "t2v"}
+FRAME_AXIS = 2
+arguments, encode, decode, pack = guided, encode_by_channel, decode_by_channel, as_encoded
 
 
 def traits(facts: Facts) -> Traits:
@@ -31,30 +36,3 @@ def traits(facts: Facts) -> Traits:
         steps=64,
         guidance=4.5,
     )
-
-
-def arguments(facts: Facts, settings: Any) -> dict[str, Any]:
-    return {
-        "guidance_scale": settings.guidance,
-        "negative_prompt": settings.negative_prompt or None,
-    }
-
-
-def encode(pipe: Any, video: torch.Tensor) -> torch.Tensor:
-    config = pipe.vae.config
-    latents = pipe.vae.encode(video).latent_dist.mode()
-    return normal(latents, config.latents_mean, config.latents_std) * config.scaling_factor
-
-
-def decode(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
-    config = pipe.vae.config
-    latents = denormal(latents / config.scaling_factor, config.latents_mean, config.latents_std)
-    return pipe.vae.decode(latents).sample
-
-
-def pack(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
-    return latents
-
-
-def frame_axis() -> int:
-    return 2

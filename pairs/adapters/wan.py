@@ -6,15 +6,19 @@ Wan-AI/Wan2.*-Diffusers (50 steps, guidance 5, 16 frames a second; the 2.2 5B mo
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from realdpo.pairs.adapters import Facts, Traits, denormal, normal
-
-if TYPE_CHECKING:
-    import torch
+from realdpo.pairs.adapters import (
+    Facts,
+    Traits,
+    as_encoded,
+    decode_by_channel,
+    encode_by_channel,
+    guided,
+)
 
 NAME = "wan"
 TASKS = {"WanPipeline": "t2v", "WanImageToVideoPipeline": "i2v"}
+FRAME_AXIS = 2
+arguments, encode, decode, pack = guided, encode_by_channel, decode_by_channel, as_encoded
 
 
 def traits(facts: Facts) -> Traits:
@@ -32,29 +36,3 @@ def traits(facts: Facts) -> Traits:
         steps=50,
         guidance=5.0,
     )
-
-
-def arguments(facts: Facts, settings: Any) -> dict[str, Any]:
-    return {
-        "guidance_scale": settings.guidance,
-        "negative_prompt": settings.negative_prompt or None,
-    }
-
-
-def encode(pipe: Any, video: torch.Tensor) -> torch.Tensor:
-    config = pipe.vae.config
-    latents = pipe.vae.encode(video).latent_dist.mode()
-    return normal(latents, config.latents_mean, config.latents_std)
-
-
-def decode(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
-    config = pipe.vae.config
-    return pipe.vae.decode(denormal(latents, config.latents_mean, config.latents_std)).sample
-
-
-def pack(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
-    return latents
-
-
-def frame_axis() -> int:
-    return 2

@@ -108,8 +108,13 @@ def build(
         from realdpo.pairs import build as building
         from realdpo.pairs.publish import apply_review as take_review
 
-        if apply_review is not None:
+        if apply_review is not None and not dry_run:
+            from realdpo.pairs import interchange
+
             take_review(place, apply_review)
+            if interchange.imported(place):  # nothing to generate: they have no clips
+                _emit(interchange.review(place), as_json)
+                return
         if dry_run:
             toml = to_toml("pairs", settings)
             shown = building.preview(place, settings, part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import tiny_pipelines
 from pair_workspace import fabricate
@@ -22,6 +24,7 @@ from realdpo.media.decode import read_clip
 from realdpo.pairs.build import build, preview
 from realdpo.pairs.config import BuildConfig
 from realdpo.pairs.ledger import Ledger
+from realdpo.pairs.pipeline import fingerprint
 from realdpo.pairs.publish import apply_review, reviews_path
 from realdpo.workspace import Workspace
 
@@ -82,6 +85,22 @@ def test_shards_load_with_datasets_and_hold_conformed_pairs(built) -> None:
         assert row["model"] == "i2v"
         assert row["scheduler"] == "CogVideoXDPMScheduler"
         assert row["audit.motion"] is not None
+
+
+@pytest.mark.slow
+def test_nothing_that_is_published_names_a_place_on_this_machine(built, model) -> None:
+    workspace, _ = built
+    row = tables.read(workspace.pairs, tables.PAIRS).to_pylist()[0]
+    assert row["model"] == model.name
+    assert row["revision"] == fingerprint(model)
+    published = [p for p in (workspace.root / "pairs").rglob("*") if p.is_file()]
+    assert {p.suffix for p in published} == {".parquet", ".json", ".mp4", ".png"}
+    for path in published:
+        text = path.read_bytes()
+        if path.suffix == ".parquet":  # pages are compressed
+            text = repr(pq.read_table(path).to_pylist()).encode()
+        assert str(model.parent).encode() not in text, path
+        assert str(workspace.root).encode() not in text, path
 
 
 @pytest.mark.slow
@@ -239,6 +258,60 @@ def test_broken_generations_are_marked_and_left_out(built, tmp_path, bikes, mode
     assert (row["status"], row["lose"]) == ("broken", [])
     kept = BuildConfig(model=str(tmp_path / "nan"), steps=STEPS, losers=1, keep_broken=True)
     assert build(workspace, kept, devices="cpu")["by_status"] == {"ok": 1}
+
+
+@pytest.mark.slow
+def test_running_out_of_memory_ends_the_run_and_says_what_to_try(
+    tmp_path, bikes, model, monkeypatch
+) -> None:
+    import torch
+
+    from realdpo.pairs import generate
+
+    load = generate.load_pipeline
+    asked: list[int] = []
+
+    def cramped(error):
+        """Load the pipeline; its transformer runs out of memory from the second video on."""
+
+        def loaded(*args, **kwargs):
+            pipe = load(*args, **kwargs)
+
+            def run_out(*_) -> None:
+                asked.append(1)
+                if len(asked) > STEPS * 2:  # guidance is one batch, so a call a step; 2 losers
+                    raise error
+
+            pipe.transformer.register_forward_pre_hook(run_out)
+            return pipe
+
+        return loaded
+
+    workspace = fabricate(tmp_path, bikes)
+    config = BuildConfig(model=str(model), steps=STEPS, losers=2)
+    gpu = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore lines")
+    cpu = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 8 bytes")
+    for error, memory, way_out in (
+        (gpu, "auto", "try --memory vae_tiling,vae_slicing"),
+        (cpu, "vae_tiling", "smaller videos"),
+    ):
+        asked.clear()
+        monkeypatch.setattr(generate, "load_pipeline", cramped(error))
+        config = dataclasses.replace(config, memory=memory)
+        with pytest.raises(UserError, match="^cpu ran out of memory with [a-z_ ]+$") as caught:
+            build(workspace, config, devices="cpu")
+        assert way_out in str(caught.value.hint)
+        assert len(asked) == STEPS * 2 + 1, "went on after memory ran out"
+    # nothing was recorded as failed, and what was made is kept: the same command goes on
+    records = [
+        json.loads(line)
+        for file in workspace.step("pairs").glob("*.jsonl")
+        for line in file.read_text().splitlines()
+    ]
+    assert len(records) == 2 * 3 + 1  # two pairs, a run each, and the winner of the third
+    assert not any("error" in record for record in records)
+    monkeypatch.setattr(generate, "load_pipeline", load)
+    assert build(workspace, config, devices="cpu")["by_status"] == {"ok": 3}
 
 
 @pytest.mark.slow

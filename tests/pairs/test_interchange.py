@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -78,8 +79,6 @@ def test_both_sides_are_cut_to_one_form(imported) -> None:
 
 
 def test_losers_that_were_normalised_differently_are_found_out(imported) -> None:
-    import json
-
     found = json.loads(imported.audit.read_text())
     assert found["verdict"] == "shortcut"
     assert found["latents"]["normalised_differently"] is True
@@ -154,6 +153,52 @@ def test_a_csv_of_pairs_is_taken_in(release, tmp_path) -> None:
     file.write_text("prompt,win,lose\nx,nowhere.mp4,none.mp4\n")
     with pytest.raises(UserError, match="line 2: .*nowhere"):
         interchange.from_csv(file)
+
+
+def test_a_review_takes_imported_pairs_out_and_puts_them_back(release, tmp_path) -> None:
+    from typer.testing import CliRunner
+
+    from realdpo.cli import app
+
+    workspace = Workspace(tmp_path)
+    given = interchange.from_realdpo(release)
+    interchange.take_in(workspace, given, origin="realdpo", task="i2v")
+    shards = {p.name: p.read_bytes() for p in workspace.pair_data.glob("*.parquet")}
+    victim, other = (r["pair_id"] for r in tables.read(workspace.pairs, tables.PAIRS).to_pylist())
+    file = tmp_path / "review.json"
+
+    def choose(choice: str) -> dict:
+        file.write_text(json.dumps({"choices": {victim: choice}}))
+        command = ["pairs", "build", "-w", str(tmp_path), "--apply-review", str(file), "--json"]
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)["by_status"]
+
+    assert choose("reject") == {"ok": 1, "rejected": 1}
+    left = [tables.read(p, tables.PAIR_SHARD) for p in workspace.pair_data.glob("*.parquet")]
+    assert [i for shard in left for i in shard["pair_id"].to_pylist()] == [other]
+    # importing again does not bring back what was rejected
+    interchange.take_in(workspace, given, origin="realdpo", task="i2v")
+    rows = {r["pair_id"]: r for r in tables.read(workspace.pairs, tables.PAIRS).to_pylist()}
+    assert (rows[victim]["status"], rows[victim]["review"]) == ("rejected", "reject")
+    assert choose("accept") == {"ok": 2}
+    again = {p.name: tables.read(p, tables.PAIR_SHARD) for p in workspace.pair_data.glob("*")}
+    assert again.keys() == shards.keys()
+    assert {i for shard in again.values() for i in shard["pair_id"].to_pylist()} == {victim, other}
+
+
+def test_pairs_are_not_built_over_imported_ones(imported, bikes, tmp_path) -> None:
+    import tiny_pipelines
+
+    from realdpo.pairs.build import build
+    from realdpo.pairs.config import BuildConfig
+
+    workspace = fabricate(tmp_path / "work", bikes, clips=1)
+    rows = tables.read(imported.pairs, tables.PAIRS)
+    tables.write(workspace.pairs, rows, tables.PAIRS)
+    model = tiny_pipelines.save("cogvideox-5b-i2v", tmp_path / "model")
+    with pytest.raises(UserError, match="were imported"):
+        build(workspace, BuildConfig(model=str(model)), devices="cpu")
 
 
 def test_imports_do_not_mix_with_pairs_that_were_built(imported, bikes, tmp_path) -> None:

@@ -12,7 +12,13 @@ from pair_workspace import fabricate
 from realdpo.errors import UserError
 from realdpo.pairs.adapters import Facts, of
 from realdpo.pairs.config import BuildConfig, parse_strategies
-from realdpo.pairs.pipeline import choose_memory, facts_of_folder, fingerprint, locate
+from realdpo.pairs.pipeline import (
+    choose_memory,
+    facts_of_folder,
+    fingerprint,
+    locate,
+    next_memory,
+)
 from realdpo.pairs.plan import loser, plan
 
 
@@ -88,6 +94,7 @@ def test_strategies_are_mixed_by_their_weights() -> None:
         ("wan2.1-t2v", 16, 4),
         ("ltx-i2v", 32, 8),
         ("hunyuan-t2v", 16, 4),
+        ("hunyuan-i2v", 16, 4),
         ("mochi-t2v", 16, 6),
     ],
 )
@@ -163,6 +170,22 @@ def test_memory_options_follow_the_room_there_is() -> None:
     assert choose_memory(five_b, 31 << 30) == ("vae_tiling",)
     assert choose_memory(five_b, 23 << 30)[0] == "model_cpu_offload"
     assert choose_memory(five_b, 8 << 30)[0] == "sequential_cpu_offload"
+
+
+def test_every_memory_option_is_tried_before_smaller_videos() -> None:
+    tried, used = [], ()
+    while (following := next_memory(used, "cuda:1")) is not None:
+        used = tuple(following.split(","))
+        tried.append(used[0])
+        assert BuildConfig(memory=following).memory == following
+    assert tried == ["vae_tiling", "model_cpu_offload", "sequential_cpu_offload"]
+    # what `auto` may have chosen already
+    assert next_memory(("vae_tiling",), "cuda:0").startswith("model_cpu_offload,")
+    assert (
+        next_memory(("model_cpu_offload",), "cuda:0") == "model_cpu_offload,vae_tiling,vae_slicing"
+    )
+    assert next_memory((), "cpu") == "vae_tiling,vae_slicing"
+    assert next_memory(("vae_tiling",), "cpu") is None
 
 
 def test_the_config_is_frozen() -> None:
