@@ -54,11 +54,11 @@ def overhead(seconds_per_video: float) -> dict[str, float]:
 
     from realdpo import ids
     from realdpo.files import write_bytes
+    from realdpo.ledger import Ledger
     from realdpo.media.decode import read_clip
     from realdpo.media.encode import encode
     from realdpo.pairs import conform
     from realdpo.pairs.generate import to_uint8, why_broken
-    from realdpo.pairs.ledger import Ledger
     from realdpo.pairs.statistics import measure
 
     cv2.setNumThreads(1)
@@ -86,7 +86,7 @@ def overhead(seconds_per_video: float) -> dict[str, float]:
             data = timed("encode", conform.write, conform.with_first_frame(side, real[0]), form, 12)
             name = timed("hash", ids.bytes_hash, data)
             timed("write", write_bytes, Path(folder) / f"{k}{name}.mp4", data)
-            timed("record", lambda key: ledger.add(key, file="x", seconds=1.0), f"{k}")
+            timed("record", lambda key: ledger.put(key, {"file": "x", "seconds": 1.0}), f"{k}")
             timed("measure for the audit", measure, data)
     total = sum(spent.values())
     model = LOSERS * seconds_per_video
@@ -127,9 +127,9 @@ def finished_workspace(root: Path, rows: int) -> None:
     """What a finished build leaves behind, with empty videos."""
     from realdpo import ids, tables
     from realdpo.files import write_text
+    from realdpo.ledger import Ledger
     from realdpo.pairs.build import pair_row
     from realdpo.pairs.config import BuildConfig
-    from realdpo.pairs.ledger import Ledger
     from realdpo.pairs.plan import loser, plan
     from realdpo.pairs.publish import digest_of
     from realdpo.workspace import Workspace
@@ -165,7 +165,7 @@ def finished_workspace(root: Path, rows: int) -> None:
     for task in planned.tasks:
         for part in ("win", *(f"lose{k}" for k in range(LOSERS))):
             key = f"{task.pair_id}.{part}"
-            record = {"key": key, "file": f"{ids.bytes_hash(key.encode())}.mp4", "seconds": 90.0}
+            record = {"file": f"{ids.bytes_hash(key.encode())}.mp4", "seconds": 90.0}
             record["broken"] = None
             if part == "win":
                 record["frame"] = f"{task.pair_id}.png"
@@ -173,7 +173,7 @@ def finished_workspace(root: Path, rows: int) -> None:
                 how = loser(task.pair_id, int(part[4:]), config)
                 record |= {"seed": how.seed, "strategy": how.strategy, "strength": None}
             (workspace.pair_videos / record["file"]).touch()
-            lines.append(json.dumps(record, sort_keys=True))
+            lines.append(json.dumps([key, record], sort_keys=True))
     write_text(workspace.step("pairs") / "worker.jsonl", "\n".join(lines) + "\n")
     ledger = Ledger(workspace.step("pairs"))
     made = [pair_row(task, planned, ledger, {}) for task in planned.tasks]

@@ -91,7 +91,7 @@ def identify(
     for candidate in candidates:
         found.setdefault(candidate.path, Source(candidate, candidate.path))
 
-    with Ledger(workspace.step("sources") / "hashes.jsonl") as hashes:
+    with Ledger(workspace.step("sources")) as hashes:
         stamps = {s.path: f"{s.path}|{sources.stamp(s.path)}" for s in found.values()}
         todo = [s.path for s in found.values() if not s.error and not hashes.get(stamps[s.path])]
         failed: dict[str, str] = {}
@@ -310,7 +310,7 @@ def look(
         f"{row['clip_id']}-{version}": (paths[row["source_id"]], row["start_s"], row["end_s"])
         for row in kept.to_pylist()
     }
-    with Ledger(workspace.step("sampled") / "scores.jsonl") as done:
+    with Ledger(workspace.step("sampled")) as done:
         todo = [(key, *task) for key, task in tasks.items() if done.get(key) is None]
         step = functools.partial(_look_at, extras=config.extras)
         for outcome in _run("look", "clips", step, todo, config, len(tasks)):
@@ -385,7 +385,7 @@ def write_clips(
     """Cut every kept clip that is not there yet; returns the table and the size of each clip."""
     about = {row["source_id"]: row for row in reversed(facts) if row["status"] == "ok"}
     kept = clips.filter(clips["keep"]).select(["clip_id", "source_id", "start", "end"]).to_pylist()
-    with Ledger(workspace.step("cut") / "clips.jsonl") as done:
+    with Ledger(workspace.step("cut")) as done:
         there = _names(workspace.clip_files)
         todo = [r for r in kept if not (done.get(r["clip_id"]) and f"{r['clip_id']}.mp4" in there)]
         threads = engine.threads_per_worker(len(todo), config.engine, config.workers)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from realdpo.errors import UserError
 from realdpo.files import write_text
-from realdpo.pairs.ledger import Ledger
+from realdpo.ledger import Ledger
 from realdpo.pairs.statistics import FEATURES, FILE, FIRST, GRID, MOTION, WHOLE, measure
 from realdpo.progress import bar, say
 from realdpo.workspace import Workspace
@@ -50,22 +50,21 @@ def measure_rows(
     workspace: Workspace, rows: Sequence[Mapping[str, Any]]
 ) -> dict[str, dict[str, float]]:
     """The numbers of every video of `rows`, by file name; what is known is not measured again."""
-    ledger = Ledger(workspace.step("audit"))
     names = {n for row in rows for n in [row.get("win"), *(row.get("lose") or [])] if n}
     keys = {name: f"{MEASURES}.{name}" for name in sorted(names)}
-    todo = [name for name, key in keys.items() if ledger.get(key) is None]
-    if todo:
-        with bar("audit", len(todo), "videos") as advance:
-            for name in todo:
-                path = workspace.pair_videos / name
-                if not path.is_file():
-                    raise UserError(
-                        f"{path} is not there", "run `realdpo pairs build` again to make it"
-                    )
-                data = path.read_bytes()
-                ledger.add(keys[name], values=measure(data))
-                advance()
-    return {name: record["values"] for name, key in keys.items() if (record := ledger.get(key))}
+    with Ledger(workspace.step("audit")) as ledger:
+        todo = [name for name, key in keys.items() if ledger.get(key) is None]
+        if todo:
+            with bar("audit", len(todo), "videos") as advance:
+                for name in todo:
+                    path = workspace.pair_videos / name
+                    if not path.is_file():
+                        raise UserError(
+                            f"{path} is not there", "run `realdpo pairs build` again to make it"
+                        )
+                    ledger.put(keys[name], measure(path.read_bytes()))
+                    advance()
+        return {name: ledger.get(key) for name, key in keys.items()}
 
 
 def columns(row: Mapping[str, Any], measured: Mapping[str, dict[str, float]]) -> dict[str, float]:

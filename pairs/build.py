@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 from realdpo import ids
 from realdpo.errors import UserError
 from realdpo.files import write_bytes
+from realdpo.ledger import Ledger
 from realdpo.pairs import conform
 from realdpo.pairs.config import BuildConfig
 from realdpo.pairs.interchange import imported
-from realdpo.pairs.ledger import Ledger, Record
 from realdpo.pairs.pipeline import OutOfMemory
 from realdpo.pairs.plan import Loser, Plan, Task, loser, plan
 from realdpo.pairs.publish import publish, read_reviews
@@ -182,7 +182,7 @@ def _work(
     total = len(mine) * (1 + config.losers)
     done = total - len(left) * (1 + config.losers)
     show = bar("pairs", total, "videos", done) if progress else contextlib.nullcontext(_silent)
-    with show as advance:
+    with ledger, show as advance:
         while left:
             busy = []
             for task in left:
@@ -250,18 +250,19 @@ def _make(
         except OutOfMemory:
             raise  # the next video would not fit either
         except UserError as error:
-            ledger.add(key, error=error.message)
+            ledger.put(key, {"error": error.message})
             yield f"failed: {error.message}"
             continue
         except (RuntimeError, ValueError) as error:  # a shape the model refused
             text = (str(error).splitlines() or [type(error).__name__])[0]
-            ledger.add(key, error=text)
+            ledger.put(key, {"error": text})
             yield f"failed: {text}"
             continue
         if part == "win":
             extra["frame"] = _save_frame(workspace, image)
         name = _save_video(workspace, data)
-        ledger.add(key, file=name, seconds=round(seconds, 3), broken=broken, **extra)
+        extra |= {"file": name, "seconds": round(seconds, 3), "broken": broken}
+        ledger.put(key, extra)
         yield broken or ""
 
 
@@ -428,7 +429,7 @@ def pair_row(task: Task, planned: Plan, ledger: Ledger, reviews: dict[str, str])
     return row
 
 
-def _complaint(parts: dict[str, Record]) -> str | None:
+def _complaint(parts: dict[str, dict[str, Any]]) -> str | None:
     """What is wrong with some of the losers, in one line, or None."""
     words = [
         f"{part}: {record.get('error') or record.get('broken') or 'not made yet'}"

@@ -31,7 +31,7 @@ def environment(bikes: Path, tmp_path: Path) -> dict[str, str]:
 @pytest.mark.slow
 def test_killed_twice_it_still_finishes(environment: dict[str, str], tmp_path: Path) -> None:
     work = tmp_path / "work"
-    for mark in ("steps/cut/clips.jsonl", "pairs/videos/*.mp4"):
+    for mark in ("steps/cut/*.jsonl", "pairs/videos/*.mp4"):
         with subprocess.Popen(
             _command(work), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             start_new_session=True,

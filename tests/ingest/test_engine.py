@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,14 +48,56 @@ def test_threads_fill_the_cores_once() -> None:
 
 
 def test_ledger_survives_a_torn_line(tmp_path: Path) -> None:
-    path = tmp_path / "steps" / "done.jsonl"
-    with Ledger(path) as ledger:
+    folder = tmp_path / "steps" / "done"
+    with Ledger(folder) as ledger:
         ledger.put("a", {"n": 1})
         ledger.put("b\nc", "ü")
-    torn = path.read_bytes()[:-4]
-    path.write_bytes(torn)
-    with Ledger(path) as ledger:
+    assert Ledger(folder).get("b\nc") == "ü"
+    [path] = folder.iterdir()
+    path.write_bytes(path.read_bytes()[:-4])
+    with Ledger(folder) as ledger:
         assert ledger.get("a") == {"n": 1}
         assert ledger.get("b\nc") is None
         ledger.put("d", 2)
-    assert dict(Ledger(path).items()) == {"a": {"n": 1}, "d": 2}
+    again = Ledger(folder)
+    assert len(again) == 2
+    assert (again.get("a"), again.get("d")) == ({"n": 1}, 2)
+
+
+def test_ledger_sees_what_others_add_and_passes_over_damage(tmp_path: Path) -> None:
+    first, second = Ledger(tmp_path), Ledger(tmp_path)
+    first.put("a", 1)
+    (tmp_path / "killed.jsonl").write_bytes(b'["b", 2]\n\0\0\0\n3\n["c", 3')
+    second.refresh()
+    assert (second.get("a"), second.get("b"), second.get("c")) == (1, 2, None)
+    first.put("c", 4)
+    second.refresh()
+    assert second.get("c") == 4
+
+
+def test_the_latest_word_counts_whoever_had_it(tmp_path: Path) -> None:
+    for k in range(20):  # every run writes a file of its own
+        with Ledger(tmp_path) as ledger:
+            assert ledger.get("a") == (k - 1 if k else None)
+            ledger.put("a", k)
+    assert len(list(tmp_path.iterdir())) == 20
+
+
+def test_a_claim_is_one_processs_alone_and_ends_with_it(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    code = (
+        "import sys, time; from pathlib import Path; from realdpo.ledger import Ledger\n"
+        "with Ledger(Path(sys.argv[1])).claim('a') as mine:\n"
+        "    print(mine, flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline().strip() == "True"
+    with ledger.claim("a") as mine:
+        assert not mine
+    other.kill()
+    other.wait()
+    with ledger.claim("a") as mine:
+        assert mine
