@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import functools
 import json
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 from realdpo.curate.config import ANALYSIS_SIDE, ShotSettings
 from realdpo.files import atomic_path
 from realdpo.ids import content_id
 
+if TYPE_CHECKING:
+    from realdpo.media.decode import Frame
+
+BLOCK = 16
 _NOTES, _NUM, _DEN = b"realdpo.analysis", "exact.num", "exact.den"
 
 
@@ -37,6 +43,29 @@ class Task:
         return folder / f"{self.key}.parquet"
 
 
+class Times(Sequence[Fraction]):
+    """Times of frames, in 16 bytes each."""
+
+    def __init__(self, num: Iterable[int] = (), den: Iterable[int] = ()) -> None:
+        self.num, self.den = array("q", num), array("q", den)
+
+    def append(self, time: Fraction) -> None:
+        self.num.append(time.numerator)
+        self.den.append(time.denominator)
+
+    def __len__(self) -> int:
+        return len(self.num)
+
+    @overload
+    def __getitem__(self, place: int) -> Fraction: ...
+    @overload
+    def __getitem__(self, place: slice) -> Times: ...
+    def __getitem__(self, place: int | slice) -> Fraction | Times:
+        if isinstance(place, slice):
+            return Times(self.num[place], self.den[place])
+        return Fraction(self.num[place], self.den[place])
+
+
 @dataclass(frozen=True)
 class Analysis:
     """What one decode told.
@@ -49,7 +78,7 @@ class Analysis:
     facts: dict[str, Any]
     cuts: list[Fraction]
     soft: list[tuple[Fraction, Fraction]]
-    times: list[Fraction]
+    times: Times
     scores: dict[str, Any]
 
 
@@ -57,7 +86,7 @@ def analyse(task: Task) -> Analysis:
     """Decode a source once, at analysis size, and measure. Raises MediaError."""
     import cv2
 
-    from realdpo.curate.scores import StreamScores
+    from realdpo.curate.scores import LUMA_SECONDS, StreamScores
     from realdpo.curate.shots import finder
     from realdpo.curate.transitions import DissolveFinder
     from realdpo.media.decode import frames
@@ -65,23 +94,24 @@ def analyse(task: Task) -> Analysis:
 
     cv2.setNumThreads(1)  # OpenCV's flow works in stripes, one a thread: others, other numbers
     facts = probe(task.path)
-    width, height = analysis_size(facts.width, facts.height)
+    size = width, height = analysis_size(facts.width, facts.height)
     scores = StreamScores(height, width)
     cuts = finder(task.shots, facts.fps)
     dissolves = DissolveFinder()
-    times: list[Fraction] = []
+    times = Times()
     damage: list[str] = []
-    for frame in frames(
-        task.path,
-        size=(width, height),
-        threads=task.threads,
-        errors=damage,
-        luma_at=scores.wants_luma,
-    ):
-        cuts.feed(frame.time, frame.rgb)
-        dissolves.feed(frame.time, frame.rgb)
-        scores.feed(float(frame.time), frame.rgb, frame.luma)
-        times.append(frame.time)
+    stream = frames(
+        task.path, size=size, threads=task.threads, errors=damage, luma_every=LUMA_SECONDS
+    )
+    # Several frames to each subject in turn: what it needs stays in the processor's caches.
+    for block in _blocks(stream):
+        for frame in block:
+            cuts.feed(frame.time, frame.rgb)
+        for frame in block:
+            dissolves.feed(frame.time, frame.rgb)
+        for frame in block:
+            scores.feed(float(frame.time), frame.rgb, frame.luma)
+            times.append(frame.time)
     found = cuts.cuts(times)
     return Analysis(
         facts={
@@ -108,13 +138,25 @@ def analyse(task: Task) -> Analysis:
     )
 
 
+def _blocks(stream: Iterator[Frame]) -> Iterator[list[Frame]]:
+    """Up to BLOCK frames at a time, of which one carries its luma: at 8K that is 50 MB."""
+    block: list[Frame] = []
+    for frame in stream:
+        block.append(frame)
+        if len(block) == BLOCK or frame.luma is not None:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
 def analysis_size(width: int, height: int) -> tuple[int, int]:
     """(width, height) with the longer side at most ANALYSIS_SIDE."""
     scale = min(Fraction(1), Fraction(ANALYSIS_SIDE, max(width, height)))
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def _rate(times: list[Fraction], header: Fraction) -> Fraction:
+def _rate(times: Sequence[Fraction], header: Fraction) -> Fraction:
     """Frames per second: the header's when the frames bear it out, else what was counted."""
     if len(times) < 2:
         return header if header > 0 else Fraction(1)
@@ -151,13 +193,14 @@ def save(path: Path, result: Analysis) -> None:
         "soft": [[_ratio(start), _ratio(end)] for start, end in result.soft],
     }
     columns = {
-        _NUM: pa.array([time.numerator for time in result.times], pa.int64()),
-        _DEN: pa.array([time.denominator for time in result.times], pa.int64()),
+        _NUM: pa.array(np.asarray(result.times.num)),
+        _DEN: pa.array(np.asarray(result.times.den)),
     }
     for name, values in result.scores.items():
         flat = np.ascontiguousarray(values)
         if flat.ndim == 2:  # a row of bytes a frame
-            columns[name] = pa.array([bytes(row) for row in flat], pa.binary(flat.shape[1]))
+            kind = pa.binary(flat.shape[1])
+            columns[name] = pa.Array.from_buffers(kind, len(flat), [None, pa.py_buffer(flat)])
         else:
             columns[name] = pa.array(flat)
     table = pa.table(columns).replace_schema_metadata({_NOTES: json.dumps(notes)})
@@ -177,16 +220,17 @@ def load(path: Path) -> Analysis:
     for name in table.schema.names:
         kind = table.schema.field(name).type
         if pa.types.is_fixed_size_binary(kind):
-            joined = b"".join(table[name].to_pylist())
-            scores[name] = np.frombuffer(joined, np.uint8).reshape(-1, kind.byte_width)
+            flat = table[name].combine_chunks()
+            first = flat.offset * kind.byte_width
+            rows = np.frombuffer(flat.buffers()[1], np.uint8)[first:].reshape(-1, kind.byte_width)
+            scores[name] = rows[: len(flat)]
         elif name not in (_NUM, _DEN):
             scores[name] = table[name].to_numpy()
-    pairs = zip(table[_NUM].to_pylist(), table[_DEN].to_pylist(), strict=True)
     return Analysis(
         facts=notes["facts"],
         cuts=[Fraction(text) for text in notes["cuts"]],
         soft=[(Fraction(start), Fraction(end)) for start, end in notes["soft"]],
-        times=[Fraction(num, den) for num, den in pairs],
+        times=Times(table[_NUM].to_numpy(), table[_DEN].to_numpy()),
         scores=scores,
     )
 

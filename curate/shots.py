@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,18 +37,25 @@ class Span:
 
 
 class CutFinder:
-    """Feeds our frames to a PySceneDetect detector and collects the times it cuts at."""
+    """The cuts of a PySceneDetect detector, from our frames."""
 
     def __init__(self, settings: ShotSettings, fps: Fraction) -> None:
         self._settings = settings
-        self._detector = _detector(settings)
+        self._detector = None if settings.detector == "adaptive" else _detector(settings)
         self._soft: list[tuple[Fraction, Fraction]] = []
         self._fps = fps if fps > 0 else Fraction(25)
         self._last: Any = None
         self._cuts: list[Any] = []
+        self._changes = array("d")
+        self._before: npt.NDArray[np.uint8] | None = None
 
     def feed(self, time: Fraction, rgb: npt.NDArray[np.uint8]) -> None:
         """The next frame: uint8 [H, W, 3] at analysis size."""
+        if self._detector is None:
+            hsv = _hsv(rgb)
+            self._changes.append(_change(self._before, hsv))
+            self._before = hsv
+            return
         from scenedetect import FrameTimecode
         from scenedetect.common import Timecode
 
@@ -57,23 +65,27 @@ class CutFinder:
 
     def cuts(self, times: Sequence[Fraction]) -> list[Fraction]:
         """Times of the first frames of all shots but the first. times: of all frames fed."""
+        if self._detector is None:
+            return self._spaced(times)
         if self._last is None:
             return []
         found = [*self._cuts, *self._detector.post_process(self._last)]
         # A fade's cut lies between two frames: the shot begins at the next one.
         codes = [round(time * _CLOCK) for time in times]
         places = {bisect_left(codes, round(cut.pts * cut.time_base * _CLOCK)) for cut in found}
-        every = [times[place] for place in sorted(places) if 0 < place < len(codes)]
-        if self._settings.detector != "adaptive":
-            return every
-        kept, last = [], times[0]
+        return [times[place] for place in sorted(places) if 0 < place < len(codes)]
+
+    def _spaced(self, times: Sequence[Fraction]) -> list[Fraction]:
+        """Cuts of the adaptive detector that keep their distance; notes the others as soft."""
+        kept: list[Fraction] = []
         self._soft = []
-        for time in every:
-            if time - last >= exact(self._settings.min_seconds):
-                kept.append(time)
-                last = time
+        last = times[0] if times else Fraction(0)
+        for place in _jumps(self._changes, self._settings):
+            if times[place] - last >= exact(self._settings.min_seconds):
+                last = times[place]
+                kept.append(last)
             else:
-                self._soft.append((time, time))
+                self._soft.append((times[place], times[place]))
         return kept
 
     def soft(self) -> list[tuple[Fraction, Fraction]]:
@@ -170,13 +182,6 @@ def _detector(settings: ShotSettings) -> Any:
 
     threshold = _threshold(settings)
     shortest = float(settings.min_seconds)
-    if settings.detector == "adaptive":
-        return _quick(detectors.AdaptiveDetector)(
-            adaptive_threshold=threshold,
-            min_scene_len=0.0,  # `CutFinder.cuts` sees to it, and keeps what it passes over
-            window_width=settings.window,
-            min_content_val=settings.min_content,
-        )
     if settings.detector == "content":
         return _quick(detectors.ContentDetector)(threshold=threshold, min_scene_len=shortest)
     return detectors.ThresholdDetector(threshold=threshold, min_scene_len=shortest)
@@ -188,18 +193,52 @@ def _threshold(settings: ShotSettings) -> float:
 
 
 def _quick(kind: type) -> type:
-    """A detector whose frame score, the same number, takes a quarter of the time.
-
-    With the default weights that score is the mean absolute difference of all HSV values.
-    """
-    import cv2
+    """A detector whose frame score, the same number, takes a quarter of the time."""
 
     class Quick(kind):  # type: ignore[misc]
         _before: npt.NDArray[np.uint8] | None = None
 
         def _calculate_frame_score(self, timecode: Any, frame_img: npt.NDArray[np.uint8]) -> float:
-            hsv: Any = cv2.cvtColor(frame_img, cv2.COLOR_RGB2HSV)
+            hsv = _hsv(frame_img)
             before, self._before = self._before, hsv
-            return 0.0 if before is None else cv2.norm(hsv, before, cv2.NORM_L1) / hsv.size
+            return _change(before, hsv)
 
     return Quick
+
+
+def _hsv(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    import cv2
+
+    hsv: Any = cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)
+    return hsv
+
+
+def _change(before: npt.NDArray[np.uint8] | None, hsv: npt.NDArray[np.uint8]) -> float:
+    """PySceneDetect's frame score with its default weights: mean difference of HSV values."""
+    import cv2
+
+    return 0.0 if before is None else cv2.norm(hsv, before, cv2.NORM_L1) / hsv.size
+
+
+def _jumps(changes: Sequence[float], settings: ShotSettings) -> list[int]:
+    """Frames where the adaptive detector cuts, whatever their distance.
+
+    A frame's change must be `threshold` times the mean change of the `window` frames on either
+    side, and at least `min_content`; among frames that do not change at all, only the latter.
+    PySceneDetect's own class says the same, at the price of several frame scores a frame.
+    """
+    import numpy as np
+
+    change, window = np.asarray(changes, np.float64), settings.window
+    if len(change) < 2 * window + 1:
+        return []
+    middle = change[window : len(change) - window]
+    around = np.zeros_like(middle)
+    for shift in range(2 * window + 1):
+        if shift != window:
+            around += change[shift : shift + len(middle)]
+    around /= 2.0 * window
+    still = np.abs(around) < 1e-5
+    ratio = np.minimum(middle / np.where(still, 1.0, around), 255.0)
+    jump = (middle >= settings.min_content) & (still | (ratio >= _threshold(settings)))
+    return (np.flatnonzero(jump) + window).tolist()

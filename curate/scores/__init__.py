@@ -43,6 +43,13 @@ All speeds are in picture heights per second and depend on neither frame rate no
 
 from __future__ import annotations
 
-from realdpo.curate.scores.stream import NAMES, StreamScores, fingerprint, measure, summarise
+from realdpo.curate.scores.stream import (
+    LUMA_SECONDS,
+    NAMES,
+    StreamScores,
+    fingerprint,
+    measure,
+    summarise,
+)
 
-__all__ = ["NAMES", "StreamScores", "fingerprint", "measure", "summarise"]
+__all__ = ["LUMA_SECONDS", "NAMES", "StreamScores", "fingerprint", "measure", "summarise"]

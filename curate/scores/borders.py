@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 from realdpo.curate.scores.types import Bytes, Columns
@@ -40,7 +41,9 @@ def summary(rows: Columns) -> dict[str, float]:
 
 
 def _dark_ends(gray: Bytes, axis: int) -> tuple[float, float]:
-    light = (gray.mean(axis=axis) > DARK_MEAN) | (gray.max(axis=axis) > DARK_PEAK)
+    mean = cv2.reduce(gray, axis, cv2.REDUCE_AVG, dtype=cv2.CV_32F).ravel()
+    peak = cv2.reduce(gray, axis, cv2.REDUCE_MAX).ravel()
+    light = (mean > DARK_MEAN) | (peak > DARK_PEAK)
     lines = np.flatnonzero(light)
     if not len(lines):
         return np.nan, np.nan

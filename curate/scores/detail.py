@@ -11,11 +11,10 @@ SHARPNESS_LINES = 360
 # Noise and blocks are read from a window of this size in the middle: the rest adds only time.
 WINDOW = 512
 COMB_LEVELS = 12
+TILE = 16
 
 NAMES = ("detail.sharpness", "detail.noise", "detail.blocking", "detail.combing")
 FIELDS = ("sharpness", "noise", "blocking", "combing")
-
-_LAPLACE = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
 
 
 def of_frame(luma: Bytes) -> dict[str, float]:
@@ -52,15 +51,27 @@ def sharpness(luma: Bytes) -> float:
         scale = SHARPNESS_LINES / lines
         size = (round(width * scale), round(height * scale))
         luma = cv2.resize(luma, size, interpolation=cv2.INTER_AREA)
-    picture = luma.astype(np.float32)
     kept = []
-    for axis, kernel in ((0, (1, 9)), (1, (9, 1))):
-        sharp = np.abs(np.diff(picture, axis=axis))
-        soft = np.abs(np.diff(cv2.blur(picture, kernel), axis=axis))
-        total = float(sharp.sum())
+    for picture in (luma, cv2.transpose(luma)):
+        total, lost = _variation(picture)
         if total > 0:
-            kept.append(float(np.maximum(sharp - soft, 0).sum()) / total)
+            kept.append(lost / total)
     return max(kept, default=0.0)
+
+
+def _variation(picture: Bytes) -> tuple[float, float]:
+    """Sum of the steps from line to line, and how much of it a blur over 9 lines takes away.
+
+    The step between two such averages is a ninth of that between the line that enters and the
+    line that leaves. All of it in whole numbers: no rounding, and a tenth of the time.
+    """
+    if len(picture) < 2:  # OpenCV crashes on empty arrays
+        return 0.0, 0.0
+    steps = cv2.absdiff(picture[1:], picture[:-1])
+    edged = cv2.copyMakeBorder(picture, 4, 4, 0, 0, cv2.BORDER_REFLECT_101)
+    soft = cv2.absdiff(edged[9:], edged[:-9])
+    lost = cv2.subtract(np.multiply(steps, 9, dtype=np.uint16), soft.astype(np.uint16))
+    return 9 * cv2.sumElems(steps)[0], cv2.sumElems(lost)[0]
 
 
 def noise(luma: Bytes) -> float:
@@ -70,12 +81,10 @@ def noise(luma: Bytes) -> float:
     """
     if min(luma.shape) < 3:
         return np.nan
-    response = np.abs(cv2.filter2D(luma.astype(np.float32), -1, _LAPLACE))[1:-1, 1:-1]
-    tiles = cv2.resize(
-        response,
-        (max(1, response.shape[1] // 16), max(1, response.shape[0] // 16)),
-        interpolation=cv2.INTER_AREA,
-    )
+    second = np.array([1, -2, 1], np.float32)
+    response = np.abs(cv2.sepFilter2D(luma, cv2.CV_16S, second, second)[1:-1, 1:-1])
+    rows, columns = (max(1, length // TILE) for length in response.shape)
+    tiles = cv2.resize(response.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
     return float(np.sqrt(np.pi / 2) / 6 * np.quantile(tiles, 0.1))
 
 
@@ -84,30 +93,38 @@ def blocking(luma: Bytes) -> float:
 
     After Wang, Sheikh and Bovik 2002. Upscaling moves the grid and hides it.
     """
-    picture = luma.astype(np.float32)
     excess = []
-    for axis in (0, 1):
-        steps = np.abs(np.diff(picture, axis=axis)).mean(axis=1 - axis)
-        if len(steps) < 24:
+    for picture in (luma, cv2.transpose(luma)):
+        if len(picture) < 25:
             continue
+        change = cv2.absdiff(picture[1:], picture[:-1])
+        steps = cv2.reduce(change, 1, cv2.REDUCE_AVG, dtype=cv2.CV_32F).ravel()
         phase = np.arange(len(steps)) % 8
-        beside = float(steps[(phase != 7)].mean())
+        beside = float(steps[phase != 7].mean())
         excess.append(float(steps[phase == 7].mean()) / max(beside, 0.25) - 1)
     return max(0.0, float(np.mean(excess))) if excess else np.nan
 
 
 def combing(luma: Bytes) -> float:
     """Share of pixels that differ from the lines above and below while those two agree."""
-    picture = luma.astype(np.int16)
-    up, down = picture[1:-1] - picture[:-2], picture[1:-1] - picture[2:]
-    torn = (
-        (np.minimum(np.abs(up), np.abs(down)) > COMB_LEVELS)
-        & ((up > 0) == (down > 0))
-        & (np.abs(picture[:-2] - picture[2:]) < COMB_LEVELS // 2)
+    above, line, below = luma[:-2], luma[1:-1], luma[2:]
+    if len(line) < 3:
+        return 0.0
+    # Subtraction stops at 0, so each of the two holds only one sign.
+    bright = cv2.min(cv2.subtract(line, above), cv2.subtract(line, below))
+    dark = cv2.min(cv2.subtract(above, line), cv2.subtract(below, line))
+    agree = cv2.compare(cv2.absdiff(above, below), COMB_LEVELS // 2, cv2.CMP_LT)
+    bright, dark = (
+        cv2.bitwise_and(cv2.compare(part, COMB_LEVELS, cv2.CMP_GT), agree)
+        for part in (bright, dark)
     )
+    torn = cv2.bitwise_or(bright, dark)
     # One torn line is texture; a comb is torn in three neighbouring lines, in turn up and down.
-    comb = torn[:-2] & torn[1:-1] & torn[2:] & ((up[:-2] > 0) != (up[1:-1] > 0))
-    return float(comb.mean()) if comb.size else 0.0
+    turns = cv2.bitwise_or(
+        cv2.bitwise_and(bright[:-2], dark[1:-1]), cv2.bitwise_and(dark[:-2], bright[1:-1])
+    )
+    comb = cv2.bitwise_and(turns, torn[2:])
+    return cv2.countNonZero(comb) / comb.size
 
 
 def _middle(luma: Bytes) -> Bytes:

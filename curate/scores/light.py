@@ -29,11 +29,10 @@ NAMES = (
 def of_frame(gray: Bytes) -> dict[str, float]:
     """Numbers of one picture. gray: uint8 [h, w]."""
     histogram = cv2.calcHist([gray], [0], None, [256], [0, 256]).ravel() / gray.size
-    levels = np.arange(256, dtype=np.float32)
-    mean = float(histogram @ levels)
+    mean, deviation = cv2.meanStdDev(gray)
     return {
-        "luma": mean,
-        "contrast": float(np.sqrt(max(0.0, float(histogram @ (levels - mean) ** 2)))),
+        "luma": float(mean[0, 0]),
+        "contrast": float(deviation[0, 0]),
         "highlights": float(histogram[CLIPPED_HIGH:].sum()),
         "shadows": float(histogram[: CLIPPED_LOW + 1].sum()),
         "dark": float(histogram[: BLACK_LUMA + 1].sum()),

@@ -70,20 +70,20 @@ def of_pair(before: Bytes, after: Bytes, seconds: float) -> dict[str, float]:
     if min(height, width) < 16:
         return dict.fromkeys(FIELDS, np.nan)
     flow, unexplained = _best_flow(before, after)
-    y, x = np.mgrid[GRID // 2 : height : GRID, GRID // 2 : width : GRID]
-    at = np.stack([x, y], -1).astype(np.float32)
-    moved = flow[y, x]
-    matrix = _camera(at, moved, _texture(before)[y, x])
-    camera = at @ matrix[:, :2].T + matrix[:, 2] - at
-    residual = np.linalg.norm(moved - camera, axis=-1)
-    moving = _moving(before, after, matrix, at, camera, residual)
+    x, y = _grid(height, width)
+    right, down = cv2.split(flow[GRID // 2 :: GRID, GRID // 2 :: GRID])
+    matrix = _camera(x, y, right, down, _texture(before))
+    camera_x = matrix[0, 0] * x + matrix[0, 1] * y + (matrix[0, 2] - x)
+    camera_y = matrix[1, 0] * x + matrix[1, 1] * y + (matrix[1, 2] - y)
+    speed = cv2.magnitude(camera_x, camera_y)
+    residual = cv2.magnitude(right - camera_x, down - camera_y)
+    moving = _moving(before, after, matrix, (x + camera_x, y + camera_y), speed, residual)
     enough = int(moving.sum()) >= FEWEST_POINTS
     per_second = 1 / (height * seconds)
-    speed = np.linalg.norm(camera, axis=-1)
     middle = np.array([(width - 1) / 2, (height - 1) / 2])
     shift = matrix[:, :2] @ middle + matrix[:, 2] - middle
     scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
-    total = np.where(moving, np.linalg.norm(moved, axis=-1), speed)
+    total = np.where(moving, cv2.magnitude(right, down), speed)
     return {
         "total": float(total.mean()) * per_second,
         "camera": float(speed.mean()) * per_second,
@@ -180,36 +180,52 @@ def _dense(before: Bytes, after: Bytes) -> Floats:
 
 
 def _unexplained(before: Bytes, after: Bytes, flow: Floats) -> float:
-    """Mean |before - after brought back along the flow| over the contrast of `before`."""
+    """Mean |before - after brought back along the flow| over the contrast of `before`.
+
+    Of every other pixel of every other line: it is a mean, and theirs is the same.
+    """
+    places = flow[::2, ::2] + _pixels(*before.shape)
     back = cv2.remap(  # type: ignore[call-overload]
-        after, flow + _pixels(*before.shape), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
+        after, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
     )
     contrast = float(cv2.meanStdDev(before)[1][0, 0])
-    return min(1.0, cv2.norm(before, back, cv2.NORM_L1) / before.size / (contrast + 4))
+    return min(1.0, cv2.norm(before[::2, ::2], back, cv2.NORM_L1) / back.size / (contrast + 4))
 
 
 @lru_cache(maxsize=8)
 def _pixels(height: int, width: int) -> Floats:
-    y, x = np.mgrid[:height, :width]
+    y, x = np.mgrid[:height:2, :width:2]
     return np.stack([x, y], -1).astype(np.float32)
 
 
+@lru_cache(maxsize=8)
+def _grid(height: int, width: int) -> Floats:
+    """Columns and lines of the points that are looked at: float32 [2, h / GRID, w / GRID]."""
+    y, x = np.mgrid[GRID // 2 : height : GRID, GRID // 2 : width : GRID]
+    return np.stack([x, y]).astype(np.float32)
+
+
 def _texture(gray: Bytes) -> Bools:
-    """Where a patch pins its own displacement down: the smaller eigenvalue of its structure."""
-    return cv2.cornerMinEigenVal(gray, 7) > TEXTURE
+    """Grid points whose patch pins its own displacement down.
+
+    It does where the smaller eigenvalue of its structure is large.
+    """
+    return cv2.cornerMinEigenVal(gray, 7)[GRID // 2 :: GRID, GRID // 2 :: GRID] > TEXTURE
 
 
-def _camera(at: Floats, moved: Floats, textured: Bools) -> Floats:
+def _camera(x: Floats, y: Floats, right: Floats, down: Floats, textured: Bools) -> Floats:
     """The similarity transform [2, 3] that most textured points follow, else no motion.
 
     A person who fills half of the picture before a plain wall is also one consistent motion;
     the camera's reaches over the whole picture.
     """
-    still = np.eye(2, 3)
-    points, shifts = at[textured], moved[textured]
+    still = np.eye(2, 3, dtype=np.float32)
+    points = np.stack([x[textured], y[textured]], -1)
     if len(points) < 12:
         return still
-    tolerance = STILL_PIXELS + 0.05 * float(np.median(np.linalg.norm(shifts, axis=-1)))
+    shifts = np.stack([right[textured], down[textured]], -1)
+    length = cv2.magnitude(shifts[:, 0], shifts[:, 1]).ravel()
+    tolerance = STILL_PIXELS + 0.05 * float(np.median(length))
     matrix, inliers = cv2.estimateAffinePartial2D(
         points,
         points + shifts,
@@ -220,27 +236,36 @@ def _camera(at: Floats, moved: Floats, textured: Bools) -> Floats:
     )
     if matrix is None:
         return still
+    matrix = matrix.astype(np.float32)
     chosen = inliers.ravel().astype(bool)
-    at_rest = np.linalg.norm(shifts, axis=-1) < tolerance
+    at_rest = length < tolerance
     if chosen.mean() < CAMERA_SUPPORT or at_rest.sum() >= chosen.sum():
         return still if at_rest.mean() >= CAMERA_SUPPORT or not chosen.any() else matrix
-    low, high = np.quantile(points[chosen], [0.05, 0.95], axis=0)
-    spread = (high - low) / (at[-1, -1] + GRID / 2)
+    ordered = np.sort(points[chosen], axis=0)
+    ends = len(ordered) // 20  # all but a twentieth at each end
+    spread = (ordered[-1 - ends] - ordered[ends]) / (x[-1, -1] + GRID / 2, y[-1, -1] + GRID / 2)
     return matrix if spread.min() >= CAMERA_SPREAD else still
 
 
 def _moving(
-    before: Bytes, after: Bytes, matrix: Floats, at: Floats, camera: Floats, residual: Floats
+    before: Bytes,
+    after: Bytes,
+    matrix: Floats,
+    target: tuple[Floats, Floats],
+    speed: Floats,
+    residual: Floats,
 ) -> Bools:
-    """Which grid points move by themselves: against the camera, and visibly so."""
+    """Which grid points move by themselves: against the camera, and visibly so.
+
+    target: where the camera takes them. speed: of the camera there, residual: beside it, pixels.
+    """
     height, width = before.shape
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     steady = cv2.warpAffine(after, matrix, (width, height), flags=flags)
     evidence = cv2.blur(cv2.absdiff(before, steady), (5, 5))[GRID // 2 :: GRID, GRID // 2 :: GRID]
-    target = at + camera
-    inside = (target >= 2).all(-1) & (target < (width - 2, height - 2)).all(-1)
-    limit = STILL_PIXELS + PARALLAX * np.linalg.norm(camera, axis=-1)
-    return inside & (residual > limit) & (evidence > EVIDENCE_LEVELS)
+    x, y = target
+    inside = (x >= 2) & (x < width - 2) & (y >= 2) & (y < height - 2)
+    return inside & (residual > STILL_PIXELS + PARALLAX * speed) & (evidence > EVIDENCE_LEVELS)
 
 
 def _speed(residual: Floats) -> float:

@@ -16,21 +16,25 @@ THUMB = 8
 
 NAMES = (*light.NAMES, *repeats.NAMES, *borders.NAMES, *detail.NAMES, *motion.NAMES)
 
-_EVERY_FRAME = ("time", "luma", "contrast", "highlights", "shadows", "dark", "change")
+_EVERY_FRAME = ("luma", "contrast", "highlights", "shadows", "dark", "change")
 _NOW_AND_THEN = ("top", "bottom", "left", "right", *detail.FIELDS, "pair_s", *motion.FIELDS)
 _COLUMNS = (*_EVERY_FRAME, *_NOW_AND_THEN)
+_PLACES = {name: place for place, name in enumerate(_COLUMNS)}
 
 
 class StreamScores:
-    """Per-frame numbers of one source, a few tenths of a millisecond a frame."""
+    """Per-frame numbers of one source: a millisecond a frame, about 200 bytes kept of each."""
 
     def __init__(self, height: int, width: int) -> None:
         """height, width: of the pictures that will be fed, in pixels."""
         self._shape = (height, width)
         scale = min(1.0, motion.LINES / min(height, width))
         self._motion_size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        self._rows: list[tuple[float, ...]] = []
-        self._thumbs: list[Bytes] = []
+        self._count = 0
+        self._times = np.empty(1024, np.float64)
+        self._values = np.empty((1024, len(_COLUMNS)), np.float32)
+        self._thumbs = np.empty((1024, THUMB * THUMB), np.uint8)
+        self._sampled = np.empty(1024, bool)
         self._before: Bytes | None = None
         self._sample: Bytes | None = None
         self._sample_time = -np.inf
@@ -45,43 +49,55 @@ class StreamScores:
         if rgb.shape != (*self._shape, 3):
             raise ValueError(f"a frame of shape {rgb.shape}, not {(*self._shape, 3)}")
         gray = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
-        row: dict[str, float] = {"time": time_s, **light.of_frame(gray)}
-        gap = time_s - self._rows[-1][0] if self._rows else 0.0
+        row: dict[str, float] = light.of_frame(gray)
+        gap = time_s - self._times[self._count - 1] if self._count else 0.0
         if self._before is not None:
             row["change"] = repeats.of_pair(self._before, gray)
         if self.wants_luma(time_s):
             row |= detail.of_frame(gray if luma is None else luma)
             self._luma_time = time_s
-        thumb: Bytes = np.zeros(0, np.uint8)
         # The frame nearest to an eighth of a second after the last sample.
-        if time_s - self._sample_time >= motion.PAIR_SECONDS - gap / 2:
+        sampled = time_s - self._sample_time >= motion.PAIR_SECONDS - gap / 2
+        place = self._place(time_s, sampled)
+        if sampled:
             small = cv2.resize(gray, self._motion_size, interpolation=cv2.INTER_AREA)
             if self._sample is not None:
                 row["pair_s"] = time_s - self._sample_time
                 row |= motion.of_pair(self._sample, small, row["pair_s"])
             row |= borders.of_frame(gray)
-            thumb = cv2.resize(small, (THUMB, THUMB), interpolation=cv2.INTER_AREA).ravel()
+            thumb = cv2.resize(small, (THUMB, THUMB), interpolation=cv2.INTER_AREA)
+            self._thumbs[place] = thumb.ravel()
             self._sample, self._sample_time = small, time_s
-        self._thumbs.append(thumb)
-        self._rows.append(tuple(row.get(name, np.nan) for name in _COLUMNS))
+        for name, value in row.items():
+            self._values[place, _PLACES[name]] = value
         self._before = gray
 
-    def table(self) -> dict[str, Any]:
-        """The numbers so far: float64 [N] each, NaN where a frame was not sampled.
+    def _place(self, time_s: float, sampled: bool) -> int:
+        """A new row that holds nothing but its time."""
+        place = self._count
+        if place == len(self._times):
+            more = place + place // 2
+            for kept in (self._times, self._values, self._thumbs, self._sampled):
+                # In place: realloc moves pages instead of copying what may be gigabytes.
+                kept.resize((more, *kept.shape[1:]), refcheck=False)
+        self._times[place], self._sampled[place] = time_s, sampled
+        self._values[place], self._thumbs[place] = np.nan, 0
+        self._count += 1
+        return place
 
-        `thumb` is uint8 [N, 64], and all zero where `top` and `pair_s` were not sampled;
-        `sampled` is bool [N].
+    def table(self) -> dict[str, Any]:
+        """The numbers so far, a copy: `time` float64 [N], the others float32 [N].
+
+        NaN where a frame was not sampled. `thumb` is uint8 [N, 64], all zero where `sampled`,
+        bool [N], is false.
         """
-        values = np.asarray(self._rows, np.float64).reshape(-1, len(_COLUMNS))
-        table: dict[str, Any] = {
-            name: np.ascontiguousarray(values[:, i]) for i, name in enumerate(_COLUMNS)
+        count = self._count
+        return {
+            "time": self._times[:count].copy(),
+            **{name: self._values[:count, place].copy() for name, place in _PLACES.items()},
+            "sampled": self._sampled[:count].copy(),
+            "thumb": self._thumbs[:count].copy(),
         }
-        empty = np.zeros(THUMB * THUMB, np.uint8)
-        table["sampled"] = np.array([len(thumb) > 0 for thumb in self._thumbs], bool)
-        table["thumb"] = np.array(
-            [thumb if len(thumb) else empty for thumb in self._thumbs], np.uint8
-        ).reshape(-1, THUMB * THUMB)
-        return table
 
 
 def summarise(per_frame: Columns, start_s: float, end_s: float) -> dict[str, float]:
@@ -123,4 +139,9 @@ def measure(frames: Bytes, fps: float) -> dict[str, float]:
 
 def _span(per_frame: Columns, start_s: float, end_s: float) -> Columns:
     low, high = np.searchsorted(per_frame["time"], [start_s - 1e-6, end_s - 1e-6])
-    return {name: values[low:high] for name, values in per_frame.items()}
+    rows = {name: values[low:high] for name, values in per_frame.items()}
+    # Kept in 32 bits, summed in 64.
+    return {
+        name: values.astype(np.float64) if values.dtype == np.float32 else values
+        for name, values in rows.items()
+    }

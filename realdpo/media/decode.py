@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,7 @@ def frames(
     end: Fraction | float | None = None,
     threads: int = 0,
     errors: list[str] | None = None,
-    luma_at: Callable[[float], bool] | None = None,
+    luma_every: float | None = None,
 ) -> Iterator[Frame]:
     """Decode once, in display order, with strictly increasing times.
 
@@ -54,7 +55,7 @@ def frames(
     size: scale to exactly (width, height), whatever the aspect.
     start, end: seconds; only frames with start <= time < end, found by seeking.
     threads: for decoding, 0 lets FFmpeg choose.
-    luma_at: asked for every frame's time in seconds whether it shall carry its full-size luma.
+    luma_every: seconds after which a frame shall carry its full-size luma again, from the first.
     errors: receives a line for every damaged packet or frame, which is left out. A truncated
     file gives the frames that are there. Raises MediaError when the file is not video or
     nothing in it can be decoded.
@@ -68,6 +69,7 @@ def frames(
             stream_frames = _timed(container, stream, source, seek, notes)
             picture: _Picture | None = None
             sought_too_far = False
+            luma_time = -math.inf
             for time, frame in stream_frames:
                 if picture is None:
                     if seek is not None and time > seek:
@@ -77,8 +79,10 @@ def frames(
                 if end is not None and time >= end:
                     break
                 if start is None or time >= start:
-                    wanted = luma_at is not None and luma_at(float(time))
-                    yield Frame(time, picture.rgb(frame), _luma(frame) if wanted else None)
+                    luma = None
+                    if luma_every is not None and time - luma_time >= luma_every - 1e-6:
+                        luma, luma_time = _luma(frame), float(time)
+                    yield Frame(time, picture.rgb(frame), luma)
         if not sought_too_far:
             return
         seek = None  # this container's index is wrong: go through it from its beginning
@@ -199,14 +203,30 @@ class _Picture:
         )
         width, height = size or fit(*shown, short_side)
         self.coded = (height, width) if self.turn.swap else (width, height)
-        self.scaler = VideoReformatter()
+        self.scaler, self.painter = VideoReformatter(), VideoReformatter()
 
     def rgb(self, frame: av.VideoFrame) -> npt.NDArray[np.uint8]:
         wide = frame.color_primaries == probe.BT2020_PRIMARIES
         transfer = probe.TRANSFERS.get(int(frame.color_trc), "unknown")
         if wide or transfer in ("pq", "hlg"):
             return _upright(self._tone_mapped(frame, transfer), self.turn)
-        return _upright(self._scaled(frame, "rgb24", _FULL).to_ndarray(), self.turn)
+        return _upright(self._painted(frame).to_ndarray(), self.turn)
+
+    def _painted(self, frame: av.VideoFrame) -> av.VideoFrame:
+        """As rgb24. What shrinks a lot does so as 4:2:0: the scaler is quick at that alone."""
+        width, height = self.coded
+        if not _shrinks(frame, width, height) or frame.format.is_rgb:
+            return self._scaled(frame, "rgb24", _FULL)
+        return self.painter.reformat(
+            self._scaled(frame, "yuv420p", _range(frame)),
+            format="rgb24",
+            src_colorspace=_matrix(frame),
+            dst_colorspace=_matrix(frame),
+            src_color_range=_range(frame),
+            dst_color_range=_FULL,
+            interpolation=_interpolation(frame, width, height),
+            threads=1,
+        )
 
     def _scaled(self, frame: av.VideoFrame, pix_fmt: str, out_range: int) -> av.VideoFrame:
         width, height = self.coded
@@ -250,10 +270,14 @@ def _luma(frame: av.VideoFrame) -> npt.NDArray[np.uint8]:
     return lines if first.bits == 8 else (lines >> (first.bits - 8)).astype(np.uint8)
 
 
+def _shrinks(frame: av.VideoFrame, width: int, height: int) -> bool:
+    return 4 * width * height <= frame.width * frame.height
+
+
 def _interpolation(frame: av.VideoFrame, width: int, height: int) -> int:
     from av.video.reformatter import Interpolation as Scale
 
-    if 4 * width * height <= frame.width * frame.height:
+    if _shrinks(frame, width, height):
         return int(Scale.AREA | Scale.BITEXACT)  # what the flags below add is averaged away
     exact = Scale.ACCURATE_RND | Scale.BITEXACT | Scale.FULL_CHR_H_INT | Scale.FULL_CHR_H_INP
     if width * height < frame.width * frame.height:
