@@ -42,18 +42,18 @@ class Recipe:
     """
 
     seed: int = 0
-    vae_steps: int = 700
+    vae_steps: int = 1200
     vae_images: float = 0.5
     vae_whole: float = 0.0
     vae_batch: int = 2
     vae_crop: int = 40
     vae_rate: float = 2e-3
     kl: float = 1e-5
-    clips: int = 500
+    clips: int = 800
     still: float = 0.1
-    steps: int = 600
+    steps: int = 1000
     batch: int = 8
-    rate: float = 1e-3
+    rate: float = 8e-4
     weight_decay: float = 0.01
     prompt_dropout: float = 0.1
     ema: float = 0.995
@@ -87,6 +87,7 @@ def train(recipe: Recipe, manifest: Path, out: Path) -> dict[str, Any]:
         "psnr_train_films": _psnr_of(pipe.vae, films),
         "psnr_unseen_films": _psnr_of(pipe.vae, unseen),
     }
+    pipe.transformer.half()  # half the bytes in the repository; it is loaded as float32
     architecture.save(pipe, out / "model")
     write_text(out / "measured.json", json.dumps(measured, indent=2))
     return measured
