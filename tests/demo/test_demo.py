@@ -88,15 +88,22 @@ def test_commands_of_the_dry_run_are_those_of_the_readme(tmp_path: Path) -> None
 def test_the_words_mean_the_same_as_the_functions(tmp_path: Path) -> None:
     """What the page tells to type gives the settings that the demo used."""
     from realdpo.config import resolve
+    from realdpo.pairs.config import BuildConfig
     from realdpo.train.config import TrainConfig
 
     for quick in (False, True):
         plan = demo._plan(Workspace(tmp_path), "films", quick)
-        words = plan.words[2]
-        sets = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
-        flags = {"model": "tiny", "steps": int(words[words.index("--steps") + 1]),
-                 "lr": float(words[words.index("--lr") + 1])}  # fmt: skip
-        assert resolve(TrainConfig, section="train", sets=sets, flags=flags) == plan.train
+        _, build, train, _ = plan.words
+        flags = {"model": "tiny", "losers": int(build[build.index("--losers") + 1]),
+                 "steps": int(build[build.index("--steps") + 1])}  # fmt: skip
+        assert resolve(BuildConfig, section="pairs", sets=_sets(build), flags=flags) == plan.build
+        flags = {"model": "tiny", "steps": int(train[train.index("--steps") + 1]),
+                 "lr": float(train[train.index("--lr") + 1])}  # fmt: skip
+        assert resolve(TrainConfig, section="train", sets=_sets(train), flags=flags) == plan.train
+
+
+def _sets(words: tuple[str, ...]) -> list[str]:
+    return [words[i + 1] for i, word in enumerate(words) if word == "--set"]
 
 
 def test_missing_footage_is_one_line(tmp_path: Path) -> None:
