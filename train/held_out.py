@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from realdpo.ids import seed_of
+from realdpo.ids import seed_of, unit_interval
 from realdpo.train import draws, latents, step
 from realdpo.train.config import TrainConfig
 from realdpo.train.draws import Choice
@@ -62,6 +62,51 @@ def measure(
     ]
     win, lose, control = (torch.stack(part) for part in zip(*rows, strict=True))
     return Table(win, lose, control)
+
+
+def measure_shared(
+    model: Any, task: Task, pairs: Sequence[Pair], config: TrainConfig, together: bool,
+    accelerator: Any,
+) -> Table:  # fmt: skip
+    """As `measure`, with the pairs shared out among the processes; all get the whole table."""
+    world, rank, count = accelerator.num_processes, accelerator.process_index, len(pairs)
+    share = -(-count // world)
+    # Every process runs as many forwards (sharded weights need that); the surplus is dropped.
+    mine = [min(rank + k * world, count - 1) for k in range(share)]
+    table = measure(model, task, pairs, config, accelerator.device, together, mine)
+    if world == 1:
+        return table
+    rows = {n: t.to(accelerator.device) for n, t in table.tensors().items()}
+    every = {n: accelerator.gather(t.contiguous()).cpu() for n, t in rows.items()}
+    # Gathered as process 0's rows, then process 1's ...: pair p is row p // world of p % world.
+    order = torch.tensor([p % world * share + p // world for p in range(count)])
+    return Table(**{n: t[order] for n, t in every.items()})
+
+
+def rank(found: dict[str, Any], objective: str) -> list[float]:
+    """A key by which summaries are compared; the smallest is the best.
+
+    Best is the highest accuracy among those that did not make the winner's error worse; in plain
+    training, the smallest error.
+    """
+    if objective == "sft":
+        return [float(found["winner_error"])]
+    return [float(found["winner_change"] > 0), -found["accuracy"], found["winner_error"]]
+
+
+def split(found: dict[str, list[Pair]], count: int) -> tuple[list[Pair], list[Pair], str]:
+    """(pairs to train on, pairs to measure on, how they were parted).
+
+    Without a validation split, a tenth of the clips (at least one) is held back by a hash of their
+    id; with a single clip nothing can be.
+    """
+    train, watched = found["train"], found.get("validation", [])
+    if watched or not count:
+        return train, watched[:count], "the validation split"
+    clips = sorted({p.clip_id for p in train}, key=lambda clip: unit_interval("held out", clip))
+    held = set(clips[: max(1, len(clips) // 10)]) if len(clips) > 1 else set()
+    kept = [p for p in train if p.clip_id not in held]
+    return kept, [p for p in train if p.clip_id in held][:count], "clip, for want of a split"
 
 
 def summary(now: Table, base: Table, beta: float) -> dict[str, Any]:

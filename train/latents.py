@@ -82,7 +82,6 @@ def prepare(
     spec: Spec,
     config: TrainConfig,
     device: torch.device,
-    dtype: torch.dtype,
     limit: int | None = None,
 ) -> dict[str, list[Pair]]:
     """Encode what is not in the cache yet; returns the pairs of train and validation, in order.
@@ -95,6 +94,7 @@ def prepare(
     """
     refuse_shortcut(workspace, config.allow_shortcut)
     family = models.family_of(spec)
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     cache = _Cache(workspace.step("latents"), spec, family, config, device, dtype)
     found: dict[str, list[Pair]] = {}
     for split in ("train", "validation"):
@@ -111,6 +111,14 @@ def prepare(
             f"make them with: realdpo pairs build -w {workspace.root}",
         )
     return found
+
+
+def winner(workspace: Workspace, pair: Pair) -> bytes:
+    """The mp4 bytes of a pair's real clip, as its shard holds them."""
+    shards = sorted(workspace.pair_data.glob("*.parquet"))
+    wanted = [("pair_id", "=", pair.pair_id)]
+    rows = (pq.read_table(s, columns=["win"], filters=wanted).to_pylist() for s in shards)
+    return next(bytes(found[0]["win"]["bytes"]) for found in rows if found)
 
 
 def refuse_shortcut(workspace: Workspace, allowed: bool) -> None:

@@ -1,27 +1,28 @@
-"""Training from pairs to weights, readable from top to bottom: `run` is the whole of it."""
+"""Training from pairs to weights. `run` is the whole of it; `Trainer` is what it calls, in order.
+
+What a step's gradient is made of is in `step`, what stops a run in `stops`, what is logged of a
+step in `numbers`, and what is measured on pairs held back in `held_out`.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import math
-import signal
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from realdpo import config as configs
 from realdpo import progress
-from realdpo.errors import UserError
 from realdpo.files import atomic_path, write_text
-from realdpo.ids import content_id, seed_of, unit_interval
+from realdpo.ids import seed_of
 from realdpo.train import (
     checkpoint,
     draws,
@@ -29,16 +30,15 @@ from realdpo.train import (
     latents,
     log,
     models,
-    noise,
+    numbers,
     objective,
     setup,
     step,
+    stops,
 )
-from realdpo.train.config import FREE_ON_RESUME, TrainConfig
-from realdpo.train.latents import Pair
+from realdpo.train.config import TrainConfig
 from realdpo.train.objective import Errors
-from realdpo.train.reference import Reference
-from realdpo.train.step import Bank, Outcome, Task
+from realdpo.train.step import Outcome
 from realdpo.workspace import Workspace
 
 
@@ -67,10 +67,10 @@ def run(workspace: Workspace, config: TrainConfig) -> RunSummary:
     trainer = Trainer(workspace, config)
     trainer.start_or_resume()
     stopped = None
-    with _interrupts() as interrupted, trainer.bar() as advance:
+    with stops.interrupts() as interrupted, trainer.bar() as advance:
         while trainer.step < config.steps and not stopped:
             values = trainer.train_step()
-            advance(note=_note(values))
+            advance(note=numbers.note(values))
             stopped = trainer.after_step(values)
             if trainer.agree(bool(interrupted)):
                 trainer.save()
@@ -88,12 +88,11 @@ class Trainer:
         limit: int | None = None,
         runs: Path | None = None,
     ) -> None:
-        import diffusers
-        import transformers
+        """Ready the processes, the cached pairs, the policy and its reference.
 
-        diffusers.utils.logging.disable_progress_bar()
-        transformers.utils.logging.disable_progress_bar()
-        self.config = config
+        `limit` takes so many pairs of a split only, `runs` another folder than the workspace's.
+        """
+        self.workspace, self.config = workspace, config
         self.folder = (runs or workspace.runs) / config.run_name
         self.accelerator = setup.accelerator(config, self.folder)
         self.main = self.accelerator.is_main_process
@@ -101,46 +100,22 @@ class Trainer:
         torch.manual_seed(seed_of(config.seed, "weights"))
 
         spec = models.read_spec(config.model, config.revision, config.expert)
-        family = models.family_of(spec)
-        cpu = self.device.type == "cpu"
         with self.accelerator.main_process_first():
-            found = latents.prepare(
-                workspace,
-                spec,
-                config,
-                self.device,
-                torch.float32 if cpu else torch.bfloat16,
-                limit,
-            )
-        self.pairs, self.watched, self.watched_by = split_pairs(found, config.held_out_pairs)
-        if config.batch > 1 and len({pair.shape for pair in self.pairs}) > 1:
-            raise UserError(
-                "pairs of different sizes cannot share a batch",
-                "use --set batch=1 and as much accumulation",
-            )
-        tokens = math.prod(self.pairs[0].shape) // _channels(self.pairs[0].shape, family)
-        process = noise.from_scheduler(spec.scheduler, tokens)
-        if boundary := spec.options.get("boundary_ratio"):
-            process = noise.restrict(process, boundary, above=spec.component == "transformer")
-        self.task = Task(family, spec, process, config.weighting)
-        self.aim = step.aim_of(config)
+            found = latents.prepare(workspace, spec, config, self.device, limit)
+        self.pairs, self.watched, self.watched_by = held_out.split(found, config.held_out_pairs)
+        self.task = setup.task(spec, self.pairs, config)
+        self.aim = step.aim_of(config) if config.objective == "dpo" else None
 
         model = setup.policy(config, spec, self.device)
         self.parameters = sum(p.numel() for _, p in checkpoint.trained(model))
         optimizer = setup.optimizer(config, [p for _, p in checkpoint.trained(model)])
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.inner = self.accelerator.unwrap_model(self.model)
-        self.reference = None
-        if config.objective == "dpo":
-            self.reference = Reference(
-                self.inner, config.reference_mode, config.ema_rate, config.ema_every
-            )
-        self.bank = None
-        if config.reference_bank and config.objective == "dpo":
-            self.bank = Bank(workspace.step("reference") / self._bank_id())
+        self.reference = setup.reference(config, self.inner)
+        self.bank = setup.bank(workspace, self.task, self.pairs, config, self.device)
         self.together = config.branches != "one-by-one"
         self.step = 0
-        self.best: tuple[list[float], str] | None = None
+        self.best: tuple[list[float], str] | None = None  # (key of `held_out.rank`, checkpoint)
         self.recent: list[float] = []
         self.before: dict[str, Any] | None = None
         self.after: dict[str, Any] | None = None
@@ -150,19 +125,13 @@ class Trainer:
 
     def start_or_resume(self) -> None:
         """Take the newest checkpoint, or measure the base and check that the reference is the policy."""
-        self._same_settings()
+        stops.other_settings(self.folder, self.config)
+        if self.main:
+            write_text(self.folder / "config.toml", configs.to_toml("train", self.config))
         newest = checkpoint.latest(self.folder / "checkpoints")
         base_file = self.folder / "base.safetensors"
         if newest and (base_file.is_file() or not self.watched):
-            state = checkpoint.load(
-                newest, self.inner, self.task.spec, self.optimizer.optimizer, self.reference
-            )
-            self.step, self.recent = state["step"], state["recent"]
-            self.best = tuple(state["best"]) if state["best"] else None  # type: ignore[assignment]
-            self.before, self.after = state["before"], state["after"]
-            self.together = state["together"]
-            if self.accelerator.scaler is not None and state["scaler"]:
-                self.accelerator.scaler.load_state_dict(state["scaler"])
+            self._take(newest)
             if self.watched:
                 self.base = held_out.Table(**load_file(base_file))
             progress.say(f"going on from {newest}")
@@ -187,7 +156,7 @@ class Trainer:
             torch.cuda.reset_peak_memory_stats()
         self.model.train()
         for group in self.optimizer.param_groups:
-            group["lr"] = config.lr * rate(self.step, config)
+            group["lr"] = config.lr * setup.rate(self.step, config)
         outcomes, us = [], []
         for micro in range(config.accumulation):
             batch = self.batch(micro).to(self.device)
@@ -199,36 +168,37 @@ class Trainer:
         norm = self.accelerator.clip_grad_norm_(
             [p for _, p in checkpoint.trained(self.inner)], config.clip
         )
-        values = self._values(outcomes, torch.cat(us))
+        values = numbers.of_step(outcomes, torch.cat(us), self.aim, self.accelerator)
         values |= {"step": self.step + 1, "lr": self.optimizer.param_groups[0]["lr"]}
-        values["grad_norm"] = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
-        self._refuse_nonsense(values)
+        values["grad_norm"] = float(checkpoint.whole(norm))
+        newest = checkpoint.latest(self.folder / "checkpoints")
+        stops.nonsense(values, self.recent, config, newest, self.accelerator.scaler is not None)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        values |= self._movement()
+        values |= numbers.movement(self.inner, self.reference, self.step, config.weights == "lora")
         values["seconds"] = time.perf_counter() - begin
-        values["pairs_per_second"] = config.batch * config.accumulation / values["seconds"]
-        values["pairs_per_second"] *= self.accelerator.num_processes
+        pairs = config.batch * config.accumulation * self.accelerator.num_processes
+        values["pairs_per_second"] = pairs / values["seconds"]
         if self.device.type == "cuda":
             values["peak_memory_gb"] = torch.cuda.max_memory_allocated() / 2**30
         return values
 
     def after_step(self, values: dict[str, float]) -> str | None:
         """Log, measure and save what is due. Returns why the run should stop, if it should."""
-        config, stopped = self.config, None
+        config, stopped, name = self.config, None, f"step-{self.step:06d}"
         self.log.step(values)
-        self.recent = [*self.recent[-49:], _judged(values)]
+        self.recent = [*self.recent[-49:], numbers.judged(values)]
         final = self.step == config.steps
         due = bool(config.held_out_every) and self.step % config.held_out_every == 0
         if self.watched and (due or final):
             self.after = self._held_out(self._measure())
-            stopped = self._win_gap_reason()
-        best = self.best is not None and self.best[1] == f"step-{self.step:06d}"
+            stopped = stops.win_gap(config, self.after, self.best and self.best[1])
+        best = self.best is not None and self.best[1] == name
         if self.step % config.checkpoint_every == 0 or best or final or stopped:
             self.save()
         if config.validation_every and self.step % config.validation_every == 0:
-            self._videos(f"step-{self.step:06d}")
+            self._videos(name)
         return stopped
 
     def finish(self, stopped: str | None) -> RunSummary:
@@ -254,6 +224,8 @@ class Trainer:
         self.accelerator.end_training()  # ends the trackers, and the group of processes
         return summary
 
+    # Checkpoints
+
     def save(self) -> None:
         """Write a checkpoint of the present step and drop the old ones."""
         scaler = self.accelerator.scaler
@@ -277,12 +249,29 @@ class Trainer:
             checkpoint.prune(folder, self.config.keep_checkpoints, best)
         self.accelerator.wait_for_everyone()
 
+    def _take(self, newest: Path) -> None:
+        """Go on from the checkpoint `newest`: the other half of `save`."""
+        state = checkpoint.load(
+            newest, self.inner, self.task.spec, self.optimizer.optimizer, self.reference
+        )
+        self.step, self.recent, self.together = state["step"], state["recent"], state["together"]
+        self.best = tuple(state["best"]) if state["best"] else None  # type: ignore[assignment]
+        self.before, self.after = state["before"], state["after"]
+        if self.accelerator.scaler is not None and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+
+    # Between processes
+
     def agree(self, flag: bool) -> bool:
         """True on every process when it is true on any."""
         if self.accelerator.num_processes == 1:
             return flag
         flags = self.accelerator.gather(torch.tensor([int(flag)], device=self.device))
         return bool(flags.any())
+
+    def _apart(self) -> contextlib.AbstractContextManager[Any]:
+        """Keep gradients on this process: they are exchanged at the last backward of a step."""
+        return self.accelerator.no_sync(self.model)
 
     @contextlib.contextmanager
     def bar(self) -> Iterator[Callable[..., None]]:
@@ -299,14 +288,14 @@ class Trainer:
     def batch(self, micro: int) -> draws.Batch:
         """The present step's micro-batch `micro` of this process, on the CPU."""
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        numbers = draws.numbers(self.step, micro, rank, world, self.config)
-        return draws.batch(self.pairs, numbers, self.config)
+        wanted = draws.numbers(self.step, micro, rank, world, self.config)
+        return draws.batch(self.pairs, wanted, self.config)
 
     def _backward(self, batch: draws.Batch) -> Outcome:
         def backward(loss: Tensor) -> None:
             self.accelerator.backward(loss / self.config.accumulation)
 
-        if self.reference is None:
+        if self.reference is None or self.aim is None:
             return step.sft(self.model, self.task, batch, backward)
         ref_win, ref_lose = step.reference_errors(
             self.model, self.task, batch, self.reference, self.together, self.bank
@@ -315,42 +304,6 @@ class Trainer:
             self.model, self.task, batch, self.aim, ref_win, ref_lose, backward,
             together=self.together, apart=self._apart,
         )  # fmt: skip
-
-    def _apart(self) -> contextlib.AbstractContextManager[Any]:
-        """Keep gradients on this process: they are exchanged at the last backward of a step."""
-        return self.accelerator.no_sync(self.model)
-
-    def _values(self, outcomes: Sequence[Outcome], us: Tensor) -> dict[str, float]:
-        """The numbers of a step, over all micro-batches and processes."""
-        parts = [torch.cat([getattr(o.errors, f.name) for o in outcomes]) for f in fields(Errors)]
-        loss = torch.tensor([o.loss for o in outcomes], device=self.device).mean().view(1)
-        *parts, us, loss = (
-            self.accelerator.gather(t.contiguous())
-            for t in (*parts, us.float().to(self.device), loss)
-        )
-        errors = Errors(*parts)
-        values = {"loss": float(loss.mean())}
-        if self.reference is None:
-            return values | {"error/win": float(errors.win.mean())}
-        values |= objective.diagnostics(errors, self.config.beta)
-        values["loss/preference"] = float(objective.loss(errors, replace(self.aim, sft_weight=0.0)))
-        scales = [o.loser_scale for o in outcomes if o.loser_scale is not None]
-        if scales:
-            values["sdpo_scale"] = statistics.fmean(scales)
-        return values | _by_level(objective.margins(errors, self.config.beta), us)
-
-    def _movement(self) -> dict[str, float]:
-        """How far the policy is from where it began, and how far the reference moved."""
-        values: dict[str, float] = {}
-        if self.config.weights == "lora":
-            values["distance/base"] = adapter_size(self.inner)
-        if self.reference is not None:
-            apart, moved = self.reference.distance(), self.reference.update(self.step)
-            if apart is not None:
-                values["distance/reference"] = apart
-            if moved is not None:
-                values["reference_update"] = moved
-        return values
 
     # Checks and measurements
 
@@ -378,210 +331,29 @@ class Trainer:
             ref_win, ref_lose = step.branch_errors(self.model, self.task, batch, self.together)
         win, lose = step.branch_errors(self.model, self.task, batch, self.together)
         z = objective.margins(Errors(win, lose, ref_win, ref_lose), self.config.beta)
-        found = float(-torch.nn.functional.logsigmoid(z).mean())
-        if abs(found - math.log(2)) < 1e-4 and z.abs().max() < 1e-3:
-            return
-        noisy = [n for n, m in self.inner.named_modules() if isinstance(m, nn.Dropout) and m.p > 0]
-        cause = (
-            f"dropout is active in {noisy[0]}" if noisy else "policy and reference compute apart"
-        )
-        raise UserError(
-            f"the first loss is {found:.6f} and not ln 2 = 0.693147, so policy and reference "
-            f"differ before training: {cause}",
-            "use --set lora_dropout=0.0"
-            if noisy
-            else "try --set compile=false, --set precision=fp32 or deterministic attention kernels",
-        )
+        stops.reference_apart(z, self.inner)
 
     def _measure(self) -> held_out.Table:
-        world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        count = len(self.watched)
-        share = -(-count // world)
-        # Every process runs as many forwards (sharded weights need that); the surplus is dropped.
-        mine = [min(rank + k * world, count - 1) for k in range(share)]
         self.model.eval()
-        table = held_out.measure(
-            self.model, self.task, self.watched, self.config, self.device, self.together, mine
+        return held_out.measure_shared(
+            self.model, self.task, self.watched, self.config, self.together, self.accelerator
         )
-        if world == 1:
-            return table
-        rows = {n: t.to(self.device) for n, t in table.tensors().items()}
-        every = {n: self.accelerator.gather(t.contiguous()).cpu() for n, t in rows.items()}
-        # Gathered as process 0's rows, then process 1's ...: pair p is row p // world of p % world.
-        order = torch.tensor([p % world * share + p // world for p in range(count)])
-        return held_out.Table(**{n: t[order] for n, t in every.items()})
 
     def _held_out(self, now: held_out.Table) -> dict[str, Any]:
         assert self.base is not None
         found = held_out.summary(now, self.base, self.config.beta)
         self.log.held_out(self.step, found)
-        # Best is the highest accuracy among those that did not make the winner's error worse.
-        key = [float(found["winner_change"] > 0), -found["accuracy"], found["winner_error"]]
-        if self.reference is None:
-            key = [found["winner_error"]]
+        key = held_out.rank(found, self.config.objective)
         if self.step and (self.best is None or key < self.best[0]):
             self.best = (key, f"step-{self.step:06d}")
         return found
-
-    def _win_gap_reason(self) -> str | None:
-        limit = self.config.stop_on_win_gap
-        if limit is None or self.after is None or self.after["winner_change"] <= limit:
-            return None
-        return (
-            f"the winner's held-out error is {self.after['winner_change']:+.1%} against the base, "
-            f"above stop_on_win_gap = {limit:.1%}; the best checkpoint is "
-            f"{self.best[1] if self.best else 'the first'}"
-        )
-
-    def _refuse_nonsense(self, values: dict[str, float]) -> None:
-        """Stop before a step that would ruin the weights; the checkpoint before it stands."""
-        newest = checkpoint.latest(self.folder / "checkpoints")
-        stands = f"{newest} stands" if newest else "nothing was saved yet"
-        way_out = "lower lr or beta, add sft_weight or sdpo_mu, and run again under another --name"
-        loss, norm = values["loss"], values["grad_norm"]
-        scaled = self.accelerator.scaler is not None  # fp16: the scaler skips the step by itself
-        if not math.isfinite(loss) or not (scaled or math.isfinite(norm)):
-            raise UserError(
-                f"step {self.step + 1}: the loss is {loss} and the gradient's norm {norm}; {stands}",
-                way_out,
-            )
-        if self.config.spike and len(self.recent) >= 10:
-            floor = 0.0 if self.reference is None else math.log(2)
-            usual = max(statistics.median(self.recent), floor)
-            found = _judged(values)
-            if found > self.config.spike * usual:
-                raise UserError(
-                    f"step {self.step + 1}: the loss is {found:.4g}, {found / usual:.0f} times the "
-                    f"usual; {stands}",
-                    way_out + ", or allow it with --set spike=0",
-                )
-
-    # Setting up
-
-    def _same_settings(self) -> None:
-        """A run's settings are kept with it; raises UserError when it is resumed with others."""
-        path = self.folder / "config.toml"
-        if path.is_file():
-            kept = configs.build(TrainConfig, configs.load_toml(path).get("train", {}), str(path))
-            free = FREE_ON_RESUME - ({"steps"} if self.config.schedule != "constant" else set())
-            other = [
-                f.name
-                for f in fields(TrainConfig)
-                if f.name not in free and getattr(kept, f.name) != getattr(self.config, f.name)
-            ]
-            if other:
-                was = ", ".join(f"{n} = {getattr(kept, n)!r}" for n in other)
-                raise UserError(
-                    f"the run {self.folder} was started with {was}",
-                    "use the same settings to go on, or another --name for a new run",
-                )
-        if self.main:
-            write_text(path, configs.to_toml("train", self.config))
-
-    def _bank_id(self) -> str:
-        c = self.config
-        draw = (c.seed, c.timesteps, c.t_low, c.t_high, c.logit_mean, c.logit_std, c.timestep_bins)
-        return content_id(
-            model=models.fingerprint(self.task.spec, self.task.spec.component),
-            draw=list(draw), losers=draws.losers_used(self.pairs, c), weighting=c.weighting,
-            precision=setup.precision(c, self.device), condition=c.condition_draws,
-            latents=[p.win.name for p in self.pairs] + [f.name for p in self.pairs for f in p.lose],
-        )  # fmt: skip
 
     def _videos(self, name: str) -> None:
         from realdpo.train import videos
 
         if self.main:
             chosen = self.watched[: self.config.validation_videos]
-            videos.generate(self.inner, self.task.spec, chosen, self.config, self.folder, name)
+            videos.generate(
+                self.inner, self.task.spec, chosen, self.config, self.workspace, self.folder, name
+            )
         self.accelerator.wait_for_everyone()
-
-
-def split_pairs(found: dict[str, list[Pair]], count: int) -> tuple[list[Pair], list[Pair], str]:
-    """(pairs to train on, pairs to measure on, how they were parted).
-
-    Without a validation split, a tenth of the clips (at least one) is held back by a hash of their
-    id; with a single clip nothing can be.
-    """
-    train, watched = found["train"], found.get("validation", [])
-    if watched or not count:
-        return train, watched[:count], "the validation split"
-    clips = sorted({p.clip_id for p in train}, key=lambda clip: unit_interval("held out", clip))
-    held = set(clips[: max(1, len(clips) // 10)]) if len(clips) > 1 else set()
-    kept = [p for p in train if p.clip_id not in held]
-    return kept, [p for p in train if p.clip_id in held][:count], "clip, for want of a split"
-
-
-def rate(at: int, config: TrainConfig) -> float:
-    """Factor on the learning rate at step `at` (from 0)."""
-    if at < config.warmup:
-        return (at + 1) / config.warmup
-    if config.schedule == "constant":
-        return 1.0
-    done = (at - config.warmup) / max(1, config.steps - config.warmup)
-    return 1 - done if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
-
-
-@torch.no_grad()
-def adapter_size(model: nn.Module) -> float:
-    """Root of the sum of |scale * B A|^2 over all adapters: how far LoRA is from the base.
-
-    |B A|^2 = tr((B^T B)(A A^T)), so no matrix of the base's size is built.
-    """
-    total = 0.0
-    for module in model.modules():
-        for name in getattr(module, "lora_A", {}):
-            layer: Any = module
-            a = checkpoint.whole(layer.lora_A[name].weight).float()
-            b = checkpoint.whole(layer.lora_B[name].weight).float()
-            total += float(((b.T @ b) * (a @ a.T).T).sum()) * layer.scaling[name] ** 2
-    return math.sqrt(max(total, 0.0))
-
-
-def _by_level(z: Tensor, u: Tensor, bins: int = 5) -> dict[str, float]:
-    """Accuracy by noise level, for the levels that this step drew."""
-    values = {}
-    for k in range(bins):
-        rows = (u * bins).long().clamp_max(bins - 1) == k
-        if rows.any():
-            name = f"accuracy/t{k / bins:.1f}-{(k + 1) / bins:.1f}"
-            values[name] = float(objective.accuracy(z[rows]).mean())
-    return values
-
-
-def _channels(shape: tuple[int, ...], family: Any) -> int:
-    return shape[1] if family.TIME_AXIS == 1 else shape[0]
-
-
-@contextlib.contextmanager
-def _interrupts() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying in the middle of a step; a second one kills."""
-    caught: list[int] = []
-    before: dict[int, Any] = {}
-
-    def note(number: Any, frame: Any) -> None:
-        caught.append(number)
-        signal.signal(number, before[number])
-
-    try:
-        for number in (int(signal.SIGINT), int(signal.SIGTERM)):
-            before[number] = signal.signal(number, note)
-    except ValueError:  # not the main thread: whoever called keeps the signals
-        pass
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _judged(values: dict[str, float]) -> float:
-    """The part of the loss that can run away: the preference, or the error in plain training."""
-    return values.get("loss/preference", values["loss"])
-
-
-def _note(values: dict[str, float]) -> str:
-    note = f"loss {_judged(values):.4f}"
-    if "rewards/accuracy" in values:
-        note += f" accuracy {values['rewards/accuracy']:.2f}"
-    return note

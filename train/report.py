@@ -214,10 +214,8 @@ def _videos(folder: Path) -> Markup:
         number = first.name.split("-")[0]
         prompt = (folder / f"{number}.txt").read_text(encoding="utf-8")
         tuned = sorted(folder.glob(f"{number}-step-*.mp4"))
-        clips = [
-            ("base", first.read_bytes()),
-            *((p.stem[len(number) + 1 :], p.read_bytes()) for p in tuned),
-        ]
+        shown = [path for path in (folder / f"{number}-real.mp4", first) if path.is_file()]
+        clips = [(p.stem[len(number) + 1 :], p.read_bytes()) for p in (*shown, *tuned)]
         parts.append(Markup("<h3>{}</h3>").format(prompt) + report.in_step(clips))
     return Markup("").join(parts)
 

@@ -1,8 +1,10 @@
-"""Making ready: the processes, the model that is trained, its optimizer."""
+"""Making ready: the processes, the task, the model that is trained, its optimizer and reference."""
 
 from __future__ import annotations
 
 import importlib.util
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,23 @@ import torch
 from torch import nn
 
 from realdpo.errors import UserError
-from realdpo.train import models
+from realdpo.ids import content_id
+from realdpo.train import draws, models, noise
 from realdpo.train.config import TrainConfig
+from realdpo.train.latents import Pair
 from realdpo.train.models import Spec
+from realdpo.train.reference import Reference
+from realdpo.train.step import Bank, Task
+from realdpo.workspace import Workspace
 
 
 def accelerator(config: TrainConfig, folder: Path) -> Any:
+    import diffusers
+    import transformers
     from accelerate import Accelerator
 
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
     cpu = not torch.cuda.is_available()
     names = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
     chosen = precision(config, torch.device("cpu" if cpu else "cuda"))
@@ -42,6 +53,21 @@ def precision(config: TrainConfig, device: torch.device) -> str:
     if config.precision != "auto":
         return config.precision
     return "fp32" if device.type == "cpu" else "bf16"
+
+
+def task(spec: Spec, pairs: Sequence[Pair], config: TrainConfig) -> Task:
+    """The model's facts and noise process. Raises UserError when pairs cannot share a batch."""
+    if config.batch > 1 and len({pair.shape for pair in pairs}) > 1:
+        raise UserError(
+            "pairs of different sizes cannot share a batch",
+            "use --set batch=1 and as much accumulation",
+        )
+    family, shape = models.family_of(spec), pairs[0].shape
+    channels = shape[1] if family.TIME_AXIS == 1 else shape[0]
+    process = noise.from_scheduler(spec.scheduler, math.prod(shape) // channels)
+    if boundary := spec.options.get("boundary_ratio"):
+        process = noise.restrict(process, boundary, above=spec.component == "transformer")
+    return Task(family, spec, process, config.weighting)
 
 
 def policy(config: TrainConfig, spec: Spec, device: torch.device) -> nn.Module:
@@ -86,6 +112,40 @@ def optimizer(config: TrainConfig, parameters: list[nn.Parameter]) -> torch.opti
         weight_decay=config.weight_decay,
     )
     return made
+
+
+def rate(at: int, config: TrainConfig) -> float:
+    """Factor on the learning rate at step `at` (from 0)."""
+    if at < config.warmup:
+        return (at + 1) / config.warmup
+    if config.schedule == "constant":
+        return 1.0
+    done = (at - config.warmup) / max(1, config.steps - config.warmup)
+    return 1 - done if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+
+
+def reference(config: TrainConfig, model: nn.Module) -> Reference | None:
+    """The reference of preference training; plain training has none."""
+    if config.objective != "dpo":
+        return None
+    return Reference(model, config.reference_mode, config.ema_rate, config.ema_every)
+
+
+def bank(
+    workspace: Workspace, task: Task, pairs: Sequence[Pair], config: TrainConfig, device: torch.device
+) -> Bank | None:  # fmt: skip
+    """Stored reference errors, if asked for: a folder named by everything they depend on."""
+    if not config.reference_bank or config.objective != "dpo":
+        return None
+    c = config
+    draw = (c.seed, c.timesteps, c.t_low, c.t_high, c.logit_mean, c.logit_std, c.timestep_bins)
+    name = content_id(
+        model=models.fingerprint(task.spec, task.spec.component), draw=list(draw),
+        losers=draws.losers_used(pairs, c), weighting=c.weighting, precision=precision(c, device),
+        condition=c.condition_draws,
+        latents=[p.win.name for p in pairs] + [f.name for p in pairs for f in p.lose],
+    )  # fmt: skip
+    return Bank(workspace.step("reference") / name)
 
 
 def _offload(model: Any, config: TrainConfig, device: torch.device) -> None:

@@ -1,4 +1,7 @@
-"""Videos of held-out prompts at fixed seeds: the base once, the tuned model whenever asked."""
+"""Videos of held-out prompts at fixed seeds: the base once, the tuned model whenever asked.
+
+The real clip of the pair stands beside them.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,23 @@ from realdpo import progress
 from realdpo.files import write_bytes, write_text
 from realdpo.ids import seed_of
 from realdpo.media.encode import EncodeSettings, encode
-from realdpo.train import models
+from realdpo.train import latents, models
 from realdpo.train.config import TrainConfig
 from realdpo.train.latents import Pair
 from realdpo.train.models import Spec
+from realdpo.workspace import Workspace
 
 
 def generate(
-    model: Any, spec: Spec, pairs: Sequence[Pair], config: TrainConfig, folder: Path, name: str
+    model: Any,
+    spec: Spec,
+    pairs: Sequence[Pair],
+    config: TrainConfig,
+    workspace: Workspace,
+    folder: Path,
+    name: str,
 ) -> None:
-    """Write videos/<n>-<name>.mp4 for every pair, and <n>-base.mp4 where it is missing.
+    """Write videos/<n>-<name>.mp4 for every pair, and <n>-real.mp4, <n>-base.mp4 where missing.
 
     `model` is the policy as it is; the base is loaded from its folder and let go again.
     """
@@ -32,13 +42,15 @@ def generate(
     device = next(model.parameters()).device
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     kind = getattr(diffusers, spec.pipeline)
-    pipe = kind.from_pretrained(spec.folder, torch_dtype=dtype).to(device)
+    pipe = kind.from_pretrained(spec.folder, **models.in_dtype(dtype)).to(device)
     pipe.set_progress_bar_config(disable=True)
     wanted = [f"{n:02d}-base" for n in range(len(pairs))]
     missing = [n for n, stem in enumerate(wanted) if not _file(folder, stem).is_file()]
     with progress.bar("videos", len(missing) + len(pairs), "videos") as advance:
         for number in missing:
             write_text(folder / "videos" / f"{number:02d}.txt", pairs[number].prompt)
+            real = latents.winner(workspace, pairs[number])
+            write_bytes(_file(folder, f"{number:02d}-real"), real)
             _write(pipe, spec, pairs[number], config, _file(folder, wanted[number]))
             advance(note="base")
         pipe.register_modules(**{spec.component: model})

@@ -20,6 +20,7 @@ from realdpo.errors import UserError
 from realdpo.train import checkpoint, held_out, latents, log, loop, models, step
 from realdpo.train.config import PRESETS, TrainConfig
 from realdpo.train.loop import Trainer
+from realdpo.train.reference import Reference
 from realdpo.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
@@ -185,7 +186,7 @@ def test_dropout_fails_the_start_up_check(fresh, config):
         for name, p in checkpoint.trained(trainer.inner):
             if "lora_B" in name:
                 p.add_(0.1)
-    trainer.reference = loop.Reference(trainer.inner, "frozen")
+    trainer.reference = Reference(trainer.inner, "frozen")
     with pytest.raises(UserError, match="dropout is active"):
         trainer.start_or_resume()
 
@@ -341,7 +342,7 @@ def test_killed_at_any_moment_and_resumed(fresh, config, model):
 
 def test_latents_are_one_function_and_keyed_by_what_they_are_made_of(fresh, config, model):
     spec = models.read_spec(str(model))
-    prepare = lambda c=config: latents.prepare(fresh, spec, c, torch.device("cpu"), torch.float32)  # noqa: E731
+    prepare = lambda c=config: latents.prepare(fresh, spec, c, torch.device("cpu"))  # noqa: E731
     pair = prepare()["train"][0]
     times = {p: p.stat().st_mtime_ns for p in fresh.step("latents").iterdir()}
     assert prepare()["train"][0] == pair  # nothing is made again
@@ -364,9 +365,7 @@ def test_the_same_file_on_both_sides_gives_the_same_latent(tmp_path, model):
     row["lose"] = [row["win"]]
     tables.write(path, tables.from_rows(tables.PAIR_SHARD, [row]), tables.PAIR_SHARD)
     spec = models.read_spec(str(model))
-    pair = latents.prepare(made, spec, TrainConfig(), torch.device("cpu"), torch.float32)["train"][
-        0
-    ]
+    pair = latents.prepare(made, spec, TrainConfig(), torch.device("cpu"))["train"][0]
     sample = latents.load(pair)
     assert torch.equal(sample.win, sample.lose[0])
     assert pair.win == pair.lose[0]
@@ -389,8 +388,8 @@ def test_without_pairs_the_way_to_them_is_named(tmp_path, config):
 
 def test_without_a_validation_split_clips_are_held_back(work, model, config):
     spec = models.read_spec(str(model))
-    found = latents.prepare(work, spec, config, torch.device("cpu"), torch.float32)
-    train, watched, how = loop.split_pairs({"train": found["train"]}, 8)
+    found = latents.prepare(work, spec, config, torch.device("cpu"))
+    train, watched, how = held_out.split({"train": found["train"]}, 8)
     assert len(watched) == 1
     assert len(train) == 3
     assert not {p.clip_id for p in train} & {p.clip_id for p in watched}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pyarrow.parquet as pq
 import pytest
 
 from realdpo.errors import UserError
@@ -87,11 +88,16 @@ def test_the_page_of_a_real_run_with_videos(fresh, model):
     )  # fmt: skip
     summary = loop.run(fresh, config)
     names = sorted(p.name for p in (summary.folder / "videos").iterdir())
-    assert names == ["00-base.mp4", "00-step-000003.mp4", "00.txt"]
+    assert names == ["00-base.mp4", "00-real.mp4", "00-step-000003.mp4", "00.txt"]
+    prompt = (summary.folder / "videos" / "00.txt").read_text()
+    rows = pq.read_table(fresh.pair_data).to_pylist()
+    (row,) = [row for row in rows if row["prompt"] == prompt]
+    assert (summary.folder / "videos" / "00-real.mp4").read_bytes() == row["win"]["bytes"]
     path, found = report.write(fresh, "<b>")
     page = path.read_text()
     assert "<b></h" not in page  # the run's name is text, not markup
-    assert page.count("<video") == 2
+    assert page.count("<video") == 3
+    assert page.index("<figcaption>real") < page.index("<figcaption>base")
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert any("held-out pairs" in text for text in found)
     assert json.loads((summary.folder / "summary.json").read_text())["steps"] == 3

@@ -131,7 +131,7 @@ def load_encoders(spec: Spec, dtype: torch.dtype, device: torch.device) -> Any:
     without: dict[str, Any] = {
         k: None for k in ("transformer", "transformer_2") if k in spec.options
     }
-    pipe = kind.from_pretrained(spec.folder, torch_dtype=dtype, **without)
+    pipe = kind.from_pretrained(spec.folder, **in_dtype(dtype), **without)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
 
@@ -142,9 +142,20 @@ def load_transformer(spec: Spec, dtype: torch.dtype) -> nn.Module:
 
     kind = getattr(diffusers, spec.options[spec.component][1])
     model: nn.Module = kind.from_pretrained(
-        spec.folder, subfolder=spec.component, torch_dtype=dtype
+        spec.folder, subfolder=spec.component, **in_dtype(dtype)
     )
     return model.requires_grad_(False)
+
+
+def in_dtype(dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """The argument of diffusers' `from_pretrained` for a dtype, by the name its version takes.
+
+    0.42 warns of `torch_dtype`; older versions take a `dtype` and may ignore it in silence.
+    """
+    import diffusers
+
+    major, minor = (int(part) for part in diffusers.__version__.split(".")[:2])
+    return {"dtype" if (major, minor) >= (0, 42) else "torch_dtype": dtype}
 
 
 def add_lora(model: Any, rank: int, alpha: float, dropout: float, targets: tuple[str, ...]) -> None:

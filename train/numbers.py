@@ -1,0 +1,98 @@
+"""The numbers of one step: what is logged, over all micro-batches and processes."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from realdpo.train import checkpoint, objective
+from realdpo.train.objective import Errors, Objective
+from realdpo.train.reference import Reference
+from realdpo.train.step import Outcome
+
+
+def of_step(
+    outcomes: Sequence[Outcome], us: Tensor, aim: Objective | None, accelerator: Any
+) -> dict[str, float]:
+    """Loss, errors and diagnostics of a step's micro-batches; `us` are their noise levels.
+
+    Every process calls this and gets the same numbers. `aim` is None in plain training.
+    """
+    parts = [torch.cat([getattr(o.errors, f.name) for o in outcomes]) for f in fields(Errors)]
+    loss = torch.tensor([o.loss for o in outcomes], device=accelerator.device).mean().view(1)
+    *parts, us, loss = (
+        accelerator.gather(t.contiguous())
+        for t in (*parts, us.float().to(accelerator.device), loss)
+    )
+    errors = Errors(*parts)
+    values = {"loss": float(loss.mean())}
+    if aim is None:
+        return values | {"error/win": float(errors.win.mean())}
+    values |= objective.diagnostics(errors, aim.beta)
+    values["loss/preference"] = float(objective.loss(errors, replace(aim, sft_weight=0.0)))
+    scales = [o.loser_scale for o in outcomes if o.loser_scale is not None]
+    if scales:
+        values["sdpo_scale"] = statistics.fmean(scales)
+    return values | _by_level(objective.margins(errors, aim.beta), us)
+
+
+def movement(
+    model: nn.Module, reference: Reference | None, step: int, lora: bool
+) -> dict[str, float]:
+    """How far the policy is from where it began; moves the reference, and says how far, when due."""
+    values: dict[str, float] = {}
+    if lora:
+        values["distance/base"] = adapter_size(model)
+    if reference is not None:
+        apart, moved = reference.distance(), reference.update(step)
+        if apart is not None:
+            values["distance/reference"] = apart
+        if moved is not None:
+            values["reference_update"] = moved
+    return values
+
+
+@torch.no_grad()
+def adapter_size(model: nn.Module) -> float:
+    """Root of the sum of |scale * B A|^2 over all adapters: how far LoRA is from the base.
+
+    |B A|^2 = tr((B^T B)(A A^T)), so no matrix of the base's size is built.
+    """
+    total = 0.0
+    for module in model.modules():
+        for name in getattr(module, "lora_A", {}):
+            layer: Any = module
+            a = checkpoint.whole(layer.lora_A[name].weight).float()
+            b = checkpoint.whole(layer.lora_B[name].weight).float()
+            total += float(((b.T @ b) * (a @ a.T).T).sum()) * layer.scaling[name] ** 2
+    return math.sqrt(max(total, 0.0))
+
+
+def judged(values: Mapping[str, float]) -> float:
+    """The part of the loss that can run away: the preference, or the error in plain training."""
+    return values.get("loss/preference", values["loss"])
+
+
+def note(values: Mapping[str, float]) -> str:
+    """A step in a few words, for the progress bar."""
+    text = f"loss {judged(values):.4f}"
+    if "rewards/accuracy" in values:
+        text += f" accuracy {values['rewards/accuracy']:.2f}"
+    return text
+
+
+def _by_level(z: Tensor, u: Tensor, bins: int = 5) -> dict[str, float]:
+    """Accuracy by noise level, for the levels that this step drew."""
+    values = {}
+    for k in range(bins):
+        rows = (u * bins).long().clamp_max(bins - 1) == k
+        if rows.any():
+            name = f"accuracy/t{k / bins:.1f}-{(k + 1) / bins:.1f}"
+            values[name] = float(objective.accuracy(z[rows]).mean())
+    return values

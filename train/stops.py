@@ -1,0 +1,120 @@
+"""What stops a run: other settings than it began with, a reference that is not the policy, numbers
+that would ruin the weights, a winner's error that rises, Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from realdpo import config as configs
+from realdpo.errors import UserError
+from realdpo.train import numbers
+from realdpo.train.config import FREE_ON_RESUME, TrainConfig
+
+
+@contextlib.contextmanager
+def interrupts() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying in the middle of a step; a second one kills."""
+    caught: list[int] = []
+    before: dict[int, Any] = {}
+
+    def note(number: Any, frame: Any) -> None:
+        caught.append(number)
+        signal.signal(number, before[number])
+
+    try:
+        for number in (int(signal.SIGINT), int(signal.SIGTERM)):
+            before[number] = signal.signal(number, note)
+    except ValueError:  # not the main thread: whoever called keeps the signals
+        pass
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def other_settings(folder: Path, config: TrainConfig) -> None:
+    """Raises UserError when the run in `folder` was started with settings that change what it learns."""
+    path = folder / "config.toml"
+    if not path.is_file():
+        return
+    kept = configs.build(TrainConfig, configs.load_toml(path).get("train", {}), str(path))
+    free = FREE_ON_RESUME - ({"steps"} if config.schedule != "constant" else set())
+    other = [
+        f.name
+        for f in fields(TrainConfig)
+        if f.name not in free and getattr(kept, f.name) != getattr(config, f.name)
+    ]
+    if other:
+        was = ", ".join(f"{n} = {getattr(kept, n)!r}" for n in other)
+        raise UserError(
+            f"the run {folder} was started with {was}",
+            "use the same settings to go on, or another --name for a new run",
+        )
+
+
+def reference_apart(z: Tensor, model: nn.Module) -> None:
+    """Raises UserError unless the first margins `z` [B, N] give the loss ln 2, as one model must."""
+    found = float(-torch.nn.functional.logsigmoid(z).mean())
+    if abs(found - math.log(2)) < 1e-4 and z.abs().max() < 1e-3:
+        return
+    noisy = [n for n, m in model.named_modules() if isinstance(m, nn.Dropout) and m.p > 0]
+    cause = f"dropout is active in {noisy[0]}" if noisy else "policy and reference compute apart"
+    raise UserError(
+        f"the first loss is {found:.6f} and not ln 2 = 0.693147, so policy and reference "
+        f"differ before training: {cause}",
+        "use --set lora_dropout=0.0"
+        if noisy
+        else "try --set compile=false, --set precision=fp32 or deterministic attention kernels",
+    )
+
+
+def nonsense(
+    values: Mapping[str, float],
+    recent: Sequence[float],
+    config: TrainConfig,
+    newest: Path | None,
+    scaled: bool,
+) -> None:
+    """Raises UserError before a step that would ruin the weights; the checkpoint `newest` stands.
+
+    recent: what `numbers.judged` gave for the last steps. scaled: whether a gradient scaler (fp16)
+    skips a step with an infinite gradient by itself.
+    """
+    stands = f"{newest} stands" if newest else "nothing was saved yet"
+    way_out = "lower lr or beta, add sft_weight or sdpo_mu, and run again under another --name"
+    loss, norm, step = values["loss"], values["grad_norm"], int(values["step"])
+    if not math.isfinite(loss) or not (scaled or math.isfinite(norm)):
+        raise UserError(
+            f"step {step}: the loss is {loss} and the gradient's norm {norm}; {stands}", way_out
+        )
+    if config.spike and len(recent) >= 10:
+        floor = math.log(2) if config.objective == "dpo" else 0.0
+        usual = max(statistics.median(recent), floor)
+        found = numbers.judged(values)
+        if found > config.spike * usual:
+            raise UserError(
+                f"step {step}: the loss is {found:.4g}, {found / usual:.0f} times the usual; {stands}",
+                way_out + ", or allow it with --set spike=0",
+            )
+
+
+def win_gap(config: TrainConfig, after: Mapping[str, Any], best: str | None) -> str | None:
+    """Why to stop because winners got worse, by the held-out summary `after`, if that is asked."""
+    limit = config.stop_on_win_gap
+    if limit is None or after["winner_change"] <= limit:
+        return None
+    return (
+        f"the winner's held-out error is {after['winner_change']:+.1%} against the base, "
+        f"above stop_on_win_gap = {limit:.1%}; the best checkpoint is {best or 'the first'}"
+    )
