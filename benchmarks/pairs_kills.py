@@ -43,6 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="after which to stop")
     options = parser.parse_args()
     # what every run imports is imported once; the runs are forks of this process
     import diffusers  # noqa: F401
@@ -52,12 +53,13 @@ def main() -> None:
     from realdpo.pairs import build, generate, statistics  # noqa: F401
 
     with tempfile.TemporaryDirectory() as folder:
-        same = trial(Path(folder), options.kills, random.Random(options.seed))
+        same = trial(Path(folder), options.kills, random.Random(options.seed), options.seconds)
     sys.exit(0 if same else 1)
 
 
-def trial(root: Path, kills: int, moments: random.Random) -> bool:
+def trial(root: Path, kills: int, moments: random.Random, seconds: float) -> bool:
     """Kill that often, say where it hit, and whether every finished workspace was the same."""
+    began = time.monotonic()
     model, clips = root / "model", root / "clips"
     finished(lambda: prepare(model, clips))
     undisturbed = root / "undisturbed"
@@ -69,7 +71,7 @@ def trial(root: Path, kills: int, moments: random.Random) -> bool:
     torn = workspaces = tried = different = 0
     workspace = root / "0"
     shutil.copytree(clips, workspace)
-    while hit.total() < kills:
+    while hit.total() < kills and time.monotonic() - began < seconds:
         now = min(results(workspace), len(gaps) - 1)
         after = moments.randrange(now, len(gaps))
         before = set(workspace.rglob(".*.tmp"))

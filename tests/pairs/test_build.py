@@ -199,12 +199,32 @@ def test_shards_of_two_processes_make_the_same_set(built, tmp_path, bikes, model
     last = start(workspace, model)  # writes the tables, had the two ended at the same moment
     assert last.wait() == 0
     assert contents(workspace) == contents(built[0])
+    assert_nothing_was_made_twice(workspace)
+
+
+def assert_nothing_was_made_twice(workspace: Workspace) -> None:
     keys = [
         json.loads(line)[0]
         for file in workspace.step("pairs").glob("*.jsonl")
         for line in file.read_text().splitlines()
     ]
     assert len(keys) == len(set(keys)) == 9, "a video was made twice"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_two_workers_make_the_same_set(built, tmp_path, bikes, engine) -> None:
+    workspace, config = fabricate(tmp_path, bikes), built[1]
+    if engine == "ray":
+        ray = pytest.importorskip("ray")
+        ray.init(num_cpus=2, object_store_memory=80 << 20, include_dashboard=False)
+    try:
+        build(workspace, config, devices="cpu,cpu", engine=engine)
+    finally:
+        if engine == "ray":
+            ray.shutdown()
+    assert contents(workspace) == contents(built[0])
+    assert_nothing_was_made_twice(workspace)
 
 
 @pytest.mark.slow
