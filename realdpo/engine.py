@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures as futures
-import functools
 import itertools
 import logging
 import multiprocessing
@@ -151,14 +150,12 @@ def _on_ray(
         except ConnectionError as error:
             raise UserError(f"no Ray cluster at {address}: {error}") from None
     # Ray runs a task again when its worker or node dies; an error in the step is a result.
-    remote: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=5)(
-        functools.partial(attempt, step)
-    )
+    remote: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=5)(attempt)
     waiting = iter(rows)
     flying: dict[Any, Row] = {}
     window = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
     for row in itertools.islice(waiting, window):
-        flying[remote.remote(row)] = row
+        flying[remote.remote(step, row)] = row
     while flying:
         done, _ = ray.wait(list(flying), num_returns=1)
         for reference in done:
@@ -170,4 +167,4 @@ def _on_ray(
                 yield Outcome(row, None, f"lost on the cluster: {first}")
             del reference
             for following in itertools.islice(waiting, 1):
-                flying[remote.remote(following)] = following
+                flying[remote.remote(step, following)] = following

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from test_ingest import SETTINGS, outputs
 
 from realdpo import engine
 from realdpo.curate import analyse
 from realdpo.curate.config import ShotSettings
+from realdpo.curate.ingest import ingest
+from realdpo.workspace import Workspace
 
 ray = pytest.importorskip("ray")
 
@@ -80,3 +84,16 @@ def test_the_analysis_is_the_same_bytes_as_here(
             analyse.save(path, value)
             saved[where].append(path.read_bytes())
     assert saved["ray"] == saved["serial"]
+
+
+@pytest.mark.slow
+def test_a_whole_ingest_is_the_same_bytes_as_here(
+    cluster: Any, footage: Path, tmp_path: Path
+) -> None:
+    good = [str(footage / "good")]
+    here, there = Workspace(tmp_path / "here"), Workspace(tmp_path / "there")
+    kept = ingest(here, good, replace(SETTINGS, engine="local"))
+    on_ray = ingest(there, good, replace(SETTINGS, engine="ray", address=cluster.address))
+    assert on_ray == kept
+    assert kept["kept"] > 0
+    assert outputs(there) == outputs(here)
