@@ -36,12 +36,14 @@ def write(workspace: Workspace, run: str) -> tuple[Path, list[str]]:
     sections = [
         report.Section("In words", _words(folder, steps, held, found)),
         report.Section("Held-out pairs", _held_out(held)),
-        report.Section("Training", _curves(steps)),
-        report.Section("By noise level", _levels(steps, held)),
     ]
     if videos := _videos(folder / "videos"):
-        sections.append(report.Section("Generated at fixed seeds", videos))
-    sections.append(report.Section("Settings", _settings(folder / "config.toml")))
+        sections.append(report.Section("Real, and generated at fixed seeds", videos))
+    sections += [
+        report.Section("Training", _curves(steps)),
+        report.Section("By noise level", _levels(steps, held)),
+        report.Section("Settings", _settings(folder / "config.toml")),
+    ]
     path = workspace.reports / f"train-{run}.html"
     report.write(path, report.page(f"Training run {run}", sections, str(folder)))
     return path, found
@@ -156,13 +158,12 @@ def _held_out(held: Sequence[Row]) -> Markup:
         "winner": _series(held, "winner_change"),
         "loser": _series(held, "loser_change"),
     }
-    return Markup("").join(
-        [
-            report.lines(accuracy, "Accuracy against the base", "step", "share of pairs won"),
-            report.lines(change, "Error relative to the base", "step", "relative change"),
-            report.table([{k: row.get(k) for k in wanted} for row in held], wanted),
-        ]
-    )
+    charts = [
+        report.lines(accuracy, "Accuracy against the base", "step", "share of pairs won"),
+        report.lines(change, "Error relative to the base", "step", "relative change"),
+    ]
+    rows = [{k: _shown(k, row.get(k)) for k in wanted} for row in held]
+    return _side_by_side(charts) + report.table(rows, wanted)
 
 
 def _curves(steps: Sequence[Row]) -> Markup:
@@ -183,7 +184,7 @@ def _curves(steps: Sequence[Row]) -> Markup:
         series = {name: line for name, line in series.items() if line[0]}
         if series:
             made.append(report.lines(series, f"{title} (mean of {WINDOW} steps)", "step"))
-    return Markup("").join(made)
+    return _side_by_side(made)
 
 
 def _levels(steps: Sequence[Row], held: Sequence[Row]) -> Markup:
@@ -200,7 +201,7 @@ def _levels(steps: Sequence[Row], held: Sequence[Row]) -> Markup:
             {
                 "noise level": f"{(k + 0.5) / count:.2f}",
                 "held-out accuracy": last["accuracy_by_level"][k],
-                "winner's error": last["winner_change_by_level"][k],
+                "winner's error": _shown("winner_change", last["winner_change_by_level"][k]),
             }
             for k in range(count)
         ]
@@ -223,6 +224,17 @@ def _videos(folder: Path) -> Markup:
 def _settings(path: Path) -> Markup:
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     return Markup("<pre>{}</pre>").format(text)
+
+
+def _side_by_side(charts: Sequence[Markup]) -> Markup:
+    """Charts two a row where the page is wide enough."""
+    grid = "display:grid;gap:0 1.5rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr))"
+    return Markup('<div style="{}">{}</div>').format(grid, Markup("").join(charts))
+
+
+def _shown(name: str, value: float | None) -> float | str | None:
+    """A number as a table shows it: changes in per cent, with their sign."""
+    return f"{value:+.2%}" if value is not None and name.endswith("_change") else value
 
 
 def _series(rows: Sequence[Row], name: str) -> tuple[list[float], list[float]]:
