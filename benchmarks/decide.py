@@ -118,7 +118,7 @@ def main() -> None:
     )
     print(f"  same verdict on {agree} of {count} (float32 against float64 at the limits)")
 
-    found, wall, processor = timed(dedup.pairs, prints)
+    found, wall, processor = timed(dedup.pairs, prints, [row["source_id"] for row in rows])
     print(f"near-duplicates        {wall:8.2f} s wall {processor:8.2f} s processor")
     hit = len(copies & set(found))
     print(f"  {hit} of {len(copies)} copies found, {len(found) - hit} pairs besides")

@@ -149,7 +149,7 @@ def apply(
     ]
     found = [old + new for old, new in zip(fixed, reasons(scores, limits, count), strict=True)]
     if links is None:
-        links = dedup.pairs(fingerprints(clips))
+        links = dedup.pairs(fingerprints(clips), clips["source_id"].to_pylist())
     ids = clips["clip_id"].to_pylist()
     copies = _copies(clips, scores, [not row for row in found], links)
     for copy, original in copies.items():
@@ -293,7 +293,7 @@ def _stored_links(workspace: Workspace, clips: pa.Table) -> list[tuple[int, int]
     key = ids.content_id(clips=names, settings=dedup.DedupSettings())
     path = workspace.step("dedup") / f"{key}.parquet"
     if not path.exists():
-        links = dedup.pairs(fingerprints(clips))
+        links = dedup.pairs(fingerprints(clips), clips["source_id"].to_pylist())
         table = pa.table({side: [link[i] for link in links] for i, side in enumerate("ij")})
         with atomic_path(path) as temporary:
             pq.write_table(table, temporary)

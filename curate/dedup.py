@@ -3,7 +3,8 @@
 A clip's fingerprint is its picture reduced to 8 x 8 luma cells, four times a second. Two clips
 are compared first by their mean picture (every pair, exactly, by blocked matrix products), and
 where these agree by how the cells change over time, at every offset. The second test is what
-tells two takes of one scene apart: their backgrounds agree, their movements do not.
+tells two takes of one scene apart, and two moments before one unmoving camera: their backgrounds
+agree, their movements do not.
 """
 
 from __future__ import annotations
@@ -24,19 +25,24 @@ WORDS = CELLS * CELLS // 8
 
 @dataclass(frozen=True)
 class DedupSettings:
-    """When two clips are the same footage; set on drawn scenes and a few real frames.
+    """When two clips are the same footage; `benchmarks/dedup.py` prints the figures behind it.
 
-    picture: least correlation of the mean pictures: 0.74 was the lowest of frames cropped by 5 %
-    on every side, and unrelated frames lie at 0 with a deviation of 0.18. motion: least
-    correlation of how the cells change over the time that both show. still: levels of change
-    under which a clip has no motion to compare, and the picture must reach `still_picture`.
-    shift_s: largest offset. overlap: least share of the shorter clip that both must show.
+    candidate: least correlation of the mean pictures over the whole clips, which need not show
+    the same time. picture: the same over the time that both show; copies of real footage that
+    were cropped by 5 % reach 0.915, a take into which a person was edited 0.90, unrelated
+    frames lie at 0 with a deviation of 0.18. motion: least correlation of how the cells change
+    over that time; other moments of a scene reach 0.50, nearly all copies 0.60. still: levels
+    of change under which a clip has no movement to compare; rounding alone makes 0.3. loop:
+    least correlation of changes for two spans of one source, which are the same only when the
+    source repeats itself, frame for frame; exercise repeats itself nearly. shift_s: largest
+    offset. overlap: least share of the shorter clip that both must show.
     """
 
-    picture: float = 0.74
-    motion: float = 0.60
-    still: float = 1.0
-    still_picture: float = 0.92
+    candidate: float = 0.74
+    picture: float = 0.9
+    motion: float = 0.55
+    still: float = 0.5
+    loop: float = 0.9
     shift_s: float = 2.0
     overlap: float = 0.6
 
@@ -63,43 +69,63 @@ def unpack(words: Sequence[int] | npt.NDArray[np.uint64]) -> Floats:
 
 def pairs(
     fingerprints: Sequence[npt.NDArray[np.uint64] | None],
+    sources: Sequence[str] | None = None,
     settings: DedupSettings | None = None,
 ) -> list[tuple[int, int]]:
-    """All pairs (i, j), i < j, of the same footage; null and empty fingerprints match nothing."""
+    """All pairs (i, j), i < j, of the same footage; null and empty fingerprints match nothing.
+
+    sources: what each clip was cut from. Clips of one source show other moments of it, so they
+    must agree as frames that are shown again do. None: each clip has a source of its own.
+    """
     settings = settings or DedupSettings()
     known = [i for i, words in enumerate(fingerprints) if words is not None and len(words)]
     if len(known) < 2:
         return []
     prints = [np.asarray(fingerprints[i], np.uint64) for i in known]
+    owners = [sources[i] for i in known] if sources is not None else list(range(len(known)))
     means = picture(np.stack([unpack(words).mean(axis=0) for words in prints]))
     return sorted(
         (known[i], known[j])
-        for i, j in _candidates(means, settings.picture)
-        if same(unpack(prints[i]), unpack(prints[j]), settings)
+        for i, j in _candidates(means, settings.candidate)
+        if same(unpack(prints[i]), unpack(prints[j]), settings, one_source=owners[i] == owners[j])
     )
 
 
-def same(a: Floats, b: Floats, settings: DedupSettings | None = None) -> bool:
-    """Whether two series of cells [T, 64] show the same footage at some offset."""
+def same(
+    a: Floats, b: Floats, settings: DedupSettings | None = None, *, one_source: bool = False
+) -> bool:
+    """Whether two series of cells [T, 64] show the same footage at some offset.
+
+    one_source: they are different spans of one source.
+    """
     settings = settings or DedupSettings()
-    if _hopeless(a, b, settings):
+    if max(_power(a), _power(b)) <= settings.still**2:
+        # Nothing moves: of two files it is the same still, of one source the same moment never.
+        likeness = float(picture(a.mean(axis=0)) @ picture(b.mean(axis=0)))
+        return not one_source and likeness >= settings.picture
+    least = settings.loop if one_source else settings.motion
+    if _hopeless(a, b, settings, least):
         return False
     return any(
-        likeness >= (settings.picture if moves else settings.still_picture)
-        and (not moves or motion >= settings.motion)
-        for likeness, motion, moves in compare(a, b, settings)
+        likeness >= max(settings.candidate, settings.picture - doubt) and motion >= least
+        for likeness, motion, doubt in compare(a, b, settings)
     )
 
 
-def compare(a: Floats, b: Floats, settings: DedupSettings) -> Iterator[tuple[float, float, bool]]:
-    """For every offset: correlation of the mean pictures, of their changes, and if both move."""
-    # Half steps between samples: the two clips were not sampled at the same instants.
-    fine = _doubled(b)
-    least = max(2, int(settings.overlap * min(len(a), len(b))))
-    reach = round(settings.shift_s * RATE * 2)
+def compare(a: Floats, b: Floats, settings: DedupSettings) -> Iterator[tuple[float, float, float]]:
+    """For every offset: correlation of the mean pictures, of their changes, and doubt.
+
+    The second is 0 where one of the two does not move over the time that both show. Doubt is the
+    variance of the mean picture that comes from taking few samples of what moves, as a share of
+    the picture's own: so much less may the pictures agree.
+    """
+    # Steps between samples: the two clips were not sampled at the same instants.
+    fine = _doubled(_doubled(b))
+    least = _overlap(a, b, settings)
+    reach = round(settings.shift_s * RATE * 4)
     for offset in sorted(range(-reach, reach + 1), key=abs):
-        whole, half = divmod(offset, 2)
-        other = fine[half::2]
+        whole, part = divmod(offset, 4)
+        other = fine[part::4]
         start, stop = max(0, -whole), min(len(a), len(other) - whole)
         if stop - start < least:
             continue
@@ -107,9 +133,13 @@ def compare(a: Floats, b: Floats, settings: DedupSettings) -> Iterator[tuple[flo
         mean_one, mean_two = one.mean(axis=0), two.mean(axis=0)
         change_one, change_two = one - mean_one, two - mean_two
         power_one, power_two = float((change_one**2).mean()), float((change_two**2).mean())
-        motion = float((change_one * change_two).mean()) / max((power_one * power_two) ** 0.5, 1e-6)
+        motion = 0.0
+        if min(power_one, power_two) > settings.still**2 / 2:  # steps between smooth rounding away
+            motion = float((change_one * change_two).mean()) / (power_one * power_two) ** 0.5
         likeness = float(picture(mean_one) @ picture(mean_two))
-        yield likeness, motion, min(power_one, power_two) > settings.still**2
+        contrast = float(mean_one.var() + mean_two.var())
+        doubt = (power_one + power_two) / max(contrast, 1e-6) / len(one)
+        yield likeness, motion, doubt
 
 
 def picture(cells: Floats) -> Floats:
@@ -123,15 +153,24 @@ def picture(cells: Floats) -> Floats:
     return waves / np.maximum(np.linalg.norm(waves, axis=-1, keepdims=True), 1e-6)
 
 
-def _hopeless(a: Floats, b: Floats, settings: DedupSettings) -> bool:
+def _power(cells: Floats) -> float:
+    """Mean square of how cells [T, 64] change over time."""
+    return float(cells.var(axis=0).mean())
+
+
+def _overlap(a: Floats, b: Floats, settings: DedupSettings) -> int:
+    """Samples that both must show: a second tells movements apart, half of one does not."""
+    shorter = min(len(a), len(b))
+    return max(2, min(RATE, shorter), int(settings.overlap * shorter))
+
+
+def _hopeless(a: Floats, b: Floats, settings: DedupSettings, wanted: float) -> bool:
     """Whether no offset comes near the wanted correlation of changes: one product for all."""
     one, two = a - a.mean(axis=0), b - b.mean(axis=0)
     power_one, power_two = (one**2).sum(axis=1), (two**2).sum(axis=1)
-    if min(power_one.mean(), power_two.mean()) <= 4 * CELLS**2 * settings.still**2:
-        return False
     product = one @ two.T
     total_one, total_two = (np.concatenate([[0], np.cumsum(p)]) for p in (power_one, power_two))
-    least = max(2, int(settings.overlap * min(len(a), len(b))))
+    least = _overlap(a, b, settings)
     reach = round(settings.shift_s * RATE)
     for offset in range(-reach, reach + 1):
         start, stop = max(0, -offset), min(len(a), len(b) - offset)
@@ -139,7 +178,7 @@ def _hopeless(a: Floats, b: Floats, settings: DedupSettings) -> bool:
             power = (total_one[stop] - total_one[start]) * (
                 total_two[stop + offset] - total_two[start + offset]
             )
-            if np.trace(product, offset) >= (settings.motion - 0.3) * max(power, 1e-6) ** 0.5:
+            if np.trace(product, offset) >= (wanted - 0.3) * max(power, 1e-6) ** 0.5:
                 return False
     return True
 

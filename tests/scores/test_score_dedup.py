@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -11,6 +14,8 @@ from pictures import texture
 
 from realdpo.curate import dedup
 from realdpo.curate.scores import StreamScores, fingerprint
+from realdpo.media.decode import frames
+from realdpo.media.encode import ffmpeg_exe
 
 FPS = 24
 
@@ -74,6 +79,59 @@ def test_all_changes_at_once_and_half_the_frame_rate() -> None:
 def test_takes_and_scenes_differ() -> None:
     prints = [words(scene(seed, take)) for seed in range(3) for take in range(3)]
     assert dedup.pairs(prints) == []
+
+
+def test_moments_before_an_unmoving_camera_are_not_duplicates() -> None:
+    """A small figure crosses: the background fills nearly all of every picture."""
+    back, figure = cv2.resize(texture(256, 1), (192, 144)), texture(24, 2)
+    film = np.repeat(back[None], 8 * FPS, axis=0)
+    for index, frame in enumerate(film):
+        x, y = round(index / len(film) * 160), round(100 + 12 * np.sin(index / FPS * 2))
+        frame[y : y + 24, x : x + 24] = figure
+    moments = [words(film[start : start + 2 * FPS]) for start in range(0, 8 * FPS, 2 * FPS)]
+    assert dedup.pairs(moments, ["film"] * 4) == []
+    assert dedup.pairs(moments) == []  # nor when they come in files of their own
+    again = words(changed(film[: 2 * FPS], "encoded"))
+    assert dedup.pairs([*moments, again], [*["film"] * 4, "copy"]) == [(0, 4)]
+    looped = words(film[: 2 * FPS])
+    assert dedup.pairs([*moments, looped], ["film"] * 5) == [(0, 4)]
+
+
+WINDOWS = ((1.4, 1.7), (3.1, 1.6), (5.5, 1.5), (7.5, 1.5))  # of the street film, within shots
+COPIES = {
+    "encoded": ["-crf", "38"],
+    "resized": ["-vf", "scale=320:136"],
+    "cropped": ["-vf", "crop=608:258"],
+    "cut 0.3 s off": [],
+    "all of it": ["-vf", "crop=608:258,scale=320:136", "-crf", "30"],
+}
+
+
+@pytest.mark.slow
+def test_copies_of_real_footage_are_found_and_other_footage_is_not(
+    bikes: Path, tmp_path: Path
+) -> None:
+    def taken(start: float, seconds: float, options: list[str]) -> np.ndarray:
+        path = tmp_path / "copy.mp4"
+        subprocess.run(
+            [ffmpeg_exe(), "-v", "error", "-y", "-ss", f"{start}", "-i", bikes, "-t", f"{seconds}",
+             "-an", "-preset", "ultrafast", *options, path], check=True,
+        )  # fmt: skip
+        seen = list(frames(path, size=(256, 109)))
+        return words(np.stack([frame.rgb for frame in seen]), 25)
+
+    originals = [taken(start, seconds, ["-crf", "12"]) for start, seconds in WINDOWS]
+    missed, right, wrong = [], 0, 0
+    for how, options in COPIES.items():
+        late = 0.3 if how in ("cut 0.3 s off", "all of it") else 0.0
+        for index, (start, seconds) in enumerate(WINDOWS):
+            copy = taken(start + late, seconds - late, options)
+            found = dedup.pairs([*originals, copy])
+            right += (index, 4) in found
+            missed += [] if (index, 4) in found else [(how, start)]
+            wrong += len(found) - ((index, 4) in found)
+    print(f"recall {right / 20:.2f}, precision {right / max(1, right + wrong):.2f}")
+    assert (missed, wrong) == ([], 0)
 
 
 def test_only_equal_stills_are_the_same() -> None:
