@@ -43,7 +43,7 @@ def accelerator(config: TrainConfig, folder: Path) -> Any:
     if made.distributed_type.name == "DEEPSPEED":
         raise UserError(
             "DeepSpeed steps inside its backward pass and keeps its optimizer to itself, so runs "
-            "could not be resumed exactly",
+            "could not be resumed exactly; see docs/training.md, Memory and speed",
             "use FSDP2, which shards as much: fsdp_version: 2 in the accelerate configuration",
         )
     return made
