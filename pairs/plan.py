@@ -165,6 +165,7 @@ def _settings(config: BuildConfig, traits: Traits, clip: dict[str, Any]) -> Gene
     if not width or not height or width > clip["width"] or height > clip["height"]:
         raise conform.Unfit(
             f"the clip is {clip['width']}x{clip['height']}, too small for this model"
+            + (f", which makes {traits.width}x{traits.height} only" if traits.fixed else "")
         )
     return settings_from(
         traits,

@@ -34,7 +34,8 @@ class Traits:
     """What a model can make and how it is best asked.
 
     task: "t2v" or "i2v". width, height: multiples of `size_step`. frames: a multiple of
-    `frame_step` plus one. The rest are the settings its authors recommend.
+    `frame_step` plus one. fixed: its positions were learned for `width` and `height`, and it makes
+    no other size. The rest are the settings its authors recommend.
     """
 
     task: str
@@ -46,9 +47,13 @@ class Traits:
     fps: int
     steps: int
     guidance: float
+    fixed: bool = False
 
     def legal_size(self, width: int, height: int) -> tuple[int, int]:
         """The largest legal (width, height) within the given one; (0, 0) when there is none."""
+        if self.fixed:
+            fits = width >= self.width and height >= self.height
+            return (self.width, self.height) if fits else (0, 0)
         w, h = width - width % self.size_step, height - height % self.size_step
         return (w, h) if w and h else (0, 0)
 
@@ -62,6 +67,12 @@ class Traits:
 
     def check(self, width: int, height: int, frames: int) -> None:
         """Raises UserError with the nearest legal values when the shape is not legal."""
+        if self.fixed and (width, height) != (self.width, self.height):
+            raise UserError(
+                f"this model cannot make {width}x{height} video: its positions were learned for "
+                "one size",
+                f"the only legal size is {self.width}x{self.height}",
+            )
         if width % self.size_step or height % self.size_step or width <= 0 or height <= 0:
             step = self.size_step
             near = [max(step, round(v / step) * step) for v in (width, height)]

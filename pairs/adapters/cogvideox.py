@@ -34,6 +34,7 @@ def traits(facts: Facts) -> Traits:
         fps=16 if version15 else 8,
         steps=50,
         guidance=6.0,
+        fixed=bool(transformer.get("use_learned_positional_embeddings")),
     )
 
 

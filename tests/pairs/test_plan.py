@@ -24,7 +24,7 @@ from realdpo.pairs.plan import loser, plan
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return tiny_pipelines.save("cogvideox-5b-i2v", tmp_path_factory.mktemp("model"))
+    return tiny_pipelines.save("cogvideox-5b", tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
@@ -124,12 +124,19 @@ def test_released_cogvideox_gets_its_own_shape() -> None:
                 "sample_height": 60,
                 "sample_frames": 49,
                 "patch_size_t": None,
+                "use_learned_positional_embeddings": True,
             },
         },
     )
     traits = of(facts).traits(facts)
     assert (traits.width, traits.height, traits.frames, traits.fps) == (720, 480, 49, 8)
     assert (traits.steps, traits.guidance) == (50, 6.0)
+    # its positions were learned: diffusers refuses every other size
+    assert traits.legal_size(1280, 720) == (720, 480)
+    assert traits.legal_size(704, 480) == (0, 0)
+    with pytest.raises(UserError, match="cannot make 704x480") as caught:
+        traits.check(704, 480, 49)
+    assert caught.value.hint == "the only legal size is 720x480"
 
 
 def test_clips_that_do_not_fit_say_why(workspace, model) -> None:
