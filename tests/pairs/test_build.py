@@ -277,16 +277,13 @@ def test_running_out_of_memory_ends_the_run_and_says_what_to_try(
     config = BuildConfig(model=str(model), steps=STEPS, losers=2)
     gpu = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore lines")
     cpu = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 8 bytes")
-    for error, memory, way_out in (
-        (gpu, "auto", "try --memory vae_tiling,vae_slicing"),
-        (cpu, "vae_tiling", "smaller videos"),
-    ):
+    for error, memory in ((gpu, "auto"), (cpu, "vae_slicing")):
         asked.clear()
         monkeypatch.setattr(generate, "load_pipeline", cramped(error))
         config = dataclasses.replace(config, memory=memory)
         with pytest.raises(UserError, match="^cpu ran out of memory with [a-z_ ]+$") as caught:
             build(workspace, config, devices="cpu")
-        assert way_out in str(caught.value.hint)
+        assert str(caught.value.hint).startswith("try --memory vae_tiling,vae_slicing;")
         assert len(asked) == STEPS * 2 + 1, "went on after memory ran out"
     # nothing was recorded as failed, and what was made is kept: the same command goes on
     records = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 import tiny_pipelines
@@ -13,10 +14,12 @@ from realdpo.errors import UserError
 from realdpo.pairs.adapters import Facts, of
 from realdpo.pairs.config import BuildConfig, parse_strategies
 from realdpo.pairs.pipeline import (
+    OutOfMemory,
     choose_memory,
     facts_of_folder,
     fingerprint,
     locate,
+    memory_told,
     next_memory,
 )
 from realdpo.pairs.plan import loser, plan
@@ -193,6 +196,13 @@ def test_every_memory_option_is_tried_before_smaller_videos() -> None:
     )
     assert next_memory((), "cpu") == "vae_tiling,vae_slicing"
     assert next_memory(("vae_tiling",), "cpu") is None
+    pipe = SimpleNamespace(memory_options=("vae_tiling",))
+    ran_out = pytest.raises(OutOfMemory, match="^cpu ran out of memory with vae_tiling$")
+    with ran_out as caught, memory_told(pipe, "cpu"):
+        raise MemoryError
+    assert "smaller videos" in str(caught.value.hint)
+    with pytest.raises(RuntimeError, match="shapes differ"), memory_told(pipe, "cpu"):
+        raise RuntimeError("shapes differ")
 
 
 def test_the_config_is_frozen() -> None:
