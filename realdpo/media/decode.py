@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 _MATRIX = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
 _BT709, _BT601 = 1, 5
 _LIMITED, _FULL = 1, 2
+# libswscale's SwsFlags by number: PyAV before 18, the last for Python 3.10, names few of them.
+_BICUBIC, _AREA = 0x4, 0x20
+_FULL_CHROMA_INTERPOLATION, _FULL_CHROMA_INPUT = 0x2000, 0x4000
+_ACCURATE_ROUNDING, _BIT_EXACT = 0x40000, 0x80000
 _FULL_RANGE_FORMATS = ("yuvj", "gray", "gbr", "rgb", "bgr", "pal", "mono")
 
 
@@ -275,14 +279,12 @@ def _shrinks(frame: av.VideoFrame, width: int, height: int) -> bool:
 
 
 def _interpolation(frame: av.VideoFrame, width: int, height: int) -> int:
-    from av.video.reformatter import Interpolation as Scale
-
     if _shrinks(frame, width, height):
-        return int(Scale.AREA | Scale.BITEXACT)  # what the flags below add is averaged away
-    exact = Scale.ACCURATE_RND | Scale.BITEXACT | Scale.FULL_CHR_H_INT | Scale.FULL_CHR_H_INP
+        return _AREA | _BIT_EXACT  # what the other flags add is averaged away
+    exact = _ACCURATE_ROUNDING | _BIT_EXACT | _FULL_CHROMA_INTERPOLATION | _FULL_CHROMA_INPUT
     if width * height < frame.width * frame.height:
-        return int(Scale.AREA | exact)
-    return int(Scale.BICUBIC | exact)
+        return _AREA | exact
+    return _BICUBIC | exact
 
 
 def _matrix(frame: av.VideoFrame) -> int:
