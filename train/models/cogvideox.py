@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -89,20 +90,25 @@ def _rotary(spec: Spec, frames: int, height: int, width: int, device: torch.devi
     config = spec.transformer
     if not config["use_rotary_positional_embeddings"]:
         return None
-    patch, per_patch = config["patch_size"], config.get("patch_size_t")
-    grid = (height // patch, width // patch)
-    base = (config["sample_height"] // patch, config["sample_width"] // patch)
+    patch = config["patch_size"]
+    return _rotary_of(
+        config["attention_head_dim"],
+        (height // patch, width // patch),
+        (config["sample_height"] // patch, config["sample_width"] // patch),
+        frames,
+        config.get("patch_size_t"),
+        device,
+    )
+
+
+@lru_cache(maxsize=4)  # the same for every forward of a run, and made by one thread
+def _rotary_of(
+    head: int, grid: tuple[int, int], base: tuple[int, int], frames: int, per_patch: int | None,
+    device: torch.device,
+) -> Any:  # fmt: skip
     if per_patch is None:
         crop = get_resize_crop_region_for_grid(grid, base[1], base[0])
-        return get_3d_rotary_pos_embed(
-            config["attention_head_dim"], crop, grid, frames, device=device
-        )
+        return get_3d_rotary_pos_embed(head, crop, grid, frames, device=device)
     return get_3d_rotary_pos_embed(
-        config["attention_head_dim"],
-        None,
-        grid,
-        -(-frames // per_patch),
-        grid_type="slice",
-        max_size=base,
-        device=device,
+        head, None, grid, -(-frames // per_patch), grid_type="slice", max_size=base, device=device
     )
