@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Pair = tuple[Mapping[str, float], Sequence[Mapping[str, float]]]
 """A winner's numbers and those of its losers."""
 
-MEASURES = 2  # version of the numbers; part of the key under which they are kept
+MEASURES = 3  # version of the numbers; part of the key under which they are kept
 FEWEST = 8  # pairs for a cross-validated verdict
 _MOST = 4000  # pairs looked at; more sharpen nothing
 _MOST_LATENTS = 200
