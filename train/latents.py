@@ -163,7 +163,10 @@ class _Cache:
         images = [c for c in spec.options if c.startswith(("image_encoder", "image_processor"))]
         self.sees_image = any((spec.options[c] or [None])[0] for c in images)
         used = [c for c in texts + images if (spec.options[c] or [None])[0]]
-        self.text_id = self._id(*used)
+        # How many tokens of prompt and picture are kept is in the transformer's settings, and two
+        # models with one text encoder may differ in it.
+        shape = {k: v for k, v in spec.transformer.items() if not k.startswith("_")}
+        self.text_id = ids.content_id(encoder=self._id(*used), transformer=shape)
         self.draws = config.condition_draws if family.condition_noise(spec) else 0
         self._pipe: Any = None
 

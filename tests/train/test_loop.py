@@ -352,6 +352,11 @@ def test_latents_are_one_function_and_keyed_by_what_they_are_made_of(fresh, conf
     clean = prepare(replace(config, condition_draws=0))["train"][0]
     assert clean.inputs[1] != pair.inputs[1]
     assert clean.win == pair.win
+    # the same encoders under a transformer that takes fewer tokens
+    short = replace(spec, transformer={**spec.transformer, "max_text_seq_length": 8})
+    other = latents.prepare(fresh, short, config, torch.device("cpu"))["train"][0]
+    assert other.win == pair.win
+    assert len(latents.load(other).inputs["prompt_embeds"]) == 8
 
 
 def test_the_same_file_on_both_sides_gives_the_same_latent(tmp_path, model):
