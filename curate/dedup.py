@@ -84,10 +84,12 @@ def pairs(
     prints = [np.asarray(fingerprints[i], np.uint64) for i in known]
     owners = [sources[i] for i in known] if sources is not None else list(range(len(known)))
     means = picture(np.stack([unpack(words).mean(axis=0) for words in prints]))
+    differ = _unlike(prints, owners, settings)
     return sorted(
         (known[i], known[j])
         for i, j in _candidates(means, settings.candidate)
-        if same(unpack(prints[i]), unpack(prints[j]), settings, one_source=owners[i] == owners[j])
+        if (i, j) not in differ
+        and same(unpack(prints[i]), unpack(prints[j]), settings, one_source=owners[i] == owners[j])
     )
 
 
@@ -181,6 +183,36 @@ def _hopeless(a: Floats, b: Floats, settings: DedupSettings, wanted: float) -> b
             if np.trace(product, offset) >= (wanted - 0.3) * max(power, 1e-6) ** 0.5:
                 return False
     return True
+
+
+def _unlike(
+    prints: Sequence[npt.NDArray[np.uint64]], owners: Sequence[object], settings: DedupSettings
+) -> set[tuple[int, int]]:
+    """Pairs i < j of one source that `_hopeless` would refuse: a product for all of one length.
+
+    One unmoving camera makes all its clips candidates, far more pairs than there are copies.
+    """
+    groups: dict[tuple[object, int], list[int]] = {}
+    for index, (owner, words) in enumerate(zip(owners, prints, strict=True)):
+        groups.setdefault((owner, len(words)), []).append(index)
+    found: set[tuple[int, int]] = set()
+    for rows in groups.values():
+        if len(rows) < 2:
+            continue
+        cells = np.stack([unpack(prints[row]) for row in rows])
+        change = cells - cells.mean(axis=1, keepdims=True)
+        count, length = change.shape[:2]
+        hope = np.zeros((count, count), bool)
+        least = _overlap(cells[0], cells[0], settings)
+        reach = min(round(settings.shift_s * RATE), length - least)
+        for offset in range(reach + 1):
+            one = change[:, : length - offset].reshape(count, -1)
+            two = change[:, offset:].reshape(count, -1)
+            sizes = np.linalg.norm(one, axis=1)[:, None] * np.linalg.norm(two, axis=1)
+            near = one @ two.T >= (settings.loop - 0.3) * np.maximum(sizes, 1e-3)
+            hope |= near | near.T
+        found.update((rows[i], rows[j]) for i, j in np.argwhere(~hope) if i < j)
+    return found
 
 
 def _candidates(means: Floats, least: float, block: int = 2048) -> Iterator[tuple[int, int]]:
