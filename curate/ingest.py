@@ -187,6 +187,7 @@ def score(
 def _clip_rows(analysis: Path, source_id: str, config: IngestConfig) -> list[dict[str, Any]]:
     """Rows of the clips table for one source: every span with its scores, kept or not."""
     from realdpo.curate.scores import fingerprint, summarise
+    from realdpo.curate.transitions import crossed
 
     result = analyse.load(analysis)
     target = TARGETS[config.target]
@@ -195,6 +196,8 @@ def _clip_rows(analysis: Path, source_id: str, config: IngestConfig) -> list[dic
     rows = []
     for span in divide(result.times, result.cuts, result.soft, fps, config.clips, target):
         reasons = list(span.reasons)
+        if crossed(result.scores, float(span.start), float(span.end)):
+            reasons.append("transition")
         if target.fps and fps < target.fps * Fraction(95, 100):
             reasons.append(f"too_slow={float(fps):.3g}<{float(target.fps):.3g}")
         rows.append(
@@ -283,7 +286,7 @@ def choose(
         )
     ]
     clips = _set(clips, "reasons", fixed)
-    links = dedup.pairs(decide.fingerprints(clips))
+    links = dedup.pairs(decide.fingerprints(clips), clips["source_id"].to_pylist())
     limits = {**decide.stored(workspace), **config.decide}
     clips = decide.apply(clips, limits, links)
     if not config.extras:

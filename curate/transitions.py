@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,6 +17,11 @@ STEP = Fraction(1, 13)  # seconds between looks: a dissolve shows in a dozen of 
 LEAST_LOOKS = 8  # in the window: two looks a second cannot tell a mixture from a jump
 MIN_CHANGE = 14.0  # of 255: root mean square between the ends; less is no other shot
 MAX_RESIDUAL = 0.18  # of that change: how far the middle may be from the ends' mean
+
+# For pieces that the finder let pass: pictures of other shots, and the change between them.
+UNRELATED = 0.35  # correlation below which two pictures show different things
+LONGEST = 2.5  # seconds that one transition takes
+MAX_STRAY = 0.25  # of the change: how far a picture inside may be from any mixture
 
 
 class DissolveFinder:
@@ -48,21 +54,64 @@ class DissolveFinder:
         change = _rms(last[1] - first[1])
         if change < MIN_CHANGE:
             return
-        # Every quarter must be the mixture of its share: a cut inside the window is a step.
-        for share in (0.25, 0.5, 0.75):
-            at = window[round(share * (len(window) - 1))]
-            weight = float((at[0] - first[0]) / (last[0] - first[0]))
-            mixture = first[1] * (1 - weight) + last[1] * weight
-            if _rms(at[1] - mixture) > MAX_RESIDUAL * change:
-                return
-        if self._spans and first[0] <= self._spans[-1][1]:
-            self._spans[-1] = (self._spans[-1][0], last[0])
+        # Everything between must be a mixture of the ends, growing, and not all of it one end.
+        change_vector = last[1] - first[1]
+        between = np.stack([picture for _, picture in window])[1:-1] - first[1]
+        share = (between * change_vector).sum(axis=(1, 2, 3)) / (change_vector**2).sum()
+        mixed = np.clip(share, 0, 1)[:, None, None, None] * change_vector
+        stray = np.sqrt(((between - mixed) ** 2).mean(axis=(1, 2, 3)))
+        inside = (share > 0.2) & (share < 0.8)
+        if stray.max() > MAX_RESIDUAL * change or inside.sum() < 2 or np.diff(share).min() < -0.1:
+            return
+        steps = np.concatenate([[0.0], share, [1.0]])
+        start = window[int(np.flatnonzero(steps <= 0.05)[-1])][0]
+        end = window[int(np.flatnonzero(steps >= 0.95)[0])][0]
+        if self._spans and start <= self._spans[-1][1]:
+            self._spans[-1] = (min(start, self._spans[-1][0]), max(end, self._spans[-1][1]))
         else:
-            self._spans.append((first[0], last[0]))
+            self._spans.append((start, end))
 
     def found(self) -> list[tuple[Fraction, Fraction]]:
         """(start, end) of soft transitions, ascending, in seconds from the first frame."""
         return list(self._spans)
+
+
+def crossed(table: Mapping[str, Any], start_s: float, end_s: float) -> bool:
+    """Whether a piece begins in one shot and ends in another: the reason `transition`.
+
+    table: the stored numbers of `curate.scores`, whose thumbs show eight pictures a second. The
+    pictures at both ends must be unrelated, and somewhere inside one must turn into the other
+    as a mixture; a camera that turns away does not do that.
+    """
+    import numpy as np
+
+    from realdpo.curate.dedup import picture
+
+    rows = table["sampled"] & (table["time"] >= start_s - 1e-6) & (table["time"] < end_s - 1e-6)
+    times, cells = table["time"][rows], table["thumb"][rows].astype(np.float32)
+    if len(times) < 4:
+        return False
+    views = picture(cells)
+    if float(views[:2].mean(axis=0) @ views[-2:].mean(axis=0)) > UNRELATED:
+        return False
+    for first in range(len(times) - 1):
+        last = first + 1
+        while last < len(times) and times[last] - times[first] <= LONGEST:
+            change = cells[last] - cells[first]
+            size = _rms(change)
+            if (
+                last > first + 2
+                and size >= MIN_CHANGE
+                and float(views[first] @ views[last]) < UNRELATED
+            ):
+                between = cells[first + 1 : last] - cells[first]
+                share = np.clip(between @ change / (change @ change), 0, 1)
+                stray = between - share[:, None] * change
+                mixed = ((share > 0.2) & (share < 0.8)).sum() >= 2
+                if mixed and all(_rms(row) <= MAX_STRAY * size for row in stray):
+                    return True
+            last += 1
+    return False
 
 
 def _rms(difference: npt.NDArray[np.float32]) -> float:

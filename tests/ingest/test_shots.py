@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from realdpo.curate import analyse
 from realdpo.curate.config import TARGETS, ClipSettings, ShotSettings, Target
 from realdpo.curate.cut import placement, resample
+from realdpo.curate.scores import StreamScores
 from realdpo.curate.shots import CutFinder, divide, finder
-from realdpo.curate.transitions import DissolveFinder
+from realdpo.curate.transitions import DissolveFinder, crossed
 from realdpo.errors import UserError
 from realdpo.media.decode import Frame, frames
 
@@ -74,6 +75,25 @@ def test_a_dissolve_is_found_and_a_hard_cut_or_motion_is_not() -> None:
     assert end - start < 2
     assert spans([0.0] * 50 + [1.0] * 50) == []
     assert spans([0.0] * 100, shift=3) == []
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1.0])
+def test_a_piece_that_dissolves_into_another_shot_is_told(
+    bikes_frames: list[Frame], seconds: float
+) -> None:
+    one, two = (
+        [f.rgb for f in bikes_frames if a <= f.time < b] for a, b in ((7.6, 9.6), (5.6, 7.4))
+    )
+    count = round(seconds * 25)
+    scores = StreamScores(*one[0].shape[:2])
+    for n in range(len(one) + len(two) - count):
+        share = min(1.0, max(0.0, (n - len(one) + count) / count))
+        mixed = one[min(n, len(one) - 1)] * (1 - share) + two[max(0, n - len(one) + count)] * share
+        scores.feed(n / 25, mixed.astype(np.uint8))
+    table = scores.table()
+    assert crossed(table, 0.0, 9.0)
+    assert not crossed(table, 0.0, 2 - seconds)
+    assert not crossed(table, 2.1, 9.0)
 
 
 def test_a_shot_shorter_than_the_least_leaves_no_foreign_frame() -> None:
