@@ -176,8 +176,12 @@ def analyse_alone(path: str) -> None:
 
     stored = Path(path).with_suffix(".parquet")
     result = analyse.analyse(analyse.Task("", path, ShotSettings(), 1))
-    analyse.save(stored, pickle.loads(pickle.dumps(result)))
+    sent = pickle.dumps(result)  # as it comes from the worker, which then lets go of it
     del result
+    received = pickle.loads(sent)
+    del sent
+    analyse.save(stored, received)
+    del received
     read = analyse.load(stored)
     assert summarise(read.scores, 0.0, 10.0)
     print(json.dumps({"mb": resource.getrusage(SELF).ru_maxrss >> 10}))
