@@ -30,6 +30,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -72,11 +73,13 @@ def trial(root: Path, kills: int, moments: random.Random, seconds: float) -> boo
     workspace = root / "0"
     shutil.copytree(clips, workspace)
     while hit.total() < kills and time.monotonic() - began < seconds:
-        now = min(results(workspace), len(gaps) - 1)
-        after = moments.randrange(now, len(gaps))
+        now = results(workspace)
         before = set(workspace.rglob(".*.tmp"))
         tried += 1
-        if killed(workspace, model, after, moments.uniform(0, gaps[after])):
+        after = moments.randrange(now, len(gaps)) if now < len(gaps) - 1 else None
+        if after is None:  # all is there: a kill would hit nothing
+            finished(partial(make, workspace, model))
+        elif killed(workspace, model, after, moments.uniform(0, gaps[after])):
             hit[stage(workspace)] += 1
             torn += bool(set(workspace.rglob(".*.tmp")) - before) or half_a_line(workspace)
             continue
@@ -85,7 +88,7 @@ def trial(root: Path, kills: int, moments: random.Random, seconds: float) -> boo
         shutil.rmtree(workspace)
         workspace = root / str(workspaces)
         shutil.copytree(clips, workspace)
-    finished(lambda: make(workspace, model))
+    finished(partial(make, workspace, model))
     different += compare(workspace, expected)
     workspaces += 1
     for name, count in sorted(hit.items()):
