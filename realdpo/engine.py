@@ -85,27 +85,40 @@ def _in_processes(
     while True:
         pool = _pool(workers)
         flying: dict[futures.Future[Outcome[Row, Value]], Row] = {}
+        taken: list[Row] = []  # from `waiting`, and not in the pool yet: it may refuse to have them
         try:
             # A short queue: a long one would hold the rows' results in memory.
-            for row in itertools.islice(waiting, 2 * workers):
-                flying[pool.submit(attempt, step, row)] = row
+            taken.extend(itertools.islice(waiting, 2 * workers))
+            _submit(pool, step, taken, flying)
             while flying:
                 done, _ = futures.wait(flying, return_when=futures.FIRST_COMPLETED)
                 for future in done:
                     outcome = future.result()
                     del flying[future]
                     yield outcome
-                    for row in itertools.islice(waiting, 1):
-                        flying[pool.submit(attempt, step, row)] = row
+                    taken.extend(itertools.islice(waiting, 1))
+                    _submit(pool, step, taken, flying)
             return
         except BrokenProcessPool:
             pool.shutdown(wait=False, cancel_futures=True)
             # One of these rows killed its process (or the system did, for memory). Alone, each
             # shows whether it was the one; the rest go on in a new pool.
-            for row in flying.values():
+            for row in [*flying.values(), *taken]:
                 yield _alone(step, row)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _submit(
+    pool: futures.ProcessPoolExecutor,
+    step: Callable[[Row], Value],
+    taken: list[Row],
+    flying: dict[futures.Future[Outcome[Row, Value]], Row],
+) -> None:
+    """Move rows from `taken` to `flying`; a row that a broken pool refuses stays in `taken`."""
+    while taken:
+        flying[pool.submit(attempt, step, taken[0])] = taken[0]
+        del taken[0]
 
 
 def _alone(step: Callable[[Row], Value], row: Row) -> Outcome[Row, Value]:
