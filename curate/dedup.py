@@ -25,7 +25,7 @@ WORDS = CELLS * CELLS // 8
 
 @dataclass(frozen=True)
 class DedupSettings:
-    """When two clips are the same footage; `benchmarks/dedup.py` prints the figures behind it.
+    """When two clips are the same footage.
 
     candidate: least correlation of the mean pictures over the whole clips, which need not show
     the same time. picture: the same over the time that both show; copies of real footage that
