@@ -139,8 +139,6 @@ def apply(
     """
     import pyarrow as pa
 
-    from realdpo.curate import dedup
-
     limits = thresholds(overrides)
     count = clips.num_rows
     scores = columns(clips)
@@ -149,7 +147,7 @@ def apply(
     ]
     found = [old + new for old, new in zip(fixed, reasons(scores, limits, count), strict=True)]
     if links is None:
-        links = dedup.pairs(fingerprints(clips), clips["source_id"].to_pylist())
+        links = find_links(clips)
     ids = clips["clip_id"].to_pylist()
     copies = _copies(clips, scores, [not row for row in found], links)
     for copy, original in copies.items():
@@ -266,6 +264,13 @@ def load_overrides(config: Path | None, sets: Sequence[str]) -> dict[str, Any]:
     return result
 
 
+def find_links(clips: pa.Table) -> list[tuple[int, int]]:
+    """Pairs of rows of a clips table that show the same footage, by `phash`."""
+    from realdpo.curate import dedup
+
+    return dedup.pairs(fingerprints(clips), clips["source_id"].to_pylist())
+
+
 def asked_of_ingest(workspace: Workspace) -> dict[str, Any]:
     """The thresholds that `curate ingest` was given, or that its target brought along."""
     from realdpo.config import load_toml
@@ -293,7 +298,7 @@ def _stored_links(workspace: Workspace, clips: pa.Table) -> list[tuple[int, int]
     key = ids.content_id(clips=names, settings=dedup.DedupSettings())
     path = workspace.step("dedup") / f"{key}.parquet"
     if not path.exists():
-        links = dedup.pairs(fingerprints(clips), clips["source_id"].to_pylist())
+        links = find_links(clips)
         table = pa.table({side: [link[i] for link in links] for i, side in enumerate("ij")})
         with atomic_path(path) as temporary:
             pq.write_table(table, temporary)

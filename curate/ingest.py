@@ -272,7 +272,7 @@ def choose(
 
     Clips that pass are then looked at by the models of `config.extras`, and judged once more.
     """
-    from realdpo.curate import decide, dedup
+    from realdpo.curate import decide
 
     if not clips.num_rows:
         return clips
@@ -286,7 +286,7 @@ def choose(
         )
     ]
     clips = _set(clips, "reasons", fixed)
-    links = dedup.pairs(decide.fingerprints(clips), clips["source_id"].to_pylist())
+    links = decide.find_links(clips)
     limits = {**decide.stored(workspace), **config.decide}
     clips = decide.apply(clips, limits, links)
     if not config.extras:

@@ -94,23 +94,20 @@ def crossed(table: Mapping[str, Any], start_s: float, end_s: float) -> bool:
     views = picture(cells)
     if float(views[:2].mean(axis=0) @ views[-2:].mean(axis=0)) > UNRELATED:
         return False
-    for first in range(len(times) - 1):
-        last = first + 1
-        while last < len(times) and times[last] - times[first] <= LONGEST:
+    for first in range(len(times)):
+        for last in range(first + 3, len(times)):
+            if times[last] - times[first] > LONGEST:
+                break
             change = cells[last] - cells[first]
             size = _rms(change)
-            if (
-                last > first + 2
-                and size >= MIN_CHANGE
-                and float(views[first] @ views[last]) < UNRELATED
-            ):
-                between = cells[first + 1 : last] - cells[first]
-                share = np.clip(between @ change / (change @ change), 0, 1)
-                stray = between - share[:, None] * change
-                mixed = ((share > 0.2) & (share < 0.8)).sum() >= 2
-                if mixed and all(_rms(row) <= MAX_STRAY * size for row in stray):
-                    return True
-            last += 1
+            if size < MIN_CHANGE or float(views[first] @ views[last]) >= UNRELATED:
+                continue
+            between = cells[first + 1 : last] - cells[first]
+            share = np.clip(between @ change / (change @ change), 0, 1)
+            stray = between - share[:, None] * change
+            mixed = ((share > 0.2) & (share < 0.8)).sum() >= 2
+            if mixed and all(_rms(row) <= MAX_STRAY * size for row in stray):
+                return True
     return False
 
 

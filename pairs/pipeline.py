@@ -231,7 +231,7 @@ def memory_told(pipe: Any, device: str | None = None) -> Iterator[None]:
 
     try:
         yield
-    except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError) as error:  # torch's own is a RuntimeError
         # a CPU's allocator raises a plain RuntimeError
         words = ("out of memory", "not enough memory", "can't allocate memory")
         if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not any(

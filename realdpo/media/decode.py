@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import av
     import av.container
     import av.video
+    import av.video.reformatter
     import numpy as np
     import numpy.typing as npt
 
@@ -221,29 +222,32 @@ class _Picture:
         width, height = self.coded
         if not _shrinks(frame, width, height) or frame.format.is_rgb:
             return self._scaled(frame, "rgb24", _FULL)
-        return self.painter.reformat(
-            self._scaled(frame, "yuv420p", _range(frame)),
-            format="rgb24",
-            src_colorspace=_matrix(frame),
-            dst_colorspace=_matrix(frame),
-            src_color_range=_range(frame),
-            dst_color_range=_FULL,
-            interpolation=_interpolation(frame, width, height),
-            threads=1,
-        )
+        small = self._scaled(frame, "yuv420p", _range(frame))
+        return self._reformatted(self.painter, small, frame, "rgb24", _FULL)
 
     def _scaled(self, frame: av.VideoFrame, pix_fmt: str, out_range: int) -> av.VideoFrame:
+        return self._reformatted(self.scaler, frame, frame, pix_fmt, out_range)
+
+    def _reformatted(
+        self,
+        by: av.video.reformatter.VideoReformatter,
+        picture: av.VideoFrame,
+        source: av.VideoFrame,
+        pix_fmt: str,
+        out_range: int,
+    ) -> av.VideoFrame:
+        """`picture` at our size. source: the decoded frame whose colours and scale it follows."""
         width, height = self.coded
-        return self.scaler.reformat(
-            frame,
+        return by.reformat(
+            picture,
             width,
             height,
             pix_fmt,
-            src_colorspace=_matrix(frame),
-            dst_colorspace=_matrix(frame),
-            src_color_range=_range(frame),
+            src_colorspace=_matrix(source),
+            dst_colorspace=_matrix(source),
+            src_color_range=_range(source),
             dst_color_range=out_range,
-            interpolation=_interpolation(frame, width, height),
+            interpolation=_interpolation(source, width, height),
             threads=1,
         )
 
