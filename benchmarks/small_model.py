@@ -36,9 +36,9 @@ class BasePlan:
     """How the base model is made. damaged: share of its clips whose motion is damaged."""
 
     clips: int = 8000
-    steps: int = 7000
+    steps: int = 6000
     batch: int = 16
-    lr: float = 1e-3
+    lr: float = 2.5e-3
     damaged: float = 0.75
     layers: int = 4
     heads: int = 4
