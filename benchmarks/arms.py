@@ -46,7 +46,7 @@ class Plan:
     base: BasePlan = field(default_factory=BasePlan)
     pairs: int = 240
     losers: int = 5
-    steps: int = 60
+    steps: int = 100
     batch: int = 4
     lr: float = 1e-4
     seeds: int = 3
@@ -91,6 +91,11 @@ def arms() -> list[Arm]:
         Arm("realdpo", "preference training, recommended settings"),
         Arm("no-sft-term", "the preference alone", {"sft_weight": 0.0}),
         Arm(
+            "no-sft-term-beta-low",
+            "the preference alone, beta / 10",
+            {"sft_weight": 0.0, "beta": beta / 10},
+        ),
+        Arm(
             "sdpo",
             "the loser's gradient scaled (SDPO) instead of the winner's term",
             {"sft_weight": 0.0, "sdpo_mu": 0.5},
@@ -103,6 +108,11 @@ def arms() -> list[Arm]:
             "beta-low",
             "beta / 10, and the winner's term with it",
             {"beta": beta / 10, "sft_weight": weight / 10},
+        ),
+        Arm(
+            "beta-lowest",
+            "beta / 100, and the winner's term with it",
+            {"beta": beta / 100, "sft_weight": weight / 100},
         ),
         Arm(
             "beta-high",
