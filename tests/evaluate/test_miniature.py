@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -54,6 +55,53 @@ def test_the_first_frame_is_never_damaged(figures):
         np.testing.assert_array_equal(changed[0], m[0])
         np.testing.assert_array_equal(bones[0], lengths[0])
         assert not (np.array_equal(changed, m) and np.array_equal(bones, lengths))
+
+
+def test_the_code_of_blocks_keeps_the_joints_where_they_are(figures):
+    import small_model
+
+    clips = figures.make_clips(3, 60, tuple(figures.ACTIONS))
+    code = small_model.fit_code(clips)
+    latents = code.encode(np.stack([clip.frames for clip in clips]))
+    assert latents.std() == pytest.approx(1, abs=0.1)
+    for clip, frames in zip(clips, code.decode(latents), strict=True):
+        drawn, read = figures.read_joints(clip.frames), figures.read_joints(frames)
+        assert np.nanmedian(np.linalg.norm(drawn - read, axis=-1)) < 0.3  # of 32 pixels
+
+
+def test_every_model_samples_from_the_same_noise(figures):
+    import arms
+    import small_model
+
+    plan = small_model.BasePlan(layers=1, heads=1)
+    model = small_model.new_model(plan).eval()
+    clips = figures.make_clips(4, 3, arms.SEEN)
+    latents = small_model.fit_code(clips).encode(np.stack([clip.frames for clip in clips]))
+    inputs = small_model.inputs_of(
+        latents, [clip.caption for clip in clips], small_model.text_embeddings()
+    )
+    three = small_model.sample(model, inputs, 5, 2)
+    one = small_model.sample(model, {k: v[:1] for k, v in inputs.items()}, 5, 2)
+    assert torch.allclose(three[:1], one, atol=1e-5)
+    assert not torch.allclose(three[:1], small_model.sample(model, inputs, 6, 2)[:1], atol=1e-2)
+    # A clip that is hardly noised comes back; one from noise alone does not depend on it.
+    near = small_model.sample(model, inputs, 5, 10, latents, strength=0.1)
+    assert (near - latents).std() < 0.7 * (three - latents).std()
+
+
+def test_arms_differ_from_the_recommended_settings_as_they_say(figures):
+    import arms
+
+    by_name = {arm.name: arm for arm in arms.arms()}
+    assert len(by_name) == len(arms.arms())
+    assert by_name["realdpo"].changes == {}
+    released = by_name["released"].changes
+    assert (released["beta"], released["t_high"], released["sft_weight"]) == (5000, 0.5, 0)
+    assert (released["reference"], released["ema_rate"], released["ema_every"]) == (
+        "ema", 0.999, 100,
+    )  # fmt: skip
+    ones = torch.ones(1, 1, 2, 3, 4, 4)
+    assert float(arms.planted_shortcut(ones, ones)[..., 1:, :, :].max()) == pytest.approx(1.17)
 
 
 @pytest.mark.slow
