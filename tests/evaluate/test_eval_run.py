@@ -220,6 +220,10 @@ def test_real_clips_of_a_benchmark_are_compared_with_the_base_at_its_frame_rate(
     assert made["real"]["motion.difference"]["verdict"] == "more"
     assert made["real"]["motion.difference"]["prompts"] == 12
     assert made["compared"] == {}
+    # Film is noisier than its own slow copy, and the reader is told what that makes of praise.
+    worse = [metric for metric, c in made["real"].items() if c["verdict"] == "worse"]
+    assert worse == ["flash.flicker"]
+    assert "By flash.flicker the real clips are worse than base" in made["cautions"][-1]
     assert not any("differ in form" in text for text in made["cautions"])
     rows = json.loads((finished / "w" / "eval" / "eval" / "rows.json").read_text())
     assert {tuple(row["form"]) for row in rows} == {(64, 64, 9, 8.0)}
@@ -262,6 +266,22 @@ def test_what_the_user_got_wrong_is_one_clear_line(workspace, tmp_path):
         plan.plan(workspace, settings_for(workspace, benchmark=str(tmp_path / "words")))
     with pytest.raises(UserError, match="`real` is kept"):
         EvalConfig(systems={"real": "tiny"})
+
+
+def test_a_lora_of_the_second_transformer_is_not_loaded_into_the_first(tmp_path):
+    place = Workspace(tmp_path / "w")
+    model = tiny_pipelines.save("wan2.2-t2v", tmp_path / "wan")
+    weights = place.runs / "late" / "weights"
+    weights.mkdir(parents=True)
+    (weights / "pytorch_lora_weights.safetensors").write_bytes(b"x")
+    config = weights.parent / "config.toml"
+    for expert in ("high", "low"):
+        settings = TrainConfig(model=str(model), name="late", expert=expert)
+        config.write_text(configs.to_toml("train", settings))
+        if expert == "high":
+            assert systems.resolve(place, "a", "late").lora == str(weights)
+    with pytest.raises(UserError, match="second transformer"):
+        systems.resolve(place, "a", "late")
 
 
 def test_dry_run_counts_and_writes_nothing(workspace, tmp_path):

@@ -191,25 +191,6 @@ def test_bradley_terry_intervals_cover_the_truth_with_raters_who_differ():
     assert covered / trials >= 0.90
 
 
-def test_fleiss_worked_example():
-    """Ten subjects, fourteen raters, five categories: kappa 0.210 (Fleiss 1971, as reprinted)."""
-    counts = [
-        [0, 0, 0, 0, 14],
-        [0, 2, 6, 4, 2],
-        [0, 0, 3, 5, 6],
-        [0, 3, 9, 2, 0],
-        [2, 2, 8, 1, 1],
-        [7, 7, 0, 0, 0],
-        [3, 2, 6, 3, 0],
-        [2, 5, 3, 2, 2],
-        [6, 5, 2, 1, 0],
-        [0, 2, 2, 3, 7],
-    ]
-    assert st.fleiss_kappa(np.array(counts)) == pytest.approx(0.210, abs=5e-4)
-    with pytest.raises(ValueError, match="same number"):
-        st.fleiss_kappa(np.array([[2, 0], [1, 0]]))
-
-
 def test_krippendorff_worked_example():
     """Four observers, twelve units, gaps (Krippendorff 2011): nominal .743, interval .849."""
     n = np.nan

@@ -9,7 +9,6 @@ from typing import Any
 
 from realdpo import progress, report
 from realdpo.errors import UserError
-from realdpo.files import write_text
 from realdpo.train.evaluate.config import REAL, EvalConfig
 from realdpo.workspace import Workspace
 
@@ -81,15 +80,17 @@ def evaluate(
 
 
 def write_report(workspace: Workspace, name: str, players: int) -> tuple[Path, dict[str, Any]]:
-    """The page of an evaluation, written under reports/; its path and the summary."""
+    """The page of an evaluation, written under reports/; its path, and what it says as values."""
     from realdpo.train.evaluate import page
 
     folder = _folder(workspace, name)
+    made = json.loads((folder / "summary.json").read_text())
     if (folder / "study" / "votes.parquet").is_file():
-        write_text(folder / "study.json", json.dumps(study_results(workspace, name, [])))
+        made["study"] = study_results(workspace, name, [])
+    rows = json.loads((folder / "rows.json").read_text())
     path = workspace.reports / f"eval-{name}.html"
-    report.write(path, page.build(folder, _prompts(folder), players))
-    return path, json.loads((folder / "summary.json").read_text())
+    report.write(path, page.build(folder, made, rows, _prompts(folder), players))
+    return path, made
 
 
 def closing(workspace: Workspace, name: str, made: dict[str, Any]) -> str:

@@ -1,8 +1,7 @@
-"""The report of an evaluation: one page, and the same as JSON and Markdown beside it."""
+"""The report of an evaluation on one page."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,24 +9,23 @@ from typing import Any
 from markupsafe import Markup
 
 from realdpo import report
-from realdpo.errors import UserError
 from realdpo.train.evaluate import summary as summaries
 from realdpo.train.evaluate.config import REAL
 from realdpo.train.evaluate.metrics import BY_NAME
 from realdpo.train.evaluate.summary import counted
 
 
-def build(folder: Path, prompts: Mapping[str, str], shown: int = 12) -> str:
-    """The page of the evaluation in `folder`; `prompts` maps item ids to texts.
+def build(
+    folder: Path,
+    made: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    prompts: Mapping[str, str],
+    shown: int = 12,
+) -> str:
+    """The page of the evaluation in `folder`: its summary, its rows, prompts by item.
 
-    Players of at most `shown` prompts are on the page. Raises UserError when nothing was evaluated.
+    Players of at most `shown` prompts are on the page.
     """
-    path = folder / "summary.json"
-    if not path.is_file():
-        raise UserError(
-            f"{path} is not there", "make it with: realdpo eval --system base=... -w ..."
-        )
-    made, rows = json.loads(path.read_text()), json.loads((folder / "rows.json").read_text())
     sections = [
         report.Section("Verdicts", _verdicts(made)),
         report.Section("Means", _means(made)),
@@ -51,9 +49,8 @@ def build(folder: Path, prompts: Mapping[str, str], shown: int = 12) -> str:
         sections.append(
             report.Section("How far the judge agrees with itself", _judge(made["judge"]))
         )
-    study = folder / "study.json"
-    if study.is_file():
-        sections.append(report.Section("People", _people(json.loads(study.read_text()))))
+    if "study" in made:
+        sections.append(report.Section("People", _people(made["study"])))
     players = _players(folder, rows, prompts, list(made["systems"]), shown, made["fps"])
     sections.append(report.Section("Videos in step", players))
     sections.append(report.Section("What was run", _what(made)))
@@ -88,17 +85,18 @@ def _means(made: Mapping[str, Any]) -> Markup:
 
 
 def _differences(made: Mapping[str, Any]) -> Markup:
-    """One panel a metric: each system's mean difference with its interval, zero drawn."""
+    """One panel a metric that differs: each system's mean difference, its interval, and zero."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    compared = summaries.compared(made)
+    # Film is so far off that beside it nothing could be seen of the systems.
+    compared = made["compared"] or {REAL: made["real"]}
     parts = []
     for metric in (m["name"] for m in made["metrics"]):
         found = [(name, by_metric.get(metric)) for name, by_metric in compared.items()]
         drawn = [(n, c) for n, c in found if c and c["difference"]["low"] is not None]
-        if not drawn:
-            continue
+        if not any(c["difference"]["low"] or c["difference"]["high"] for _, c in drawn):
+            continue  # unknown, or the same everywhere
         fig = Figure(figsize=(3.4, 0.7 + 0.26 * len(drawn)), layout="constrained")
         axes = fig.add_subplot()
         colours = {"better": report.SERIES[2], "worse": report.MARK}

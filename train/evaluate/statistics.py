@@ -321,18 +321,6 @@ def bradley_terry_intervals(
     return [Interval(*map(float, ends)) for ends in zip(estimate, low, high, strict=True)]
 
 
-def fleiss_kappa(counts: np.ndarray) -> float:
-    """Fleiss' (1971) kappa from counts[item, category] with equally many raters per item."""
-    counts = np.asarray(counts, np.float64)
-    raters = counts.sum(axis=1)
-    if not np.all(raters == raters[0]) or raters[0] < 2:
-        raise ValueError("every item needs the same number of raters, at least two")
-    n = raters[0]
-    observed = (((counts**2).sum(axis=1) - n) / (n * (n - 1))).mean()
-    chance = float(((counts.sum(axis=0) / counts.sum()) ** 2).sum())
-    return float((observed - chance) / (1 - chance)) if chance < 1 else 1.0
-
-
 def krippendorff_alpha(
     ratings: np.ndarray, *, distance: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
 ) -> float:

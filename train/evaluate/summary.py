@@ -53,6 +53,7 @@ def summarise(
             "real": real,
             "cautions": [
                 *cautions(systems or {REAL: real}, means, base, len(items)),
+                *unlike_film(real, base),
                 *unlike(rows),
             ],
             "not_run": not_run(plan),
@@ -128,7 +129,7 @@ def cautions(
     tests = sum(len(by_metric) for by_metric in compared.values())
     if not tests:
         return found
-    least = math.ceil(1 + math.log2(max(1, tests) / 0.05))  # two of 2**n sign patterns are extreme
+    least = math.ceil(1 + math.log2(tests / 0.05))  # two of 2**n sign patterns are extreme
     if prompts < least:
         found.append(
             f"With {counted(prompts, 'prompt')} no verdict is possible: for {tests} tests at least "
@@ -137,6 +138,17 @@ def cautions(
     elif prompts < 30:
         found.append(f'{prompts} prompts show large effects only; "needed" says how many would do.')
     return found
+
+
+def unlike_film(real: Mapping[str, Mapping[str, Any]], base: str) -> list[str]:
+    """A caution for metrics by which real clips are worse than generations."""
+    worse = [metric for metric, c in real.items() if c["verdict"] == "worse"]
+    if not worse:
+        return []
+    return [
+        f"By {', '.join(worse)} the real clips are worse than {base}: "
+        "better there does not mean nearer to film."
+    ]
 
 
 def unlike(rows: Rows) -> list[str]:

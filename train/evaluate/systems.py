@@ -8,7 +8,7 @@ from pathlib import Path
 from realdpo.config import load_toml
 from realdpo.errors import UserError
 from realdpo.ids import content_id
-from realdpo.pairs.pipeline import fingerprint, locate
+from realdpo.pairs.pipeline import facts_of_folder, fingerprint, locate
 from realdpo.workspace import Workspace
 
 
@@ -62,11 +62,20 @@ def _of_run(name: str, text: str, folder: Path) -> System:
     if not weights.is_dir():
         raise UserError(
             f"{name}={text}: the run has no weights yet",
-            f"finish it: realdpo train --set name={text}",
+            f"finish it: realdpo train --name {text}",
         )
-    model = str(load_toml(folder / "config.toml").get("train", {}).get("model", "tiny"))
-    revision = f"{locate(model).revision}+{fingerprint(weights)}"
+    settings = load_toml(folder / "config.toml").get("train", {})
+    model = str(settings.get("model", "tiny"))
+    found = locate(model)
+    revision = f"{found.revision}+{fingerprint(weights)}"
     if (weights / "pytorch_lora_weights.safetensors").is_file():
+        two = facts_of_folder(found.folder).parts.get("transformer_2")
+        if two and settings.get("expert") == "low":
+            raise UserError(
+                f"{name}={text}: the LoRA is of {model}'s second transformer",
+                "make the videos with load_lora_weights(..., load_into_transformer_2=True) and "
+                f"give their folder: --system {name}=FOLDER",
+            )
         return System(name, text, model, lora=str(weights), revision=revision)
     parts = sorted(p.parent for p in weights.glob("*/config.json"))
     if len(parts) != 1:
