@@ -145,9 +145,10 @@ def study_results(workspace: Workspace, name: str, systems: Sequence[str]) -> di
 
 
 def study_text(found: dict[str, Any]) -> str:
+    alpha = "unknown" if found["agreement"] is None else f"{found['agreement']:.2f}"
     lines = [
         f"{found['votes']} votes, {found['raters']} raters, {found['excluded']} left out; "
-        f"agreement {found['agreement'] if found['agreement'] is not None else 'unknown'}"
+        f"agreement {alpha}"
     ]
     for s in found["strengths"]:
         ends = "" if s["low"] is None else f"  ({s['low']:+.2f} to {s['high']:+.2f})"

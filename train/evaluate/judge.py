@@ -23,7 +23,7 @@ from realdpo import tables
 from realdpo.config import load_toml
 from realdpo.errors import UserError
 from realdpo.train.evaluate.config import JudgeConfig
-from realdpo.train.evaluate.statistics import interval_distance, krippendorff_alpha
+from realdpo.train.evaluate.votes import interval_distance, krippendorff_alpha
 from realdpo.workspace import Workspace
 
 ASPECTS: dict[str, tuple[str, ...]] = {

@@ -156,7 +156,8 @@ def _frechet(planned: Plan, rows: Sequence[Mapping[str, Any]], device: str) -> d
     real = by_system.pop(REAL, [])
     return {
         "name": network.name,
-        "videos": len(real),
+        "features": len(real[0]),
+        "videos": {REAL: len(real)} | {name: len(made) for name, made in by_system.items()},
         "distance": {
             name: frechet.frechet_distance(np.stack(made), np.stack(real))
             for name, made in by_system.items()

@@ -33,17 +33,8 @@ def build(
         report.Section("All comparisons", _comparisons(made)),
     ]
     if "frechet" in made:
-        f = made["frechet"]
         sections.append(
-            report.Section(
-                "Frechet distance to the real clips",
-                report.table(
-                    [
-                        {"system": n, f["name"]: d, "real clips": f["videos"]}
-                        for n, d in f["distance"].items()
-                    ]
-                ),
-            )
+            report.Section("Frechet distance to the real clips", _frechet(made["frechet"]))
         )
     if "judge" in made:
         sections.append(
@@ -135,6 +126,21 @@ def _comparisons(made: Mapping[str, Any]) -> Markup:
     return Markup("").join(parts)
 
 
+def _frechet(found: Mapping[str, Any]) -> Markup:
+    rows = [
+        {"system": name, found["name"]: distance, "videos": found["videos"][name]}
+        for name, distance in found["distance"].items()
+    ]
+    real, size = found["videos"][REAL], found["features"]
+    note = f"Against {counted(real, 'real clip')}, in {size} features. "
+    if min(found["videos"].values()) <= size:
+        note += (
+            "With fewer videos than features the distance is too large by much: compare only "
+            "systems with equally many videos."
+        )
+    return Markup("<p>{}</p>").format(note) + report.table(rows)
+
+
 def _judge(judge: Mapping[str, Any]) -> Markup:
     note = ""
     if judge["used_as"]:
@@ -150,11 +156,14 @@ def _people(study: Mapping[str, Any]) -> Markup:
         {"system": s["system"], "strength": s["estimate"], "low": s["low"], "high": s["high"]}
         for s in study["strengths"]
     ]
+    told = "nobody judged the same pair"
+    if study["agreement"] is not None:
+        told = f"agreement (Krippendorff's alpha) {study['agreement']:.2f}"
+    if study["chose_left"] is not None:
+        told += f"; the left side was chosen in {study['chose_left']:.0%} of cases"
     text = (
-        f"{study['votes']} votes by {study['raters']} people ({study['excluded']} left out for "
-        f"failing attention checks); agreement (Krippendorff's alpha) {study['agreement']:.2f}."
-        if study["agreement"] is not None
-        else f"{study['votes']} votes by {study['raters']} people; nobody judged the same pair."
+        f"{counted(study['votes'], 'vote')} by {counted(study['raters'], 'rater')} "
+        f"({study['excluded']} left out for failing attention checks); {told}."
     )
     return Markup("<p>{}</p>").format(text) + report.table(rows)
 
