@@ -134,7 +134,7 @@ def test_shards_make_disjoint_parts_that_together_are_everything(workspace):
     folder = workspace.evaluations / "parts" / "videos"
     assert commands.evaluate(workspace, config, ["cpu"], (1, 2)) is None
     first = set(folder.iterdir())
-    assert 0 < len(first) < 6
+    assert len(first) == 3
     times = {p: p.stat().st_mtime_ns for p in first}
     made = commands.evaluate(workspace, config, ["cpu"], (2, 2))
     assert made is not None  # the last shard finds all videos there and compares

@@ -81,7 +81,8 @@ def measure(planned: Plan) -> tuple[list[dict[str, Any]], list[str]]:
     for (name, item, number, path), job in zip(wanted, jobs, strict=True):
         outcome = outcomes[job]
         if outcome.value is None:
-            failures.append(f"{name}: {path}: {outcome.error}")
+            error = outcome.error or ""
+            failures.append(f"{name}: {error if str(path) in error else f'{path}: {error}'}")
             continue
         key = {"system": name, "item": item.item_id, "seed": number}
         video = {"video": _stored(planned.folder, path)}
@@ -161,6 +162,7 @@ def _frechet(planned: Plan, rows: Sequence[Mapping[str, Any]], device: str) -> d
         "distance": {
             name: frechet.frechet_distance(np.stack(made), np.stack(real))
             for name, made in by_system.items()
+            if len(made) > 1
         },
     }
 

@@ -57,7 +57,7 @@ def generate(planned: Plan, devices: Sequence[str], shard: tuple[int, int]) -> N
     index, count = shard
     if not 1 <= index <= count:
         raise UserError(f"--shard {index}/{count}: the part must be between 1 and {count}")
-    mine = [t for t in planned.tasks if int(t.key[:8], 16) % count == index - 1]
+    mine = planned.tasks[index - 1 :: count]
     missing = [t for t in mine if not planned.video(t.key).is_file()]
     if not missing:
         return
