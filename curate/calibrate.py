@@ -211,10 +211,10 @@ def to_toml(found: Calibration) -> str:
 def text(found: Calibration) -> str:
     """The findings as plain text for a terminal."""
     lines = [f"{found.clips} clips, {found.candidates} that thresholds can keep", ""]
-    head = "".join(f"{f'p{p}':>9}" for p in PERCENTILES)
+    head = "".join(f"{f'p{p}':>10}" for p in PERCENTILES)
     lines.append(f"{'score':<24}{head}")
     for name, row in found.percentiles.items():
-        lines.append(f"{name:<24}" + "".join(f"{row[p]:>9.3g}" for p in PERCENTILES))
+        lines.append(f"{name:<24}" + "".join(f"{row[p]:>10.3g}" for p in PERCENTILES))
     lines += ["", f"{'threshold':<30}{'keeps':>8}{'drops alone':>13}  nearest kept | dropped"]
     for item in found.thresholds:
         near = " | ".join(

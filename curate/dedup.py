@@ -17,10 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
+Places = npt.NDArray[np.intp]
 
 RATE = 4
 CELLS = 8
 WORDS = CELLS * CELLS // 8
+# Pairs that are collected before they are compared; and compared together, so that they stay
+# in the processor's cache.
+BATCH, AT_ONCE = 1 << 18, 256
 
 
 @dataclass(frozen=True)
@@ -82,15 +87,25 @@ def pairs(
     if len(known) < 2:
         return []
     prints = [np.asarray(fingerprints[i], np.uint64) for i in known]
-    owners = [sources[i] for i in known] if sources is not None else list(range(len(known)))
+    rows = np.concatenate(prints).view(np.uint8).reshape(-1, CELLS**2)
+    lengths = np.array([len(words) // WORDS for words in prints])
+    firsts = np.cumsum(lengths) - lengths
+    owners = np.arange(len(known))
+    if sources is not None:
+        owners = np.unique([sources[i] for i in known], return_inverse=True)[1]
     means = picture(np.stack([unpack(words).mean(axis=0) for words in prints]))
-    differ = _unlike(prints, owners, settings)
-    return sorted(
-        (known[i], known[j])
-        for i, j in _candidates(means, settings.candidate)
-        if (i, j) not in differ
-        and same(unpack(prints[i]), unpack(prints[j]), settings, one_source=owners[i] == owners[j])
-    )
+
+    def series(clips: npt.NDArray[np.intp]) -> Floats:
+        places = firsts[clips][:, None] + np.arange(lengths[clips[0]])
+        return rows[places].astype(np.float32)
+
+    found: list[tuple[int, int]] = []
+    for i, j in _candidates(means, settings.candidate):
+        for some in _of_equal_lengths(lengths[i], lengths[j]):
+            one, two = i[some], j[some]
+            agree = _same(series(one), series(two), owners[one] == owners[two], settings)
+            found += zip(one[agree].tolist(), two[agree].tolist(), strict=True)
+    return sorted((known[i], known[j]) for i, j in found)
 
 
 def same(
@@ -100,48 +115,58 @@ def same(
 
     one_source: they are different spans of one source.
     """
-    settings = settings or DedupSettings()
-    if max(_power(a), _power(b)) <= settings.still**2:
-        # Nothing moves: of two files it is the same still, of one source the same moment never.
-        likeness = float(picture(a.mean(axis=0)) @ picture(b.mean(axis=0)))
-        return not one_source and likeness >= settings.picture
-    least = settings.loop if one_source else settings.motion
-    if _hopeless(a, b, settings, least):
-        return False
-    return any(
-        likeness >= max(settings.candidate, settings.picture - doubt) and motion >= least
-        for likeness, motion, doubt in compare(a, b, settings)
-    )
+    owner = np.array([one_source])
+    return bool(_same(a[None], b[None], owner, settings or DedupSettings())[0])
 
 
-def compare(a: Floats, b: Floats, settings: DedupSettings) -> Iterator[tuple[float, float, float]]:
-    """For every offset: correlation of the mean pictures, of their changes, and doubt.
+def _same(a: Floats, b: Floats, one_source: Bools, settings: DedupSettings) -> Bools:
+    """`same` for many pairs at once: a [P, T, 64], b [P, U, 64], one_source [P]."""
+    mean_a, mean_b = a.mean(axis=1), b.mean(axis=1)
+    still = np.maximum(_power(a), _power(b)) <= settings.still**2
+    # Nothing moves: of two files it is the same still, of one source the same moment never.
+    likeness = (picture(mean_a) * picture(mean_b)).sum(axis=-1)
+    result = still & ~one_source & (likeness >= settings.picture)
+    least = np.where(one_source, settings.loop, settings.motion).astype(np.float32)
+    moving = np.flatnonzero(~still)
+    moving = moving[_hopeful(a[moving], b[moving], least[moving], settings)]
+    result[moving] = _agree(a[moving], b[moving], least[moving], settings)
+    return result
 
-    The second is 0 where one of the two does not move over the time that both show. Doubt is the
-    variance of the mean picture that comes from taking few samples of what moves, as a share of
-    the picture's own: so much less may the pictures agree.
+
+def _agree(a: Floats, b: Floats, least: Floats, settings: DedupSettings) -> Bools:
+    """Whether at some offset both the mean pictures and their changes agree.
+
+    Changes do not agree where one of the two does not move over the time that both show. The
+    pictures may differ by the variance of a mean that comes from taking few samples of what
+    moves, as a share of the picture's own.
     """
+    result = np.zeros(len(a), bool)
+    centre_a, centre_b = a.mean(axis=1), b.mean(axis=1)
     # Steps between samples: the two clips were not sampled at the same instants.
-    fine = _doubled(_doubled(b))
-    least = _overlap(a, b, settings)
+    a, fine = a - centre_a[:, None], _doubled(_doubled(b - centre_b[:, None]))
     reach = round(settings.shift_s * RATE * 4)
-    for offset in sorted(range(-reach, reach + 1), key=abs):
+    for offset in range(-reach, reach + 1):
         whole, part = divmod(offset, 4)
-        other = fine[part::4]
-        start, stop = max(0, -whole), min(len(a), len(other) - whole)
-        if stop - start < least:
+        other = fine[:, part::4]
+        start, stop = max(0, -whole), min(a.shape[1], other.shape[1] - whole)
+        if (count := stop - start) < _overlap(a, b, settings):
             continue
-        one, two = a[start:stop], other[start + whole : stop + whole]
-        mean_one, mean_two = one.mean(axis=0), two.mean(axis=0)
-        change_one, change_two = one - mean_one, two - mean_two
-        power_one, power_two = float((change_one**2).mean()), float((change_two**2).mean())
-        motion = 0.0
-        if min(power_one, power_two) > settings.still**2 / 2:  # steps between smooth rounding away
-            motion = float((change_one * change_two).mean()) / (power_one * power_two) ** 0.5
-        likeness = float(picture(mean_one) @ picture(mean_two))
-        contrast = float(mean_one.var() + mean_two.var())
-        doubt = (power_one + power_two) / max(contrast, 1e-6) / len(one)
-        yield likeness, motion, doubt
+        one, two = a[:, start:stop], other[:, start + whole : stop + whole]
+        mean_one, mean_two = np.add.reduce(one, 1) / count, np.add.reduce(two, 1) / count
+        power_one = _covariance(one, one, mean_one, mean_one)
+        power_two = _covariance(two, two, mean_two, mean_two)
+        product = _covariance(one, two, mean_one, mean_two)
+        # Steps between smooth rounding away: half the power of what is called still.
+        moves = np.minimum(power_one, power_two) > settings.still**2 / 2
+        near = moves & (product >= least * np.sqrt(np.maximum(power_one * power_two, 0)))
+        if not near.any():
+            continue
+        mean_one, mean_two = (mean_one + centre_a)[near], (mean_two + centre_b)[near]
+        likeness = (picture(mean_one) * picture(mean_two)).sum(axis=-1)
+        contrast = mean_one.var(axis=1) + mean_two.var(axis=1)
+        doubt = (power_one + power_two)[near] / np.maximum(contrast, 1e-6) / count
+        result[near] |= likeness >= np.maximum(settings.candidate, settings.picture - doubt)
+    return result
 
 
 def picture(cells: Floats) -> Floats:
@@ -155,81 +180,77 @@ def picture(cells: Floats) -> Floats:
     return waves / np.maximum(np.linalg.norm(waves, axis=-1, keepdims=True), 1e-6)
 
 
-def _power(cells: Floats) -> float:
-    """Mean square of how cells [T, 64] change over time."""
-    return float(cells.var(axis=0).mean())
+def _covariance(one: Floats, two: Floats, mean_one: Floats, mean_two: Floats) -> Floats:
+    """Of two series [P, T, 64] of the same length over time, averaged over cells: [P]."""
+    products = np.einsum("ptc,ptc->p", one, two) / one.shape[1]
+    return (products - np.einsum("pc,pc->p", mean_one, mean_two)) / one.shape[2]
+
+
+def _power(cells: Floats) -> Floats:
+    """Mean square of how cells [P, T, 64] change over time."""
+    return cells.var(axis=1).mean(axis=-1)
 
 
 def _overlap(a: Floats, b: Floats, settings: DedupSettings) -> int:
     """Samples that both must show: a second tells movements apart, half of one does not."""
-    shorter = min(len(a), len(b))
+    shorter = min(a.shape[1], b.shape[1])
     return max(2, min(RATE, shorter), int(settings.overlap * shorter))
 
 
-def _hopeless(a: Floats, b: Floats, settings: DedupSettings, wanted: float) -> bool:
-    """Whether no offset comes near the wanted correlation of changes: one product for all."""
-    one, two = a - a.mean(axis=0), b - b.mean(axis=0)
-    power_one, power_two = (one**2).sum(axis=1), (two**2).sum(axis=1)
-    product = one @ two.T
-    total_one, total_two = (np.concatenate([[0], np.cumsum(p)]) for p in (power_one, power_two))
-    least = _overlap(a, b, settings)
+def _hopeful(a: Floats, b: Floats, least: Floats, settings: DedupSettings) -> Bools:
+    """Whether some offset comes near the wanted correlation of changes: one product for all."""
+    result = np.zeros(len(a), bool)
+    one, two = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
+    product = one @ two.transpose(0, 2, 1)
+    total_one, total_two = (
+        np.pad(np.einsum("ptc,ptc->pt", x, x).cumsum(axis=1), ((0, 0), (1, 0))) for x in (one, two)
+    )
     reach = round(settings.shift_s * RATE)
     for offset in range(-reach, reach + 1):
-        start, stop = max(0, -offset), min(len(a), len(b) - offset)
-        if stop - start >= least:
-            power = (total_one[stop] - total_one[start]) * (
-                total_two[stop + offset] - total_two[start + offset]
+        start, stop = max(0, -offset), min(a.shape[1], b.shape[1] - offset)
+        if stop - start >= _overlap(a, b, settings):
+            power = (total_one[:, stop] - total_one[:, start]) * (
+                total_two[:, stop + offset] - total_two[:, start + offset]
             )
-            if np.trace(product, offset) >= (wanted - 0.3) * max(power, 1e-6) ** 0.5:
-                return False
-    return True
+            agreement = np.trace(product, offset, axis1=1, axis2=2)
+            result |= agreement >= (least - 0.3) * np.sqrt(np.maximum(power, 1e-6))
+    return result
 
 
-def _unlike(
-    prints: Sequence[npt.NDArray[np.uint64]], owners: Sequence[object], settings: DedupSettings
-) -> set[tuple[int, int]]:
-    """Pairs i < j of one source that `_hopeless` would refuse: a product for all of one length.
+def _candidates(means: Floats, least: float, block: int = 512) -> Iterator[tuple[Places, Places]]:
+    """Batches of pairs i < j of unit vectors whose product is at least `least`.
 
-    One unmoving camera makes all its clips candidates, far more pairs than there are copies.
+    Every pair is looked at. A batch is large enough to hold many pairs of equal lengths.
     """
-    groups: dict[tuple[object, int], list[int]] = {}
-    for index, (owner, words) in enumerate(zip(owners, prints, strict=True)):
-        groups.setdefault((owner, len(words)), []).append(index)
-    found: set[tuple[int, int]] = set()
-    for rows in groups.values():
-        if len(rows) < 2:
-            continue
-        cells = np.stack([unpack(prints[row]) for row in rows])
-        change = cells - cells.mean(axis=1, keepdims=True)
-        count, length = change.shape[:2]
-        hope = np.zeros((count, count), bool)
-        least = _overlap(cells[0], cells[0], settings)
-        reach = min(round(settings.shift_s * RATE), length - least)
-        for offset in range(reach + 1):
-            one = change[:, : length - offset].reshape(count, -1)
-            two = change[:, offset:].reshape(count, -1)
-            sizes = np.linalg.norm(one, axis=1)[:, None] * np.linalg.norm(two, axis=1)
-            near = one @ two.T >= (settings.loop - 0.3) * np.maximum(sizes, 1e-3)
-            hope |= near | near.T
-        found.update((rows[i], rows[j]) for i, j in np.argwhere(~hope) if i < j)
-    return found
-
-
-def _candidates(means: Floats, least: float, block: int = 2048) -> Iterator[tuple[int, int]]:
-    """Pairs of unit vectors whose product is at least `least`: every pair is looked at."""
+    waiting: list[tuple[Places, Places]] = []
     for top in range(0, len(means), block):
         rows = means[top : top + block]
         for left in range(top, len(means), 4 * block):
             product = rows @ means[left : left + 4 * block].T
-            for i, j in np.argwhere(product >= least):
-                if top + i < left + j:
-                    yield int(top + i), int(left + j)
+            i, j = np.divmod(np.flatnonzero(product >= least), product.shape[1])
+            ordered = top + i < left + j
+            waiting.append((top + i[ordered], left + j[ordered]))
+        if sum(len(i) for i, _ in waiting) >= BATCH:
+            yield np.concatenate([i for i, _ in waiting]), np.concatenate([j for _, j in waiting])
+            waiting = []
+    if waiting:
+        yield np.concatenate([i for i, _ in waiting]), np.concatenate([j for _, j in waiting])
+
+
+def _of_equal_lengths(one: Places, two: Places) -> Iterator[Places]:
+    """Which pairs have the same two lengths, at most AT_ONCE at a time."""
+    order = np.lexsort((two, one))
+    ends = np.flatnonzero(np.diff(one[order]) | np.diff(two[order])) + 1
+    for group in np.split(order, ends):
+        for first in range(0, len(group), AT_ONCE):
+            yield group[first : first + AT_ONCE]
 
 
 def _doubled(cells: Floats) -> Floats:
-    result = np.empty((2 * len(cells) - 1, cells.shape[1]), np.float32)
-    result[::2] = cells
-    result[1::2] = (cells[1:] + cells[:-1]) / 2
+    """[P, T, 64] with the mean of each two neighbours between them."""
+    result = np.empty((len(cells), 2 * cells.shape[1] - 1, cells.shape[2]), np.float32)
+    result[:, ::2] = cells
+    result[:, 1::2] = (cells[:, 1:] + cells[:, :-1]) / 2
     return result
 
 

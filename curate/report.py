@@ -167,7 +167,7 @@ def _preview(path: Path, start: float, end: float | None) -> Preview | None:
     last = start + PREVIEW_SECONDS if end is None else min(end, start + PREVIEW_SECONDS)
     try:
         for frame in frames(path, short_side=PREVIEW_SIDE, start=start, end=last):
-            if frame.time >= due - 1e-6:
+            while frame.time >= due - 1e-6:  # a slow source is shown at its own pace
                 taken.append(frame.rgb)
                 due += 1 / PREVIEW_FPS
     except MediaError:

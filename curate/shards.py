@@ -107,7 +107,7 @@ def copy(path: Path, base: Path, to: str) -> None:
             open(path, "rb") as source,
         ):
             shutil.copyfileobj(source, out, 1 << 22)
-    except (OSError, ImportError, ValueError, TypeError) as error:
+    except Exception as error:  # file systems raise whatever their libraries do
         raise UserError(f"{address} cannot be written: {error}", "check --to") from error
 
 

@@ -97,7 +97,7 @@ def sha256_of(path: str) -> str:
         with _open(path) as handle:
             while block := handle.read(_BLOCK):
                 digest.update(block)
-    except (OSError, ImportError, ValueError) as error:
+    except Exception as error:  # file systems raise whatever their libraries do
         raise UserError(f"{_one_line(path)} cannot be read: {_reason(error)}") from error
     return digest.hexdigest()
 
@@ -257,8 +257,10 @@ def _remote(argument: str) -> Iterator[Candidate]:
             inside = [p for p in filesystem.find(inner) if Path(p).suffix.lower() in EXTENSIONS]
         else:
             inside = [inner]
-    except (ImportError, OSError, ValueError) as error:
+    except Exception as error:  # file systems raise whatever their libraries do
         raise UserError(f"{argument} cannot be opened: {_reason(error)}") from error
+    if not inside:
+        raise UserError(f"nothing matches {argument}", "check the address")
     yield from (Candidate(filesystem.unstrip_protocol(p)) for p in sorted(inside))
 
 
@@ -349,6 +351,8 @@ def _open(path: str) -> Any:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):  # file systems of the net say the path only
+        return "No such file or directory"
     return getattr(error, "strerror", None) or str(error).split("\n")[0] or type(error).__name__
 
 

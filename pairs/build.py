@@ -62,17 +62,17 @@ def build(
     ledger = Ledger(workspace.step("pairs"))
     mine = [t for t in planned.tasks if t.unfit is None and _of_shard(t, shard)]
     files = _present(workspace)
-    if any(not _finished(t, config, ledger, files) for t in mine):
+    left = [t for t in mine if not _finished(t, config, ledger, files)]
+    if left:
         names = device_names(devices)
         if engine == "local" and len(names) == 1:
             _work(workspace.root, config, shard, names[0], progress=True)
         else:
             _spread(workspace, planned, shard, names, engine, address)
         ledger.refresh()
-    files = _present(workspace)
-    missing = [
-        t for t in planned.tasks if t.unfit is None and not _settled(t, config, ledger, files)
-    ]
+        files = _present(workspace)
+    others = [t for t in planned.tasks if t.unfit is None and not _of_shard(t, shard)]
+    missing = [t for t in (*left, *others) if not _settled(t, config, ledger, files)]
     if missing and shard[1] > 1:
         say(f"{len(missing)} pairs belong to other shards; the last one writes the tables")
         return {"pairs": len(planned.tasks), "missing": len(missing), "written": False}

@@ -36,8 +36,10 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)  # mkstemp makes files private; others may read results
         os.replace(temporary, target)
         _fsync_folder(target.parent)
-    except OSError as error:
-        raise _explained(error, target) from error
+    except Exception as error:
+        if (found := explained(error, target)) is error:
+            raise
+        raise found from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -64,14 +66,18 @@ def _fsync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _explained(error: OSError, target: Path) -> OSError | UserError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+def explained(error: Exception, target: Path) -> Exception:
+    """A UserError for what the user can mend about writing `target`, else the error itself."""
+    number = error.errno if isinstance(error, OSError) else None
+    # safetensors wraps the system's error in its own; both say it in their text.
+    if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
         return UserError(
             f"no space left while writing {target}",
             "free some space and run the same command again; finished work is kept",
         )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return UserError(f"cannot write {target}: {error.strerror}", "choose another folder")
-    if error.errno == errno.EFBIG:
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        reason = os.strerror(number)
+        return UserError(f"cannot write {target}: {reason}", "choose another folder")
+    if number == errno.EFBIG:
         return UserError(f"{target} is larger than this system allows", "raise the file size limit")
     return error

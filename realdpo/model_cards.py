@@ -38,7 +38,7 @@ def model_card(workspace: Workspace, run: Path, repo: str, dataset: str = "") ->
         files["images/training.png"] = curves
     if sample and sample["first_frame"]:
         files["images/first_frame.png"] = sample["first_frame"]["bytes"]
-    evaluations = _evaluations(workspace)
+    evaluations = _evaluations(workspace, run.name)
     readme = template("model.md.j2").render(
         header=Markup(header_text(_header(base, lora, sample, dataset))),  # noqa: S704 (our YAML)
         name=repo.split("/")[-1],
@@ -256,12 +256,14 @@ def _curves(
     return report.png(report.lines_figure(panels, x="step")) if panels else None
 
 
-def _evaluations(workspace: Workspace) -> Markup | None:
-    """The tables that `realdpo eval` wrote for a card, newest name last."""
-    found = [
-        f"#### {md.text(path.parent.name)}\n\n{path.read_text(encoding='utf-8').strip()}"
-        for path in sorted(workspace.evaluations.glob("*/table.md"))
-    ]
+def _evaluations(workspace: Workspace, run: str) -> Markup | None:
+    """The tables that `realdpo eval` wrote for a card, of evaluations that `run` was part of."""
+    found = []
+    for path in sorted(workspace.evaluations.glob("*/summary.json")):
+        made = json.loads(path.read_text(encoding="utf-8"))
+        if run in made["systems"].values():
+            table = path.with_name("table.md").read_text(encoding="utf-8").strip()
+            found.append(f"#### {md.text(path.parent.name)}\n\n{table}")
     return Markup("\n\n".join(found)) if found else None  # noqa: S704 (written by realdpo itself)
 
 

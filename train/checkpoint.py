@@ -19,13 +19,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from realdpo.errors import UserError
-from realdpo.train import models
+from realdpo.train import models, zero
 from realdpo.train.models import Spec
-from realdpo.train.reference import Reference
+from realdpo.train.reference import Reference, let_go
 
 
 def trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    let_go(model)
     return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+
+
+def whole_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The trained weights by name, gathered if they are in shards: every process must call this."""
+    return {name: whole(p).detach() for name, p in trained(model)}
 
 
 def save(
@@ -41,12 +47,12 @@ def save(
 
     Raises UserError when the disk is full; what was there before is untouched.
     """
-    weights = {name: whole(p.detach()) for name, p in trained(model)}
+    weights = whole_weights(model)
     moments = {
-        f"{name}|{key}": whole(value)
+        f"{name}|{key}": whole(value) if isinstance(value, Tensor) else torch.tensor(value)
         for name, p in trained(model)
-        for key, value in optimizer.state.get(p, {}).items()
-        if isinstance(value, Tensor)
+        for key, value in _moments(optimizer, p).items()
+        if isinstance(value, (Tensor, int))
     }
     averages = {n: whole(w) for n, w in (reference.weights if reference else {}).items()}
     if not main:
@@ -102,13 +108,11 @@ def load(
         ) from None
     except Exception as error:  # safetensors raises its own type, which it does not export
         raise UserError(f"{folder} cannot be read: {error}", "delete that folder") from None
-    for name, parameter in trained(model):
-        entries = {k.split("|")[1]: v for k, v in moments.items() if k.split("|")[0] == name}
-        if entries:
-            optimizer.state[parameter] = {
-                key: value if key == "step" else _like(parameter, value)
-                for key, value in entries.items()
-            }
+    found: dict[str, dict[str, Tensor]] = {name: {} for name, _ in trained(model)}
+    for key, value in moments.items():
+        name, kind = key.split("|")
+        found[name][kind] = value
+    _fill_moments(optimizer, {p: found[name] for name, p in trained(model)})
     if reference is not None and averages:
         reference.load({n: _like(reference.weights[n], averages[n]) for n in reference.weights})
     return state
@@ -137,8 +141,33 @@ def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A sharded tensor (FSDP2) gathered from all processes; any other as it is."""
+    """A sharded tensor (FSDP2, ZeRO 3) gathered from all processes; any other as it is."""
+    if zero.sharded(tensor):
+        return zero.whole(tensor)
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def _moments(optimizer: Any, parameter: Tensor) -> Mapping[str, Any]:
+    if zero.sharded(parameter):
+        return zero.moments(optimizer, parameter)
+    return dict(optimizer.state.get(parameter, {}))
+
+
+def _scalar(value: Tensor) -> Tensor | int:
+    # torch counts its steps in a float tensor, bitsandbytes in an int
+    return value if value.is_floating_point() else int(value)
+
+
+def _fill_moments(optimizer: Any, values: Mapping[Tensor, Mapping[str, Tensor]]) -> None:
+    if any(zero.sharded(parameter) for parameter in values):
+        zero.fill_moments(optimizer, values)
+        return
+    for parameter, entries in values.items():
+        if entries:
+            optimizer.state[parameter] = {
+                key: _scalar(value) if value.dim() == 0 else _like(parameter, value)
+                for key, value in entries.items()
+            }
 
 
 def _like(tensor: Tensor, whole: Tensor) -> Tensor:
@@ -152,7 +181,10 @@ def _like(tensor: Tensor, whole: Tensor) -> Tensor:
 
 
 def _fill(tensor: Tensor, whole: Tensor) -> None:
-    tensor.copy_(_like(tensor, whole))
+    if zero.sharded(tensor):
+        zero.fill(tensor, whole)
+    else:
+        tensor.copy_(_like(tensor, whole))
 
 
 def _flush(folder: Path) -> None:

@@ -237,6 +237,11 @@ class _Cache:
         if not path.is_file():
             with torch.no_grad():
                 tensors = {n: t.detach().cpu().contiguous() for n, t in make().items()}
+            if not all(bool(t.isfinite().all()) for t in tensors.values()):
+                raise UserError(
+                    f"{self.spec.folder} encodes a {kind} to values that are not finite",
+                    "look at the model's VAE and text encoder: some overflow in half precision",
+                )
             with atomic_path(path) as temporary:
                 # which video it is of, for `pairs audit`, which compares the two sides
                 save_file(tensors, temporary, {k: v for k, v in key.items() if k == "video"})

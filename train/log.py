@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from realdpo.files import write_text
+from realdpo.files import explained, write_text
 
 
 class Log:
@@ -58,5 +58,8 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:
-    with open(path, "a", encoding="utf-8") as handle:
-        handle.write(json.dumps(row) + "\n")
+    try:
+        with open(path, "a", encoding="utf-8") as handle:
+            handle.write(json.dumps(row) + "\n")
+    except OSError as error:
+        raise explained(error, path) from error

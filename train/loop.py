@@ -35,6 +35,7 @@ from realdpo.train import (
     setup,
     step,
     stops,
+    zero,
 )
 from realdpo.train.config import TrainConfig
 from realdpo.train.objective import Errors
@@ -110,7 +111,7 @@ class Trainer:
         self.parameters = sum(p.numel() for _, p in checkpoint.trained(model))
         optimizer = setup.optimizer(config, [p for _, p in checkpoint.trained(model)])
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.inner = self.accelerator.unwrap_model(self.model)
+        self.inner = getattr(self.model, "module", self.model)
         self.reference = setup.reference(config, self.inner)
         self.bank = setup.bank(workspace, self.task, self.pairs, config, self.device)
         self.together = config.branches != "one-by-one"
@@ -180,8 +181,7 @@ class Trainer:
         values["seconds"] = time.perf_counter() - begin
         pairs = config.batch * config.accumulation * self.accelerator.num_processes
         values["pairs_per_second"] = pairs / values["seconds"]
-        if self.device.type == "cuda":
-            values["peak_memory_gb"] = torch.cuda.max_memory_allocated() / 2**30
+        values["peak_memory_gb"] = numbers.peak_memory(self.device)
         return values
 
     def after_step(self, values: dict[str, float]) -> str | None:
@@ -205,7 +205,7 @@ class Trainer:
         """Write the final weights where diffusers loads them, and the run's summary."""
         if checkpoint.latest(self.folder / "checkpoints") is None:
             self.save()
-        weights = {n: checkpoint.whole(p.detach()) for n, p in checkpoint.trained(self.inner)}
+        weights = checkpoint.whole_weights(self.inner)
         target = self.folder / "weights"
         if self.main:
             models.save_weights(weights, self.inner, self.task.spec, target)
@@ -269,9 +269,16 @@ class Trainer:
         flags = self.accelerator.gather(torch.tensor([int(flag)], device=self.device))
         return bool(flags.any())
 
-    def _apart(self) -> contextlib.AbstractContextManager[Any]:
+    @contextlib.contextmanager
+    def _apart(self) -> Iterator[None]:
         """Keep gradients on this process: they are exchanged at the last backward of a step."""
-        return self.accelerator.no_sync(self.model)
+        outer = self.accelerator.sync_gradients
+        self.accelerator.sync_gradients = False  # what DeepSpeed goes by
+        try:
+            with self.accelerator.no_sync(self.model):
+                yield
+        finally:
+            self.accelerator.sync_gradients = outer
 
     @contextlib.contextmanager
     def bar(self) -> Iterator[Callable[..., None]]:
@@ -309,8 +316,8 @@ class Trainer:
 
     def _choose_branches(self) -> None:
         """`auto`: side by side, unless a trial step runs out of the GPU's memory."""
-        if self.config.branches != "auto" or self.device.type != "cuda":
-            return
+        if self.config.branches != "auto" or self.device.type != "cuda" or zero.asked():
+            return  # DeepSpeed would take the trial for a step
         try:
             self._backward(self.batch(0).to(self.device))
         except torch.cuda.OutOfMemoryError:
@@ -331,7 +338,7 @@ class Trainer:
             ref_win, ref_lose = step.branch_errors(self.model, self.task, batch, self.together)
         win, lose = step.branch_errors(self.model, self.task, batch, self.together)
         z = objective.margins(Errors(win, lose, ref_win, ref_lose), self.config.beta)
-        stops.reference_apart(z, self.inner)
+        stops.reference_apart(self.accelerator.gather(z.contiguous()), self.inner)
 
     def _measure(self) -> held_out.Table:
         self.model.eval()
@@ -351,9 +358,11 @@ class Trainer:
     def _videos(self, name: str) -> None:
         from realdpo.train import videos
 
+        weights = checkpoint.whole_weights(self.inner)
         if self.main:
             chosen = self.watched[: self.config.validation_videos]
             videos.generate(
-                self.inner, self.task.spec, chosen, self.config, self.workspace, self.folder, name
-            )
+                weights, self.task.spec, chosen, self.config, self.workspace, self.folder, name,
+                self.device,
+            )  # fmt: skip
         self.accelerator.wait_for_everyone()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import resource
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
@@ -72,6 +74,14 @@ def adapter_size(model: nn.Module) -> float:
             b = checkpoint.whole(layer.lora_B[name].weight).float()
             total += float(((b.T @ b) * (a @ a.T).T).sum()) * layer.scaling[name] ** 2
     return math.sqrt(max(total, 0.0))
+
+
+def peak_memory(device: torch.device) -> float:
+    """GiB: the most a GPU held since it was last asked to forget, or this process ever had."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 def judged(values: Mapping[str, float]) -> float:

@@ -24,6 +24,13 @@ from realdpo.errors import UserError
 Mode = Literal["adapter-off", "frozen", "ema"]
 
 
+def let_go(model: nn.Module) -> None:
+    """FSDP2: drop what a forward without a backward left gathered, in the place of the shards."""
+    sharded: list[Any] = [m for m in model.modules() if hasattr(m, "reshard")]
+    for module in sharded:
+        module.reshard()
+
+
 class Reference:
     """Weights of the reference for `model`, whose trained parameters are those with gradients.
 
@@ -124,6 +131,7 @@ class Reference:
 
     def _place(self, held: list[Tensor] | None = None) -> None:
         """Put the reference's weights into the module, or the `held` ones back."""
+        let_go(self.model)
         for index, (name, parameter) in enumerate(self._trained):
             weight = self.weights[name]
             if hasattr(parameter, "to_local"):

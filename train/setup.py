@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import nn
 
 from realdpo.errors import UserError
 from realdpo.ids import content_id
-from realdpo.train import draws, models, noise
+from realdpo.train import draws, models, noise, zero
 from realdpo.train.config import TrainConfig
 from realdpo.train.latents import Pair
 from realdpo.train.models import Spec
@@ -25,7 +26,8 @@ from realdpo.workspace import Workspace
 def accelerator(config: TrainConfig, folder: Path) -> Any:
     import diffusers
     import transformers
-    from accelerate import Accelerator
+    from accelerate import Accelerator, DistributedType
+    from accelerate.utils import FullyShardedDataParallelPlugin
 
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
@@ -36,16 +38,18 @@ def accelerator(config: TrainConfig, folder: Path) -> Any:
         raise UserError("the tracker tensorboard is not installed", "pip install tensorboard")
     if "wandb" in config.trackers and not importlib.util.find_spec("wandb"):
         raise UserError("the tracker wandb is not installed", "pip install wandb")
-    made = Accelerator(
-        mixed_precision=names[chosen], cpu=cpu, log_with=list(config.trackers) or None,
-        project_dir=folder,
-    )  # fmt: skip
-    if made.distributed_type.name == "DEEPSPEED":
-        raise UserError(
-            "DeepSpeed steps inside its backward pass and keeps its optimizer to itself, so runs "
-            "could not be resumed exactly; see docs/training.md, Memory and speed",
-            "use FSDP2, which shards as much: fsdp_version: 2 in the accelerate configuration",
-        )
+    common = {"log_with": list(config.trackers) or None, "project_dir": folder}
+    if zero.asked():
+        return zero.accelerator(config, **common)
+    made = Accelerator(mixed_precision=names[chosen], cpu=cpu, **common)
+    if cpu and made.num_processes > 1 and os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        # accelerate shards on accelerators only, though all that it calls runs on a CPU as well.
+        plugin = FullyShardedDataParallelPlugin()
+        if names[chosen] != "no":
+            plugin.set_mixed_precision(names[chosen])
+        made.state.distributed_type, made.state.fsdp_plugin = DistributedType.FSDP, plugin
+    if made.distributed_type == DistributedType.FSDP and not made.is_fsdp2:
+        raise UserError("FSDP of version 1 flattens the weights", "set fsdp_version: 2")
     return made
 
 
@@ -80,18 +84,25 @@ def policy(config: TrainConfig, spec: Spec, device: torch.device) -> nn.Module:
     # Full weights stay in float32 (a step of 1e-6 vanishes in bfloat16); autocast computes in
     # the half type. Frozen weights under adapters need no such care.
     model = models.load_transformer(spec, half if lora and half else torch.float32)
-    if lora:
-        targets = config.targets or models.family_of(spec).TARGETS
-        models.add_lora(model, config.rank, config.alpha, config.lora_dropout, targets)
-    else:
-        model.requires_grad_(True)
+    open_weights(model, config, spec)
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()  # type: ignore[operator]
     if config.group_offload:
         _offload(model, config, device)
+    if zero.asked():
+        zero.autocast(model, half, device)
     if config.compile:
         model.compile()
     return model
+
+
+def open_weights(model: nn.Module, config: TrainConfig, spec: Spec) -> None:
+    """Let gradients into what is trained: adapters, which are added, or all weights."""
+    if config.weights == "lora":
+        targets = config.targets or models.family_of(spec).TARGETS
+        models.add_lora(model, config.rank, config.alpha, config.lora_dropout, targets)
+    else:
+        model.requires_grad_(True)
 
 
 def optimizer(config: TrainConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:

@@ -66,6 +66,12 @@ def other_settings(folder: Path, config: TrainConfig) -> None:
 def reference_apart(z: Tensor, model: nn.Module) -> None:
     """Raises UserError unless the first margins `z` [B, N] give the loss ln 2, as one model must."""
     found = float(-torch.nn.functional.logsigmoid(z).mean())
+    if not math.isfinite(found):
+        raise UserError(
+            f"the loss is {found} before the first step: the model's weights or a pair's latents "
+            "hold values that are not finite",
+            "look at the model's files, delete steps/latents, or try --set precision=fp32",
+        )
     if abs(found - math.log(2)) < 1e-4 and z.abs().max() < 1e-3:
         return
     noisy = [n for n, m in model.named_modules() if isinstance(m, nn.Dropout) and m.p > 0]

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from realdpo.train import numbers
 from realdpo.train.config import TrainConfig
 from realdpo.train.loop import Trainer
 from realdpo.workspace import Workspace
@@ -35,16 +32,9 @@ def estimate(workspace: Workspace, config: TrainConfig) -> dict[str, Any]:
         "parameters": f"{total:,}",
         "trained": f"{trainer.parameters:,}",
         "device": str(trainer.device),
-        "peak memory": f"{_peak_gb(trainer.device):.2f} GB",
+        "peak memory": f"{numbers.peak_memory(trainer.device):.2f} GB",
         "time per step": f"{seconds:.2f} s",
         "time in all": f"{seconds * config.steps / 3600:.2f} h for {config.steps} steps",
         "losers per step": len(trainer.batch(0).lose[0]),
         "latents": f"{pairs} of the pairs are encoded" if pairs == few else f"all {pairs} pairs",
     }
-
-
-def _peak_gb(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**30
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

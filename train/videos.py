@@ -5,19 +5,20 @@ The real clip of the pair stands beside them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from realdpo import progress
 from realdpo.files import write_bytes, write_text
 from realdpo.ids import seed_of
 from realdpo.media.encode import EncodeSettings, encode
-from realdpo.train import latents, models
+from realdpo.train import checkpoint, latents, models, setup
 from realdpo.train.config import TrainConfig
 from realdpo.train.latents import Pair
 from realdpo.train.models import Spec
@@ -25,21 +26,22 @@ from realdpo.workspace import Workspace
 
 
 def generate(
-    model: Any,
+    weights: Mapping[str, Tensor],
     spec: Spec,
     pairs: Sequence[Pair],
     config: TrainConfig,
     workspace: Workspace,
     folder: Path,
     name: str,
+    device: torch.device,
 ) -> None:
     """Write videos/<n>-<name>.mp4 for every pair, and <n>-real.mp4, <n>-base.mp4 where missing.
 
-    `model` is the policy as it is; the base is loaded from its folder and let go again.
+    The base is loaded from its folder, and becomes the tuned model by the trained `weights`: the
+    policy itself may be in shards, and only one process comes here.
     """
     import diffusers
 
-    device = next(model.parameters()).device
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     kind = getattr(diffusers, spec.pipeline)
     pipe = kind.from_pretrained(spec.folder, **models.in_dtype(dtype)).to(device)
@@ -53,13 +55,15 @@ def generate(
             write_bytes(_file(folder, f"{number:02d}-real"), real)
             _write(pipe, spec, pairs[number], config, _file(folder, wanted[number]))
             advance(note="base")
-        pipe.register_modules(**{spec.component: model})
-        was_training = model.training
-        model.eval()
+        tuned = getattr(pipe, spec.component)
+        setup.open_weights(tuned, config, spec)
+        with torch.no_grad():
+            for trained, parameter in checkpoint.trained(tuned):
+                parameter.copy_(weights[trained])
+        tuned.eval()
         for number, pair in enumerate(pairs):
             _write(pipe, spec, pair, config, _file(folder, f"{number:02d}-{name}"))
             advance(note=name)
-        model.train(was_training)
 
 
 def _write(pipe: Any, spec: Spec, pair: Pair, config: TrainConfig, path: Path) -> None:

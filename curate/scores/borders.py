@@ -42,7 +42,7 @@ def summary(rows: Columns) -> dict[str, float]:
 
 def _dark_ends(gray: Bytes, axis: int) -> tuple[float, float]:
     mean = cv2.reduce(gray, axis, cv2.REDUCE_AVG, dtype=cv2.CV_32F).ravel()
-    peak = cv2.reduce(gray, axis, cv2.REDUCE_MAX).ravel()
+    peak = gray.max(axis=axis)
     light = (mean > DARK_MEAN) | (peak > DARK_PEAK)
     lines = np.flatnonzero(light)
     if not len(lines):

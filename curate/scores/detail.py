@@ -70,7 +70,7 @@ def _variation(picture: Bytes) -> tuple[float, float]:
     steps = cv2.absdiff(picture[1:], picture[:-1])
     edged = cv2.copyMakeBorder(picture, 4, 4, 0, 0, cv2.BORDER_REFLECT_101)
     soft = cv2.absdiff(edged[9:], edged[:-9])
-    lost = cv2.subtract(np.multiply(steps, 9, dtype=np.uint16), soft.astype(np.uint16))
+    lost = cv2.addWeighted(steps, 9, soft, -1, 0, dtype=cv2.CV_16U)  # not below 0
     return 9 * cv2.sumElems(steps)[0], cv2.sumElems(lost)[0]
 
 
@@ -82,9 +82,10 @@ def noise(luma: Bytes) -> float:
     if min(luma.shape) < 3:
         return np.nan
     second = np.array([1, -2, 1], np.float32)
-    response = np.abs(cv2.sepFilter2D(luma, cv2.CV_16S, second, second)[1:-1, 1:-1])
+    response = cv2.sepFilter2D(luma, cv2.CV_32F, second, second)[1:-1, 1:-1]
+    np.abs(response, out=response)
     rows, columns = (max(1, length // TILE) for length in response.shape)
-    tiles = cv2.resize(response.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
+    tiles = cv2.resize(response, (columns, rows), interpolation=cv2.INTER_AREA)
     return float(np.sqrt(np.pi / 2) / 6 * np.quantile(tiles, 0.1))
 
 

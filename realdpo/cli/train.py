@@ -14,6 +14,7 @@ import typer
 
 from realdpo import cli
 from realdpo.cli import options
+from realdpo.cli.processes import quiet_peer
 
 app = typer.Typer(
     help="Fine-tune a video model on the pairs; `report` makes a page about a run.",
@@ -107,9 +108,10 @@ def train(
             from realdpo.progress import quiet
 
             quiet.set(True)
-            loop.run(place, settings)
+            with quiet_peer():
+                loop.run(place, settings)
             return
-        with place.lock("train"):
+        with place.lock("train"), quiet_peer():
             place.save_config("train", configs.to_toml("train", settings))
             summary = loop.run(place, settings)
         if as_json:
@@ -138,7 +140,7 @@ def report(
 
 def _launch(processes: int) -> int:
     """Run this very command in several processes that torch connects."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [sys.executable, "-m", "realdpo.cli.processes", "--standalone"]
     command += ["--nproc-per-node", str(processes), "-m", "realdpo", *sys.argv[1:]]
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
     # In a session of their own the workers get a Ctrl-C once, from torch, and not from the

@@ -66,6 +66,17 @@ def test_pictures_name_their_prompts_or_have_a_text_beside(tmp_path):
     assert [i.prompt for i in benchmark.read(tmp_path)] == ["a woman jumps", "a man kneels"]
 
 
+def test_real_clips_may_stand_beside_pictures_or_alone(tmp_path):
+    picture(tmp_path / "one.png")
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.mp4").write_bytes(name.encode())
+    (tmp_path / "two.txt").write_text("a man kneels\n")
+    one, two = benchmark.read(tmp_path)
+    assert (one.prompt, one.image.name, one.clip.name) == ("one", "one.png", "one.mp4")
+    assert (two.prompt, two.image, two.clip.name) == ("a man kneels", None, "two.mp4")
+    assert two.names == ("two", "a man kneels")
+
+
 def test_prompts_alone_are_for_text_to_video(tmp_path):
     (tmp_path / "prompts.txt").write_text("one\ntwo\n", encoding="utf-8-sig")
     items = benchmark.read(tmp_path)

@@ -22,7 +22,7 @@ from realdpo.media.encode import encode
 from realdpo.pairs import conform
 from realdpo.train import models
 from realdpo.train.config import TrainConfig
-from realdpo.train.evaluate import commands, run
+from realdpo.train.evaluate import commands, plan, run, systems
 from realdpo.train.evaluate.config import EvalConfig
 from realdpo.workspace import Workspace
 
@@ -134,7 +134,7 @@ def test_shards_make_disjoint_parts_that_together_are_everything(workspace):
     folder = workspace.evaluations / "parts" / "videos"
     assert commands.evaluate(workspace, config, ["cpu"], (1, 2)) is None
     first = set(folder.iterdir())
-    assert 0 < len(first) < 6
+    assert len(first) == 3
     times = {p: p.stat().st_mtime_ns for p in first}
     made = commands.evaluate(workspace, config, ["cpu"], (2, 2))
     assert made is not None  # the last shard finds all videos there and compares
@@ -180,42 +180,125 @@ def test_finished_videos_out_of_order_are_found_worse(finished):
     assert again.exit_code == 0, again.output
     assert json.loads(again.stdout)["compared"] == made["compared"]
     table = (finished / "w" / "eval" / "eval" / "table.md").read_text()
-    assert "| smooth.residual | shuffled |" in table
+    assert "| smooth.residual ↓ | shuffled |" in table
 
 
 def test_a_missing_or_damaged_video_is_said_and_the_rest_is_compared(finished):
     (finished / "shuffled" / "bikes pass 0.mp4").unlink()
+    (finished / "shuffled" / "bikes pass 2.mp4").unlink()
     (finished / "shuffled" / "bikes pass 1.mp4").write_bytes(b"nonsense")
     config = EvalConfig(
         systems={"a": str(finished / "steady"), "b": str(finished / "shuffled")},
         benchmark=str(finished / "bench"), seeds=1,
     )  # fmt: skip
     made = run.run(Workspace(finished / "w"), config)
-    assert len(made["failures"]) == 2
-    assert made["compared"]["b"]["smooth.residual"]["prompts"] == 10
+    missing, damaged = made["failures"]
+    assert missing.startswith("b: 2 of 12 videos are not in")
+    assert missing.endswith("for one bikes pass 0-0.mp4")
+    assert "bikes pass 1.mp4" in damaged
+    assert made["compared"]["b"]["smooth.residual"]["prompts"] == 9
+
+
+@pytest.mark.slow
+def test_real_clips_of_a_benchmark_are_compared_with_the_base_at_its_frame_rate(finished, street):
+    """Slow generations against film at twice their rate and size: film moves twice as much."""
+    from transformers import VideoMAEConfig, VideoMAEModel
+
+    for k, video in enumerate(street):
+        prompt = f"bikes pass {k}"
+        (finished / "bench" / f"{prompt}.png").unlink()
+        big = video.repeat(2, axis=1).repeat(2, axis=2).repeat(2, axis=0)  # 128x128, 16 a second
+        data = encode(np.ascontiguousarray(big), Fraction(16), conform.encoder(1))
+        (finished / "bench" / f"{prompt}.mp4").write_bytes(data)
+        slow = (video.astype(np.uint16) + video[:1]) // 2  # half of every change since the start
+        (finished / "steady" / f"{prompt}.mp4").write_bytes(
+            encode(slow.astype(np.uint8), Fraction(8), conform.encoder(1))
+        )
+    settings = VideoMAEConfig(
+        image_size=32, patch_size=8, num_frames=4, hidden_size=16, num_hidden_layers=1,
+        num_attention_heads=2, intermediate_size=16,
+    )  # fmt: skip
+    VideoMAEModel(settings).save_pretrained(finished / "network")
+    config = EvalConfig(
+        systems={"base": str(finished / "steady")}, benchmark=str(finished / "bench"), seeds=1,
+        frechet=f"videomae:{finished / 'network'}",
+    )  # fmt: skip
+    made = commands.evaluate(Workspace(finished / "w"), config, ["cpu"], (1, 1))
+    means = made["means"]
+    assert means["real"]["motion.difference"] / means["base"]["motion.difference"] == pytest.approx(
+        2, rel=0.1
+    )
+    assert made["real"]["motion.difference"]["verdict"] == "more"
+    assert made["real"]["motion.difference"]["prompts"] == 12
+    assert made["compared"] == {}
+    found = made["frechet"]
+    assert found["name"].startswith("frechet.videomae@")
+    assert (found["features"], found["videos"]) == (16, {"real": 12, "base": 12})
+    assert found["distance"]["base"] > 0
+    page = (finished / "w" / "reports" / "eval-eval.html").read_text()
+    assert "Against 12 real clips, in 16 features. With fewer videos than features" in page
+    # Film is noisier than its own slow copy, and the reader is told what that makes of praise.
+    worse = [metric for metric, c in made["real"].items() if c["verdict"] == "worse"]
+    assert "flash.flicker" in worse
+    assert f"By {', '.join(worse)} the real clips are worse than base" in made["cautions"][-1]
+    assert not any("differ in form" in text for text in made["cautions"])
+    rows = json.loads((finished / "w" / "eval" / "eval" / "rows.json").read_text())
+    assert {tuple(row["form"]) for row in rows} == {(64, 64, 9, 8.0)}
+
+
+def test_videos_of_different_form_are_not_compared_in_silence(finished, street):
+    for k, video in enumerate(street):
+        data = encode(np.ascontiguousarray(video[:7, :48]), Fraction(8), conform.encoder(12))
+        (finished / "shuffled" / f"bikes pass {k}.mp4").write_bytes(data)
+    config = EvalConfig(
+        systems={"a": str(finished / "steady"), "b": str(finished / "shuffled")},
+        benchmark=str(finished / "bench"), seeds=1,
+    )  # fmt: skip
+    caution = run.run(Workspace(finished / "w"), config)["cautions"][-1]
+    assert "64x64, 9 frames at 8 a second: a; 64x48, 7 frames at 8 a second: b" in caution
 
 
 def test_what_the_user_got_wrong_is_one_clear_line(workspace, tmp_path):
-    for systems, message in [
+    for chosen, message in [
         ({"base": "nothing-here"}, "no model named 'nothing-here'"),
         ({"base": str(tmp_path)}, "neither a pipeline nor videos"),
     ]:
         with pytest.raises(UserError, match=message):
-            run.plan(workspace, EvalConfig(systems=systems))
+            plan.plan(workspace, EvalConfig(systems=chosen))
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "nobody asked.mp4").write_bytes(b"x")
+    with pytest.raises(UserError, match="base: no video in .* is named by one of the 2 prompts"):
+        plan.plan(workspace, EvalConfig(systems={"base": str(tmp_path / "videos")}))
     (workspace.runs / "young").mkdir(exist_ok=True)
     (workspace.runs / "young" / "config.toml").write_text("[train]\nmodel = 'tiny'\n")
     with pytest.raises(UserError, match="no weights yet"):
-        run.resolve(workspace, "base", "young")
+        systems.resolve(workspace, "base", "young")
     with pytest.raises(UserError, match="no clip of .* is in the split 'validation'"):
-        run.plan(workspace, settings_for(workspace, split="validation"))
+        plan.plan(workspace, settings_for(workspace, split="validation"))
     with pytest.raises(UserError, match="none of the 2 clips fits"):
-        run.plan(workspace, settings_for(workspace, frames=17))
+        plan.plan(workspace, settings_for(workspace, frames=17))
     (tmp_path / "words").mkdir()
     (tmp_path / "words" / "prompts.txt").write_text("a person walks\n")
     with pytest.raises(UserError, match="base starts from a picture, and 1 prompts have none"):
-        run.plan(workspace, settings_for(workspace, benchmark=str(tmp_path / "words")))
+        plan.plan(workspace, settings_for(workspace, benchmark=str(tmp_path / "words")))
     with pytest.raises(UserError, match="`real` is kept"):
         EvalConfig(systems={"real": "tiny"})
+
+
+def test_a_lora_of_the_second_transformer_is_not_loaded_into_the_first(tmp_path):
+    place = Workspace(tmp_path / "w")
+    model = tiny_pipelines.save("wan2.2-t2v", tmp_path / "wan")
+    weights = place.runs / "late" / "weights"
+    weights.mkdir(parents=True)
+    (weights / "pytorch_lora_weights.safetensors").write_bytes(b"x")
+    config = weights.parent / "config.toml"
+    for expert in ("high", "low"):
+        settings = TrainConfig(model=str(model), name="late", expert=expert)
+        config.write_text(configs.to_toml("train", settings))
+        if expert == "high":
+            assert systems.resolve(place, "a", "late").lora == str(weights)
+    with pytest.raises(UserError, match="second transformer"):
+        systems.resolve(place, "a", "late")
 
 
 def test_dry_run_counts_and_writes_nothing(workspace, tmp_path):

@@ -49,6 +49,21 @@ def test_scores_come_back_to_the_right_system_whatever_the_order(serve, videos):
     assert not any(name in text for name in ("base:", "sft", "dpo"))  # blind
 
 
+def test_the_second_turn_shows_the_systems_in_reverse(serve, videos):
+    server = serve()
+    for pair in (videos, {name: videos[name] for name in ("base", "dpo")}):
+        for seed in range(4):
+            for turn in range(2):
+                j.judge(JudgeConfig(url=server.url, model="m"), "x", None, pair, seed, turn)
+    shown = []
+    for _, _, body in server.requests:
+        urls = [p["image_url"]["url"] for p in body["messages"][0]["content"] if "image_url" in p]
+        shown.append(list(dict.fromkeys(urls)))  # a video here is one picture again and again
+    for first, second in zip(shown[::2], shown[1::2], strict=True):
+        assert first == second[::-1]
+    assert len({tuple(order) for order in shown}) > 4
+
+
 def test_without_a_first_frame_its_questions_are_not_asked(serve, videos):
     server = serve()
     scores = j.judge(JudgeConfig(url=server.url, model="m"), "x", None, videos, 0)
@@ -85,16 +100,15 @@ def test_a_judge_that_made_the_data_is_refused():
                  "openai:http://localhost:8000/v1 qwen2.5-vl-7b-instruct"):  # fmt: skip
         with pytest.raises(UserError, match="also wrote or filtered"):
             j.refuse_if_used("Qwen/Qwen2.5-VL-7B-Instruct", [used])
-        j.refuse_if_used("Qwen/Qwen2.5-VL-7B-Instruct", [used], allow=True)
+        assert j.used_as("Qwen/Qwen2.5-VL-7B-Instruct", ["keywords", used]) == used
     j.refuse_if_used("OpenGVLab/InternVL3-8B", ["keywords", "transformers:Qwen/Qwen2.5-VL-7B"])
 
 
 def test_self_agreement_of_equal_opposite_and_random_runs():
     first = np.array([1.0, 3, 5, 7, 9, 2])
-    assert j.self_agreement(first, first) == pytest.approx(1.0)
-    assert j.self_agreement(first, 10 - first) < 0
-    rng = np.random.default_rng(0)
-    assert abs(j.self_agreement(rng.random(1500), rng.random(1500))) < 0.1
+    assert j.self_agreement(np.stack([first, first, first])) == pytest.approx(1.0)
+    assert j.self_agreement(np.stack([first, 10 - first])) < 0
+    assert abs(j.self_agreement(np.random.default_rng(0).random((2, 1500)))) < 0.1
 
 
 def test_there_are_four_aspects_of_five_questions():

@@ -129,10 +129,26 @@ def test_results_favour_the_preferred_and_leave_out_who_did_not_look(running):
     assert (found["raters"], found["excluded"], found["votes"]) == (5, 1, 45)
     strength = {s["system"]: s for s in found["strengths"]}
     assert strength["wild"]["low"] > 0 > strength["calm"]["high"]
-    assert np.isnan(
-        found["agreement"] or np.nan
-    )  # all the same: agreement has no variance to explain
+    assert found["agreement"] == 1.0
     assert 0.2 < found["chose_left"] < 0.8
+
+
+def test_agreement_is_that_of_coins_or_of_people_whatever_system_is_called_first():
+    rng = np.random.default_rng(0)
+
+    def agreement(chance, names=("a", "b")):
+        votes = [
+            {"rater": f"r{r}", "trial": f"t{t}", "item": f"i{t}", "first": names[0],
+             "second": names[1], "left": names[0], "check": False,
+             "score": float((rng.random() < chance) == (names[0] == "a"))}
+            for r in range(6) for t in range(200)
+        ]  # fmt: skip
+        return study.results(votes, ["a", "b"])["agreement"]
+
+    assert agreement(0.5) == pytest.approx(0, abs=0.03)
+    # Two who prefer `a` with probability 0.9 agree in 0.82 of cases, coins in 0.5.
+    assert agreement(0.9) == pytest.approx(0.64, abs=0.04)
+    assert agreement(0.9, ("b", "a")) == pytest.approx(0.64, abs=0.04)
 
 
 @pytest.mark.parametrize(

@@ -75,12 +75,15 @@ def test_the_card_gives_both_sides_of_the_evidence(trained: workspaces.Made) -> 
     assert "/models" not in plan.readme  # nor the base model's folder
 
 
-def test_evaluations_come_into_the_card(trained: workspaces.Made) -> None:
-    folder = trained.workspace.evaluations / "first"
-    folder.mkdir(parents=True)
-    (folder / "table.md").write_text("| metric | mean |\n|---|---|\n| motion | 1.25 |\n")
+def test_evaluations_of_the_run_come_into_its_card(trained: workspaces.Made) -> None:
+    for name, run, mean in (("first", "dpo", 1.25), ("second", "sft", 7.5)):
+        folder = trained.workspace.evaluations / name
+        folder.mkdir(parents=True)
+        (folder / "table.md").write_text(f"| metric | mean |\n|---|---|\n| motion | {mean} |\n")
+        (folder / "summary.json").write_text(json.dumps({"systems": {"base": "tiny", "x": run}}))
     readme = plan_of(trained).readme
     assert "| motion | 1.25 |" in readme
+    assert "7.5" not in readme
     assert "No evaluation of generated videos" not in readme
 
 

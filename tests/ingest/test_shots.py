@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from realdpo.curate import analyse
+from realdpo.curate import analyse, dedup
 from realdpo.curate.config import TARGETS, ClipSettings, ShotSettings, Target
 from realdpo.curate.cut import placement, resample
 from realdpo.curate.scores import StreamScores
@@ -94,6 +94,23 @@ def test_a_piece_that_dissolves_into_another_shot_is_told(
     assert crossed(table, 0.0, 9.0)
     assert not crossed(table, 0.0, 2 - seconds)
     assert not crossed(table, 2.1, 9.0)
+
+
+def test_a_person_who_walks_through_a_room_is_no_transition() -> None:
+    """Before a plain wall a step to the side makes the two ends unrelated pictures."""
+    table: dict[str, np.ndarray] = {
+        "time": np.arange(24) / 8,
+        "sampled": np.ones(24, bool),
+        "thumb": np.full((24, 8, 8), 120, np.uint8),
+    }
+    for moment, thumb in enumerate(table["thumb"]):
+        place = 2 + np.clip((moment - 8) / 6, 0, 1)
+        for column in range(8):
+            thumb[4:, column] = 120 - round(90 * max(0.0, 1 - abs(column - place) / 1.5))
+    table["thumb"] = table["thumb"].reshape(24, 64)
+    ends = [dedup.picture(table["thumb"][at].astype(np.float32)) for at in (0, -1)]
+    assert ends[0] @ ends[1] < 0.35
+    assert not crossed(table, 0.0, 3.0)
 
 
 def test_a_shot_shorter_than_the_least_leaves_no_foreign_frame() -> None:

@@ -138,6 +138,10 @@ def test_other_file_systems() -> None:
     before = sources.stamp(found.path)
     store.pipe("/films/a.mp4", b"abcd")
     assert sources.stamp(found.path) != before
+    with pytest.raises(UserError, match=r"nothing matches memory://films/\*\.mov"):
+        sources.find(["memory://films/*.mov"])
+    with pytest.raises(UserError, match="gone.mp4 cannot be read: No such file"):
+        sources.sha256_of("memory://films/gone.mp4")
 
 
 def test_licences() -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pictures import camera_clip
 from typer.testing import CliRunner
@@ -74,6 +75,20 @@ def test_the_page_does_without_footage_that_has_gone(place: Workspace) -> None:
     gone = [{**row, "path": "/nowhere/else.mp4"} for row in table]
     tables.write(place.sources, tables.from_rows(tables.SOURCES, gone), tables.SOURCES)
     assert "not where it was" in report.html(place)
+
+
+def test_a_slow_source_is_shown_at_its_own_pace(tmp_path: Path) -> None:
+    path = tmp_path / "one_fps.mp4"
+    pictures = np.arange(6, dtype=np.uint8)[:, None, None, None] * np.full(
+        (64, 64, 3), 40, np.uint8
+    )
+    path.write_bytes(encode(pictures, 1, EncodeSettings(preset="ultrafast")))
+    shown = report._preview(path, 0.0, 3.5)
+    assert shown is not None
+    levels = shown.frames.mean(axis=(1, 2, 3))
+    assert len(levels) == 1 + 3 * shown.fps  # up to the last frame, at three seconds
+    assert levels[0] < 20
+    assert abs(levels[-1] - 120) < 10
 
 
 def test_decide_judges_and_keeps_its_settings(place: Workspace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from itertools import combinations
 from pathlib import Path
 
 import cv2
@@ -151,6 +152,82 @@ def test_a_fingerprint_is_read_back() -> None:
     assert np.array_equal(cells, thumbs[::2])  # every quarter of a second
 
 
+def plainly_the_same(a: np.ndarray, b: np.ndarray, one_source: bool) -> bool:
+    """The rule for two clips in float64, one offset after another."""
+    s = dedup.DedupSettings()
+
+    def alike(one: np.ndarray, two: np.ndarray) -> float:
+        return float(dedup.picture(one.mean(axis=0)) @ dedup.picture(two.mean(axis=0)))
+
+    if alike(a, b) < s.candidate:
+        return False
+    if max(a.var(axis=0).mean(), b.var(axis=0).mean()) <= s.still**2:
+        return not one_source and alike(a, b) >= s.picture
+    least = s.loop if one_source else s.motion
+    shorter = min(len(a), len(b))
+    overlap = max(2, min(4, shorter), int(s.overlap * shorter))
+    quarters = np.arange(4 * len(b) - 3) / 4
+    fine = np.stack([np.interp(quarters, np.arange(len(b)), cell) for cell in b.T], axis=1)
+
+    def shown(quarter: int) -> tuple[np.ndarray, np.ndarray] | None:
+        whole, part = divmod(quarter, 4)
+        other = fine[part::4]
+        start, stop = max(0, -whole), min(len(a), len(other) - whole)
+        if stop - start < overlap:
+            return None
+        return a[start:stop], other[start + whole : stop + whole]
+
+    reach = round(s.shift_s * 16)
+    for both in filter(None, map(shown, range(-reach, reach + 1, 4))):
+        left, right = both[0] - a.mean(axis=0), both[1] - b.mean(axis=0)
+        length = np.linalg.norm(left) * np.linalg.norm(right)
+        if (left * right).sum() >= (least - 0.3) * max(length, 1e-3):
+            break
+    else:
+        return False
+    for one, two in filter(None, map(shown, range(-reach, reach + 1))):
+        left, right = one - one.mean(axis=0), two - two.mean(axis=0)
+        powers = (left**2).mean(), (right**2).mean()
+        if min(powers) <= s.still**2 / 2 or (left * right).mean() < least * np.sqrt(
+            np.prod(powers)
+        ):
+            continue
+        doubt = sum(powers) / max(one.mean(axis=0).var() + two.mean(axis=0).var(), 1e-6) / len(one)
+        if alike(one, two) >= max(s.candidate, s.picture - doubt):
+            return True
+    return False
+
+
+def test_the_search_finds_what_the_rule_says_of_every_pair() -> None:
+    rng = np.random.default_rng(1)
+    basis = dedup._COSINES[1:25] / np.maximum(dedup._WEIGHTS[1:25, None], 0.5)
+
+    def walk(length: int, pace: float) -> np.ndarray:
+        return np.cumsum(rng.normal(0, pace, (length, len(basis))), axis=0) @ basis
+
+    clips, owners = [], []
+    for source in range(40):
+        back = 128 + rng.normal(0, 80, len(basis)) @ basis
+        for _ in range(int(rng.integers(1, 8))):  # moments before an unmoving camera
+            cells = back + walk(int(rng.integers(8, 24)), rng.choice([0.0, 4.0, 12.0]))
+            copy = cells[int(rng.integers(3)) :] * 1.04 + rng.normal(0, rng.choice([1, 12]), 64)
+            for owner, one in ((source, cells), (rng.choice([source, 100 + source]), copy)):
+                clips.append(np.clip(one, 0, 255).astype(np.uint8))
+                owners.append(f"{owner}")
+    prints = [np.ascontiguousarray(clip).reshape(-1).view(np.uint64) for clip in clips]
+    cells = [clip.astype(np.float64) for clip in clips]
+    want = [
+        (i, j)
+        for i, j in combinations(range(len(cells)), 2)
+        if plainly_the_same(cells[i], cells[j], owners[i] == owners[j])
+    ]
+    assert 40 < len(want) < 0.1 * len(cells) ** 2
+    assert dedup.pairs(prints, owners) == want
+    for i, j in want[:5]:
+        one, other = dedup.unpack(prints[i]), dedup.unpack(prints[j])
+        assert dedup.same(one, other, one_source=owners[i] == owners[j])
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000), st.integers(2, 60))
 def test_no_pair_of_pictures_is_overlooked(seed: int, count: int) -> None:
@@ -159,7 +236,11 @@ def test_no_pair_of_pictures_is_overlooked(seed: int, count: int) -> None:
     means = rng.standard_normal((count, 8)).astype(np.float32)
     means /= np.linalg.norm(means, axis=1, keepdims=True)
     want = {(i, j) for i in range(count) for j in range(i + 1, count) if means[i] @ means[j] >= 0.5}
-    found = set(dedup._candidates(means, 0.5, block=7))
+    found = {
+        (int(i), int(j))
+        for batch in dedup._candidates(means, 0.5, block=7)
+        for i, j in zip(*batch, strict=True)
+    }
     doubtful = {
         (i, j)
         for i in range(count)

@@ -12,21 +12,30 @@ from realdpo.train import checkpoint
 from realdpo.train.reference import Reference
 
 
-def small() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 4))
+class Small(nn.Module):
+    """Two layers in shards of their own, and a weight of the root, which stays gathered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 4))
+        self.scale = nn.Parameter(torch.rand(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x) * self.scale
 
 
 def main() -> None:
     dist.init_process_group("gloo")
     mesh = init_device_mesh("cpu", (2,))
     x = torch.randn(3, 8, generator=torch.Generator().manual_seed(1))
-    plain, model = small(), small()
-    for layer in (model[0], model[2], model):
+    plain, model = Small(), Small()
+    for layer in (model.layers[0], model.layers[2], model):
         fully_shard(layer, mesh=mesh)
     for mode in ("frozen", "ema"):
         ours, expected = Reference(model, mode, 0.5, 1), Reference(plain, mode, 0.5, 1)
         before = model(x)
+        before.sum().backward()  # the gathered weights are let go before they change
         with torch.no_grad():
             for parameter in (*model.parameters(), *plain.parameters()):
                 parameter.mul_(1.1)

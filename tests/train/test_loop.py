@@ -51,6 +51,7 @@ def test_a_run_leaves_logs_checkpoints_and_weights(fresh, config):
         "rewards/win", "rewards/lose", "rewards/margin", "rewards/accuracy", "error/win",
         "error/lose", "error/ref_win", "error/ref_lose", "win_gap", "lose_gap", "saturation",
         "loss/preference", "loser_dominant_ratio", "grad_norm", "distance/base", "seconds", "lr",
+        "peak_memory_gb",
     ):  # fmt: skip
         assert name in lines[-1]
     assert lines[-1]["distance/base"] > lines[0]["distance/base"] > 0
@@ -92,7 +93,7 @@ def test_resume_is_exact(fresh, config, changes):
         assert same(load_file(ends[0] / file), load_file(ends[1] / file)), file
     untimed = [
         [
-            {k: v for k, v in line.items() if "second" not in k}
+            {k: v for k, v in line.items() if "second" not in k and k != "peak_memory_gb"}
             for line in log.read(fresh.runs / n / "log.jsonl")
         ]
         for n in ("whole", "cut")
@@ -177,6 +178,32 @@ def test_a_damaged_checkpoint_is_named(fresh, config):
     (newest / "optimizer.safetensors").write_bytes(b"broken")
     with pytest.raises(UserError, match="step-000002"):
         loop.run(fresh, config)
+
+
+def test_an_optimizers_own_kinds_of_state_come_back(fresh, config):
+    """bitsandbytes counts its steps in an int and keeps moments in bytes."""
+    trainer = Trainer(fresh, config)
+    trainer.start_or_resume()
+    state = trainer.optimizer.optimizer.state
+    for _, p in checkpoint.trained(trainer.inner):
+        state[p] = {"step": 3, "state1": torch.full(p.shape, 7, dtype=torch.uint8)}
+    trainer.save()
+    again = Trainer(fresh, config)
+    again.start_or_resume()
+    for _, p in checkpoint.trained(again.inner):
+        found = again.optimizer.optimizer.state[p]
+        assert type(found["step"]) is int
+        assert found["step"] == 3
+        assert found["state1"].dtype == torch.uint8
+        assert found["state1"].eq(7).all()
+
+
+def test_values_that_are_not_finite_are_named_before_the_first_step(fresh, config):
+    trainer = Trainer(fresh, config)
+    with torch.no_grad():
+        next(trainer.inner.parameters()).fill_(torch.nan)
+    with pytest.raises(UserError, match="the loss is nan before the first step"):
+        trainer.start_or_resume()
 
 
 def test_dropout_fails_the_start_up_check(fresh, config):

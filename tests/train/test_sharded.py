@@ -1,26 +1,96 @@
-"""FSDP2: reference and checkpoint of sharded weights equal those of whole ones."""
+"""Weights in shards, FSDP2 and DeepSpeed's ZeRO, in two processes: what whole ones do."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+from safetensors.torch import load_file
+
+from realdpo.errors import UserError
+from realdpo.train import loop, zero
+from realdpo.train.config import TrainConfig
+
+HERE = Path(__file__).parent
+CPU = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+FSDP = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_TRANSFORMER_CLS_TO_WRAP": "CogVideoXBlock",
+}
+ZERO = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
+FULL = {"weights": "full", "lr": 1e-3, "reference": "ema", "ema_every": 2, "ema_rate": 0.5}
+APART = {"branches": "one-by-one", "accumulation": 2}
 
 
 @pytest.mark.slow
 def test_reference_and_checkpoint_of_sharded_weights():
-    script = Path(__file__).parent / "sharded.py"
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([*command, str(script)], env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", str(HERE / "sharded.py")]
+    done = subprocess.run(command, env={**os.environ, **CPU}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shards", "changes"),
+    [
+        (FSDP, FULL),
+        (FSDP, APART),
+        (ZERO, FULL),
+        ({**ZERO, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, APART),
+    ],
+    ids=["fsdp2-full-ema", "fsdp2-lora-apart", "zero2-full-ema", "zero3-lora-apart"],
+)
+def test_two_processes_in_shards_equal_one_with_twice_the_batch(fresh, model, shards, changes):
+    """Stopped after three of four steps and gone on with; the whole checkpoint is compared."""
+    if shards is not FSDP:
+        pytest.importorskip("deepspeed")
+    # Adam with a large epsilon is linear in the gradient, see the same test without shards.
+    settings = {
+        "lr": 0.05, "adam_eps": 1.0, "rank": 4, "warmup": 0, "held_out_levels": 2,
+        "held_out_every": 1, "beta": 200.0, **changes,
+    }  # fmt: skip
+    one = TrainConfig(model=str(model), steps=4, name="one", batch=2, **settings)
+    loop.run(fresh, one)
+    sets = [f"--set={key}={value}" for key, value in settings.items()]
+    command = [sys.executable, "-m", "realdpo", "train", "-w", str(fresh.root), "--name", "two"]
+    command += ["--model", str(model), "--num-processes", "2", *sets]
+    for steps in ("3", "4"):
+        done = subprocess.run(
+            [*command, "--steps", steps], env={**os.environ, **CPU, **shards}, text=True,
+            capture_output=True, cwd=HERE.parents[1],
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    ends = [fresh.runs / name / "checkpoints" / "step-000004" for name in ("one", "two")]
+    files = sorted(p.relative_to(ends[0]) for p in ends[0].rglob("*.safetensors"))
+    assert len(files) == (3 if changes is FULL else 2)
+    for file in files:
+        expected, found = (load_file(end / file) for end in ends)
+        assert expected.keys() == found.keys()
+        for name, tensor in expected.items():
+            torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes", "given", "words"),
+    [
+        (1, {}, {}, "stage must be 2 or 3"),
+        (2, {"precision": "fp16"}, {}, "take bf16"),
+        (2, {"optimizer": "adamw8bit"}, {}, "adamw8bit"),
+        (3, {"reference": "frozen"}, {}, "adapter-off"),
+        (2, {}, {"bf16": {"enabled": True}}, "leave bf16"),
+        (2, {}, {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}, "offloading"),
+    ],
+)
+def test_what_zero_cannot_do_is_refused(stage, changes, given, words):
+    plugin = SimpleNamespace(zero_stage=stage, deepspeed_config={"zero_optimization": {}, **given})
+    with pytest.raises(UserError, match=words):
+        zero._configure(plugin, replace(TrainConfig(), **changes))

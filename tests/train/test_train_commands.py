@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -64,3 +67,23 @@ def test_wrong_input_is_one_clear_line(run, arguments, words):
     assert done.exit_code in (1, 2)
     assert words in done.output
     assert "Traceback" not in done.output
+
+
+@pytest.mark.slow
+def test_an_error_in_several_processes_is_no_traceback_either(fresh, model):
+    command = [
+        sys.executable,
+        "-m",
+        "realdpo",
+        "train",
+        "-w",
+        str(fresh.root),
+        "--model",
+        str(model),
+    ]
+    command += ["--num-processes", "2", "--set", "trackers=['wandb']"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "error: the tracker wandb is not installed" in done.stderr
+    assert "Traceback" not in done.stderr

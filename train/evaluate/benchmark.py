@@ -4,7 +4,8 @@ Four kinds of folder are read:
 
     RealAction-TestBench   images.txt (one path a line) and a .txt of as many prompts
     VBench-I2V             vbench2_i2v_full_info.json or i2v-bench-info.json, images in crop/W-H/
-    pictures               each PNG or JPEG with its prompt in <name>.txt, or as its name
+    pictures, real clips   each PNG, JPEG or MP4 with its prompt in <name>.txt, or as its name;
+                           a real clip brings its first frame
     prompts.txt            one prompt a line, no pictures (text-to-video)
 """
 
@@ -52,14 +53,18 @@ def read(folder: Path, aspect: float = 1.5) -> list[Item]:
     for name in ("vbench2_i2v_full_info.json", "i2v-bench-info.json"):
         if (folder / name).is_file():
             return _vbench(folder, folder / name, aspect)
-    pictures = sorted(p for p in folder.iterdir() if p.suffix.lower() in _PICTURES)
-    if pictures:
-        return [_picture_item(p) for p in pictures]
+    named: dict[str, dict[str, Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if (suffix := path.suffix.lower()) in (*_PICTURES, ".mp4"):
+            kind = "clip" if suffix == ".mp4" else "image"
+            named.setdefault(path.stem, {}).setdefault(kind, path)
+    if named:
+        return [_named_item(folder, name, **files) for name, files in named.items()]
     if (folder / "prompts.txt").is_file():
         return [_item(prompt, None, (prompt,)) for prompt in _lines(folder / "prompts.txt")]
     raise UserError(
         f"{folder} holds no prompts",
-        "expected images.txt and prompts, a VBench-I2V json, pictures, or prompts.txt",
+        "expected images.txt and prompts, a VBench-I2V json, pictures, clips, or prompts.txt",
     )
 
 
@@ -165,15 +170,18 @@ def _vbench(folder: Path, info: Path, aspect: float) -> list[Item]:
     return list(items.values())
 
 
-def _picture_item(picture: Path) -> Item:
-    text = picture.with_suffix(".txt")
-    prompt = " ".join(_lines(text)) if text.is_file() else picture.stem
-    return _item(prompt, picture, (picture.stem, prompt))
+def _named_item(
+    folder: Path, name: str, image: Path | None = None, clip: Path | None = None
+) -> Item:
+    text = folder / f"{name}.txt"
+    prompt = " ".join(_lines(text)) if text.is_file() else name
+    return _item(prompt, image, (name, prompt), clip)
 
 
-def _item(prompt: str, image: Path | None, names: Sequence[str]) -> Item:
-    digest = bytes_hash(image.read_bytes()) if image else None
-    return Item(content_id(prompt=prompt, image=digest), prompt, image, None, tuple(names))
+def _item(prompt: str, image: Path | None, names: Sequence[str], clip: Path | None = None) -> Item:
+    shown = clip or image
+    digest = bytes_hash(shown.read_bytes()) if shown else None
+    return Item(content_id(prompt=prompt, image=digest), prompt, image, clip, tuple(names))
 
 
 def _lines(path: Path) -> list[str]:

@@ -9,8 +9,7 @@ from typing import Any
 
 from realdpo import progress, report
 from realdpo.errors import UserError
-from realdpo.files import write_text
-from realdpo.train.evaluate.config import EvalConfig
+from realdpo.train.evaluate.config import REAL, EvalConfig
 from realdpo.workspace import Workspace
 
 
@@ -49,16 +48,9 @@ def shard_of(text: str) -> tuple[int, int]:
 
 def preview(workspace: Workspace, config: EvalConfig) -> dict[str, Any]:
     """What an evaluation would do; nothing is written."""
-    from realdpo.train.evaluate import benchmark, run
+    from realdpo.train.evaluate import plan
 
-    if not config.systems:
-        raise UserError("no system to evaluate", "give --system base=MODEL --system dpo=RUN")
-    systems = [run.resolve(workspace, name, text) for name, text in config.systems.items()]
-    items = (
-        benchmark.read(Path(config.benchmark))
-        if config.benchmark
-        else benchmark.of_workspace(workspace, config.split)
-    )[: config.prompts or None]
+    systems, items = plan.systems_of(workspace, config), plan.items_of(workspace, config)
     makers = [s for s in systems if not s.videos]
     return {
         "systems": {s.name: s.videos or s.lora or s.transformer or s.model for s in systems},
@@ -88,15 +80,17 @@ def evaluate(
 
 
 def write_report(workspace: Workspace, name: str, players: int) -> tuple[Path, dict[str, Any]]:
-    """The page of an evaluation, written under reports/; its path and the summary."""
+    """The page of an evaluation, written under reports/; its path, and what it says as values."""
     from realdpo.train.evaluate import page
 
     folder = _folder(workspace, name)
+    made = json.loads((folder / "summary.json").read_text())
     if (folder / "study" / "votes.parquet").is_file():
-        write_text(folder / "study.json", json.dumps(study_results(workspace, name, [])))
+        made["study"] = study_results(workspace, name, [])
+    rows = json.loads((folder / "rows.json").read_text())
     path = workspace.reports / f"eval-{name}.html"
-    report.write(path, page.build(folder, _prompts(folder), players))
-    return path, json.loads((folder / "summary.json").read_text())
+    report.write(path, page.build(folder, made, rows, _prompts(folder), players))
+    return path, made
 
 
 def closing(workspace: Workspace, name: str, made: dict[str, Any]) -> str:
@@ -104,8 +98,9 @@ def closing(workspace: Workspace, name: str, made: dict[str, Any]) -> str:
     from realdpo.train.evaluate import summary
 
     lines = [summary.markdown(made)]
-    if made["failures"]:
-        lines.append(f"{len(made['failures'])} videos could not be measured; see the page.\n")
+    lines += [f"not measured: {text}" for text in made["failures"][:5]]
+    if len(made["failures"]) > 5:
+        lines.append(f"not measured: {len(made['failures']) - 5} more, see the page")
     lines.append(f"page: {workspace.reports / f'eval-{name}.html'}")
     return "\n".join(lines)
 
@@ -118,7 +113,7 @@ def serve_study(
 
     folder = _folder(workspace, name)
     made = json.loads((folder / "summary.json").read_text())
-    known = [*made["systems"], "real"]
+    known = [*made["systems"], REAL]
     chosen = list(systems) or list(made["systems"])
     if strange := [s for s in chosen if s not in known]:
         raise UserError(f"no system {strange[0]!r} in {folder}", f"known: {', '.join(known)}")
@@ -150,9 +145,10 @@ def study_results(workspace: Workspace, name: str, systems: Sequence[str]) -> di
 
 
 def study_text(found: dict[str, Any]) -> str:
+    alpha = "unknown" if found["agreement"] is None else f"{found['agreement']:.2f}"
     lines = [
         f"{found['votes']} votes, {found['raters']} raters, {found['excluded']} left out; "
-        f"agreement {found['agreement'] if found['agreement'] is not None else 'unknown'}"
+        f"agreement {alpha}"
     ]
     for s in found["strengths"]:
         ends = "" if s["low"] is None else f"  ({s['low']:+.2f} to {s['high']:+.2f})"

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from realdpo.errors import UserError
 
+REAL = "real"  # the name under which real clips stand beside systems
+
 
 @dataclass(frozen=True)
 class JudgeConfig:
@@ -80,7 +82,7 @@ class EvalConfig:
             raise UserError(
                 f"base={self.base} is not among the systems", f"known: {', '.join(self.systems)}"
             )
-        if "real" in self.systems:
+        if REAL in self.systems:
             raise UserError(
                 "the name `real` is kept for the real clips", "call the system otherwise"
             )

@@ -13,15 +13,18 @@ import os
 import re
 import string
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 
+from realdpo import tables
+from realdpo.config import load_toml
 from realdpo.errors import UserError
 from realdpo.train.evaluate.config import JudgeConfig
-from realdpo.train.evaluate.statistics import interval_distance, krippendorff_alpha
+from realdpo.train.evaluate.votes import interval_distance, krippendorff_alpha
+from realdpo.workspace import Workspace
 
 ASPECTS: dict[str, tuple[str, ...]] = {
     "first_frame": (
@@ -55,8 +58,17 @@ ASPECTS: dict[str, tuple[str, ...]] = {
 }
 
 
-def refuse_if_used(model: str, used: Iterable[str], allow: bool = False) -> None:
-    """Raise UserError when the judge is a model that wrote or filtered the data.
+def refuse_if_used(model: str, used: Iterable[str]) -> None:
+    """Raise UserError when the judge is a model that wrote or filtered the data."""
+    if name := used_as(model, used):
+        raise UserError(
+            f"the judge {model} also wrote or filtered the data ({name})",
+            "use another judge, or set judge.allow_used=true and say so with the result",
+        )
+
+
+def used_as(model: str, used: Iterable[str]) -> str:
+    """Which of `used` names is this model, or nothing.
 
     A model that chose the data prefers what it chose: its praise of the result is circular.
     Names are compared by their last part, without case and punctuation.
@@ -67,12 +79,31 @@ def refuse_if_used(model: str, used: Iterable[str], allow: bool = False) -> None
 
     for name in used:
         # A captioner is stored as e.g. `openai:http://host/v1 model` or `transformers:owner/model`.
-        parts = {bare(part) for part in re.split(r"[\s@#,]+", name) if part}
-        if bare(model) in parts and not allow:
-            raise UserError(
-                f"the judge {model} also wrote or filtered the data ({name})",
-                "use another judge, or set judge.allow_used=true and say so with the result",
-            )
+        if bare(model) in {bare(part) for part in re.split(r"[\s@#,]+", name) if part}:
+            return name
+    return ""
+
+
+def models_used(workspace: Workspace) -> list[str]:
+    """Every model that curation names: captioners of clips, and all texts in its saved settings."""
+    found: set[str] = set()
+    if workspace.clips.is_file():
+        column = tables.read(workspace.clips, tables.CLIPS, ["captioner"])["captioner"]
+        found |= {str(name) for name in column.to_pylist() if name}
+    for file in sorted((workspace.root / "config").glob("curate*.toml")):
+        found |= set(_texts(load_toml(file)))
+    return sorted(found)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for part in value.values():
+            yield from _texts(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts(part)
+    elif isinstance(value, str) and value:
+        yield value
 
 
 def build_request(
@@ -144,14 +175,17 @@ def judge(
     first_frame: np.ndarray | None,
     videos: Mapping[str, np.ndarray],
     seed: int,
+    turn: int = 0,
 ) -> dict[str, dict[str, list[float]]]:
     """{system: {aspect: five scores}} for one prompt, systems shown in an order drawn by `seed`.
 
-    Raises UserError when the server refuses the request or gives no usable answer in
+    An odd turn shows them in the reverse order of the one before, so that a judge who favours a
+    place contradicts itself. Raises UserError when the server refuses the request or gives no usable answer in
     `config.attempts` attempts.
     """
     systems = sorted(videos)
-    order = [systems[k] for k in np.random.default_rng(seed).permutation(len(systems))]
+    drawn = np.random.default_rng([seed, turn // 2]).permutation(len(systems))
+    order = [systems[k] for k in (drawn[::-1] if turn % 2 else drawn)]
     request = build_request(config, prompt, first_frame, [videos[name] for name in order])
     letters = string.ascii_uppercase[: len(order)]
     aspects = [a for a in ASPECTS if a != "first_frame" or first_frame is not None]
@@ -159,9 +193,9 @@ def judge(
     return {name: scores[letter] for letter, name in zip(letters, order, strict=True)}
 
 
-def self_agreement(first: np.ndarray, second: np.ndarray) -> float:
-    """Krippendorff's alpha (interval) of two runs over the same questions; 1 is perfect."""
-    return krippendorff_alpha(np.stack([first, second]), distance=interval_distance)
+def self_agreement(scores: np.ndarray) -> float:
+    """Krippendorff's alpha (interval) of runs over the same questions [runs, n]; 1 is perfect."""
+    return krippendorff_alpha(scores, distance=interval_distance)
 
 
 def _ask(

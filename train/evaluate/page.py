@@ -1,8 +1,7 @@
-"""The report of an evaluation: one page, and the same as JSON and Markdown beside it."""
+"""The report of an evaluation on one page."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,63 +9,52 @@ from typing import Any
 from markupsafe import Markup
 
 from realdpo import report
-from realdpo.errors import UserError
 from realdpo.train.evaluate import summary as summaries
+from realdpo.train.evaluate.config import REAL
 from realdpo.train.evaluate.metrics import BY_NAME
+from realdpo.train.evaluate.summary import counted
 
 
-def build(folder: Path, prompts: Mapping[str, str], shown: int = 12) -> str:
-    """The page of the evaluation in `folder`; `prompts` maps item ids to texts.
+def build(
+    folder: Path,
+    made: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    prompts: Mapping[str, str],
+    shown: int = 12,
+) -> str:
+    """The page of the evaluation in `folder`: its summary, its rows, prompts by item.
 
-    Players of at most `shown` prompts are on the page. Raises UserError when nothing was evaluated.
+    Players of at most `shown` prompts are on the page.
     """
-    path = folder / "summary.json"
-    if not path.is_file():
-        raise UserError(
-            f"{path} is not there", "make it with: realdpo eval --system base=... -w ..."
-        )
-    made, rows = json.loads(path.read_text()), json.loads((folder / "rows.json").read_text())
     sections = [
         report.Section("Verdicts", _verdicts(made)),
-        report.Section("Paired differences to " + made["base"], _differences(made)),
-        report.Section("All numbers", report.table(summaries.table_rows(made))),
         report.Section("Means", _means(made)),
+        report.Section("Paired differences to " + made["base"], _differences(made)),
+        report.Section("All comparisons", _comparisons(made)),
     ]
     if "frechet" in made:
-        f = made["frechet"]
         sections.append(
-            report.Section(
-                "Frechet distance to the real clips",
-                report.table(
-                    [
-                        {"system": n, f["name"]: d, "real clips": f["videos"]}
-                        for n, d in f["distance"].items()
-                    ]
-                ),
-            )
+            report.Section("Frechet distance to the real clips", _frechet(made["frechet"]))
         )
     if "judge" in made:
         sections.append(
             report.Section("How far the judge agrees with itself", _judge(made["judge"]))
         )
-    study = folder / "study.json"
-    if study.is_file():
-        sections.append(report.Section("People", _people(json.loads(study.read_text()))))
-    fps = (made["settings"] or {}).get("fps", 8.0)
-    players = _players(folder, rows, prompts, list(made["systems"]), shown, fps)
+    if "study" in made:
+        sections.append(report.Section("People", _people(made["study"])))
+    players = _players(folder, rows, prompts, list(made["systems"]), shown, made["fps"])
     sections.append(report.Section("Videos in step", players))
     sections.append(report.Section("What was run", _what(made)))
-    names = ", ".join(f"{name} = {text}" for name, text in made["systems"].items())
-    return report.page(
-        f"Evaluation {made['name']}",
-        sections,
-        f"{names}; {made['prompts']} prompts, {made['seeds']} seeds",
+    size = (
+        f"{counted(made['prompts'], 'prompt')}, {counted(made['seeds'], 'seed')} each; "
+        f"compared with {made['base']}"
     )
+    return report.page(f"Evaluation {made['name']}", sections, size)
 
 
 def _verdicts(made: Mapping[str, Any]) -> Markup:
     rows = []
-    for name, by_metric in made["compared"].items():
+    for name, by_metric in summaries.compared(made).items():
         told: dict[str, list[str]] = {}
         for metric, c in by_metric.items():
             told.setdefault(c["verdict"], []).append(metric)
@@ -76,51 +64,87 @@ def _verdicts(made: Mapping[str, Any]) -> Markup:
     return report.table(rows) + notes
 
 
-def _differences(made: Mapping[str, Any]) -> Markup:
-    """One panel a metric: each system's mean difference with its interval, zero drawn."""
-    from matplotlib.figure import Figure
+def _means(made: Mapping[str, Any]) -> Markup:
+    """One row a metric, one column a system: amount of motion stands beside smoothness."""
+    rows = [
+        {"metric": m["name"], "better": summaries.ARROWS[m["direction"]]}
+        | {name: numbers.get(m["name"]) for name, numbers in made["means"].items()}
+        | {"what it is": ", ".join(t for t in (m["meaning"], m["unit"]) if t)}
+        for m in made["metrics"]
+    ]
+    return report.table(rows)
 
-    metrics = [m["name"] for m in made["metrics"]]
-    systems = list(made["compared"])
+
+def _differences(made: Mapping[str, Any]) -> Markup:
+    """One panel a metric that differs: each system's mean difference, its interval, and zero."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    # Film is so far off that beside it nothing could be seen of the systems.
+    compared = made["compared"] or {REAL: made["real"]}
     parts = []
-    for metric in metrics:
-        found = [(n, made["compared"][n].get(metric)) for n in systems]
+    for metric in (m["name"] for m in made["metrics"]):
+        found = [(name, by_metric.get(metric)) for name, by_metric in compared.items()]
         drawn = [(n, c) for n, c in found if c and c["difference"]["low"] is not None]
-        if not drawn:
-            continue
-        fig = Figure(figsize=(3.6, 0.7 + 0.28 * len(drawn)), layout="constrained")
+        if not any(c["difference"]["low"] or c["difference"]["high"] for _, c in drawn):
+            continue  # unknown, or the same everywhere
+        fig = Figure(figsize=(3.4, 0.7 + 0.26 * len(drawn)), layout="constrained")
         axes = fig.add_subplot()
+        colours = {"better": report.SERIES[2], "worse": report.MARK}
         for k, (_, c) in enumerate(drawn):
             d = c["difference"]
-            colour = {"better": report.SERIES[2], "worse": report.MARK}.get(
-                c["verdict"], report.MUTED
-            )
+            colour = colours.get(c["verdict"], report.MUTED)
             axes.plot([d["low"], d["high"]], [k, k], color=colour, linewidth=2)
             axes.plot([d["estimate"]], [k], "o", color=colour, markersize=5)
         axes.axvline(0, color=report.INK, linewidth=0.8)
         axes.set_yticks(range(len(drawn)), [n for n, _ in drawn], fontsize=8)
         axes.set_ylim(len(drawn) - 0.5, -0.5)
         axes.tick_params(axis="x", labelsize=7)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         arrow = {1: " (more is better)", -1: " (less is better)", 0: ""}[BY_NAME[metric].direction]
         axes.set_title(f"{metric}{arrow}", fontsize=9, loc="left")
         axes.spines[["top", "right"]].set_visible(False)
         parts.append(report.figure(fig, alt=f"differences in {metric}"))
-    style = Markup('<div style="display:flex;flex-wrap:wrap;gap:1rem">{}</div>')
-    return (
-        style.format(Markup("").join(parts))
-        if parts
-        else Markup("<p>Too few prompts for intervals.</p>")
+    if not parts:
+        return Markup("<p>Too few prompts for intervals.</p>")
+    grid = "display:grid;grid-template-columns:repeat(auto-fill,minmax(17rem,1fr));gap:1rem"
+    key = (
+        "Mean difference with its 95 % interval. Green: better, red: worse, after correction; "
+        "grey: no evidence, or no direction is good."
     )
+    return Markup('<p>{}</p><div style="{}">{}</div>').format(key, grid, Markup("").join(parts))
 
 
-def _means(made: Mapping[str, Any]) -> Markup:
-    return report.table([{"system": name, **numbers} for name, numbers in made["means"].items()])
+def _comparisons(made: Mapping[str, Any]) -> Markup:
+    rows = summaries.table_rows(made)
+    shown = [key for key in rows[0] if key not in ("system", "mean", "base")] if rows else []
+    parts = [
+        Markup("<h3>{}</h3>").format(name)
+        + report.table([row for row in rows if row["system"] == name], shown)
+        for name in summaries.compared(made)
+    ]
+    return Markup("").join(parts)
+
+
+def _frechet(found: Mapping[str, Any]) -> Markup:
+    rows = [
+        {"system": name, found["name"]: distance, "videos": found["videos"][name]}
+        for name, distance in found["distance"].items()
+    ]
+    real, size = found["videos"][REAL], found["features"]
+    note = f"Against {counted(real, 'real clip')}, in {size} features. "
+    if min(found["videos"].values()) <= size:
+        note += (
+            "With fewer videos than features the distance is too large by much: compare only "
+            "systems with equally many videos."
+        )
+    return Markup("<p>{}</p>").format(note) + report.table(rows)
 
 
 def _judge(judge: Mapping[str, Any]) -> Markup:
     note = ""
-    if judge["also_made_the_data"]:
-        note = "This judge also wrote or filtered the data: its praise is circular."
+    if judge["used_as"]:
+        note = f"This judge also made the data ({judge['used_as']}): its praise is circular."
     rows = [{"aspect": a, "alpha (1 is perfect)": v} for a, v in judge["agreement"].items()]
     return Markup("<p>{} in {} runs. {}</p>").format(
         judge["model"], judge["runs"], note
@@ -132,11 +156,14 @@ def _people(study: Mapping[str, Any]) -> Markup:
         {"system": s["system"], "strength": s["estimate"], "low": s["low"], "high": s["high"]}
         for s in study["strengths"]
     ]
+    told = "nobody judged the same pair"
+    if study["agreement"] is not None:
+        told = f"agreement (Krippendorff's alpha) {study['agreement']:.2f}"
+    if study["chose_left"] is not None:
+        told += f"; the left side was chosen in {study['chose_left']:.0%} of cases"
     text = (
-        f"{study['votes']} votes by {study['raters']} people ({study['excluded']} left out for "
-        f"failing attention checks); agreement (Krippendorff's alpha) {study['agreement']:.2f}."
-        if study["agreement"] is not None
-        else f"{study['votes']} votes by {study['raters']} people; nobody judged the same pair."
+        f"{counted(study['votes'], 'vote')} by {counted(study['raters'], 'rater')} "
+        f"({study['excluded']} left out for failing attention checks); {told}."
     )
     return Markup("<p>{}</p>").format(text) + report.table(rows)
 
@@ -153,7 +180,7 @@ def _players(
     parts = []
     for item, prompt in list(prompts.items())[:shown]:
         clips = []
-        for name in ("real", *systems):
+        for name in (REAL, *systems):
             row = next(
                 (r for r in rows if r["system"] == name and r["item"] == item and r["seed"] == 0),
                 None,
@@ -161,16 +188,18 @@ def _players(
             if row is not None and (folder / row["video"]).is_file():
                 clips.append((name, (folder / row["video"]).read_bytes()))
         if clips:
-            heading = Markup("<h3>{}</h3>").format(prompt or item)
+            heading = Markup("<p><em>{}</em></p>").format(prompt or item)
             parts.append(heading + report.in_step(clips, fps))
     return Markup("").join(parts) or Markup("<p>No video is there any more.</p>")
 
 
 def _what(made: Mapping[str, Any]) -> Markup:
     lines = [
+        *(f"System {name}: {text}" for name, text in made["systems"].items()),
         f"Sampling: {made['settings']}" if made["settings"] else "Finished videos only.",
         "Intervals: bootstrap over prompts (BCa, widened for few prompts), seeds averaged within. "
-        "Tests: randomisation of signs over prompts, corrected by Holm over all metrics and systems. "
+        "Tests: randomisation of signs over prompts, corrected by Holm over all metrics and systems "
+        "(real clips are a family of their own). "
         '"needed": prompts for power 0.8 at an effect of the size seen.',
         *made["not_run"],
         *made["failures"],

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from realdpo.train.evaluate import statistics
+from realdpo.train.evaluate.config import REAL
 from realdpo.train.evaluate.metrics import BY_NAME, METRICS
 
 if TYPE_CHECKING:
-    from realdpo.train.evaluate.run import Plan
+    from realdpo.train.evaluate.plan import Plan
 
+ARROWS = {1: "↑", -1: "↓", 0: ""}  # which way is better
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -29,22 +31,31 @@ def summarise(
     shown = [m for m in METRICS if m.name in measured]
     means = {
         name: {m.name: _mean(rows, name, m.name) for m in shown}
-        for name in (*names, "real")
+        for name in (*names, REAL)
         if any(row["system"] == name for row in rows)
     }
-    compared = compare(rows, items, names, base, plan.config.seeds)
+    seeds = plan.config.seeds
+    systems = compare(rows, items, [n for n in names if n != base], base, seeds)
+    # How far the base is from film is another question, and takes no power from the first.
+    real = compare(rows, items, [REAL], base, seeds).get(REAL, {})
     return plain(
         {
             "name": plan.config.name,
             "systems": {s.name: s.text for s in plan.systems},
             "base": base,
             "prompts": len(items),
-            "seeds": plan.config.seeds,
+            "seeds": seeds,
             "settings": None if plan.settings is None else asdict(plan.settings),
             "metrics": [asdict(m) for m in shown],
             "means": means,
-            "compared": compared,
-            "cautions": cautions(compared, means, base, len(items)),
+            "fps": float(plan.form.fps),
+            "compared": systems,
+            "real": real,
+            "cautions": [
+                *cautions(systems or {REAL: real}, means, base, len(items)),
+                *unlike_film(real, base),
+                *unlike(rows),
+            ],
             "not_run": not_run(plan),
             "failures": list(failures),
             **extra,
@@ -64,12 +75,14 @@ def plain(value: Any) -> Any:
 
 
 def values_of(rows: Rows, system: str, metric: str, items: Sequence[str], seeds: int) -> np.ndarray:
-    """[prompts, seeds], NaN where there is no such video or number."""
+    """[prompts, seeds], NaN where there is no such video or number. A real clip has no seed: its
+    number stands beside every one of them."""
     values = np.full((len(items), seeds), np.nan)
     place = {item: k for k, item in enumerate(items)}
     for row in rows:
         if row["system"] == system and row["item"] in place and row["seed"] < seeds:
-            values[place[row["item"]], row["seed"]] = row["metrics"].get(metric, math.nan)
+            seed = slice(None) if system == REAL else row["seed"]
+            values[place[row["item"]], seed] = row["metrics"].get(metric, math.nan)
     return values
 
 
@@ -79,8 +92,6 @@ def compare(
     """{system: {metric: comparison}}; all metrics of all systems are one family of tests."""
     keys, family = [], []
     for name in systems:
-        if name == base:
-            continue
         for metric in METRICS:
             differences = statistics.paired(
                 values_of(rows, name, metric.name, items, seeds),
@@ -104,9 +115,7 @@ def cautions(
     """What a reader must know before believing a verdict, in plain words."""
     found = []
     for name, by_metric in compared.items():
-        smoother = [
-            m for m in by_metric if m.startswith("smooth.") and by_metric[m]["verdict"] == "better"
-        ]
+        smoother = [m for m in by_metric if "smooth" in m and by_metric[m]["verdict"] == "better"]
         amount = by_metric.get("motion.difference", {}).get("difference", {}).get("estimate", 0.0)
         before = means.get(base, {}).get("motion.difference", math.nan)
         if smoother and before > 0 and amount < -0.05 * before:
@@ -118,15 +127,41 @@ def cautions(
         if frozen.get("verdict") == "worse":
             found.append(f"{name} freezes more often than {base}.")
     tests = sum(len(by_metric) for by_metric in compared.values())
-    least = math.ceil(1 + math.log2(max(1, tests) / 0.05))  # two of 2**n sign patterns are extreme
+    if not tests:
+        return found
+    least = math.ceil(1 + math.log2(tests / 0.05))  # two of 2**n sign patterns are extreme
     if prompts < least:
         found.append(
-            f"With {prompts} prompts no verdict is possible: for {tests} tests at least {least} are "
-            'needed, so everything is "no evidence" whatever the videos look like.'
+            f"With {counted(prompts, 'prompt')} no verdict is possible: for {tests} tests at least "
+            f'{least} are needed, so everything is "no evidence" whatever the videos look like.'
         )
     elif prompts < 30:
         found.append(f'{prompts} prompts show large effects only; "needed" says how many would do.')
     return found
+
+
+def unlike_film(real: Mapping[str, Mapping[str, Any]], base: str) -> list[str]:
+    """A caution for metrics by which real clips are worse than generations."""
+    worse = [metric for metric, c in real.items() if c["verdict"] == "worse"]
+    if not worse:
+        return []
+    return [
+        f"By {', '.join(worse)} the real clips are worse than {base}: "
+        "better there does not mean nearer to film."
+    ]
+
+
+def unlike(rows: Rows) -> list[str]:
+    """A caution when the videos differ in size, length or rate: most numbers depend on them."""
+    found: dict[str, set[str]] = {}
+    for row in rows:
+        width, height, frames, fps = row["form"]
+        form = f"{width}x{height}, {frames} frames at {fps:g} a second"
+        found.setdefault(form, set()).add(row["system"])
+    if len(found) < 2:
+        return []
+    told = "; ".join(f"{form}: {', '.join(sorted(names))}" for form, names in found.items())
+    return [f"The videos differ in form, so their numbers cannot be compared ({told})."]
 
 
 def not_run(plan: Plan) -> list[str]:
@@ -141,22 +176,26 @@ def not_run(plan: Plan) -> list[str]:
     return [f"{name}: not run ({how})" for name, (given, how) in parts.items() if not given]
 
 
+def compared(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """{system: {metric: comparison with base}}, the real clips last if there are any."""
+    real = {REAL: summary["real"]} if summary["real"] else {}
+    return {**summary["compared"], **real}
+
+
 def table_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row a system and metric, for tables."""
     rows = []
-    for name, by_metric in summary["compared"].items():
+    for name, by_metric in compared(summary).items():
         for metric, c in by_metric.items():
             rows.append(
                 {
                     "system": name,
                     "metric": metric,
-                    "meaning": BY_NAME[metric].meaning,
-                    "better": {1: "more", -1: "less", 0: "–"}[BY_NAME[metric].direction],
-                    "real": summary["means"].get("real", {}).get(metric),
-                    "base": summary["means"].get(summary["base"], {}).get(metric),
+                    "better": ARROWS[BY_NAME[metric].direction],
                     "mean": summary["means"][name].get(metric),
+                    "base": summary["means"].get(summary["base"], {}).get(metric),
                     "difference": c["difference"]["estimate"],
-                    "interval": interval(c["difference"]),
+                    "95 % interval": interval(c["difference"]),
                     "win rate": c["win_rate"]["estimate"],
                     "p sign": c["p_sign"],
                     "p (Holm)": c["p_adjusted"],
@@ -176,21 +215,27 @@ def interval(d: Mapping[str, float | None]) -> str:
 
 def markdown(summary: Mapping[str, Any]) -> str:
     """The table for a model card: per system and metric the difference to base and the verdict."""
+    base = summary["base"]
     lines = [
-        f"{summary['prompts']} prompts, {summary['seeds']} seeds each; 95 % intervals over prompts, "
-        "tests corrected for their number (Holm).",
+        f"{counted(summary['prompts'], 'prompt')}, {counted(summary['seeds'], 'seed')} each, "
+        f"against {base}; 95 % intervals over prompts, tests corrected for their number (Holm).",
         "",
-        "| metric | system | mean | base | difference (95 %) | win rate | verdict |",
+        f"| metric | system | mean | {base} | difference (95 %) | win rate | verdict |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in table_rows(summary):
         numbers = (_number(row["mean"]), _number(row["base"]))
         lines.append(
-            f"| {row['metric']} | {row['system']} | {numbers[0]} | {numbers[1]} | "
-            f"{row['difference']:+.3g} ({row['interval']}) | {row['win rate']:.2f} | {row['verdict']} |"
+            f"| {row['metric']} {row['better']} | {row['system']} | {numbers[0]} | {numbers[1]} | "
+            f"{row['difference']:+.3g} ({row['95 % interval']}) | {row['win rate']:.2f} | "
+            f"{row['verdict']} |"
         )
     lines += ["", *(f"- {text}" for text in summary["cautions"])]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _number(value: float | None) -> str:

@@ -21,14 +21,8 @@ DIMENSIONS = (
 )
 
 
-def measure(
-    videos: Sequence[Path], folder: Path, device: str, dimensions: Sequence[str] = DIMENSIONS
-) -> list[dict[str, float]]:
-    """Per video a mapping `vbench.<dimension>` -> number, in the order given.
-
-    VBench reads one folder and writes its results beside; both are made under `folder`.
-    Raises UserError when the package is missing or a dimension is not one it can compute here.
-    """
+def check(dimensions: Sequence[str]) -> None:
+    """Raise UserError when the package is missing or a dimension is not one it can compute here."""
     if unknown := set(dimensions) - set(DIMENSIONS):
         raise UserError(
             f"VBench does not compute {sorted(unknown)[0]} for prompts of one's own",
@@ -36,6 +30,15 @@ def measure(
         )
     if find_spec("vbench") is None:
         raise UserError("VBench is not installed", "pip install vbench (it downloads its weights)")
+
+
+def measure(
+    videos: Sequence[Path], folder: Path, device: str, dimensions: Sequence[str]
+) -> list[dict[str, float]]:
+    """Per video a mapping `vbench.<dimension>` -> number, in the order given.
+
+    VBench reads one folder and writes its results beside; both are made under `folder`.
+    """
     import vbench
 
     inputs = folder / "videos"

@@ -1,0 +1,231 @@
+"""What an evaluation wants: systems, prompts with first frames, one form, and the videos to make."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from realdpo import progress, report
+from realdpo.errors import UserError
+from realdpo.files import write_bytes
+from realdpo.ids import content_id, file_hash, seed_of
+from realdpo.media import MediaError
+from realdpo.media.decode import read_clip
+from realdpo.pairs import conform
+from realdpo.pairs.adapters import of
+from realdpo.pairs.generate import GenerationSettings, settings_from
+from realdpo.pairs.pipeline import facts_of_folder, locate
+from realdpo.train.evaluate import benchmark
+from realdpo.train.evaluate.benchmark import Item
+from realdpo.train.evaluate.config import EvalConfig
+from realdpo.train.evaluate.systems import System, resolve
+from realdpo.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Task:
+    """One video that is wanted. key names its file; image: the conformed first frame's file."""
+
+    key: str
+    system: str
+    item: str
+    prompt: str
+    number: int
+    seed: int
+    image: str | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Systems, items, sampling and form of videos, and the videos to make.
+
+    settings: None when every system is a folder of finished videos, whose own form it then is.
+    """
+
+    folder: Path
+    config: EvalConfig
+    systems: tuple[System, ...]
+    items: tuple[Item, ...]
+    settings: GenerationSettings | None
+    form: conform.Form
+    tasks: tuple[Task, ...] = ()
+
+    def video(self, key: str) -> Path:
+        return self.folder / "videos" / f"{key}.mp4"
+
+
+def plan(workspace: Workspace, config: EvalConfig) -> Plan:
+    """Resolve systems, items and form; write first frames and real clips in that form.
+
+    Raises UserError when a system, the benchmark, or a shape is not what it should be.
+    """
+    systems = systems_of(workspace, config)
+    settings = _settings(systems, config)
+    items = items_of(workspace, config, settings.width / settings.height if settings else 1.5)
+    form = _form(settings, systems, items, config.seeds)
+    planned = Plan(workspace.evaluations / config.name, config, systems, (), settings, form)
+    fitting = [fit for item in items if (fit := _conformed(planned, item)) is not None]
+    if not fitting:
+        raise UserError(
+            f"none of the {len(items)} clips fits the form of the videos",
+            "choose a smaller --set width/height/frames, or longer clips",
+        )
+    if needs_picture := _needs_picture(systems):
+        lacking = [item for item in fitting if item.image is None]
+        if lacking:
+            raise UserError(
+                f"{needs_picture} starts from a picture, and {len(lacking)} prompts have none",
+                "use a benchmark with first frames, or text-to-video models",
+            )
+    elif settings is not None:  # text-to-video: nothing promises the given first frame
+        fitting = [replace(item, image=None) for item in fitting]
+    planned = replace(planned, items=tuple(fitting))
+    tasks = [
+        _task(planned, system, item, number)
+        for item in planned.items
+        for number in range(config.seeds)
+        for system in systems
+        if not system.videos
+    ]
+    return replace(planned, tasks=tuple(tasks))
+
+
+def systems_of(workspace: Workspace, config: EvalConfig) -> tuple[System, ...]:
+    """The systems as the user named them. Raises UserError when there is none, or not that one."""
+    if not config.systems:
+        raise UserError("no system to evaluate", "give --system base=MODEL --system dpo=RUN")
+    return tuple(resolve(workspace, name, text) for name, text in config.systems.items())
+
+
+def items_of(workspace: Workspace, config: EvalConfig, aspect: float = 1.5) -> list[Item]:
+    """The prompts: of the benchmark's folder, else of the workspace's split."""
+    if config.benchmark:
+        items = benchmark.read(Path(config.benchmark), aspect)
+    else:
+        items = benchmark.of_workspace(workspace, config.split)
+    return items[: config.prompts or None]
+
+
+def _settings(systems: Sequence[System], config: EvalConfig) -> GenerationSettings | None:
+    """One form and sampling for all systems: the base model's, with the user's changes."""
+    models = [s for s in systems if not s.videos]
+    models.sort(key=lambda s: s.name != config.base_name)
+    names = ("width", "height", "frames", "fps", "steps", "guidance")
+    changes = {name: getattr(config, name) for name in names}
+    settings = None
+    for system in models:
+        facts = facts_of_folder(locate(system.model).folder)
+        traits = of(facts).traits(facts)
+        if settings is None:
+            settings = settings_from(traits, **changes)
+        else:
+            traits.check(settings.width, settings.height, settings.frames)
+    return settings
+
+
+def _needs_picture(systems: Sequence[System]) -> str:
+    """The name of a system that makes videos from a first frame; empty when there is none."""
+    for system in systems:
+        if not system.videos:
+            facts = facts_of_folder(locate(system.model).folder)
+            if of(facts).traits(facts).task == "i2v":
+                return system.name
+    return ""
+
+
+def _form(
+    settings: GenerationSettings | None,
+    systems: Sequence[System],
+    items: Sequence[Item],
+    seeds: int,
+) -> conform.Form:
+    """What every video is: as the models are asked to make it, else as the first finished one is.
+
+    Raises UserError for a folder in which no video is named by a prompt.
+    """
+    found = None
+    for system in systems:
+        if not system.videos:
+            continue
+        folder = Path(system.videos)
+        files = (benchmark.find_video(folder, i, k) for i in items for k in range(seeds))
+        present = [path for path in files if path is not None]
+        if not present:
+            raise UserError(
+                f"{system.name}: no video in {folder} is named by one of the {len(items)} prompts",
+                f"for one, {items[0].names[0][:80]}-0.mp4 is wanted, 0 being the seed's number",
+            )
+        found = found or _form_of(present)
+    if settings is not None:
+        fps = Fraction(settings.fps).limit_denominator()
+        return conform.Form(settings.width, settings.height, settings.frames, fps)
+    if found is None:
+        raise UserError("no finished video can be read", "are they videos at all?")
+    return found
+
+
+def _form_of(paths: Sequence[Path]) -> conform.Form | None:
+    for path in paths:
+        try:
+            video, fps = read_clip(path)
+        except MediaError:  # said with the numbers, where every file is read
+            continue
+        return conform.Form(video.shape[2], video.shape[1], len(video), Fraction(fps))
+    return None
+
+
+def _conformed(planned: Plan, item: Item) -> Item | None:
+    """The item with its first frame (PNG) and real clip in the videos' form, kept in the folder.
+
+    Where videos are made, None for a clip that is too short or too small; finished videos are
+    there to be measured all the same, without it.
+    """
+    form = planned.form
+    key = content_id(
+        item=item.item_id,
+        form=asdict(form),
+        files=[file_hash(p) for p in (item.image, item.clip) if p],
+    )
+    image, clip = (planned.folder / "inputs" / f"{key}{end}" for end in (".png", ".mp4"))
+    if item.clip is not None and not clip.is_file():
+        try:
+            video, fps = read_clip(item.clip)
+            video = conform.real(video, fps, form)
+        except MediaError as error:
+            raise UserError(f"the clip {item.clip} cannot be read: {error}") from None
+        except conform.Unfit as error:
+            progress.say(f"left out {item.item_id}: {error}")
+            if planned.settings is not None:
+                return None
+            return _conformed(planned, replace(item, clip=None))
+        _write_picture(image, video[0])
+        write_bytes(clip, conform.write(video, form, planned.config.crf))
+    elif item.clip is None and item.image is not None and not image.is_file():
+        picture = benchmark.load_picture(item.image)
+        _write_picture(image, benchmark.fit(picture, form.width, form.height))
+    has_image = item.image is not None or item.clip is not None
+    return replace(item, image=image if has_image else None, clip=clip if item.clip else None)
+
+
+def _write_picture(path: Path, picture: np.ndarray) -> None:
+    write_bytes(path, report.png(Image.fromarray(picture)))
+
+
+def _task(planned: Plan, system: System, item: Item, number: int) -> Task:
+    seed = seed_of(planned.config.seed, item.item_id, number)
+    assert planned.settings is not None
+    key = content_id(
+        revision=system.revision,
+        prompt=item.prompt,
+        image=file_hash(item.image) if item.image else None,
+        seed=seed,
+        settings=asdict(planned.settings),
+        crf=planned.config.crf,
+    )
+    image = str(item.image) if item.image else None
+    return Task(key, system.name, item.item_id, item.prompt, number, seed, image)

@@ -1,0 +1,97 @@
+"""What makes videos: a run of the workspace, a model, MODEL+LORA, or a folder of finished videos."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from realdpo.config import load_toml
+from realdpo.errors import UserError
+from realdpo.ids import content_id
+from realdpo.pairs.pipeline import facts_of_folder, fingerprint, locate
+from realdpo.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class System:
+    """What makes videos. videos: a folder of finished ones, else `model` (with `lora`) makes them.
+
+    transformer: a fully trained transformer's folder that replaces the model's own. revision
+    changes when any weight does.
+    """
+
+    name: str
+    text: str
+    model: str = ""
+    lora: str | None = None
+    transformer: str | None = None
+    videos: str | None = None
+    revision: str = ""
+
+
+def resolve(workspace: Workspace, name: str, text: str) -> System:
+    """A system from what the user wrote: a run's name, a model, MODEL+LORA, a folder of videos."""
+    run_folder = workspace.runs / text
+    if text and (run_folder / "config.toml").is_file():
+        return _of_run(name, text, run_folder)
+    folder = Path(text).expanduser()
+    if folder.is_dir() and not (folder / "model_index.json").is_file():
+        if not any(folder.glob("*.mp4")):
+            raise UserError(
+                f"{name}={text}: the folder holds neither a pipeline nor videos",
+                "give a run, a model, MODEL+LORA, or a folder of .mp4 named by prompt",
+            )
+        return System(name, text, videos=str(folder))
+    model, _, lora = text.partition("+")
+    try:
+        found = locate(model)
+    except UserError as error:
+        runs = sorted(p.parent.name for p in workspace.runs.glob("*/config.toml"))
+        raise UserError(
+            f"{name}={text}: {error.message}",
+            f"runs of this workspace: {', '.join(runs) or 'none'}; {error.hint or ''}".strip("; "),
+        ) from None
+    if lora and not Path(lora).exists() and "/" not in lora:
+        raise UserError(f"{name}={text}: the LoRA {lora} is not there")
+    weights = fingerprint(Path(lora)) if lora and Path(lora).exists() else lora
+    return System(name, text, model, lora or None, revision=f"{found.revision}+{weights}")
+
+
+def _of_run(name: str, text: str, folder: Path) -> System:
+    weights = folder / "weights"
+    if not weights.is_dir():
+        raise UserError(
+            f"{name}={text}: the run has no weights yet",
+            f"finish it: realdpo train --name {text}",
+        )
+    settings = load_toml(folder / "config.toml").get("train", {})
+    model = str(settings.get("model", "tiny"))
+    found = locate(model)
+    revision = f"{found.revision}+{fingerprint(weights)}"
+    if (weights / "pytorch_lora_weights.safetensors").is_file():
+        two = facts_of_folder(found.folder).parts.get("transformer_2")
+        if two and settings.get("expert") == "low":
+            raise UserError(
+                f"{name}={text}: the LoRA is of {model}'s second transformer",
+                "make the videos with load_lora_weights(..., load_into_transformer_2=True) and "
+                f"give their folder: --system {name}=FOLDER",
+            )
+        return System(name, text, model, lora=str(weights), revision=revision)
+    parts = sorted(p.parent for p in weights.glob("*/config.json"))
+    if len(parts) != 1:
+        raise UserError(f"{name}={text}: {weights} holds neither a LoRA nor a transformer")
+    return System(name, text, model, transformer=str(parts[0]), revision=revision)
+
+
+def model_folder(system: System, links: Path) -> str:
+    """What to load: the model, or a folder under `links` of its parts with the trained transformer."""
+    if system.transformer is None:
+        return system.model
+    source, trained = locate(system.model).folder, Path(system.transformer)
+    folder = links / content_id(revision=system.revision)
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in source.iterdir():
+        link = folder / part.name
+        if not link.exists():
+            link.symlink_to((trained if part.name == trained.name else part).resolve())
+    return str(folder)
