@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import os
 import time
@@ -33,6 +34,7 @@ import figures
 import numpy as np
 import torch
 from arms import METRICS, Arm, Bench, Plan
+from markupsafe import Markup
 
 from realdpo import report
 from realdpo.files import write_text
@@ -184,97 +186,101 @@ def _by_seed(units: Any, others: Any, metric: str, part: slice) -> list[float]:
 
 def markdown(summary: Mapping[str, Any], notes: Mapping[str, str]) -> str:
     """Means of prompts nothing was trained on, and the paired differences with their intervals."""
-    shown = [m for m in METRICS if m.name.startswith("true.") or m.name == "smooth.residual"]
     lines = []
-    for group, what in (("seen", "Actions among the clips"), ("held-out", "Actions held out")):
-        for other in summary["against"]:
-            lines += [
-                f"{what}, difference to {other}:",
-                "",
-                "| arm | " + " | ".join(f"{m.name} {_ARROWS[m.direction]}" for m in shown) + " |",
-                "|---|" + "---|" * len(shown),
-            ]
-            for name, means in summary["means"].items():
-                cells = []
-                for m in shown:
-                    text = f"{means[group][m.name]:.3g}"
-                    compared = summary["against"][other].get(name, {}).get(group, {}).get(m.name)
-                    if compared:
-                        d = compared["difference"]
-                        mark = {"better": " ▲", "worse": " ▼"}.get(compared["verdict"], "")
-                        text += f" ({d['estimate']:+.2g} [{d['low']:.2g}, {d['high']:.2g}]){mark}"
-                    cells.append(text)
-                lines.append(f"| {name} | " + " | ".join(cells) + " |")
-            lines.append("")
+    for group, other in itertools.product(GROUPS, summary["against"]):
+        rows = compared(summary, group, other)
+        lines += [
+            f"{GROUPS[group]}, difference to {other}:",
+            "",
+            "| " + " | ".join(rows[0]) + " |",
+            "|---" * len(rows[0]) + "|",
+            *("| " + " | ".join(row.values()) + " |" for row in rows),
+            "",
+        ]
     lines += [f"- {name}: {note}" for name, note in notes.items()]
     return "\n".join(lines) + "\n"
 
 
+def compared(summary: Mapping[str, Any], group: str, other: str) -> list[dict[str, str]]:
+    """A row an arm: its means, differences to `other` with intervals, and what they prove."""
+    rows = []
+    for name, means in summary["means"].items():
+        row = {"arm": name}
+        for m in METRICS:
+            text = f"{means[group][m.name]:.3g}"
+            found = summary["against"][other].get(name, {}).get(group, {}).get(m.name)
+            if found:
+                d = found["difference"]
+                mark = {"better": " ▲", "worse": " ▼"}.get(found["verdict"], "")
+                text += f" ({d['estimate']:+.2g}, {d['low']:+.2g} to {d['high']:+.2g}){mark}"
+            row[f"{m.name} {_ARROWS[m.direction]}".strip()] = text
+        rows.append(row)
+    return rows
+
+
+GROUPS = {"seen": "Actions among the clips", "held-out": "Actions held out"}
 _ARROWS = {-1: "↓", 0: "", 1: "↑"}
+_PLOTTED = ("true.roughness", "true.bone", "true.distance", "true.lost")
 
 
 def page(bench: Bench, summary: Mapping[str, Any], results: Mapping[str, Any]) -> str:
-    """Everything on one page: table, differences, training, clips in step."""
-    notes = {arm.name: arm.note for arm in arms.arms()}
-    sections = [
-        report.Section(
-            "Means over prompts",
-            report.table(
-                [
-                    {"arm": name, "prompts": group, **numbers}
-                    for name, groups in summary["means"].items()
-                    for group, numbers in groups.items()
-                ]
-            ),
+    """Everything on one page: the arms, differences, clips in step, training."""
+    notes = {arm.name: arm.note for arm in arms.arms() if arm.name in results}
+    shown = [n for n in ("base", "sft", "realdpo", "no-sft-term", "released") if n in results]
+    videos = {name: np.load(bench.units / f"{name}-0.npy") for name in shown}
+    players = Markup("")
+    for k in range(0, len(bench.test), max(1, len(bench.test) // 6)):
+        clip = bench.test[k]
+        films = {"true": clip.frames, **{name: videos[name][k] for name in shown}}
+        large = {name: f.repeat(6, axis=1).repeat(6, axis=2) for name, f in films.items()}
+        players += Markup("<h3>{}</h3>").format(clip.caption)
+        players += report.in_step(
+            [(name, encode(frames, figures.FPS)) for name, frames in large.items()], figures.FPS
         )
-    ]
-    for other, table in summary["against"].items():
-        rows = [
-            {
-                "arm": name, "what": notes.get(name, ""), "prompts": group, "metric": metric,
-                "difference": c["difference"]["estimate"], "low": c["difference"]["low"],
-                "high": c["difference"]["high"], "win rate": c["win_rate"]["estimate"],
-                "p (Holm)": c["p_adjusted"], "verdict": c["verdict"],
-                "prompts needed": c["prompts_needed"],
-                "by seed": ", ".join(f"{v:+.3g}" for v in c["by_seed"]),
-            }
-            for name, groups in table.items()
-            for group, by_metric in groups.items()
-            for metric, c in by_metric.items()
-        ]  # fmt: skip
-        sections.append(report.Section(f"Paired differences to {other}", report.table(rows)))
-    sections.append(
-        report.Section(
-            "Training, mean of the last ten steps",
-            report.table(
-                [
-                    {"arm": k, **v, "seconds": summary["seconds"][k]}
-                    for k, v in summary["training"].items()
-                ]
-            ),
-        )
-    )
     gaps = {
         name: (range(len(units[0]["lines"])), [line["win_gap"] for line in units[0]["lines"]])
         for name, units in results.items()
-        if units[0]["lines"] and "win_gap" in units[0]["lines"][0]
+        if units[0]["lines"] and "win_gap" in units[0]["lines"][0] and name in shown
     }
-    sections.append(
+    training = [
+        {"arm": name, **row, "seconds": summary["seconds"][name]}
+        for name, row in summary["training"].items()
+    ]
+    sections = [
+        report.Section("Arms", report.table([{"arm": n, "is": t} for n, t in notes.items()])),
+        report.Section("Differences to the base", _intervals(summary)),
+        report.Section("In step", players),
+        *(
+            report.Section(
+                f"{words}, difference to {other}", report.table(compared(summary, group, other))
+            )
+            for other in summary["against"]
+            for group, words in GROUPS.items()
+        ),
+        report.Section("Training, mean of the last ten steps", report.table(training)),
         report.Section(
             "Winner's error above the reference", report.lines(gaps, x="step", y="win_gap")
-        )
-    )
-    shown = [n for n in ("base", "sft", "realdpo", "released", "shortcut") if n in results]
-    videos = {name: np.load(bench.units / f"{name}-0.npy") for name in shown}
-    for k in range(0, len(bench.test), max(1, len(bench.test) // 8)):
-        clip = bench.test[k]
-        large = [("true", clip.frames), *((name, videos[name][k]) for name in shown)]
-        players = [
-            (label, encode(frames.repeat(6, axis=1).repeat(6, axis=2), figures.FPS))
-            for label, frames in large
-        ]
-        sections.append(report.Section(clip.caption, report.in_step(players, figures.FPS)))
+        ),
+    ]
     return report.page("The claim in miniature", sections, subtitle=f"{bench.plan}")
+
+
+def _intervals(summary: Mapping[str, Any]) -> Markup:
+    """Every arm's difference to the base with its interval, a chart for each metric of joints."""
+    from matplotlib.figure import Figure
+
+    against = summary["against"]["base"]
+    figure = Figure(figsize=(10, 1 + 0.28 * len(against)), layout="constrained")
+    for axes, metric in zip(figure.subplots(1, len(_PLOTTED), sharey=True), _PLOTTED, strict=True):
+        for place, groups in enumerate(reversed(against.values())):
+            d = groups["seen"][metric]["difference"]
+            axes.plot([d["low"], d["high"]], [place, place], color=report.SERIES[0])
+            axes.plot(d["estimate"], place, "o", markersize=4, color=report.SERIES[0])
+        axes.axvline(0, color=report.MUTED, linewidth=0.8)
+        axes.set_yticks(range(len(against)), list(reversed(against)))
+        axes.set_title(f"{metric}, less is better", fontsize=9)
+        axes.tick_params(labelsize=8)
+    return report.figure(figure, alt="differences of every arm to the base")
 
 
 if __name__ == "__main__":
