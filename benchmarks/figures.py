@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-SIZE, FRAMES, FPS = 48, 9, 8
+SIZE, FRAMES, FPS = 32, 9, 8
 JOINTS = ("head", "hip", "l_hand", "r_hand", "l_knee", "r_knee", "l_foot", "r_foot")
 COLOURS = np.array(
     [
@@ -54,7 +54,7 @@ HELD_OUT = ("kick", "clap")  # never among the clips of preference training
 
 @dataclass(frozen=True)
 class Clip:
-    """frames: uint8 [F, 48, 48, 3]. joints: true positions in pixels [F, 8, 2] as (x, y)."""
+    """frames: uint8 [F, 32, 32, 3]. joints: true positions in pixels [F, 8, 2] as (x, y)."""
 
     action: str
     caption: str
@@ -157,7 +157,7 @@ def skeleton(m: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 
 def draw(body: np.ndarray, height: float, centre: float, ground: float, shade: int) -> np.ndarray:
-    """uint8 [F, 48, 48, 3] of a body in figure heights; also what `to_pixels` maps."""
+    """uint8 [F, 32, 32, 3] of a body in figure heights; also what `to_pixels` maps."""
     fine = 4
     frames = []
     for points in to_pixels(body, height, centre, ground) * fine:
@@ -177,10 +177,10 @@ def draw(body: np.ndarray, height: float, centre: float, ground: float, shade: i
             (1, 5),
             (5, 7),
         ):
-            cv2.line(canvas, p[a], p[b], (95, 95, 95), 7, cv2.LINE_AA)
+            cv2.line(canvas, p[a], p[b], (95, 95, 95), 6, cv2.LINE_AA)
         for joint in (1, 4, 5, 6, 7, 2, 3, 0):
             colour = tuple(int(v) for v in COLOURS[joint])
-            cv2.circle(canvas, p[joint], 10 if joint else 13, colour, -1, cv2.LINE_AA)
+            cv2.circle(canvas, p[joint], 8 if joint else 10, colour, -1, cv2.LINE_AA)
         frames.append(cv2.resize(canvas, (SIZE, SIZE), interpolation=cv2.INTER_AREA))
     return np.stack(frames)
 
@@ -200,7 +200,7 @@ def make_clip(rng: np.random.Generator, action: str, damage: str | None = None) 
     lengths = np.repeat(bones[None], FRAMES, axis=0)
     m, lengths = damaged(rng, m, lengths, damage)
     body = skeleton(m, lengths)
-    place = (rng.uniform(30, 36), SIZE / 2 + rng.uniform(-3, 3), rng.uniform(40, 43))
+    place = (rng.uniform(20, 24), SIZE / 2 + rng.uniform(-2, 2), rng.uniform(26.7, 28.7))
     frames = draw(body, *place, shade=int(rng.integers(165, 195)))
     return Clip(action, f"a person {ACTIONS[action]}", frames, to_pixels(body, *place)[:, :8])
 
@@ -247,7 +247,7 @@ def make_clips(
 
 
 def read_joints(frames: np.ndarray) -> np.ndarray:
-    """Joint positions [F, 8, 2] in pixels read from uint8 frames [F, 48, 48, 3]; NaN if not seen.
+    """Joint positions [F, 8, 2] in pixels read from uint8 frames [F, 32, 32, 3]; NaN if not seen.
 
     The weight of a pixel for a joint falls from 1 at its colour to 0 at distance 150; the joint
     is the weighted centre around the strongest 5x5 neighbourhood.
