@@ -67,7 +67,9 @@ class DissolveFinder:
         if self._times and time - self._times[-1] < STEP:
             return
         self._times.append(time)
-        small = cv2.resize(rgb, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+        # Cells of whole pixels, without up to 15 at the rim: a third of the time.
+        height, width = (max(n // SIDE * SIDE, min(n, SIDE)) for n in rgb.shape[:2])
+        small = cv2.resize(rgb[:height, :width], (SIDE, SIDE), interpolation=cv2.INTER_AREA)
         self._pictures.append(small.astype(np.uint8))
         if len(self._times) >= BLOCK:
             self._spans = _union(self._spans + self._search())
@@ -98,10 +100,10 @@ class DissolveFinder:
         return spans
 
 
-def _mixtures(
-    product: npt.NDArray[np.float32], times: npt.NDArray[np.float64], seconds: float, allowed: float
-) -> list[tuple[int, int]]:
-    """First and last look of the transitions that windows of one length show."""
+def _likely(
+    product: npt.NDArray[np.float32], times: npt.NDArray[np.float64], seconds: float
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """First and last looks [N, 1] of the windows whose ends can be those of a transition."""
     import numpy as np
 
     last = np.searchsorted(times, times + seconds - 1e-6)
@@ -109,29 +111,39 @@ def _mixtures(
     last = last[first]
     power = np.diag(product)
     one, two = power[first], power[last]
-    change = np.maximum(one + two - 2 * product[first, last], 1e-6)
-    alike = product[first, last] / np.sqrt(np.maximum(one * two, 1e-6))
-    flat = (np.minimum(one, two) < FLAT**2) & (seconds <= LONGEST_FADE)
+    change = one + two - 2 * product[first, last]
     beside = np.minimum(last - first, BESIDE)
     before, after = np.maximum(first - beside, 0), np.minimum(last + beside, len(times) - 1)
     moved = np.minimum(
         np.where(first < beside, np.inf, one + power[before] - 2 * product[first, before]),
         np.where(last + beside > after, np.inf, two + power[after] - 2 * product[last, after]),
     )
-    likely = (alike < SAME) & (moved < REST**2 * change)
-    likely = (likely | flat) & (change > MIN_CHANGE**2)
+    likely = (product[first, last] < SAME * np.sqrt(one * two)) & (moved < REST**2 * change)
+    if seconds <= LONGEST_FADE:
+        likely |= np.minimum(one, two) < FLAT**2
+    likely &= change > MIN_CHANGE**2
     likely &= last - first >= max(LEAST_LOOKS, LEAST_RATE * seconds)
-    first, last, one, two, change, alike, flat = (
-        column[likely, None] for column in (first, last, one, two, change, alike, flat)
-    )
+    return first[likely, None], last[likely, None]
 
+
+def _mixtures(
+    product: npt.NDArray[np.float32], times: npt.NDArray[np.float64], seconds: float, allowed: float
+) -> list[tuple[int, int]]:
+    """First and last look of the transitions that windows of one length show."""
+    import numpy as np
+
+    first, last = _likely(product, times, seconds)
+    power = np.diag(product)
+    one, two = power[first], power[last]
+    change = one + two - 2 * product[first, last]
+    flat = (np.minimum(one, two) < FLAT**2) & (seconds <= LONGEST_FADE)
     between = first + np.round((last - first) * np.arange(1, POINTS) / POINTS).astype(int)
     grown = product[between, last] - product[between, first] - product[first, last] + one
     share = grown / change
     mixed = np.clip(share, 0, 1)
     stray = power[between] + one - 2 * product[between, first] - 2 * mixed * grown
     stray = np.sqrt(np.maximum(stray + mixed**2 * change, 0).max(axis=1, keepdims=True) / change)
-    contrast = np.sqrt(power[between] / np.maximum(np.maximum(one, two), 1e-6))
+    contrast = np.sqrt(power[between] / np.maximum(one, two))
     share = np.where(flat, np.where(one < two, contrast, 1 - contrast), share)
     looks = np.hstack([first, between, last])
     share = np.hstack([np.zeros_like(change), share, np.ones_like(change)])
