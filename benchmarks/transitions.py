@@ -8,7 +8,8 @@ A transition is found when a span lies over it. It leaves a foreign frame when a
 default settings that is not dropped shows less than nine tenths of one and the same shot
 somewhere. False spans, and the seconds that clips lose by them, are counted in the same pieces as
 they are, and in pieces that were panned over, zoomed into and lit by flashes and by light that
-swells. FILE defaults to the demo's footage; of that, the finder's numbers were chosen by half 1.
+swells. FILE defaults to the demo's footage; the finder was tuned on half 1,
+and two of its limits were tightened after false spans in half 2.
 """
 
 from __future__ import annotations

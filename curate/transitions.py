@@ -22,11 +22,11 @@ FLAT = 6.0  # of 255: standard deviation of a picture that shows nothing
 
 # Lengths in seconds, and how far a picture between the ends may be from their mixtures, of the
 # change. Half of the demo's films, panned over, zoomed into and lit as in
-# benchmarks/transitions.py, have 0.40 at least wherever the picture is at rest beside; the
-# others 0.28 in windows so short that little moves.
+# benchmarks/transitions.py, have 0.41 at least, the other half 0.46, where the ends are of two
+# shots and the picture is at rest beside; short windows are stricter, little moves in them.
 WINDOWS = ((0.24, 0.26), (0.36, 0.26), (0.56, 0.35), (0.84, 0.35), (1.25, 0.35), (1.9, 0.35),
            (2.6, 0.35))  # fmt: skip
-SAME = 0.5  # correlation from which on two pictures are of one shot
+SAME = 0.5  # correlation of two pictures of one shot; from here to 0.6 motion comes to 0.28
 # Where a transition ends the change ends: of that, how much the pictures beside the window may
 # differ from its end, on one side. In the same films' dissolves 0.34 at most, when a grid of
 # squares is panned over, whose every step is a mixture, 0.54 at least.
