@@ -77,6 +77,82 @@ def test_a_dissolve_is_found_and_a_hard_cut_or_motion_is_not() -> None:
     assert spans([0.0] * 100, shift=3) == []
 
 
+@pytest.fixture(scope="module")
+def two_shots(bikes_frames: list[Frame]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Four seconds each of two shots, run forth and back."""
+    one, two = (
+        [f.rgb for f in bikes_frames if a <= f.time < b] for a, b in ((7.6, 9.6), (5.6, 7.4))
+    )
+    return (one[:40] + one[:40][::-1] + one)[-100:], (two + two[::-1] + two)[:100]
+
+
+def soft_spans(pictures: list[np.ndarray], fps: int = 25) -> list[tuple[Fraction, Fraction]]:
+    finder = DissolveFinder()
+    for n, picture in enumerate(pictures):
+        finder.feed(Fraction(n, fps), picture)
+    return finder.found()
+
+
+@pytest.mark.parametrize("seconds", [0.3, 0.5, 1.0, 1.5, 2.0])
+@pytest.mark.parametrize("through", [None, 0, 255])
+def test_dissolves_and_fades_of_any_length_leave_no_foreign_frame(
+    two_shots: tuple[list[np.ndarray], list[np.ndarray]], through: int | None, seconds: float
+) -> None:
+    one, two = two_shots
+    count = round(seconds * 25)
+    pictures, own = [], []
+    for n in range(200 - count):
+        part = min(1.0, max(0.0, (n - 99 + count) / (count + 1)))
+        early, late = one[min(n, 99)] * 1.0, two[max(0, n - 100 + count)] * 1.0
+        share = (
+            (1 - part, part) if through is None else (max(0, 1 - 2 * part), max(0, 2 * part - 1))
+        )
+        ground = (1 - sum(share)) * (through or 0)
+        pictures.append((early * share[0] + late * share[1] + ground).astype(np.uint8))
+        own.append(share)
+    found = soft_spans(pictures)
+    assert found
+    times = [Fraction(n, 25) for n in range(len(pictures))]
+    settings = ClipSettings(min_seconds=0.5)
+    spans = divide(times, [], found, RATE, settings, Target())
+    kept = [s for s in spans if not s.reasons]
+    assert sum(s.end - s.start for s in kept) > times[-1] - Fraction(seconds) - 2
+    for span in kept:
+        inside = [
+            share for time, share in zip(times, own, strict=True) if span.start <= time < span.end
+        ]
+        assert min(a for a, _ in inside) >= 0.9 or min(b for _, b in inside) >= 0.9
+
+
+def test_a_dissolve_is_found_wherever_it_lies_in_a_long_source(
+    two_shots: tuple[list[np.ndarray], list[np.ndarray]],
+) -> None:
+    """Looks are searched in blocks: none may be lost where one block ends."""
+    one, two = (shot[10] for shot in two_shots)
+    for lead in range(330, 420, 10):
+        shares = [0.0] * lead + [n / 25 for n in range(25)] + [1.0] * 60
+        mixed = {n: (one * (1 - n) + two * n).astype(np.uint8) for n in set(shares)}
+        [(start, end)] = soft_spans([mixed[share] for share in shares])
+        assert Fraction(lead - 3, 25) <= start <= Fraction(lead + 4, 25)
+        assert Fraction(lead + 21, 25) <= end <= Fraction(lead + 28, 25)
+
+
+def test_light_that_swells_and_cuts_are_no_dissolves(
+    two_shots: tuple[list[np.ndarray], list[np.ndarray]],
+) -> None:
+    one, two = two_shots
+    light = 64 * np.sin(np.arange(100) / 12.5)
+    swelling = [np.clip(p + a, 0, 255).astype(np.uint8) for p, a in zip(two, light, strict=True)]
+    assert soft_spans(swelling) == []
+    flashes = [
+        np.clip(p + 128.0 * (n % 25 < 3), 0, 255).astype(np.uint8) for n, p in enumerate(one)
+    ]
+    assert soft_spans(flashes) == []
+    assert soft_spans(one + two) == []
+    blended = (one[-1] * 0.5 + two[0] * 0.5).astype(np.uint8)
+    assert soft_spans([*one, blended, *two]) == []
+
+
 @pytest.mark.parametrize("seconds", [0.5, 1.0])
 def test_a_piece_that_dissolves_into_another_shot_is_told(
     bikes_frames: list[Frame], seconds: float
