@@ -217,7 +217,7 @@ def test_two_workers_make_the_same_set(built, tmp_path, bikes, engine) -> None:
     workspace, config = fabricate(tmp_path, bikes), built[1]
     if engine == "ray":
         ray = pytest.importorskip("ray")
-        ray.init(num_cpus=2, object_store_memory=80 << 20, include_dashboard=False)
+        ray.init(address="local", num_cpus=2, object_store_memory=80 << 20, include_dashboard=False)
     try:
         build(workspace, config, devices="cpu,cpu", engine=engine)
     finally:
