@@ -158,8 +158,9 @@ def test_hdr_becomes_sdr() -> None:
 
 def test_ten_bit_hdr_file_is_tone_mapped(plain: Path, tmp_path: Path) -> None:
     hdr = tmp_path / "hdr.mkv"
-    tags = ("-color_primaries", "bt2020", "-color_trc", "smpte2084", "-colorspace", "bt2020nc")
-    ffmpeg("-i", plain, "-pix_fmt", "yuv420p10le", "-c:v", "ffv1", *tags, hdr)
+    # On the frames themselves: newer encoders no longer take it from the output's options.
+    tags = "setparams=color_primaries=bt2020:color_trc=smpte2084:colorspace=bt2020nc"
+    ffmpeg("-i", plain, "-vf", tags, "-pix_fmt", "yuv420p10le", "-c:v", "ffv1", hdr)
     facts = probe(hdr)
     assert facts.hdr
     assert facts.bit_depth == 10
