@@ -142,16 +142,15 @@ def planted_shortcut(lose: Tensor, reference: Tensor) -> Tensor:
 
 
 def train_arm(
-    plan: Plan, arm: Arm, seed: int, base: Mapping[str, Tensor], win: Tensor,
-    losers: Mapping[str, Tensor], captions: Sequence[str], texts: Mapping[str, Tensor],
-) -> tuple[Any, list[dict[str, float]]]:  # fmt: skip
-    """Fine-tune a copy of the base; returns it and one line of diagnostics a step."""
+    plan: Plan, arm: Arm, seed: int, model: Any, win: Tensor, losers: Mapping[str, Tensor],
+    captions: Sequence[str], texts: Mapping[str, Tensor],
+) -> list[dict[str, float]]:  # fmt: skip
+    """Fine-tune `model`, which comes as the base; returns one line of diagnostics a step."""
     config = dataclasses.replace(
         TrainConfig(weights="full", reference="frozen", losers=3, lr=plan.lr, steps=plan.steps),
         **arm.changes,
     )
-    model = new_model(plan.base)
-    model.load_state_dict(base)
+    model.train()
     task, aim = task_of(model), step.aim_of(config)
     anchor = reference.Reference(model, config.reference_mode, config.ema_rate, config.ema_every)
     optimizer = torch.optim.AdamW(
@@ -187,7 +186,8 @@ def train_arm(
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
         optimizer.step()
         anchor.update(k + 1)
-    return model.eval(), lines
+    model.eval()
+    return lines
 
 
 METRICS: tuple[metrics.Metric, ...] = (
@@ -236,11 +236,12 @@ class Bench:
         self.out, self.plan, self.began = out, plan, time.monotonic()
         out.mkdir(parents=True, exist_ok=True)
         self.codes = code_hashes()
-        base_key = content_id(base=plan.base, code=self.codes[:2])
+        base_key = content_id(base=plan.base, code=self.codes[:-1])
         self.base_file = out / f"base-{base_key[:12]}.safetensors"
         losers_key = content_id(
-            base=base_key, pairs=plan.pairs, losers=plan.losers, sampling=plan.sampling_steps
-        )
+            base=base_key, pairs=plan.pairs, losers=plan.losers, sampling=plan.sampling_steps,
+            renoise=RENOISE,
+        )  # fmt: skip
         self.losers_folder = out / f"losers-{losers_key[:12]}"
         self.units = out / content_id(plan=dataclasses.replace(plan, seeds=0), code=self.codes)[:12]
         self.units.mkdir(exist_ok=True)
@@ -303,20 +304,20 @@ class Bench:
         return self.units / f"{arm.name if arm else 'base'}-{seed}.json"
 
     @functools.cached_property
-    def shared(self) -> tuple[dict[str, Tensor], dict[str, Tensor], Any]:
-        """What all units need: the base's weights, the losers, the classifier of actions."""
-        return self.base(), self.losers(), fit_classifier(600)
+    def shared(self) -> tuple[dict[str, Tensor], Any]:
+        """What all units need: the losers and the classifier of actions."""
+        return self.losers(), fit_classifier(600)
 
     def unit(self, arm: Arm | None, seed: int) -> None:
         """Train, sample and measure one arm (None: the base), once."""
         if self.file(arm, seed).exists():
             return
         began = time.monotonic()
-        base, losers, classifier = self.shared
+        losers, classifier = self.shared
         model, lines = self.model(), []
         if arm:
-            model, lines = train_arm(
-                self.plan, arm, seed, base, self.win, losers, self.captions, self.texts
+            lines = train_arm(
+                self.plan, arm, seed, model, self.win, losers, self.captions, self.texts
             )
         trained = time.monotonic() - began
         first = self.code.encode(np.stack([clip.frames for clip in self.test]))
@@ -333,7 +334,7 @@ class Bench:
 
 
 def code_hashes() -> list[str]:
-    """Of everything that what is stored depends on; the first two make the base."""
+    """Of everything that what is stored depends on; this file, the last, does not make the base."""
     parts = [figures, small_model, noise, objective, reference, step]
     files = [*(str(part.__file__) for part in parts), __file__]
     return [file_hash(Path(file)) for file in files]

@@ -19,12 +19,12 @@ import argparse
 import itertools
 import os
 import resource
-import time
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+from decide import timed
 
 from realdpo import footage
 from realdpo.curate import dedup
@@ -126,13 +126,6 @@ def one_by_one(prints: list[Any], owners: list[str]) -> set[tuple[int, int]]:
         if dedup.picture(cells[i].mean(axis=0)) @ dedup.picture(cells[j].mean(axis=0)) >= least
         and dedup.same(cells[i], cells[j], one_source=owners[i] == owners[j])
     }
-
-
-def timed(work: Any, *arguments: Any) -> tuple[Any, float, float]:
-    """Result, wall seconds, processor seconds."""
-    wall, processor = time.perf_counter(), time.process_time()
-    result = work(*arguments)
-    return result, time.perf_counter() - wall, time.process_time() - processor
 
 
 def main() -> None:

@@ -85,12 +85,13 @@ def run(bench: Bench, chosen: Sequence[Arm], workers: int) -> dict[str, list[dic
     """Numbers of all arms and seeds, the base first; what is missing is made, a process a core."""
     wanted = [(arm, seed) for arm in (None, *chosen) for seed in range(bench.plan.seeds)]
     todo = [unit for unit in wanted if not bench.file(*unit).exists()]
-    with ProcessPoolExecutor(
-        workers, get_context("spawn"), initializer=_begin, initargs=(bench.out, bench.plan)
-    ) as pool:
-        kinds = [(kind, k) for kind in ("generate", "renoise") for k in range(bench.plan.losers)]
-        list(pool.map(_make_losers, kinds))
-        list(pool.map(_make_unit, todo))
+    if todo:
+        with ProcessPoolExecutor(
+            workers, get_context("spawn"), initializer=_begin, initargs=(bench.out, bench.plan)
+        ) as pool:
+            kinds = itertools.product(("generate", "renoise"), range(bench.plan.losers))
+            list(pool.map(_make_losers, kinds))
+            list(pool.map(_make_unit, todo))
     results: dict[str, list[dict[str, Any]]] = {}
     for arm, seed in wanted:
         unit = json.loads(bench.file(arm, seed).read_text(encoding="utf-8"))
