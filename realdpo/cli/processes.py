@@ -1,11 +1,13 @@
-"""`python -m realdpo.cli.processes`: torchrun without its traceback, for `--num-processes`."""
+"""One process of several: how it ends; and torchrun without its traceback, for `--num-processes`."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 from collections.abc import Iterator
+from typing import NoReturn
 
 import typer
 
@@ -21,7 +23,35 @@ def quiet_peer() -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
+@contextlib.contextmanager
+def worker() -> Iterator[None]:
+    """The body of a command that torchrun or accelerate may have started: such a process leaves."""
+    code = 0
+    try:
+        yield
+    except typer.Exit as end:
+        code = end.exit_code
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        leave(code)
+    if code:
+        raise typer.Exit(code)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process without Python's clearing up.
+
+    A thread of gloo may still hold Python objects of its last collective. If it lets go of them
+    while Python clears up, it must not run any more and C++ aborts the process ("terminate called
+    without an active exception", pytorch's pull request 179291): a finished run counts as failed.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def main() -> None:
+    """`python -m realdpo.cli.processes`, with torchrun's arguments."""
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 

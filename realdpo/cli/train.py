@@ -14,7 +14,7 @@ import typer
 
 from realdpo import cli
 from realdpo.cli import options
-from realdpo.cli.processes import quiet_peer
+from realdpo.cli.processes import quiet_peer, worker
 
 app = typer.Typer(
     help="Fine-tune a video model on the pairs; `report` makes a page about a run.",
@@ -69,7 +69,7 @@ def train(
     """
     if context.invoked_subcommand:
         return
-    with cli.guard(as_json):
+    with worker(), cli.guard(as_json):
         from realdpo import config as configs
         from realdpo.errors import UserError
         from realdpo.train.config import PRESETS, TrainConfig, describe
