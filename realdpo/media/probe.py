@@ -86,7 +86,7 @@ def probe(source: Source) -> Probe:
         return Probe(
             width=width,
             height=height,
-            fps=stream.average_rate or stream.guessed_rate or Fraction(0),
+            fps=Fraction(stream.average_rate or stream.guessed_rate or 0),
             duration=_duration(container, stream),
             start=Fraction(frame.pts or 0) * (frame.time_base or 0),
             frames=stream.frames,
@@ -124,8 +124,10 @@ def open_video(
     else:
         # An absolute path cannot be read as an option or as a protocol, whatever it is called.
         target = os.path.abspath(source)
+    # Up to PyAV 18 a tag in another encoding is an error unless told otherwise; since then never.
+    tags: Any = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
     try:
-        container = av.open(target, options=options, metadata_errors="replace")
+        container = av.open(target, options=options, **tags)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise MediaError(f"{name_of(source)} cannot be read as video: {_reason(error)}") from error
     with container:
@@ -228,8 +230,8 @@ def name_of(source: Source) -> str:
 def _duration(
     container: av.container.InputContainer, stream: av.video.stream.VideoStream
 ) -> Fraction:
-    if stream.duration is not None and stream.time_base is not None:
-        return stream.duration * stream.time_base
+    if stream.duration is not None and stream.time_base:
+        return stream.duration * Fraction(stream.time_base)
     # Matroska keeps no length per stream; the container's counts its longest stream.
     if container.duration is not None:
         return Fraction(container.duration, 1_000_000)

@@ -69,6 +69,15 @@ def test_rotation_is_applied_as_ffmpeg_applies_it(plain: Path, tmp_path: Path, t
     assert (facts.width, facts.height) == (first.shape[1], first.shape[0])
 
 
+def test_a_tag_that_is_not_utf8_does_not_matter(plain: Path, tmp_path: Path) -> None:
+    tagged = tmp_path / "tagged.mp4"
+    ffmpeg("-i", plain, "-c", "copy", "-metadata", "title=Cafe", tagged)
+    tagged.write_bytes(tagged.read_bytes().replace(b"Cafe", b"Caf\xe9"))
+    assert b"Caf\xe9" in tagged.read_bytes()
+    assert probe(tagged) == probe(plain)
+    assert len(list(frames(tagged))) == 12
+
+
 def test_anamorphic_pixels_become_square(plain: Path, tmp_path: Path) -> None:
     wide = tmp_path / "wide.mp4"
     ffmpeg("-i", plain, "-vf", "setsar=4/3", wide)
