@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from realdpo import engine, ids, tables
 from realdpo.curate import analyse, cut, shards, sources
 from realdpo.curate.config import TARGETS, IngestConfig
-from realdpo.curate.shots import divide
+from realdpo.curate.shots import divide, finder
 from realdpo.curate.sources import Candidate
 from realdpo.files import write_bytes, write_text
 from realdpo.ledger import Ledger
@@ -50,12 +50,13 @@ def ingest(workspace: Workspace, footage: Sequence[str], config: IngestConfig) -
     Returns the funnel (see `funnel`). Raises UserError for footage that is not there, a
     workspace that is in use, a full disk.
     """
+    candidates = sources.find(footage)
     with workspace.lock("curate ingest"):
-        candidates = sources.find(footage)
         order = _order(candidates, config)
         done = _finished(workspace, order)
         if done is not None and _still_fail(workspace, candidates, done["failed"], config):
             return {**done["funnel"], "unchanged": True}
+        check(config)
         found = identify(workspace, candidates, config)
         facts = measure(workspace, found, config)
         clips = remember(workspace, score(workspace, found, facts, config))
@@ -69,6 +70,17 @@ def ingest(workspace: Workspace, footage: Sequence[str], config: IngestConfig) -
         result = funnel(facts, clips)
         _mark_finished(workspace, order, result, facts)
         return result
+
+
+def check(config: IngestConfig) -> None:
+    """Raise UserError for what would otherwise fail after hours of decoding, or in every file."""
+    from realdpo.curate import decide
+    from realdpo.curate.scores import sampled
+
+    decide.thresholds(config.decide)
+    sampled.require(config.extras)
+    dataclasses.replace(config.captions, captioner=config.caption)
+    finder(config.shots, Fraction(25))
 
 
 # --- sources --------------------------------------------------------------------------------

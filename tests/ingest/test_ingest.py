@@ -220,6 +220,23 @@ def test_a_workspace_that_cannot_be_made(footage: Path) -> None:
         ingest(Workspace(Path("/proc/nowhere")), [str(footage)], SETTINGS)
 
 
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"decide": {"motion.subject_mn": 1}}, "is not a threshold"),
+        ({"extras": ("peopel",)}, "no score 'peopel'"),
+        ({"caption": "nobody"}, "no captioner 'nobody'"),
+        ({"per_action": -3}, "must be 0 or more"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_is_decoded(
+    bikes: Path, tmp_path: Path, asked: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        ingest(Workspace(tmp_path), [str(bikes)], replace(SETTINGS, **asked))
+    assert not (tmp_path / "steps").exists()
+
+
 @pytest.mark.slow
 def test_licences_are_required_and_native_clips_keep_size_and_rate(
     footage: Path, tmp_path: Path
