@@ -81,6 +81,8 @@ def check(config: IngestConfig) -> None:
     sampled.require(config.extras)
     dataclasses.replace(config.captions, captioner=config.caption)
     finder(config.shots, Fraction(25))
+    if config.shards.to:
+        shards.require(config.shards.to)
 
 
 # --- sources --------------------------------------------------------------------------------

@@ -227,6 +227,7 @@ def test_a_workspace_that_cannot_be_made(footage: Path) -> None:
         ({"extras": ("peopel",)}, "no score 'peopel'"),
         ({"caption": "nobody"}, "no captioner 'nobody'"),
         ({"per_action": -3}, "must be 0 or more"),
+        ({"shards": ShardSettings(to="nowhere://set")}, "nowhere://set cannot be written"),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_is_decoded(
