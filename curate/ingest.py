@@ -114,14 +114,17 @@ def identify(
                 hashes.put(stamps[hashed.row], hashed.value)
             else:
                 failed[hashed.row] = hashed.error
-        return [
-            dataclasses.replace(
-                source,
-                source_id=hashes.get(stamps[source.path]) if not source.error else None,
-                error=source.error or failed.get(source.path),
-            )
-            for source in (found[c.path] for c in candidates)
-        ]
+        known = []
+        for source in (found[candidate.path] for candidate in candidates):
+            error = source.error or failed.get(source.path)
+            source_id = None if error else hashes.get(stamps[source.path])
+            promised = source.candidate.sha256
+            if source_id and promised and source_id != promised.lower():
+                name = source.path.replace("\n", "\\n")
+                source_id, error = None, f"{name}: the manifest gives another sha256"
+                say(f"sources: {error}")
+            known.append(dataclasses.replace(source, source_id=source_id, error=error))
+        return known
 
 
 def _fetch(candidate: Candidate, folder: Path, max_bytes: int) -> Path:
