@@ -62,7 +62,7 @@ def pieces(files: list[Path], folder: Path) -> list[tuple[Path, float]]:
         wanted = ClipSettings(min_seconds=1.2, max_seconds=4)
         spans = divide(look.times, look.cuts, [], Fraction(look.facts["fps"]), wanted, Target())
         for number, span in enumerate([s for s in spans if not s.reasons][:4]):
-            path = folder / f"{name}-{number}.mkv"
+            path = folder / f"{name}-{number}-{file.stem}.mkv"
             length = float(span.end - span.start)
             ffmpeg("-ss", str(float(span.start)), "-t", str(length), "-i", file,
                    "-vf", f"{SCALE},{forth_and_back(math.ceil(LENGTH / length))}",
@@ -117,8 +117,8 @@ def foreign(kind: str, start: float, seconds: float, look: analyse.Analysis) -> 
 
 def joined(
     shots: list[tuple[Path, float]], count: int, folder: Path, seed: int
-) -> Iterator[tuple[str, float, Path, float]]:
-    """(kind, seconds, file, start) of transitions between shots of different sources."""
+) -> Iterator[tuple[str, float, Path, float, str]]:
+    """(kind, seconds, file, start, names) of transitions between shots of different sources."""
     chance = random.Random(seed)
     for kind, seconds in itertools.product(KINDS, SECONDS):
         pairs = [
@@ -131,7 +131,7 @@ def joined(
             ffmpeg("-i", one, "-i", two, "-filter_complex",
                    f"xfade=transition={kind}:duration={seconds}:offset={start:.3f}",
                    "-c:v", "libx264", "-preset", "ultrafast", "-crf", "20", path)  # fmt: skip
-            yield kind, seconds, path, start
+            yield kind, seconds, path, start, f"{one.stem} to {two.stem}"
 
 
 def main() -> None:
@@ -154,11 +154,13 @@ def main() -> None:
         hits: Counter[tuple[str, float]] = Counter()
         leaks: Counter[tuple[str, float]] = Counter()
         tries: Counter[tuple[str, float]] = Counter()
-        for kind, seconds, path, start in joined(shots, options.pairs, folder, options.seed):
+        for kind, seconds, path, start, names in joined(shots, options.pairs, folder, options.seed):
             look, which = look_at(path), (kind, seconds)
             tries[which] += 1
             hits[which] += any(a < start + seconds and b > start for a, b in look.soft)
-            leaks[which] += foreign(kind, start, seconds, look)
+            if foreign(kind, start, seconds, look):
+                leaks[which] += 1
+                print(f"  foreign frame: {kind} of {seconds} s, {names}")
         for title, counts in ("found of joined", hits), ("with a foreign frame", leaks):
             print(f"{title:<20}" + "".join(f"{s:>9} s" for s in SECONDS))
             for kind in KINDS:

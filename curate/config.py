@@ -146,6 +146,8 @@ class IngestConfig:
             raise UserError(f"no target {self.target!r}", f"one of: {', '.join(TARGETS)}")
         if not 0 < self.clips.min_seconds <= self.clips.max_seconds:
             raise UserError("clips.min_seconds must be above 0 and at most clips.max_seconds")
+        if self.per_action < 0 or self.workers < 0:
+            raise UserError("per_action and workers must be 0 or more")
         if self.shards.validation < 0 or self.shards.test < 0:
             raise UserError("shards.validation and shards.test are shares, 0 or more")
         if self.shards.validation + self.shards.test >= 1:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from realdpo import engine, ids, tables
 from realdpo.curate import analyse, cut, shards, sources
 from realdpo.curate.config import TARGETS, IngestConfig
-from realdpo.curate.shots import divide
+from realdpo.curate.shots import divide, finder
 from realdpo.curate.sources import Candidate
 from realdpo.files import write_bytes, write_text
 from realdpo.ledger import Ledger
@@ -50,12 +50,13 @@ def ingest(workspace: Workspace, footage: Sequence[str], config: IngestConfig) -
     Returns the funnel (see `funnel`). Raises UserError for footage that is not there, a
     workspace that is in use, a full disk.
     """
+    candidates = sources.find(footage)
     with workspace.lock("curate ingest"):
-        candidates = sources.find(footage)
         order = _order(candidates, config)
         done = _finished(workspace, order)
         if done is not None and _still_fail(workspace, candidates, done["failed"], config):
             return {**done["funnel"], "unchanged": True}
+        check(config)
         found = identify(workspace, candidates, config)
         facts = measure(workspace, found, config)
         clips = remember(workspace, score(workspace, found, facts, config))
@@ -69,6 +70,19 @@ def ingest(workspace: Workspace, footage: Sequence[str], config: IngestConfig) -
         result = funnel(facts, clips)
         _mark_finished(workspace, order, result, facts)
         return result
+
+
+def check(config: IngestConfig) -> None:
+    """Raise UserError for what would otherwise fail after hours of decoding, or in every file."""
+    from realdpo.curate import decide
+    from realdpo.curate.scores import sampled
+
+    decide.thresholds(config.decide)
+    sampled.require(config.extras)
+    dataclasses.replace(config.captions, captioner=config.caption)
+    finder(config.shots, Fraction(25))
+    if config.shards.to:
+        shards.require(config.shards.to)
 
 
 # --- sources --------------------------------------------------------------------------------
@@ -100,14 +114,17 @@ def identify(
                 hashes.put(stamps[hashed.row], hashed.value)
             else:
                 failed[hashed.row] = hashed.error
-        return [
-            dataclasses.replace(
-                source,
-                source_id=hashes.get(stamps[source.path]) if not source.error else None,
-                error=source.error or failed.get(source.path),
-            )
-            for source in (found[c.path] for c in candidates)
-        ]
+        known = []
+        for source in (found[candidate.path] for candidate in candidates):
+            error = source.error or failed.get(source.path)
+            source_id = None if error else hashes.get(stamps[source.path])
+            promised = source.candidate.sha256
+            if source_id and promised and source_id != promised.lower():
+                name = source.path.replace("\n", "\\n")
+                source_id, error = None, f"{name}: the manifest gives another sha256"
+                say(f"sources: {error}")
+            known.append(dataclasses.replace(source, source_id=source_id, error=error))
+        return known
 
 
 def _fetch(candidate: Candidate, folder: Path, max_bytes: int) -> Path:

@@ -66,7 +66,8 @@ def text(found: Mapping[str, Any]) -> str:
     facts = found["facts"]
     lines = [
         found["file"].replace("\n", "\\n"),
-        f"  {facts['width']}x{facts['height']}, {facts['fps']} fps, {facts['duration_s']:.2f} s, "
+        f"  {facts['width']}x{facts['height']}, {float(_fraction(facts['fps'])):.4g} fps, "
+        f"{facts['duration_s']:.2f} s, "
         f"{facts['codec']} {facts['pix_fmt']}, {facts['frames']} frames"
         + (f", {facts['decode_errors']} damaged" if facts["decode_errors"] else "")
         + (", HDR" if facts["hdr"] else ""),

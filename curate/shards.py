@@ -91,6 +91,16 @@ def write(
     return written
 
 
+def require(to: str) -> None:
+    """Raise UserError when the kind of fsspec address is unknown or its package is missing."""
+    import fsspec
+
+    try:
+        fsspec.core.url_to_fs(to)
+    except (ValueError, ImportError) as error:
+        raise UserError(f"{to} cannot be written: {error}", "check --to") from error
+
+
 def copy(path: Path, base: Path, to: str) -> None:
     """Copy one file of the dataset to an fsspec address, keeping its place under `base`.
 

@@ -74,7 +74,14 @@ def find(footage: Sequence[str]) -> list[Candidate]:
     """
     found: dict[str, Candidate] = {}
     for argument in footage:
-        for candidate in _expand(argument):
+        candidates = list(_expand(argument))
+        if not candidates:
+            raise UserError(
+                f"there is no footage in {_one_line(argument)}",
+                "in folders, files named .mp4, .mov, .mkv, .webm and the like are looked for; "
+                "in manifests, rows with `path` or `url`",
+            )
+        for candidate in candidates:
             if not candidate.remote:
                 candidate = _with_sidecar(candidate)
             found.setdefault(candidate.path, candidate)
@@ -267,21 +274,33 @@ def _remote(argument: str) -> Iterator[Candidate]:
 def _manifest(path: Path) -> Iterator[Candidate]:
     for number, row in enumerate(_manifest_rows(path), start=1):
         where = f"{path}, row {number}"
-        place = row.get("path") or row.get("url")
+        if not isinstance(row, Mapping):
+            raise UserError(f"{where} is no JSON object", 'such as {"path": "a.mp4"}')
+        given = {name: _cell(row.get(name), f"{where}: {name}") for name in _TEXTS}
+        url, split = given.pop("url"), given.pop("split")
+        place = given.pop("path") or url
         if not place:
-            raise UserError(f"{where} has neither `path` nor `url`")
-        split = row.get("split") or None
+            columns = ", ".join(str(name) for name in row if name)
+            raise UserError(f"{where} has neither `path` nor `url`", f"its columns are: {columns}")
         if split is not None and split not in SPLITS:
             raise UserError(f"{where}: split {split!r} is none of {', '.join(SPLITS)}")
         if "://" not in place:
             place = os.path.abspath(path.parent / Path(place).expanduser())
-        given = {name: row.get(name) or None for name in _TEXTS}
-        if "://" in place and not given["source_url"]:
-            given["source_url"] = place
+        given["source_url"] = given["source_url"] or url or (place if "://" in place else None)
         yield Candidate(place, keywords=_keywords(row.get("keywords")), split=split, **given)
 
 
-_TEXTS = ("license", "author", "source_url", "title", "retrieved_at", "sha256")
+_TEXTS = (
+    *("path", "url", "split", "license", "author", "source_url", "title", "retrieved_at"),
+    "sha256",
+)
+
+
+def _cell(value: Any, where: str) -> str | None:
+    """A manifest's value as text; None where a table has nothing, or pandas' NaN."""
+    if isinstance(value, (list, dict)):
+        raise UserError(f"{where} is not text")
+    return None if value is None or value != value else str(value) or None
 
 
 def _manifest_rows(path: Path) -> Iterator[Mapping[str, Any]]:
@@ -294,11 +313,18 @@ def _manifest_rows(path: Path) -> Iterator[Mapping[str, Any]]:
             with open(path, newline="", encoding="utf-8-sig") as handle:
                 yield from csv.DictReader(handle)
         else:
-            for line in path.read_text(encoding="utf-8-sig").split("\n"):
+            for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
                 if line.strip():
-                    yield json.loads(line)
+                    yield _json(line, f"{path}, line {number}")
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as a manifest: {_reason(error)}") from error
+
+
+def _json(line: str, where: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where} is no JSON: {error.msg}, column {error.colno}") from error
 
 
 def _with_sidecar(candidate: Candidate) -> Candidate:
@@ -337,7 +363,7 @@ def _text(words: Mapping[str, Any], *names: str) -> str | None:
 def _keywords(value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         value = value.replace(";", ",").split(",")
-    if value is None or isinstance(value, float):  # an empty cell read through pandas is NaN
+    if not isinstance(value, (list, tuple)):  # an empty cell read through pandas is NaN
         return ()
     return tuple(str(word).strip() for word in value if str(word).strip())
 

@@ -75,9 +75,10 @@ def explained(error: Exception, target: Path) -> Exception:
             f"no space left while writing {target}",
             "free some space and run the same command again; finished work is kept",
         )
-    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+    denied = (errno.EACCES, errno.EPERM, errno.EROFS)
+    if number in (*denied, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG):
         reason = os.strerror(number)
-        return UserError(f"cannot write {target}: {reason}", "choose another folder")
+        return UserError(f"cannot write {target}: {reason}", "choose another place")
     if number == errno.EFBIG:
         return UserError(f"{target} is larger than this system allows", "raise the file size limit")
     return error

@@ -102,6 +102,7 @@ def ingest(
         place = Workspace(workspace)
         if dry_run:
             planned = steps.plan(footage)
+            steps.check(settings)
             if json_:
                 cli.emit({"config": toml, "sources": planned})
             else:

@@ -30,6 +30,7 @@ def decide(
         from realdpo.workspace import Workspace
 
         place = Workspace(workspace)
+        place.require(place.clips, "curate ingest FOOTAGE")  # else the lock makes the folder
         overrides = {**room.asked_of_ingest(place), **room.load_overrides(config, set_ or ())}
         if dry_run:
             result = room.decide(place, overrides, write=False)

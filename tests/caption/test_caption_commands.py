@@ -6,7 +6,7 @@ import csv
 import json
 from pathlib import Path
 
-from conftest import make_workspace, rows_of
+from clip_workspace import make_workspace, rows_of
 from server import GOOD, serve
 from typer.testing import CliRunner
 

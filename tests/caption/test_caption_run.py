@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_workspace, rows_of
+from clip_workspace import make_workspace, rows_of
 from server import GOOD, Behaviour, serve
 
 from realdpo import tables

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import make_workspace, rows_of
+from clip_workspace import make_workspace, rows_of
 
 from realdpo.curate import actions, embed, meaning, search
 from realdpo.curate.caption import run, verify

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_workspace, rows_of
+from clip_workspace import make_workspace, rows_of
 from server import Behaviour, serve
 
 from realdpo.curate import decide

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import make_workspace, rows_of
+from clip_workspace import make_workspace, rows_of
 
 from realdpo.curate.caption import run, show, transformers_vlm
 from realdpo.curate.caption.config import CaptionConfig

@@ -52,9 +52,13 @@ def test_a_file_that_cannot_grow_names_the_file_and_the_way_out(tmp_path: Path) 
 
 def test_a_folder_that_is_a_file_is_an_error_not_a_loss(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("a file")
-    with pytest.raises((UserError, OSError)):
-        files.write_text(tmp_path / "x" / "y", "z")
+    for beneath in ("y", "y/z"):
+        with pytest.raises(UserError, match="cannot write"):
+            files.write_text(tmp_path / "x" / beneath, "z")
     assert (tmp_path / "x").read_text() == "a file"
+    with pytest.raises(UserError, match="Is a directory"):
+        files.write_text(tmp_path, "z")
+    assert os.listdir(tmp_path) == ["x"]
 
 
 def test_killed_writers_never_leave_a_half_file(tmp_path: Path) -> None:

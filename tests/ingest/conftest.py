@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
-
-from realdpo.media.encode import ffmpeg_exe
+from films import ffmpeg
 
 NASTY = "-a \"b\" 'c'\n\\d 🎬 %d.mp4"
-
-
-def ffmpeg(*arguments: str | Path | int) -> None:
-    subprocess.run(
-        [ffmpeg_exe(), "-v", "error", "-nostdin", "-y", *map(str, arguments)], check=True
-    )
 
 
 @pytest.fixture(scope="session")

@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 
 from realdpo import tables
+from realdpo.curate import sources
 from realdpo.curate.config import ClipSettings, IngestConfig, ShardSettings, SourceSettings
-from realdpo.curate.ingest import closing_table, ingest
+from realdpo.curate.ingest import closing_table, identify, ingest
 from realdpo.errors import UserError
 from realdpo.media.decode import frames, read_clip
 from realdpo.workspace import Workspace
@@ -218,6 +219,37 @@ def test_two_runs_on_one_workspace(footage: Path, tmp_path: Path) -> None:
 def test_a_workspace_that_cannot_be_made(footage: Path) -> None:
     with pytest.raises(UserError, match="cannot make the workspace"):
         ingest(Workspace(Path("/proc/nowhere")), [str(footage)], SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"decide": {"motion.subject_mn": 1}}, "is not a threshold"),
+        ({"extras": ("peopel",)}, "no score 'peopel'"),
+        ({"caption": "nobody"}, "no captioner 'nobody'"),
+        ({"per_action": -3}, "must be 0 or more"),
+        ({"shards": ShardSettings(to="nowhere://set")}, "nowhere://set cannot be written"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_is_decoded(
+    bikes: Path, tmp_path: Path, asked: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        ingest(Workspace(tmp_path), [str(bikes)], replace(SETTINGS, **asked))
+    assert not (tmp_path / "steps").exists()
+
+
+def test_a_file_that_is_not_the_one_its_manifest_promises_is_not_used(tmp_path: Path) -> None:
+    for name in ("same", "other"):
+        (tmp_path / f"{name}.mp4").write_bytes(name.encode())
+    right = hashlib.sha256(b"same").hexdigest()
+    rows = [{"path": f"{name}.mp4", "sha256": right.upper()} for name in ("other", "same")]
+    manifest = tmp_path / "list.jsonl"
+    manifest.write_text("\n".join(json.dumps(row) for row in rows))
+    other, same = identify(Workspace(tmp_path / "w"), sources.find([str(manifest)]), SETTINGS)
+    assert (same.source_id, same.error) == (right, None)
+    assert other.source_id is None
+    assert "other.mp4: the manifest gives another sha256" in str(other.error)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ffmpeg
+from films import ffmpeg
 
 INGEST = """
 import json, sys

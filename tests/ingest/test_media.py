@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from films import ffmpeg
 
 from realdpo.media import MediaError, tonemap
 from realdpo.media.decode import frames, read_clip
-from realdpo.media.encode import EncodeSettings, encode, ffmpeg_exe
+from realdpo.media.encode import EncodeSettings, encode
 from realdpo.media.probe import probe
 
 # One colour a quadrant, so that any turn or mirror shows: red, green / blue, white.
@@ -20,12 +21,6 @@ QUADRANTS[:32, :48] = (220, 30, 30)
 QUADRANTS[:32, 48:] = (30, 200, 30)
 QUADRANTS[32:, :48] = (30, 30, 220)
 QUADRANTS[32:, 48:] = (230, 230, 230)
-
-
-def ffmpeg(*arguments: str | Path | int) -> None:
-    subprocess.run(
-        [ffmpeg_exe(), "-v", "error", "-nostdin", "-y", *map(str, arguments)], check=True
-    )
 
 
 @pytest.fixture(scope="module")

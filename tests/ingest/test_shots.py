@@ -124,6 +124,22 @@ def test_dissolves_and_fades_of_any_length_leave_no_foreign_frame(
         assert min(a for a, _ in inside) >= 0.9 or min(b for _, b in inside) >= 0.9
 
 
+def test_a_dissolve_is_found_from_its_beginning_though_its_first_shot_moves_on(
+    bikes_frames: list[Frame],
+) -> None:
+    some = [f.rgb for f in bikes_frames if 1.6 <= f.time < 2.9]
+    moving = ((some + some[::-1]) * 2 + some)[-100:]
+    still = bikes_frames[25].rgb
+    mixed = []
+    for n in range(150):
+        share = min(1.0, max(0.0, (n - 49) / 51))
+        mixed.append((moving[min(n, 99)] * (1 - share) + still * share).astype(np.uint8))
+    [(start, end)] = soft_spans(mixed)
+    assert start <= Fraction(9, 4)  # an eighth of it is there
+    assert Fraction(15, 4) <= end <= Fraction(17, 4)
+    assert soft_spans(moving + [still] * 50) == []
+
+
 def test_a_dissolve_is_found_wherever_it_lies_in_a_long_source(
     two_shots: tuple[list[np.ndarray], list[np.ndarray]],
 ) -> None:

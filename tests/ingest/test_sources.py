@@ -126,6 +126,47 @@ def test_manifests(tmp_path: Path, kind: str) -> None:
         sources.find([str(tmp_path / "bad.jsonl")])
 
 
+@pytest.mark.parametrize(
+    ("name", "written", "message"),
+    [
+        ("no.csv", "title,license\nx,CC0-1.0\n", "row 1 has neither"),
+        ("empty.csv", "path,title\n", "no footage in"),
+        ("list.jsonl", '["a.mp4"]\n', "row 1 is no JSON object"),
+        ("cut.jsonl", '{"path": "a.mp4"}\n\n{"path":\n', "line 3 is no JSON"),
+        ("two.jsonl", '{"path": "a.mp4", "license": ["CC0-1.0", "MIT"]}\n', "license is not text"),
+        ("odd.csv", "path,split\na.mp4,dev\n", "split 'dev' is none of"),
+    ],
+)
+def test_a_manifest_that_makes_no_sense_is_one_clear_line(
+    tmp_path: Path, name: str, written: str, message: str
+) -> None:
+    (tmp_path / name).write_text(written)
+    with pytest.raises(UserError, match=message) as failed:
+        sources.find([str(tmp_path / name)])
+    assert name in failed.value.message
+
+
+def test_a_folder_without_footage_is_no_quiet_success(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no video")
+    with pytest.raises(UserError, match="no footage in"):
+        sources.find([str(tmp_path)])
+
+
+def test_a_table_of_pandas_has_numbers_and_nan(tmp_path: Path) -> None:
+    nan = float("nan")
+    columns = {
+        "path": [None, "a.mp4"],
+        "url": ["https://x.org/b.mp4", "https://x.org/a.mp4"],
+        "license": [nan, nan],
+        "title": [3.5, nan],
+        "keywords": [nan, nan],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "list.parquet")
+    local, remote = sources.find([str(tmp_path / "list.parquet")])
+    assert (remote.path, remote.title, remote.license) == ("https://x.org/b.mp4", "3.5", None)
+    assert (local.source_url, local.title, local.keywords) == ("https://x.org/a.mp4", None, ())
+
+
 def test_other_file_systems() -> None:
     import fsspec
 
