@@ -90,7 +90,7 @@ def pairs(
     rows = np.concatenate(prints).view(np.uint8).reshape(-1, CELLS**2)
     lengths = np.array([len(words) // WORDS for words in prints])
     firsts = np.cumsum(lengths) - lengths
-    owners = np.arange(len(known))
+    owners: npt.NDArray[np.intp] = np.arange(len(known))
     if sources is not None:
         owners = np.unique([sources[i] for i in known], return_inverse=True)[1]
     means = picture(np.stack([unpack(words).mean(axis=0) for words in prints]))

@@ -98,7 +98,7 @@ class DissolveFinder:
         cells -= cells.mean(axis=1, keepdims=True)
         flattened = cells.reshape(len(cells), -1)
         # Every distance and share below follows from the products of the pictures.
-        product = flattened @ flattened.T / flattened.shape[1]
+        product = flattened @ flattened.T / np.float32(flattened.shape[1])
         times = np.array([float(time) for time in self._times])
         spans = []
         for seconds, allowed, sinking in WINDOWS:

@@ -194,8 +194,8 @@ def structure(data: bytes) -> tuple[int, float, int]:
     """(key frames, share of B-frames, bytes of the first frame) of a video file."""
     import av
 
-    with av.open(io.BytesIO(data)) as container:
-        packets = [(p.is_keyframe, p.size, p.pts) for p in container.demux(video=0) if p.size]
+    with av.open(io.BytesIO(data), "r") as container:
+        packets = [(p.is_keyframe, p.size, p.pts or 0) for p in container.demux(video=0) if p.size]
     # a B-frame is shown before a frame that was coded before it
     latest = accumulate((pts for *_, pts in packets), max)
     later = sum(pts < last for (*_, pts), last in zip(packets, latest, strict=True))

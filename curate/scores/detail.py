@@ -86,7 +86,7 @@ def noise(luma: Bytes) -> float:
     np.abs(response, out=response)
     rows, columns = (max(1, length // TILE) for length in response.shape)
     tiles = cv2.resize(response, (columns, rows), interpolation=cv2.INTER_AREA)
-    return float(np.sqrt(np.pi / 2) / 6 * np.quantile(tiles, 0.1))
+    return float(np.sqrt(np.pi / 2) / 6 * np.quantile(np.asarray(tiles, np.float32), 0.1))
 
 
 def blocking(luma: Bytes) -> float:

@@ -63,7 +63,7 @@ def flashes(time: Floats, luma: Floats) -> int:
     pairs = large[:-1] & large[1:] & (steps[:-1] * steps[1:] < 0)
     quick = times[2:] - times[:-2] <= 2 * FLASH_SECONDS
     count, free = 0, 0
-    for index in np.flatnonzero(pairs & quick):
+    for index in np.flatnonzero(pairs & quick).tolist():
         if index >= free:
             count, free = count + 1, index + 2
     return count

@@ -224,7 +224,7 @@ def _camera(x: Floats, y: Floats, right: Floats, down: Floats, textured: Bools) 
     if len(points) < 12:
         return still
     shifts = np.stack([right[textured], down[textured]], -1)
-    length = cv2.magnitude(shifts[:, 0], shifts[:, 1]).ravel()
+    length = np.asarray(cv2.magnitude(shifts[:, 0], shifts[:, 1]), np.float32).ravel()
     tolerance = STILL_PIXELS + 0.05 * float(np.median(length))
     matrix, inliers = cv2.estimateAffinePartial2D(
         points,

@@ -101,7 +101,7 @@ def read_clip(source: Source) -> tuple[npt.NDArray[np.uint8], Fraction]:
     import numpy as np
 
     with probe.open_video(source) as (_, stream):
-        fps = Fraction(stream.average_rate or stream.guessed_rate or 0)
+        fps = probe.rational(stream.average_rate or stream.guessed_rate)
     pictures = [frame.rgb for frame in frames(source)]
     if not pictures:
         raise MediaError(f"{probe.name_of(source)} holds no frame")
@@ -124,20 +124,20 @@ def _timed(
     notes: list[str],
 ) -> Iterator[tuple[Fraction, av.VideoFrame]]:
     """(time from the first frame, frame), from the key frame before `seek` when given."""
-    step = 1 / Fraction(stream.average_rate or stream.guessed_rate or 25)
+    step = 1 / probe.rational(stream.average_rate or stream.guessed_rate or 25)
     origin: Fraction | None = None
     if seek is not None:
         first = probe.first_frame(container, stream, source)
         if first.pts is not None and first.time_base:
-            origin = first.pts * Fraction(first.time_base)
+            origin = first.pts * probe.rational(first.time_base)
             assert stream.time_base
-            container.seek(int((origin + seek) / Fraction(stream.time_base)), stream=stream)
+            container.seek(int((origin + seek) / probe.rational(stream.time_base)), stream=stream)
         else:
             container.seek(0)
     last: Fraction | None = None
     for frame in _decoded(container, stream, notes):
         if frame.pts is not None and frame.time_base:
-            stamp = frame.pts * Fraction(frame.time_base)
+            stamp = frame.pts * probe.rational(frame.time_base)
         else:  # raw streams carry no times: count frames
             stamp = last + step if last is not None else Fraction(0)
         if origin is None:
@@ -149,7 +149,7 @@ def _timed(
         if stamp >= origin:
             yield stamp - origin, frame
     if last is not None and origin is not None and stream.duration and stream.time_base:
-        promised = stream.duration * Fraction(stream.time_base)
+        promised = stream.duration * probe.rational(stream.time_base)
         if promised - (last - origin) > max(Fraction(1, 2), 3 * step):
             shown = float(last - origin)
             notes.append(f"the file breaks off at {shown:.2f} s of {float(promised):.2f} s")
@@ -274,7 +274,8 @@ def _luma(frame: av.VideoFrame) -> npt.NDArray[np.uint8]:
         first = frame.format.components[0]
     plane = frame.planes[0]
     kind = np.uint8 if first.bits == 8 else np.uint16
-    lines = np.frombuffer(memoryview(plane), kind).reshape(plane.height, -1)[:, : plane.width]
+    lines: npt.NDArray[Any] = np.frombuffer(memoryview(plane), kind).reshape(plane.height, -1)
+    lines = lines[:, : plane.width]
     return lines if first.bits == 8 else (lines >> (first.bits - 8)).astype(np.uint8)
 
 

@@ -86,9 +86,9 @@ def probe(source: Source) -> Probe:
         return Probe(
             width=width,
             height=height,
-            fps=Fraction(stream.average_rate or stream.guessed_rate or 0),
+            fps=rational(stream.average_rate or stream.guessed_rate),
             duration=_duration(container, stream),
-            start=Fraction(frame.pts or 0) * (frame.time_base or 0),
+            start=(frame.pts or 0) * rational(frame.time_base),
             frames=stream.frames,
             codec=stream.codec_context.name,
             pix_fmt=frame.format.name,
@@ -208,10 +208,13 @@ def orientation(frame: av.VideoFrame) -> Orientation:
 
 def pixel_aspect(frame: av.VideoFrame, stream: av.video.stream.VideoStream) -> Fraction:
     """Width of a coded pixel over its height; 1 when unknown or absurd."""
-    sar = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
-    if not sar or not Fraction(1, 8) <= sar <= 8:
-        return Fraction(1)
-    return Fraction(sar)
+    sar = rational(stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio)
+    return sar if Fraction(1, 8) <= sar <= 8 else Fraction(1)
+
+
+def rational(value: Any) -> Fraction:
+    """PyAV's number, which since PyAV 19 is of a type of its own, as Python's; 0 when unset."""
+    return Fraction(value or 0)
 
 
 def shown_size(width: int, height: int, sar: Fraction, turn: Orientation) -> tuple[int, int]:
@@ -231,7 +234,7 @@ def _duration(
     container: av.container.InputContainer, stream: av.video.stream.VideoStream
 ) -> Fraction:
     if stream.duration is not None and stream.time_base:
-        return stream.duration * Fraction(stream.time_base)
+        return stream.duration * rational(stream.time_base)
     # Matroska keeps no length per stream; the container's counts its longest stream.
     if container.duration is not None:
         return Fraction(container.duration, 1_000_000)
