@@ -175,7 +175,10 @@ def train_arm(
         )  # fmt: skip
         optimizer.zero_grad()
         if config.objective == "sft":
-            outcome = step.sft(model, task, batch, lambda loss: loss.backward())
+            weight = config.beta / 4  # as in `realdpo train`: the gradient meets `clip` as in DPO
+            outcome = step.sft(
+                model, task, batch, lambda loss, weight=weight: (weight * loss).backward()
+            )
             lines.append({"loss": outcome.loss})
         else:
             ref = step.reference_errors(model, task, batch, anchor, True, None)
