@@ -109,6 +109,7 @@ def arms() -> list[Arm]:
             "beta / 10, and the winner's term with it",
             {"beta": beta / 10, "sft_weight": weight / 10},
         ),
+        Arm("beta-low-only", "beta / 10, the winner's term as it is", {"beta": beta / 10}),
         Arm(
             "beta-lowest",
             "beta / 100, and the winner's term with it",
