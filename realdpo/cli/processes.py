@@ -23,9 +23,12 @@ def quiet_peer() -> Iterator[None]:
         yield
     except UserError:
         if int(os.environ.get("RANK", "0")):
-            time.sleep(
-                1
-            )  # when process 0 fails alike, it speaks, and torch ends this one meanwhile
+            # When process 0 fails alike, it speaks, and torch ends this one meanwhile.
+            time.sleep(1)
+        raise
+    except KeyboardInterrupt:
+        if int(os.environ.get("RANK", "0")):
+            raise typer.Exit(130) from None  # process 0 stops as well, and says so
         raise
     except RuntimeError as error:
         if "closed by peer" not in str(error) and type(error).__name__ != "DistBackendError":
@@ -68,7 +71,7 @@ def main() -> None:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    logging.disable(logging.ERROR)  # by name will not do: torch sets its loggers' levels itself
     try:
         run.main()
     except SignalException as caught:  # the processes have saved, said so and ended
