@@ -109,6 +109,7 @@ def arms() -> list[Arm]:
             "beta / 10, and the winner's term with it",
             {"beta": beta / 10, "sft_weight": weight / 10},
         ),
+        Arm("beta-low-only", "beta / 10, the winner's term as it is", {"beta": beta / 10}),
         Arm(
             "beta-lowest",
             "beta / 100, and the winner's term with it",
@@ -175,7 +176,10 @@ def train_arm(
         )  # fmt: skip
         optimizer.zero_grad()
         if config.objective == "sft":
-            outcome = step.sft(model, task, batch, lambda loss: loss.backward())
+            weight = config.beta / 4  # as in `realdpo train`: the gradient meets `clip` as in DPO
+            outcome = step.sft(
+                model, task, batch, lambda loss, weight=weight: (weight * loss).backward()
+            )
             lines.append({"loss": outcome.loss})
         else:
             ref = step.reference_errors(model, task, batch, anchor, True, None)

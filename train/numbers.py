@@ -37,6 +37,8 @@ def of_step(
     if aim is None:
         return values | {"error/win": float(errors.win.mean())}
     values |= objective.diagnostics(errors, aim.beta)
+    if aim.loss != "sigmoid":
+        del values["saturation"]  # the gradient left of another loss is another
     values["loss/preference"] = float(objective.loss(errors, replace(aim, sft_weight=0.0)))
     scales = [o.loser_scale for o in outcomes if o.loser_scale is not None]
     if scales:

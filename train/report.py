@@ -16,6 +16,7 @@ from realdpo.workspace import Workspace
 
 Row = Mapping[str, Any]
 WINDOW = 20  # steps that a curve and a judgement are averaged over
+SPENT = 0.2  # share of the preference's first gradient below which it counts as saturated
 
 
 def write(workspace: Workspace, run: str) -> tuple[Path, list[str]]:
@@ -56,13 +57,8 @@ def warnings(steps: Sequence[Row], held: Sequence[Row]) -> list[str]:
         found.append(pushed)
     if held and held[-1]["step"]:
         found += _held_out_warnings(held)
-    recent = steps[-WINDOW:]
-    left = _mean(recent, "saturation")
-    if left is not None and left < 0.01:
-        found.append(
-            f"Only {left:.1%} of the gradient is left: the pairs are won and steps teach little "
-            "more. Stop here, take harder pairs, or lower beta."
-        )
+    if saturated := _saturated(steps):
+        found.append(saturated)
     updates = [row["reference_update"] for row in steps if "reference_update" in row]
     if updates and not any(updates):
         found.append("The moving reference does not move. See docs/training.md, Reference.")
@@ -86,6 +82,27 @@ def _pushes_losers(steps: Sequence[Row]) -> str | None:
         f"({gap:+.2g} against the reference, in {share:.0%} of the pairs won): the model is pushing "
         "losers away, not learning from winners. Add sft_weight or sdpo_mu, lower lr, or audit the "
         "pairs for a shortcut. See docs/training.md, When both errors rise."
+    )
+
+
+def _saturated(steps: Sequence[Row]) -> str | None:
+    """The preference has gone out: hardly anything of its gradient is left (half at the start)."""
+    shares = [2 * row["saturation"] for row in steps if "saturation" in row]
+    if len(shares) < WINDOW or sum(shares[-WINDOW:]) >= SPENT * WINDOW:
+        return None
+    means = (sum(shares[i : i + WINDOW]) / WINDOW for i in range(len(shares) - WINDOW + 1))
+    start = next(i for i, mean in enumerate(means) if mean < SPENT)
+    late = steps[-WINDOW:]
+    rest = (_mean(late, "loss") or 0) - (_mean(late, "loss/preference") or 0)
+    anchored = "loss/preference" in late[-1] and rest > 1e-6
+    still = (
+        "what still trains is the winner's term, as in SFT" if anchored else "steps teach little"
+    )
+    return (
+        f"The preference has saturated: {sum(shares[-WINDOW:]) / WINDOW:.0%} of its gradient is left, "
+        f"less than {SPENT:.0%} from about step {steps[start]['step']} on. Its pairs are won, and "
+        f"{still}. Lower beta, make harder pairs, or stop here. See docs/training.md, When the "
+        "preference saturates."
     )
 
 

@@ -23,13 +23,17 @@ from realdpo.train.config import FREE_ON_RESUME, TrainConfig
 
 @contextlib.contextmanager
 def interrupts() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying in the middle of a step; a second one kills."""
+    """Collect SIGINT and SIGTERM instead of dying in the middle of a step; a second of either kills."""
     caught: list[int] = []
     before: dict[int, Any] = {}
 
     def note(number: Any, frame: Any) -> None:
         caught.append(number)
-        signal.signal(number, before[number])
+        restore()
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
     try:
         for number in (int(signal.SIGINT), int(signal.SIGTERM)):
@@ -39,8 +43,7 @@ def interrupts() -> Iterator[list[int]]:
     try:
         yield caught
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        restore()
 
 
 def other_settings(folder: Path, config: TrainConfig) -> None:

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterator
 from typing import NoReturn
 
 import typer
 
+from realdpo.errors import UserError
+
 
 @contextlib.contextmanager
 def quiet_peer() -> Iterator[None]:
-    """A process that only lost its connection is silent: the one that failed has said why."""
+    """Of processes that fail together one says why, and one that only lost its connection nothing."""
     try:
         yield
+    except UserError:
+        if int(os.environ.get("RANK", "0")):
+            # When process 0 fails alike, it speaks, and torch ends this one meanwhile.
+            time.sleep(1)
+        raise
+    except KeyboardInterrupt:
+        if int(os.environ.get("RANK", "0")):
+            raise typer.Exit(130) from None  # process 0 stops as well, and says so
+        raise
     except RuntimeError as error:
         if "closed by peer" not in str(error) and type(error).__name__ != "DistBackendError":
             raise
@@ -43,27 +56,28 @@ def leave(code: int) -> NoReturn:
     A thread of gloo may still hold Python objects of its last collective. If it lets go of them
     while Python clears up, it must not run any more and C++ aborts the process ("terminate called
     without an active exception", pytorch's pull request 179291): a finished run counts as failed.
+    What is registered to run at exit does run: logs, trackers and temporary folders are closed.
     """
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    atexit._run_exitfuncs()
+    with contextlib.suppress(BrokenPipeError):  # whoever read has gone
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)
 
 
 def main() -> None:
-    """`python -m realdpo.cli.processes`, with torchrun's arguments."""
+    """torchrun with its arguments, but without its traceback."""
     from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    logging.disable(logging.ERROR)  # by name will not do: torch sets its loggers' levels itself
     try:
         run.main()
+    except SignalException as caught:  # the processes have saved, said so and ended
+        sys.exit(128 + caught.sigval)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode < 0:
             print(f"error: process {rank} died of signal {-failure.exitcode}", file=sys.stderr)
         sys.exit(max(1, failure.exitcode))
-
-
-if __name__ == "__main__":
-    main()

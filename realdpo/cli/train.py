@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,7 +70,7 @@ def train(
     """
     if context.invoked_subcommand:
         return
-    with worker(), cli.guard(as_json):
+    with worker(), cli.guard(as_json), quiet_peer():
         from realdpo import config as configs
         from realdpo.errors import UserError
         from realdpo.train.config import PRESETS, TrainConfig, describe
@@ -92,10 +93,18 @@ def train(
         place = Workspace(workspace)
         if processes > 1 and "RANK" not in os.environ:
             raise typer.Exit(_launch(processes))
+        if rank := int(
+            os.environ.get("RANK", "0")
+        ):  # process 0 holds the lock and does the talking
+            from realdpo.progress import quiet
+
+            quiet.set(True)
         if dry_run:
             from realdpo.train import trial
 
             found = trial.estimate(place, settings)
+            if rank:
+                return
             if as_json:
                 cli.emit({"settings": dataclasses.asdict(settings), "estimate": found})
                 return
@@ -104,14 +113,10 @@ def train(
             return
         from realdpo.train import loop
 
-        if int(os.environ.get("RANK", "0")):  # process 0 holds the lock and does the talking
-            from realdpo.progress import quiet
-
-            quiet.set(True)
-            with quiet_peer():
-                loop.run(place, settings)
+        if rank:
+            loop.run(place, settings)
             return
-        with place.lock("train"), quiet_peer():
+        with place.lock("train"):
             place.save_config("train", configs.to_toml("train", settings))
             summary = loop.run(place, settings)
         if as_json:
@@ -140,15 +145,19 @@ def report(
 
 def _launch(processes: int) -> int:
     """Run this very command in several processes that torch connects."""
-    command = [sys.executable, "-m", "realdpo.cli.processes", "--standalone"]
-    command += ["--nproc-per-node", str(processes), "-m", "realdpo", *sys.argv[1:]]
+    torchrun = "from realdpo.cli.processes import main; main()"
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
-    # In a session of their own the workers get a Ctrl-C once, from torch, and not from the
-    # terminal as well: the first one saves, a second would kill.
-    child = subprocess.Popen(command, env=environment, start_new_session=True)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda caught, frame: child.send_signal(caught))
-    return child.wait()
+    with tempfile.TemporaryDirectory() as logs:  # a folder of torch's own would be left behind
+        command = [sys.executable, "-c", torchrun, "--standalone", "--log-dir", logs]
+        # After a Ctrl-C a step and a checkpoint of a large model may well take minutes.
+        command += ["--shutdown-timeout", "3600"]
+        command += ["--nproc-per-node", str(processes), "-m", "realdpo", *sys.argv[1:]]
+        # In a session of their own the workers get a Ctrl-C once, from torch, and not from the
+        # terminal as well: the first one saves, a second would kill.
+        child = subprocess.Popen(command, env=environment, start_new_session=True)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda caught, frame: child.send_signal(caught))
+        return child.wait()
 
 
 def _told(summary: Any) -> str:

@@ -126,6 +126,18 @@ def test_interrupt_saves_and_the_same_command_goes_on(fresh, config, monkeypatch
     assert loop.run(fresh, config).steps == 4
 
 
+def test_plain_training_meets_the_clip_as_the_preference_does(fresh, config):
+    """Its gradient is beta / 4 times that of the error, and the loss that is told the error."""
+    norms = []
+    for beta in (4.0, 400.0):
+        trainer = Trainer(fresh, replace(config, objective="sft", beta=beta, name=f"sft-{beta}"))
+        trainer.start_or_resume()
+        values = trainer.train_step()
+        assert values["loss"] == values["error/win"]
+        norms.append(values["grad_norm"])
+    assert norms[1] == pytest.approx(100 * norms[0], rel=1e-4)
+
+
 def test_nan_stops_and_the_last_checkpoint_stands(fresh, config, monkeypatch):
     trainer = Trainer(fresh, config)
     trainer.start_or_resume()

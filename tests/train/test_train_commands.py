@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from typer.testing import CliRunner
 
 from realdpo.cli import app
+from realdpo.train import checkpoint, log
 from realdpo.train.config import TrainConfig, describe
 
 
@@ -67,6 +70,55 @@ def test_wrong_input_is_one_clear_line(run, arguments, words):
     assert done.exit_code in (1, 2)
     assert words in done.output
     assert "Traceback" not in done.output
+
+
+def test_a_process_that_leaves_closes_what_is_open():
+    code = """
+import atexit, sys
+from realdpo.cli.processes import leave
+atexit.register(print, "closed")
+sys.stdout.write("told ")
+leave(3)
+"""
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stdout) == (3, "told closed\n")
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_several_processes_saves_and_the_same_command_goes_on(fresh, model, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "realdpo",
+        "train",
+        "-w",
+        str(fresh.root),
+        "--model",
+        str(model),
+    ]
+    command += ["--num-processes", "2", "--json", "--set", "held_out_pairs=0", "--set", "rank=4"]
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    environment = {
+        **os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "TMPDIR": str(folder),
+    }  # fmt: skip
+    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
+    run = fresh.runs / "dpo"
+    child = subprocess.Popen([*command, "--steps", "500"], **piped)
+    while child.poll() is None and not log.read(run / "log.jsonl"):
+        time.sleep(0.02)
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate()
+    told = "stopped; the same command goes on from here\n"
+    assert (child.returncode, out, err) == (130, "", told)
+    reached = len(log.read(run / "log.jsonl"))
+    assert checkpoint.latest(run / "checkpoints").name == f"step-{reached:06d}"
+    done = subprocess.run([*command, "--steps", str(reached + 1)], **piped)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["steps"] == reached + 1
+    assert not list(folder.glob("torchelastic*"))
+    dry = subprocess.run([*command, "--steps", "9", "--dry-run"], **piped)
+    assert json.loads(dry.stdout)["settings"]["steps"] == 9, dry.stderr
 
 
 @pytest.mark.slow

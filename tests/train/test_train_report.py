@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -69,11 +70,25 @@ def test_held_out_warnings(change, words):
     assert any(words in text for text in found), found
 
 
-def test_spent_gradient_and_a_reference_that_stands_still():
-    found = report.warnings(
-        steps(saturation=lambda s: 0.001, reference_update=lambda s: 0.0), held()
+def test_a_saturated_preference_says_since_when_and_what_still_trains():
+    spent = {"saturation": lambda s: 0.5 if s < 12 else 0.02, "loss/preference": lambda s: 0.02}
+    (found,) = report.warnings(steps(**spent, loss=lambda s: 75.02), held())
+    assert found.startswith(
+        "The preference has saturated: 4% of its gradient is left, less than 20%"
     )
-    assert len(found) == 2
+    assert "from about step 9 on" in found  # steps 9 to 28: three at 1, 17 at 0.04: 0.184
+    assert "what still trains is the winner's term" in found
+    (found,) = report.warnings(steps(**spent, loss=lambda s: 0.02), held())
+    assert "steps teach little" in found
+    assert report.warnings(steps(saturation=lambda s: 0.11), held()) == []
+    assert report.warnings(steps(19, saturation=lambda s: 0.0), held()) == []
+    docs = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    assert "\n## When the preference saturates\n" in docs
+
+
+def test_a_reference_that_stands_still():
+    (found,) = report.warnings(steps(reference_update=lambda s: 0.0), held())
+    assert "does not move" in found
 
 
 def test_no_such_run(tmp_path):
