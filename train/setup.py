@@ -41,6 +41,9 @@ def accelerator(config: TrainConfig, folder: Path) -> Any:
     common = {"log_with": list(config.trackers) or None, "project_dir": folder}
     if zero.asked():
         return zero.accelerator(config, **common)
+    # What `accelerate config` suggests would leave all but process 0 with empty text encoders, and
+    # with weights that accelerate cannot hand out when a model has buffers, as CogVideoX has.
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     made = Accelerator(mixed_precision=names[chosen], cpu=cpu, **common)
     if cpu and made.num_processes > 1 and os.environ.get("ACCELERATE_USE_FSDP") == "true":
         # accelerate shards on accelerators only, though all that it calls runs on a CPU as well.
