@@ -94,11 +94,15 @@ def require_ray(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
-        raise UserError(
-            f"no Ray cluster at {named}: {error}",
-            "start one with `ray start --head`, give another --address, "
-            "or leave it out to use this machine",
-        ) from None
+        raise _no_cluster(named, error) from None
+
+
+def _no_cluster(address: str, error: Exception) -> UserError:
+    return UserError(
+        f"no Ray cluster at {address}: {str(error).splitlines()[0]}",
+        "start one with `ray start --head`, give another --address, "
+        "or leave it out to use this machine",
+    )
 
 
 def _in_processes(
@@ -182,8 +186,8 @@ def _on_ray(
     if not ray.is_initialized():
         try:
             ray.init(address=address or None, log_to_driver=False, logging_level=logging.ERROR)
-        except ConnectionError as error:
-            raise UserError(f"no Ray cluster at {address}: {error}") from None
+        except (ConnectionError, ValueError) as error:
+            raise _no_cluster(address or os.environ.get("RAY_ADDRESS", ""), error) from None
     # Ray runs a task again when its worker or node dies; an error in the step is a result.
     remote: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=5)(attempt)
     waiting = iter(rows)

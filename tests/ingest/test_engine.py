@@ -53,6 +53,14 @@ def test_a_ray_address_where_nobody_listens_is_said_at_once(
     assert "--address" in str(caught.value.hint)
 
 
+@pytest.mark.parametrize("where", ["justahost", "127.0.0.1:99999", "http://127.0.0.1:80"])
+def test_a_ray_address_that_is_none_is_one_line(where: str) -> None:
+    pytest.importorskip("ray")
+    with pytest.raises(UserError, match=f"no Ray cluster at {where}: ") as caught:
+        list(engine.run(fragile, [1], engine="ray", address=where))
+    assert "\n" not in caught.value.message
+
+
 def test_serial_gives_the_same() -> None:
     found = {o.row: o.error for o in engine.run(fragile, [1, 3, 5], engine="serial")}
     assert found == {1: None, 3: "three is not to be had", 5: "ValueError: five"}
