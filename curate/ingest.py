@@ -23,6 +23,7 @@ from realdpo.curate import analyse, cut, shards, sources
 from realdpo.curate.config import TARGETS, IngestConfig
 from realdpo.curate.shots import divide, finder
 from realdpo.curate.sources import Candidate
+from realdpo.errors import UserError
 from realdpo.files import write_bytes, write_text
 from realdpo.ledger import Ledger
 from realdpo.progress import bar, say
@@ -47,8 +48,8 @@ class Source:
 def ingest(workspace: Workspace, footage: Sequence[str], config: IngestConfig) -> dict[str, Any]:
     """Bring the workspace's tables, clips and shards to what `footage` and `config` ask for.
 
-    Returns the funnel (see `funnel`). Raises UserError for footage that is not there, a
-    workspace that is in use, a full disk.
+    Returns the funnel (see `funnel`, and `nothing_read`). Raises UserError for footage that is
+    not there, a workspace that is in use, a full disk.
     """
     candidates = sources.find(footage)
     with workspace.lock("curate ingest"):
@@ -83,6 +84,8 @@ def check(config: IngestConfig) -> None:
     finder(config.shots, Fraction(25))
     if config.shards.to:
         shards.require(config.shards.to)
+    if config.engine == "ray":
+        engine.require_ray(config.address)
 
 
 # --- sources --------------------------------------------------------------------------------
@@ -655,6 +658,23 @@ def _names(folder: Path) -> set[str]:
 
 def _text(time: Fraction) -> str:
     return f"{time.numerator}/{time.denominator}"
+
+
+def nothing_read(workspace: Workspace, result: Mapping[str, Any]) -> UserError | None:
+    """The error that a run ends with when not one of its sources could be read, else None.
+
+    The tables are written by then, and hold the reason of each.
+    """
+    if result["sources_failed"] < result["sources"]:
+        return None
+    first = tables.read(workspace.sources, tables.SOURCES).slice(0, 1).to_pylist()[0]
+    path, reason = (str(first[name]).replace("\n", "\\n") for name in ("path", "error"))
+    return UserError(
+        f"no source could be read ({result['sources_failed']} failed): "
+        + (reason if path in reason else f"{path}: {reason}"),
+        "mend or replace the footage and run the same command again; "
+        f"every reason is listed by: realdpo curate report -w {workspace.root}",
+    )
 
 
 def plan(footage: Sequence[str]) -> list[str]:

@@ -18,6 +18,7 @@ LEAST_LOOKS = 4  # from a window's first to its last: a blended frame at a cut i
 LEAST_RATE = 8  # looks a second: fewer cannot tell a mixture from a jump
 POINTS = 8  # steps in which a window is looked through
 MIN_CHANGE = 14.0  # of 255: root mean square between the ends; less is no other shot
+BAR = 24  # of 255: black bars are no brighter
 FLAT = 6.0  # of 255: standard deviation of a picture that shows nothing
 
 # Lengths in seconds, and how far a picture between the ends may be from their mixtures, of the
@@ -94,7 +95,8 @@ class DissolveFinder:
 
         if len(self._times) <= LEAST_LOOKS:
             return []
-        cells = np.stack(self._pictures).reshape(len(self._times), -1, 3).astype(np.float32)
+        inside = _inside_bars(np.stack(self._pictures))
+        cells = inside.reshape(len(self._times), -1, 3).astype(np.float32)
         cells -= cells.mean(axis=1, keepdims=True)
         flattened = cells.reshape(len(cells), -1)
         # Every distance and share below follows from the products of the pictures.
@@ -105,6 +107,27 @@ class DissolveFinder:
             for start, end in _mixtures(product, times, seconds, allowed, sinking):
                 spans.append((self._times[start], self._times[end]))
         return spans
+
+
+def _inside_bars(pictures: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Pictures [N, H, W, 3] without rows and columns at the rim that are always dark.
+
+    Black bars are the same in every shot, and beside them no picture is flat.
+    """
+    import numpy as np
+
+    bright = pictures.max(axis=(0, 3)) > BAR
+    for axis in (1, 2):
+        seen = np.flatnonzero(bright.any(axis=2 - axis))
+        if not len(seen):
+            return pictures
+        size = pictures.shape[axis]
+        # The first row that is seen may be in part bar.
+        first = seen[0] + 1 if seen[0] else 0
+        end = seen[-1] if seen[-1] < size - 1 else size
+        if end - first >= SIDE // 4:
+            pictures = pictures.take(np.arange(first, end), axis=axis)
+    return pictures
 
 
 def _likely(

@@ -259,6 +259,8 @@ def export(workspace: Workspace, target: Path, kind: str) -> dict[str, Any]:
         for row in tables.read(workspace.pairs, tables.PAIRS).to_pylist()
         if row["status"] == "ok"
     ]
+    if target.exists() and not target.is_dir():
+        raise UserError(f"{target} is a file", "export to a new folder")
     if target.exists() and any(target.iterdir()):
         raise UserError(f"{target} is not empty", "export to a new folder")
     made = {"folder": _as_folder, "trl": _as_trl}.get(kind)
@@ -323,8 +325,8 @@ def _as_trl(workspace: Workspace, rows: Sequence[dict[str, Any]], target: Path) 
 
 
 def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
+    with atomic_path(target) as temporary:
+        shutil.copyfile(source, temporary)
 
 
 def _videos(folder: Path) -> tuple[Path, ...]:

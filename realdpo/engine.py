@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import concurrent.futures as futures
+import importlib.util
 import itertools
 import logging
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -18,6 +20,7 @@ from realdpo.errors import UserError
 
 Row = TypeVar("Row")
 Value = TypeVar("Value")
+CONNECT_SECONDS = 8.0
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,30 @@ def threads_per_worker(rows: int, engine: str = "local", workers: int = 0) -> in
     if engine == "ray":
         return 1
     return max(1, cores // max(1, min(workers or cores, rows)))
+
+
+def require_ray(address: str) -> None:
+    """Raise UserError when Ray is not installed or nothing answers at the cluster's address."""
+    if importlib.util.find_spec("ray") is None:
+        raise UserError("Ray is not installed", 'pip install "realdpo[ray]"')
+    # ray.init tries a dead address for over a minute and reports it in lines of its own.
+    named = address or os.environ.get("RAY_ADDRESS", "")
+    scheme, _, place = named.rpartition("://")
+    host, _, port = place.rpartition(":")
+    if scheme not in ("", "ray") or not host or not port.isdigit():
+        return  # "auto", "local" or none: Ray knows at once
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(named, error) from None
+
+
+def _no_cluster(address: str, error: Exception) -> UserError:
+    return UserError(
+        f"no Ray cluster at {address}: {str(error).splitlines()[0]}",
+        "start one with `ray start --head`, give another --address, "
+        "or leave it out to use this machine",
+    )
 
 
 def _in_processes(
@@ -153,15 +180,14 @@ def _begin_worker() -> None:
 def _on_ray(
     step: Callable[[Row], Value], rows: Sequence[Row], address: str, gpus: int
 ) -> Iterator[Outcome[Row, Value]]:
-    try:
-        import ray
-    except ImportError:
-        raise UserError("Ray is not installed", 'pip install "realdpo[ray]"') from None
+    require_ray(address)
+    import ray
+
     if not ray.is_initialized():
         try:
             ray.init(address=address or None, log_to_driver=False, logging_level=logging.ERROR)
-        except ConnectionError as error:
-            raise UserError(f"no Ray cluster at {address}: {error}") from None
+        except (ConnectionError, ValueError) as error:
+            raise _no_cluster(address or os.environ.get("RAY_ADDRESS", ""), error) from None
     # Ray runs a task again when its worker or node dies; an error in the step is a result.
     remote: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=5)(attempt)
     waiting = iter(rows)

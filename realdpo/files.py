@@ -22,10 +22,15 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     target = Path(target)
     temporary: Path | None = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            dir=target.parent, prefix=f".{target.name[:80]}.", suffix=".tmp"
-        )
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(
+                dir=target.parent, prefix=f".{target.name[:80]}.", suffix=".tmp"
+            )
+        except FileNotFoundError as error:  # /proc says so: it is there, but takes no files
+            raise UserError(
+                f"cannot write {target}: nothing can be made in its folder", "choose another place"
+            ) from error
         os.close(handle)
         temporary = Path(name)
         yield temporary
@@ -75,7 +80,7 @@ def explained(error: Exception, target: Path) -> Exception:
             f"no space left while writing {target}",
             "free some space and run the same command again; finished work is kept",
         )
-    denied = (errno.EACCES, errno.EPERM, errno.EROFS)
+    denied = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP)
     if number in (*denied, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG):
         reason = os.strerror(number)
         return UserError(f"cannot write {target}: {reason}", "choose another place")

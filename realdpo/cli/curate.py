@@ -112,10 +112,15 @@ def ingest(
         result = steps.ingest(place, footage, settings)
         place.save_config("curate ingest", toml)
         place.save_config("curate decide", all_thresholds(settings.decide))  # defaults and all
+        failure = steps.nothing_read(place, result)
         if json_:
-            cli.emit(result)
+            told = {"error": failure.message, "hint": failure.hint} if failure else {}
+            cli.emit({**result, **told})
         else:
             print(steps.closing_table(result))
+    if failure:
+        with cli.guard():  # the one document on stdout says it already
+            raise failure
 
 
 def _sorted_sets(sets: Sequence[str], names: set[str]) -> tuple[list[str], list[str]]:

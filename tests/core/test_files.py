@@ -61,6 +61,19 @@ def test_a_folder_that_is_a_file_is_an_error_not_a_loss(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["x"]
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc")
+@pytest.mark.parametrize("name", ["page.html", "new/page.html"])
+def test_a_folder_that_takes_no_files_is_one_clear_line(name: str) -> None:
+    with pytest.raises(UserError, match=f"cannot write /proc/{name}") as caught:
+        files.write_text(f"/proc/{name}", "z")
+    assert caught.value.hint
+
+
+def test_a_missing_file_inside_the_body_is_not_blamed_on_the_target(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), files.atomic_path(tmp_path / "f"):
+        (tmp_path / "gone").read_text()
+
+
 def test_killed_writers_never_leave_a_half_file(tmp_path: Path) -> None:
     target = tmp_path / "f"
     program = (

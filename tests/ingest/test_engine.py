@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,31 @@ def test_one_failure_never_stops_the_rest() -> None:
     assert found[5].error == "ValueError: five"
     assert "died" in str(found[7].error)
     assert all(o.value == row * row for row, o in found.items() if not o.error)
+
+
+@pytest.mark.parametrize(("form", "variable"), [("{}", False), ("ray://{}", False), ("{}", True)])
+def test_a_ray_address_where_nobody_listens_is_said_at_once(
+    monkeypatch: pytest.MonkeyPatch, form: str, variable: bool
+) -> None:
+    pytest.importorskip("ray")
+    with socket.socket() as closed:  # bound, so that nobody else takes it; it does not listen
+        closed.bind(("127.0.0.1", 0))
+        where = form.format(f"127.0.0.1:{closed.getsockname()[1]}")
+        if variable:
+            monkeypatch.setenv("RAY_ADDRESS", where)
+        with pytest.raises(UserError) as caught:
+            list(engine.run(fragile, [1], engine="ray", address="" if variable else where))
+    assert caught.value.message.startswith(f"no Ray cluster at {where}: ")
+    assert "refused" in caught.value.message
+    assert "--address" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("where", ["justahost", "127.0.0.1:99999", "http://127.0.0.1:80"])
+def test_a_ray_address_that_is_none_is_one_line(where: str) -> None:
+    pytest.importorskip("ray")
+    with pytest.raises(UserError, match=f"no Ray cluster at {where}: ") as caught:
+        list(engine.run(fragile, [1], engine="ray", address=where))
+    assert "\n" not in caught.value.message
 
 
 def test_serial_gives_the_same() -> None:

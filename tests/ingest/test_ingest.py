@@ -239,6 +239,37 @@ def test_what_cannot_work_is_said_before_anything_is_decoded(
     assert not (tmp_path / "steps").exists()
 
 
+def test_footage_of_which_nothing_can_be_read_ends_as_an_error_every_time(tmp_path: Path) -> None:
+    films = tmp_path / "films"
+    films.mkdir()
+    for name in ("corrupt.mp4", "empty.mp4"):
+        (films / name).write_bytes(b"no video" * (name == "corrupt.mp4"))
+    args = [*command(films, tmp_path / "w"), "--engine", "serial"]
+    for _ in range(2):
+        run = subprocess.run(args, capture_output=True, text=True)
+        assert run.returncode == 1, run.stderr
+        assert "2 failed" in run.stdout
+        (line,) = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
+        assert line.startswith("error: no source could be read (2 failed): ")
+        assert "corrupt.mp4 cannot be read as video" in line
+        rows = tables.read(Workspace(tmp_path / "w").sources, tables.SOURCES).to_pylist()
+        assert [(Path(row["path"]).name, row["status"]) for row in rows] == [
+            ("corrupt.mp4", "failed"), ("empty.mp4", "failed")
+        ]  # fmt: skip
+    run = subprocess.run([*args, "--json"], capture_output=True, text=True)
+    told = json.loads(run.stdout)
+    assert (run.returncode, told["sources"], told["sources_failed"]) == (1, 2, 2)
+    assert f"error: {told['error']}\n" in run.stderr
+
+
+def test_one_bad_file_among_good_ones_is_no_error(bikes: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "corrupt.mp4"
+    bad.write_bytes(b"no video")
+    args = [*command(bikes, tmp_path / "w"), str(bad), "--engine", "serial"]
+    run = subprocess.run(args, capture_output=True, text=True)
+    assert (run.returncode, "1 failed" in run.stdout) == (0, True), run.stderr
+
+
 def test_a_file_that_is_not_the_one_its_manifest_promises_is_not_used(tmp_path: Path) -> None:
     for name in ("same", "other"):
         (tmp_path / f"{name}.mp4").write_bytes(name.encode())

@@ -124,6 +124,29 @@ def test_dissolves_and_fades_of_any_length_leave_no_foreign_frame(
         assert min(a for a, _ in inside) >= 0.9 or min(b for _, b in inside) >= 0.9
 
 
+@pytest.mark.parametrize("through", [None, 255])
+@pytest.mark.parametrize("bars", [(20, 0), (0, 44)])
+def test_black_bars_hide_no_transition(
+    two_shots: tuple[list[np.ndarray], list[np.ndarray]], through: int | None, bars: tuple[int, int]
+) -> None:
+    one, two = two_shots
+    pictures = []
+    for n in range(175):
+        part = min(1.0, max(0.0, (n - 74) / 26))
+        early, late = one[min(n, 99)] * 1.0, two[max(0, n - 75)] * 1.0
+        if through is None:
+            mixed = early * (1 - part) + late * part
+        else:
+            shot, share = (early, 1 - 2 * part) if part < 0.5 else (late, 2 * part - 1)
+            mixed = shot * share + through * (1 - share)
+        pictures.append(mixed.astype(np.uint8))
+    high, wide = bars
+    barred = [np.pad(p, ((high, high), (wide, wide), (0, 0))) for p in pictures]
+    [(start, end)], [(start_barred, end_barred)] = soft_spans(pictures), soft_spans(barred)
+    assert abs(start - start_barred) <= Fraction(4, 25)
+    assert abs(end - end_barred) <= Fraction(4, 25)
+
+
 def test_a_dissolve_is_found_from_its_beginning_though_its_first_shot_moves_on(
     bikes_frames: list[Frame],
 ) -> None:

@@ -103,6 +103,16 @@ def test_latents_that_were_encoded_alike_are_clean() -> None:
     assert "encoded alike" in found["summary"]
 
 
+@pytest.mark.parametrize("kind", ["folder", "trl"])
+def test_an_export_to_where_none_can_be_is_one_line(imported, tmp_path, kind: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="is a file"):
+        interchange.export(imported, tmp_path / "file", kind)
+    with pytest.raises(UserError, match="cannot write"):
+        interchange.export(imported, tmp_path / "file" / "beneath", kind)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_an_export_comes_back_the_same(imported, tmp_path) -> None:
     interchange.export(imported, tmp_path / "out", "folder")
     back = interchange.from_realdpo(tmp_path / "out")
