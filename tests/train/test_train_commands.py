@@ -84,19 +84,15 @@ leave(3)
     assert (done.returncode, done.stdout) == (3, "told closed\n")
 
 
+def in_two_processes(workspace, model):
+    command = [sys.executable, "-m", "realdpo", "train", "-w", str(workspace.root)]
+    return [*command, "--model", str(model), "--num-processes", "2"]
+
+
 @pytest.mark.slow
 def test_ctrl_c_in_several_processes_saves_and_the_same_command_goes_on(fresh, model, tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "realdpo",
-        "train",
-        "-w",
-        str(fresh.root),
-        "--model",
-        str(model),
-    ]
-    command += ["--num-processes", "2", "--json", "--set", "held_out_pairs=0", "--set", "rank=4"]
+    command = [*in_two_processes(fresh, model), "--json"]
+    command += ["--set", "held_out_pairs=0", "--set", "rank=4"]
     folder = tmp_path / "temporary"
     folder.mkdir()
     environment = {
@@ -123,17 +119,7 @@ def test_ctrl_c_in_several_processes_saves_and_the_same_command_goes_on(fresh, m
 
 @pytest.mark.slow
 def test_an_error_in_several_processes_is_no_traceback_either(fresh, model):
-    command = [
-        sys.executable,
-        "-m",
-        "realdpo",
-        "train",
-        "-w",
-        str(fresh.root),
-        "--model",
-        str(model),
-    ]
-    command += ["--num-processes", "2", "--set", "trackers=['wandb']"]
+    command = [*in_two_processes(fresh, model), "--set", "trackers=['wandb']"]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 1
