@@ -176,9 +176,8 @@ def train_arm(
         )  # fmt: skip
         optimizer.zero_grad()
         if config.objective == "sft":
-            weight = config.beta / 4  # as in `realdpo train`: the gradient meets `clip` as in DPO
             outcome = step.sft(
-                model, task, batch, lambda loss, weight=weight: (weight * loss).backward()
+                model, task, batch, lambda loss: loss.backward(), config.plain_weight
             )
             lines.append({"loss": outcome.loss})
         else:

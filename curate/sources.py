@@ -290,10 +290,8 @@ def _manifest(path: Path) -> Iterator[Candidate]:
         yield Candidate(place, keywords=_keywords(row.get("keywords")), split=split, **given)
 
 
-_TEXTS = (
-    *("path", "url", "split", "license", "author", "source_url", "title", "retrieved_at"),
-    "sha256",
-)
+_TEXTS = ("path", "url", "split", "license", "author", "source_url", "title", "retrieved_at",
+          "sha256")  # fmt: skip
 
 
 def _cell(value: Any, where: str) -> str | None:

@@ -164,6 +164,14 @@ class TrainConfig:
             return "adapter-off" if self.weights == "lora" else "frozen"
         return self.reference
 
+    @property
+    def plain_weight(self) -> float:
+        """Of the gradient of plain training: what the preference weighs the winner's by at first.
+
+        So the gradient meets `clip` alike, and SFT differs from DPO by what is minimised alone.
+        """
+        return self.beta / 4
+
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "realdpo": {},

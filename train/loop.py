@@ -303,10 +303,7 @@ class Trainer:
             self.accelerator.backward(loss / self.config.accumulation)
 
         if self.reference is None or self.aim is None:
-            # The preference weighs the winner's error by beta / 4 at its start. Weighed alike here,
-            # the gradient meets `clip` alike, and SFT differs by what is minimised alone.
-            weight = self.config.beta / 4
-            return step.sft(self.model, self.task, batch, lambda loss: backward(weight * loss))
+            return step.sft(self.model, self.task, batch, backward, self.config.plain_weight)
         ref_win, ref_lose = step.reference_errors(
             self.model, self.task, batch, self.reference, self.together, self.bank
         )

@@ -88,9 +88,9 @@ def _pushes_losers(steps: Sequence[Row]) -> str | None:
 def _saturated(steps: Sequence[Row]) -> str | None:
     """The preference has gone out: hardly anything of its gradient is left (half at the start)."""
     shares = [2 * row["saturation"] for row in steps if "saturation" in row]
-    if len(shares) < WINDOW or sum(shares[-WINDOW:]) >= SPENT * WINDOW:
+    means = [sum(shares[i : i + WINDOW]) / WINDOW for i in range(len(shares) - WINDOW + 1)]
+    if not means or means[-1] >= SPENT:
         return None
-    means = (sum(shares[i : i + WINDOW]) / WINDOW for i in range(len(shares) - WINDOW + 1))
     start = next(i for i, mean in enumerate(means) if mean < SPENT)
     late = steps[-WINDOW:]
     rest = (_mean(late, "loss") or 0) - (_mean(late, "loss/preference") or 0)
@@ -99,7 +99,7 @@ def _saturated(steps: Sequence[Row]) -> str | None:
         "what still trains is the winner's term, as in SFT" if anchored else "steps teach little"
     )
     return (
-        f"The preference has saturated: {sum(shares[-WINDOW:]) / WINDOW:.0%} of its gradient is left, "
+        f"The preference has saturated: {means[-1]:.0%} of its gradient is left, "
         f"less than {SPENT:.0%} from about step {steps[start]['step']} on. Its pairs are won, and "
         f"{still}. Lower beta, make harder pairs, or stop here. See docs/training.md, When the "
         "preference saturates."

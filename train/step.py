@@ -107,11 +107,16 @@ def dpo(
     return way(model, task, batch, aim, ref_win, ref_lose, backward, apart)
 
 
-def sft(model: Any, task: Task, batch: Batch, backward: Callable[[Tensor], None]) -> Outcome:
-    """Accumulate the gradient of the winner's own error: the plain training that DPO is held to."""
+def sft(
+    model: Any, task: Task, batch: Batch, backward: Callable[[Tensor], None], weight: float = 1.0
+) -> Outcome:
+    """Accumulate the gradient of the winner's own error: the plain training that DPO is held to.
+
+    weight: of the gradient; the loss that is told is the error itself.
+    """
     win, _ = branch(model, task, batch, batch.win)
     loss = win.mean()
-    backward(loss)
+    backward(weight * loss)
     nothing = win.new_zeros(len(win), 0)
     return Outcome(float(loss.detach()), Errors(win.detach(), nothing, win.detach(), nothing))
 

@@ -16,18 +16,23 @@ import typer
 from realdpo.errors import UserError
 
 
+def rank() -> int:
+    """This process's number among those that torchrun or accelerate started; 0 if it is alone."""
+    return int(os.environ.get("RANK", "0"))
+
+
 @contextlib.contextmanager
 def quiet_peer() -> Iterator[None]:
     """Of processes that fail together one says why, and one that only lost its connection nothing."""
     try:
         yield
     except UserError:
-        if int(os.environ.get("RANK", "0")):
+        if rank():
             # When process 0 fails alike, it speaks, and torch ends this one meanwhile.
             time.sleep(1)
         raise
     except KeyboardInterrupt:
-        if int(os.environ.get("RANK", "0")):
+        if rank():
             raise typer.Exit(130) from None  # process 0 stops as well, and says so
         raise
     except RuntimeError as error:

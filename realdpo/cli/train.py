@@ -15,7 +15,7 @@ import typer
 
 from realdpo import cli
 from realdpo.cli import options
-from realdpo.cli.processes import quiet_peer, worker
+from realdpo.cli.processes import quiet_peer, rank, worker
 
 app = typer.Typer(
     help="Fine-tune a video model on the pairs; `report` makes a page about a run.",
@@ -93,9 +93,8 @@ def train(
         place = Workspace(workspace)
         if processes > 1 and "RANK" not in os.environ:
             raise typer.Exit(_launch(processes))
-        if rank := int(
-            os.environ.get("RANK", "0")
-        ):  # process 0 holds the lock and does the talking
+        peer = rank() > 0  # process 0 holds the lock and does the talking
+        if peer:
             from realdpo.progress import quiet
 
             quiet.set(True)
@@ -103,7 +102,7 @@ def train(
             from realdpo.train import trial
 
             found = trial.estimate(place, settings)
-            if rank:
+            if peer:
                 return
             if as_json:
                 cli.emit({"settings": dataclasses.asdict(settings), "estimate": found})
@@ -113,7 +112,7 @@ def train(
             return
         from realdpo.train import loop
 
-        if rank:
+        if peer:
             loop.run(place, settings)
             return
         with place.lock("train"):
