@@ -26,8 +26,8 @@ import numpy as np
 import numpy.typing as npt
 from decide import timed
 
-from realdpo import footage
 from realdpo.curate import dedup
+from realdpo.demo import footage
 from realdpo.media.decode import frames
 
 COPIES = 0.02

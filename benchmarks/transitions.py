@@ -25,11 +25,11 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
-from realdpo import footage
 from realdpo.curate import analyse
 from realdpo.curate.config import ClipSettings, ShotSettings, Target
 from realdpo.curate.shots import Span, divide
 from realdpo.curate.transitions import crossed
+from realdpo.demo import footage
 from realdpo.media.encode import ffmpeg_exe
 from realdpo.media.probe import probe
 

@@ -13,7 +13,7 @@ _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 
 def tiny_folder() -> Path:
     """The folder of the small image-to-video model that ships with the package."""
-    return Path(__file__).parent / "tiny" / "model"
+    return Path(__file__).parent / "demo" / "tiny" / "model"
 
 
 def resolve_model(name: str) -> str:

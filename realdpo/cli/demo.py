@@ -36,7 +36,7 @@ def demo(
     It takes minutes on two CPU cores. Stopped anywhere, the same command goes on.
     """
     with cli.guard(as_json):
-        from realdpo import demo as whole
+        from realdpo.demo import run as whole
         from realdpo.workspace import Workspace
 
         place = Workspace(workspace)

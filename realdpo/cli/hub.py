@@ -11,7 +11,7 @@ from realdpo.cli import app, emit, guard
 from realdpo.cli.options import Config, DryRun, Json, Set, Workspace
 
 if TYPE_CHECKING:
-    from realdpo.hub import Plan
+    from realdpo.publish.hub import Plan
 
 What = Annotated[str | None, typer.Option(help="clips, pairs, model, or all that there is.")]
 Run = Annotated[str | None, typer.Option(help="Training run whose weights are meant.")]
@@ -54,9 +54,9 @@ def push_hub(
     What the Hub has already is not sent again: the same command goes on after an interruption.
     """
     with guard(as_json):
-        from realdpo import hub
         from realdpo import workspace as places
         from realdpo.config import resolve, to_toml
+        from realdpo.publish import hub
 
         flags = {
             "what": what, "private": private, "revision": revision, "pr": pr, "run": run,
@@ -105,9 +105,10 @@ def card(
 ) -> None:
     """Render the cards that push-hub would publish, to look at."""
     with guard(as_json):
-        from realdpo import hub, markdown, report
+        from realdpo import report
         from realdpo import workspace as places
         from realdpo.files import write_bytes
+        from realdpo.publish import hub, markdown
 
         settings = hub.PushConfig(what=what or "all", run=run or "")  # type: ignore[arg-type]
         written = []
@@ -137,8 +138,8 @@ def pull(
 ) -> None:
     """Make a workspace from a published dataset, ready for `realdpo train`."""
     with guard(as_json):
-        from realdpo import pull as pulling
         from realdpo import workspace as places
+        from realdpo.publish import pull as pulling
 
         target = places.Workspace(workspace)
         plan = pulling.plan(repo, revision or "main", what or "all")
@@ -166,7 +167,7 @@ def _summary(plan: Plan) -> dict[str, object]:
 
 
 def _shown(plan: Plan, card: bool = False) -> str:
-    from realdpo.cards import size_text
+    from realdpo.publish.dataset_card import size_text
 
     lines = [
         f"{plan.repo_type} {plan.repo}: {len(plan.files)} files, {size_text(plan.size)}, would be public"

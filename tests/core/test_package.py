@@ -48,11 +48,11 @@ def test_the_wheel_holds_realdpo_and_nothing_beside_it(wheel: Path) -> None:
         "realdpo/py.typed",
         "realdpo/report.html.j2",
         "realdpo/curate/actions.toml",
-        "realdpo/tiny/model/model_index.json",
+        "realdpo/demo/tiny/model/model_index.json",
     ):
         assert wanted in inside
     assert any(n.startswith("realdpo/data_cards/") and n.endswith(".j2") for n in inside)
-    assert any(n.startswith("realdpo/tiny/") and n.endswith(".safetensors") for n in inside)
+    assert any(n.startswith("realdpo/demo/tiny/") and n.endswith(".safetensors") for n in inside)
     # Every Python file of the mapped folders is there: a forgotten sub-package would be missed.
     for folder in ("curate", "pairs", "train", "realdpo"):
         for file in (ROOT / folder).rglob("*.py"):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from realdpo import demo
+from realdpo.demo import run as demo
 from realdpo.errors import UserError
 from realdpo.workspace import Workspace
 

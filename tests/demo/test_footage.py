@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from realdpo import footage
+from realdpo.demo import footage
 from realdpo.errors import UserError
 
 

@@ -46,7 +46,7 @@ def api(hub: loopback_hub.Hub, monkeypatch: pytest.MonkeyPatch) -> Any:
     """huggingface_hub against that server, from this process."""
     from huggingface_hub import HfApi, constants
 
-    from realdpo import hub as pushing
+    from realdpo.publish import hub as pushing
 
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(pushing, "WAITS", (0.01, 0.02, 0.03))

@@ -11,7 +11,9 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from realdpo import cards, hub, published, tables
+from realdpo import tables
+from realdpo.publish import dataset_card as cards
+from realdpo.publish import hub, published
 
 
 def card_of(made: workspaces.Made, *configs: str, **options: Any) -> cards.Card:

@@ -7,9 +7,10 @@ import json
 import hub_workspaces as workspaces
 import pytest
 
-from realdpo import hub, licences
+from realdpo import licences
 from realdpo.errors import UserError
-from realdpo.hub import PushConfig
+from realdpo.publish import hub
+from realdpo.publish.hub import PushConfig
 from realdpo.workspace import Workspace
 
 

@@ -15,10 +15,10 @@ import pytest
 import tiny_pipelines
 import yaml
 
-from realdpo import hub as pushing
 from realdpo import ids
 from realdpo.errors import UserError
-from realdpo.hub import PushConfig
+from realdpo.publish import hub as pushing
+from realdpo.publish.hub import PushConfig
 
 REPO = "someone/actions-lora"
 

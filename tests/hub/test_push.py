@@ -10,10 +10,10 @@ import loopback_hub
 import pyarrow.parquet as pq
 import pytest
 
-from realdpo import hub as pushing
 from realdpo import tables
 from realdpo.errors import UserError
-from realdpo.hub import PushConfig
+from realdpo.publish import hub as pushing
+from realdpo.publish.hub import PushConfig
 
 REPO = "someone/actions"
 CONFIG = PushConfig(workers=1)

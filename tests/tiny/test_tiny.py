@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from realdpo import footage
+from realdpo.demo import footage
+from realdpo.demo.tiny import crops
 from realdpo.errors import UserError
 from realdpo.models import tiny_folder
-from realdpo.tiny import crops
 
 UNSEEN = "carphone.mp4"
 
@@ -82,7 +82,7 @@ def test_scheduler_has_the_real_models_settings(pipe) -> None:
 
 
 def test_autoencoder_restores_unseen_film(pipe, unseen: crops.Film) -> None:
-    from realdpo.tiny import recipe
+    from realdpo.demo.tiny import recipe
 
     for start in crops.starts(unseen):
         clip = crops.centre(unseen, start)
@@ -130,7 +130,7 @@ def test_samples_move_and_keep_to_their_first_frame(pipe, unseen: crops.Film) ->
 def test_recipe_goes_on_after_a_kill(
     bikes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from realdpo.tiny import recipe
+    from realdpo.demo.tiny import recipe
 
     films = [f for f in footage.FILMS if f.file in ("bikes.mp4", UNSEEN)]
     manifest = footage.fetch(tmp_path / "footage", films)
@@ -167,7 +167,7 @@ def test_recipe_says_when_nothing_is_to_be_learned(tmp_path: Path) -> None:
 
 
 def test_untrained_folder_is_the_same_for_the_same_seed(tmp_path: Path) -> None:
-    from realdpo.tiny.recipe import save_untrained
+    from realdpo.demo.tiny.recipe import save_untrained
 
     one = save_untrained(tmp_path / "one", seed=3)
     shutil.copytree(one, tmp_path / "kept")

@@ -12,10 +12,17 @@ import pyarrow.parquet as pq
 from markupsafe import Markup
 
 import realdpo
-from realdpo import markdown as md
-from realdpo.cards import Card, header_text, public_name, saved_settings_of, template, tidy
 from realdpo.config import load_toml
 from realdpo.models import TINY, tiny_folder
+from realdpo.publish import markdown as md
+from realdpo.publish.dataset_card import (
+    Card,
+    header_text,
+    public_name,
+    saved_settings_of,
+    template,
+    tidy,
+)
 from realdpo.workspace import Workspace
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")

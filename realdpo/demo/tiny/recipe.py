@@ -1,4 +1,4 @@
-"""How the tiny model was trained; run it again with `python -m realdpo.tiny.recipe --out DIR`.
+"""How the tiny model was trained; run it again with `python -m realdpo.demo.tiny.recipe --out DIR`.
 
 First the autoencoder on random crops, then the transformer and the text encoder on its latents.
 Everything random is drawn from the seed and the number of the step, so a run that was killed
@@ -21,11 +21,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from realdpo import footage, progress
+from realdpo import progress
+from realdpo.demo import footage
+from realdpo.demo.tiny import architecture, crops
+from realdpo.demo.tiny.architecture import FPS, FRAMES, SIDE, save_untrained
 from realdpo.errors import UserError
 from realdpo.files import atomic_path, write_text
-from realdpo.tiny import architecture, crops
-from realdpo.tiny.architecture import FPS, FRAMES, SIDE, save_untrained
 
 __all__ = ["Recipe", "psnr", "restore", "save_untrained", "train"]
 
@@ -346,7 +347,7 @@ def _fingerprint(module: Any) -> list[float]:
 
 
 def _arguments(argv: Sequence[str] | None) -> Iterator[Any]:
-    parser = argparse.ArgumentParser(prog="python -m realdpo.tiny.recipe", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m realdpo.demo.tiny.recipe", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and model")
     parser.add_argument("--footage", type=Path, help="a manifest.csv; fetched when not given")
     for name, value in asdict(Recipe()).items():

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import realdpo
-from realdpo import cards, ids, licences, model_cards, published
+from realdpo import ids, licences
 from realdpo.errors import UserError
 from realdpo.progress import bar, say
-from realdpo.published import Shards
+from realdpo.publish import dataset_card, model_card, published
+from realdpo.publish.published import Shards
 from realdpo.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -172,7 +173,9 @@ def _dataset_plan(
     shards = tuple(published.shards(workspace, name) for name in configs)
     found = [*licence_problems(shards), *audit_problems(workspace, shards), *size_problems(shards)]
     problems, overridden = _sorted_out(found, config)
-    card = cards.dataset_card(workspace, shards, repo, [problem.text for problem in overridden])
+    card = dataset_card.dataset_card(
+        workspace, shards, repo, [problem.text for problem in overridden]
+    )
     data = [
         File(f"{part.folder}/{path.name}", path)
         for part in shards
@@ -192,21 +195,21 @@ def _model_plan(workspace: Workspace, repo: str, config: PushConfig, linked: boo
         path for path in paths if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")
     ]:
         raise UserError(f"{unsafe[0]} is not safetensors", "only safetensors weights are published")
-    card = model_cards.model_card(workspace, run, repo, config.dataset or (repo if linked else ""))
+    card = model_card.model_card(workspace, run, repo, config.dataset or (repo if linked else ""))
     data = [
         File(path.relative_to(weights).as_posix(), path)
         for path in paths
         if path.name != "README.md"
     ]
     problems = tuple(
-        Problem(f"{file.path} is larger than the Hub takes ({cards.size_text(file.size)})", "save it in shards")
+        Problem(f"{file.path} is larger than the Hub takes ({dataset_card.size_text(file.size)})", "save it in shards")
         for file in data
         if file.size > LARGEST_FILE
     )  # fmt: skip
     return Plan(repo, "model", _with_card(data, card), (), problems, (), card.readme)
 
 
-def _with_card(data: Iterable[File], card: cards.Card) -> tuple[File, ...]:
+def _with_card(data: Iterable[File], card: dataset_card.Card) -> tuple[File, ...]:
     extra = [File(path, content) for path, content in card.files.items()]
     return (*data, *extra, File("README.md", card.readme.encode()))
 
@@ -236,7 +239,7 @@ def audit_problems(workspace: Workspace, shards: Sequence[Shards]) -> list[Probl
     """A problem when the pairs were never audited, or the audit found a shortcut."""
     if all(part.config != "pairs" for part in shards):
         return []
-    audit = cards.read_audit(workspace)
+    audit = dataset_card.read_audit(workspace)
     if audit is None:
         return [
             Problem(
@@ -245,7 +248,7 @@ def audit_problems(workspace: Workspace, shards: Sequence[Shards]) -> list[Probl
                 "allow_shortcut",
             )
         ]
-    if cards.audit_says_shortcut(audit):
+    if dataset_card.audit_says_shortcut(audit):
         return [
             Problem(
                 "the audit of the pairs found a shortcut: winners and losers can be told apart "
@@ -276,7 +279,7 @@ def size_problems(shards: Sequence[Shards]) -> list[Problem]:
         if largest > LARGEST_ROW_GROUP:
             found.append(
                 Problem(
-                    f"{path} has a row group of {cards.size_text(largest)}, too large for the Hub's viewer",
+                    f"{path} has a row group of {dataset_card.size_text(largest)}, too large for the Hub's viewer",
                     again + " or row groups, or shorter clips",
                 )
             )
@@ -480,7 +483,7 @@ def _managed(item: Plan, remote: Iterable[str]) -> set[str]:
     return {
         path
         for path in remote
-        if path in cards.PICTURES
+        if path in dataset_card.PICTURES
         or (path.startswith(folders) if folders else path.endswith(".safetensors"))
     }
 

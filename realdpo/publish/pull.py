@@ -20,11 +20,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from realdpo import ids, tables
-from realdpo.cards import size_text
 from realdpo.errors import UserError
 from realdpo.files import write_bytes
-from realdpo.hub import attempt, connect, explained
 from realdpo.progress import bar
+from realdpo.publish.dataset_card import size_text
+from realdpo.publish.hub import attempt, connect, explained
 from realdpo.workspace import SPLITS, Workspace
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from realdpo.demo.tiny.architecture import FPS, FRAMES, SIDE
 from realdpo.errors import UserError
-from realdpo.tiny.architecture import FPS, FRAMES, SIDE
 
 Pixels = npt.NDArray[np.uint8]
 # Films are kept at this many pixels on the short side: three times the model's, for close-ups.

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from realdpo import footage, ids, tables
+from realdpo import ids, tables
 from realdpo.config import to_toml
+from realdpo.demo import footage
 from realdpo.errors import UserError
 from realdpo.files import write_bytes, write_text
 from realdpo.progress import bar
@@ -78,7 +79,7 @@ def run(workspace: Workspace, own: Path | None = None, *, quick: bool = False) -
         workspace.save_config("train", to_toml("train", plan.train))
         trained = loop.run(workspace, plan.train)
 
-    from realdpo import hub
+    from realdpo.publish import hub
 
     push = hub.plan(workspace, REPO, hub.PushConfig())
     result: dict[str, Any] = {

@@ -23,9 +23,9 @@ from markupsafe import Markup
 
 import realdpo
 from realdpo import licences, tables
-from realdpo import markdown as md
 from realdpo.config import load_toml
-from realdpo.published import Shards
+from realdpo.publish import markdown as md
+from realdpo.publish.published import Shards
 from realdpo.workspace import Workspace
 
 if TYPE_CHECKING:
