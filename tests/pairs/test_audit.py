@@ -83,8 +83,9 @@ def test_planted_shortcuts_are_flagged(clips, winners, plant, groups) -> None:
     for image_to_video in (True, False):
         found = audit.audit(pairs, image_to_video)
         assert found["verdict"] == "shortcut", found["summary"]
-        assert found["auc"] > 0.95
-        assert found["preparation_auc"] > 0.95
+        assert found["p"] <= 4 / 2**PAIRS
+        assert found["auc"] > 0.9
+        assert found["preparation_auc"] > 0.95 if image_to_video else 0.9
         assert found["features"][0]["group"] in groups
 
 
