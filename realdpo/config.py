@@ -50,16 +50,15 @@ def settings(kind: type[T]) -> type[T]:
 def _check_values(made: Any) -> None:
     from pydantic import ValidationError
 
-    for name, adapter in _adapters(type(made)).items():
+    kind: Any = type(made)
+    for name, adapter in _adapters(kind).items():
         try:
             value = adapter.validate_python(getattr(made, name))
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join([name, *(str(part) for part in first["loc"])])
             told = first["msg"].removeprefix("Value error, ")
-            raise UserError(
-                f"{type(made).__name__}: {key}={getattr(made, name)!r}: {told}"
-            ) from None
+            raise UserError(f"{kind.__name__}: {key}={getattr(made, name)!r}: {told}") from None
         object.__setattr__(made, name, value)
 
 
