@@ -19,8 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from realdpo.errors import UserError
-from realdpo.train import models, zero
-from realdpo.train.models import Spec
+from realdpo.families import Spec
+from realdpo.families.weights import read_weights, save_weights
+from realdpo.train import zero
 from realdpo.train.reference import Reference, let_go
 
 
@@ -61,7 +62,7 @@ def save(
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         unfinished.mkdir(parents=True)
-        models.save_weights(weights, model, spec, unfinished)
+        save_weights(weights, model, spec, unfinished)
         _save(moments, unfinished / "optimizer.safetensors")
         if averages:
             _save(averages, unfinished / "reference.safetensors")
@@ -95,7 +96,7 @@ def load(
     """
     try:
         state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        weights = models.read_weights(model, spec, folder)
+        weights = read_weights(model, spec, folder)
         moments = load_file(folder / "optimizer.safetensors")
         averages = load_file(folder / "reference.safetensors") if _has(reference) else {}
         with torch.no_grad():

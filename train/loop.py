@@ -21,6 +21,8 @@ from torch import Tensor
 
 from realdpo import config as configs
 from realdpo import progress
+from realdpo.families.load import read_spec
+from realdpo.families.weights import save_weights
 from realdpo.files import atomic_path, write_text
 from realdpo.ids import seed_of
 from realdpo.train import (
@@ -29,7 +31,6 @@ from realdpo.train import (
     held_out,
     latents,
     log,
-    models,
     numbers,
     objective,
     setup,
@@ -100,7 +101,7 @@ class Trainer:
         self.device = self.accelerator.device
         torch.manual_seed(seed_of(config.seed, "weights"))
 
-        spec = models.read_spec(config.model, config.revision, config.expert)
+        spec = read_spec(config.model, config.revision, config.expert)
         with self.accelerator.main_process_first():
             found = latents.prepare(workspace, spec, config, self.device, limit)
         self.pairs, self.watched, self.watched_by = held_out.split(found, config.held_out_pairs)
@@ -208,7 +209,7 @@ class Trainer:
         weights = checkpoint.whole_weights(self.inner)
         target = self.folder / "weights"
         if self.main:
-            models.save_weights(weights, self.inner, self.task.spec, target)
+            save_weights(weights, self.inner, self.task.family.spec, target)
         if self.config.validation_videos:
             self._videos(f"step-{self.step:06d}")
         times = [row["seconds"] for row in log.read(self.folder / "log.jsonl")]
@@ -240,7 +241,7 @@ class Trainer:
         }
         folder = self.folder / "checkpoints"
         checkpoint.save(
-            folder / f"step-{self.step:06d}", self.inner, self.task.spec,
+            folder / f"step-{self.step:06d}", self.inner, self.task.family.spec,
             self.optimizer.optimizer, self.reference, state, self.main,
         )  # fmt: skip
         if self.main:
@@ -252,7 +253,7 @@ class Trainer:
     def _take(self, newest: Path) -> None:
         """Go on from the checkpoint `newest`: the other half of `save`."""
         state = checkpoint.load(
-            newest, self.inner, self.task.spec, self.optimizer.optimizer, self.reference
+            newest, self.inner, self.task.family.spec, self.optimizer.optimizer, self.reference
         )
         self.step, self.recent, self.together = state["step"], state["recent"], state["together"]
         self.best = tuple(state["best"]) if state["best"] else None  # type: ignore[assignment]
@@ -362,7 +363,7 @@ class Trainer:
         if self.main:
             chosen = self.watched[: self.config.validation_videos]
             videos.generate(
-                weights, self.task.spec, chosen, self.config, self.workspace, self.folder, name,
+                weights, self.task.family.spec, chosen, self.config, self.workspace, self.folder, name,
                 self.device,
             )  # fmt: skip
         self.accelerator.wait_for_everyone()
