@@ -73,7 +73,9 @@ def _write(pipe: Any, family: Family, pair: Pair, config: TrainConfig, path: Pat
         family.traits, width=width, height=height, frames=frames, fps=pair.fps,
         steps=config.validation_steps, guidance=config.validation_guidance,
     )  # fmt: skip
-    first = pair.first_frame and np.asarray(Image.open(pair.first_frame).convert("RGB"))
+    first = None
+    if pair.first_frame is not None:
+        first = np.asarray(Image.open(pair.first_frame).convert("RGB"))
     # The seed belongs to the pair, so base and tuned start from the same noise.
     seed = seed_of("validation video", pair.pair_id)
     with torch.autocast(pipe.device.type, torch.bfloat16, enabled=pipe.device.type == "cuda"):
