@@ -380,7 +380,7 @@ def speed(video: npt.NDArray[np.uint8]) -> float:
         cv2.resize(cv2.cvtColor(f, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_AREA)
         for f in video
     ]
-    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
     moved = [
         float(np.linalg.norm(flow.calc(a, b, None), axis=2).mean()) for a, b in pairwise(small)
     ]
