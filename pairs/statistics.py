@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -380,9 +380,10 @@ def speed(video: npt.NDArray[np.uint8]) -> float:
         cv2.resize(cv2.cvtColor(f, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_AREA)
         for f in video
     ]
+    fresh: Any = None  # flow to start from
     flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
     moved = [
-        float(np.linalg.norm(flow.calc(a, b, None), axis=2).mean()) for a, b in pairwise(small)
+        float(np.linalg.norm(flow.calc(a, b, fresh), axis=2).mean()) for a, b in pairwise(small)
     ]
     return float(np.log(1000 * np.mean(moved or [0.0]) / size[0] + 0.1))
 
