@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field
-from typing import Any, Literal
+from typing import Any
 
 from realdpo.config import settings
 from realdpo.errors import UserError
+from realdpo.families.memory import check_options
+from realdpo.precision import Dtype, long_name
 
 STRATEGIES = ("generate", "renoise", "local")
-MEMORY = (
-    "auto",
-    "none",
-    "model_cpu_offload",
-    "sequential_cpu_offload",
-    "vae_tiling",
-    "vae_slicing",
-)
 
 
 @settings
@@ -30,12 +24,14 @@ class BuildConfig:
     `renoise` (the real clip noised and denoised) and `local` (only a region and time span of it).
     strength: range of the noise share for `renoise`, where 0 is the clip and 1 is noise alone;
     0.65-0.8 is the range of DenseDPO. local_strength: the same for `local`.
-    width, height (pixels), frames, fps, steps, guidance: shape and sampling of every video.
+    width, height (pixels), frames, fps, steps, guidance, negative_prompt: shape and sampling of
+    every video. call, scheduler: any other argument of the pipeline's call, such as
+    call.guidance_scale_2, and any setting of its scheduler, such as scheduler.flow_shift.
     roundtrip_win: pass the real clip through the model's VAE, which the losers went through.
     keep_broken: pair generations that are NaN, black, blank or frozen as well.
     splits: which splits get pairs. seed: part of every pair's id, so a new seed is a new set.
-    dtype: auto (bfloat16 on a GPU, float32 on a CPU), bfloat16, float16 or float32.
-    memory: `auto`, or diffusers' options joined by commas (see MEMORY).
+    dtype: auto (bfloat16 on a GPU, float32 on a CPU), bfloat16, float16 or float32 (or bf16 ...).
+    memory: `auto`, or diffusers' options joined by commas (see `families.memory.OPTIONS`).
     quantization: diffusers' PipelineQuantizationConfig as a table: quant_backend, quant_kwargs,
     components_to_quantize. crf: H.264 quality of both sides. shard_rows: pairs a Parquet shard.
     """
@@ -55,12 +51,14 @@ class BuildConfig:
     fps: float | None = None
     steps: int | None = None
     guidance: float | None = None
-    negative_prompt: str = ""
+    negative_prompt: str | None = None
+    call: Mapping[str, Any] = field(default_factory=dict)
+    scheduler: Mapping[str, Any] = field(default_factory=dict)
     roundtrip_win: bool = True
     keep_broken: bool = False
     splits: tuple[str, ...] = ("train", "validation", "test")
     seed: int = 0
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    dtype: Dtype = "auto"
     memory: str = "auto"
     quantization: Mapping[str, Any] | None = None
     crf: int = 12
@@ -81,9 +79,8 @@ class BuildConfig:
             ("local_strength", self.local_strength),
         ):
             _require(0 < low <= high <= 1, f"{name}={low},{high}: 0 < low <= high <= 1")
-        for option in self.memory.split(","):
-            if option not in MEMORY:
-                raise UserError(f"no memory option {option!r}", f"choose from {', '.join(MEMORY)}")
+        check_options(self.memory)
+        object.__setattr__(self, "dtype", long_name(self.dtype))
 
 
 def parse_strategies(text: str) -> dict[str, float]:

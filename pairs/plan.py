@@ -16,12 +16,13 @@ import pyarrow.compute as pc
 from realdpo import ids, tables
 from realdpo.errors import UserError
 from realdpo.families import Traits, family_of
-from realdpo.families.load import Model, locate, lora_id, spec_of_folder
-from realdpo.families.sample import GenerationSettings, settings_from
+from realdpo.families.generic import Generic
+from realdpo.families.load import Model, dtype_on, locate, lora_id, spec_of_folder
+from realdpo.families.sample import GenerationSettings, check_settings, settings_from
 from realdpo.pairs import conform
 from realdpo.pairs.config import BuildConfig
 from realdpo.pairs.conform import Form
-from realdpo.pairs.generate import Box
+from realdpo.regions import Region
 from realdpo.workspace import Workspace
 
 _COLUMNS = [
@@ -29,7 +30,7 @@ _COLUMNS = [
     *("width", "height", "frames", "fps"),
     *("source_id", "license", "author", "source_url", "title", "keywords", "retrieved_at"),
 ]
-FORMAT = 1  # of what a pair is made of; a change here makes every pair anew
+FORMAT = 2  # of what a pair is made of; a change here makes every pair anew
 
 
 @dataclass(frozen=True)
@@ -50,20 +51,27 @@ class Task:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a build will do: the model as found, and a task for every clip."""
+    """What a build will do: the model as found, and a task for every clip.
+
+    pipeline, scheduler: names of diffusers' classes. dtype: of the weights, which `auto` was
+    resolved to. trainable: whether `train` knows the model.
+    """
 
     config: BuildConfig
     model: Model
     traits: Traits
     lora: str | None
+    pipeline: str
     scheduler: str
+    dtype: str
+    trainable: bool
     tasks: tuple[Task, ...]
 
 
-def plan(workspace: Workspace, config: BuildConfig) -> Plan:
+def plan(workspace: Workspace, config: BuildConfig, device: str = "auto") -> Plan:
     """Read the clips and the model's JSON files and say what pairs to make; loads no weights.
 
-    Raises UserError when there are no clips, no such model, or a shape that it cannot make.
+    device: where they will be made, which decides what the dtype `auto` is. Raises UserError when there are no clips, no such model, or a shape that it cannot make.
     """
     workspace.require(workspace.clips, "curate ingest FOOTAGE")
     model = locate(config.model, config.revision)
@@ -79,7 +87,10 @@ def plan(workspace: Workspace, config: BuildConfig) -> Plan:
             "use --strategies generate and --no-roundtrip-win with this model",
         )
     scheduler = str(spec.get("scheduler", "_class_name", "?"))
-    found = Plan(config, model, traits, lora_id(config.lora), scheduler, ())
+    trained = not isinstance(family, Generic)
+    dtype = dtype_on(config.dtype, device)
+    lora = lora_id(config.lora)
+    found = Plan(config, model, traits, lora, spec.pipeline, scheduler, dtype, trained, ())
     clips = tables.read(workspace.clips, tables.CLIPS, _COLUMNS)
     chosen = clips.filter(
         pc.field("keep")
@@ -103,6 +114,7 @@ def plan(workspace: Workspace, config: BuildConfig) -> Plan:
             "ingest with the --target of this model, or set fps, frames, width and height of the "
             "pairs, e.g. --set fps=8",
         )
+    check_settings(spec.pipeline, scheduler, next(t.settings for t in tasks if t.settings))
     return dataclasses.replace(found, tasks=tuple(tasks))
 
 
@@ -122,6 +134,8 @@ def _common(made_by: Plan) -> str:
         roundtrip=config.roundtrip_win,
         encoder=conform.encoder(config.crf),
         seed=config.seed,
+        dtype=made_by.dtype,
+        quantization=config.quantization,
     )
 
 
@@ -178,6 +192,8 @@ def _settings(config: BuildConfig, traits: Traits, clip: dict[str, Any]) -> Gene
         steps=config.steps,
         guidance=config.guidance,
         negative_prompt=config.negative_prompt,
+        call=config.call,
+        scheduler=config.scheduler,
     )
 
 
@@ -188,7 +204,7 @@ class Loser:
     seed: int
     strategy: str
     strength: float | None = None
-    box: Box | None = None
+    region: Region | None = None
 
 
 def loser(pair_id: str, k: int, config: BuildConfig) -> Loser:
@@ -208,12 +224,13 @@ def loser(pair_id: str, k: int, config: BuildConfig) -> Loser:
     strength = low + (high - low) * ids.unit_interval(pair_id, k, "strength")
     if strategy == "renoise":
         return Loser(seed, strategy, strength)
-    # a third to two thirds of each side, half to all of the time
-    sides = [_span(pair_id, k, name, 1 / 3, 2 / 3) for name in ("rows", "columns")]
-    return Loser(seed, strategy, strength, Box(_span(pair_id, k, "time", 0.5, 1.0), *sides))
+    # A third to two thirds of each side, half to all of the time; one region a pair, so that a
+    # loss can look at it on both sides and for every loser.
+    sides = [_span(pair_id, name, 1 / 3, 2 / 3) for name in ("rows", "columns")]
+    return Loser(seed, strategy, strength, Region(_span(pair_id, "time", 0.5, 1.0), *sides))
 
 
-def _span(pair_id: str, k: int, name: str, low: float, high: float) -> tuple[float, float]:
-    size = low + (high - low) * ids.unit_interval(pair_id, k, name, "size")
-    start = (1 - size) * ids.unit_interval(pair_id, k, name, "start")
+def _span(pair_id: str, name: str, low: float, high: float) -> tuple[float, float]:
+    size = low + (high - low) * ids.unit_interval(pair_id, name, "size")
+    start = (1 - size) * ids.unit_interval(pair_id, name, "start")
     return start, start + size

@@ -58,7 +58,8 @@ class Traits:
 
     task: "t2v" or "i2v". width, height: multiples of `size_step`. frames: a multiple of
     `frame_step` plus one. fixed: its positions were learned for `width` and `height`, and it makes
-    no other size. The rest are the settings its authors recommend.
+    no other size. The rest are the settings its authors recommend; call, scheduler: further
+    arguments of the pipeline's call and settings of its scheduler.
     """
 
     task: str
@@ -71,6 +72,9 @@ class Traits:
     steps: int
     guidance: float
     fixed: bool = False
+    negative_prompt: str = ""
+    call: Mapping[str, Any] = field(default_factory=dict)
+    scheduler: Mapping[str, Any] = field(default_factory=dict)
 
     def legal_size(self, width: int, height: int) -> tuple[int, int]:
         """The largest legal (width, height) within the given one; (0, 0) when there is none."""

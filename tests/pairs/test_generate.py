@@ -14,7 +14,8 @@ from realdpo.families.load import load_pipeline, spec_of_folder, spec_of_pipelin
 from realdpo.families.sample import generate_video, settings_for, to_uint8
 from realdpo.media.decode import read_clip
 from realdpo.pairs import conform
-from realdpo.pairs.generate import Box, regenerate, roundtrip, to_tensor, why_broken
+from realdpo.pairs.generate import regenerate, roundtrip, to_tensor, why_broken
+from realdpo.regions import Region
 
 PROMPT = "a person walking on the street"
 
@@ -68,7 +69,9 @@ def test_every_family_generates_conforms_and_loads_back(
     settings8 = settings_for(pipe, width=side, height=side, frames=frames, steps=8, fps=8.0)
     spy = Spy(family)
     for strength in (0.2, 1.0):
-        regenerate(pipe, spy, PROMPT, real, 1, settings8, strength)
+        _, start = regenerate(pipe, spy, PROMPT, real, 1, settings8, strength)
+        assert start.strength == pytest.approx(strength, abs=0.1)  # with more steps, if need be
+        assert start.steps >= settings8.steps
     little, much = ((start - clean).norm() for start in spy.packed)
     assert little < 0.9 * much
 
@@ -80,7 +83,7 @@ def test_every_family_generates_conforms_and_loads_back(
     )
     roundtrip(pipe, family, real)
     regenerate(pipe, family, PROMPT, real, 1, settings8, 1.0)
-    regenerate(pipe, family, PROMPT, real, 1, settings8, 1.0, Box((0, 1), (0, 0.5), (0, 0.5)))
+    regenerate(pipe, family, PROMPT, real, 1, settings8, 1.0, Region((0, 1), (0, 0.5), (0, 0.5)))
     kept, whole, local = (z[:, :, -decoded[0].shape[2] :] for z in decoded)
     apart = [(z - kept).abs()[:, :, 1:] for z in (whole, local)]  # the first frame is given
     edge = kept.shape[3] // 2

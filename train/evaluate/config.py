@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field
-from typing import Literal
+from typing import Any
 
 from realdpo.config import settings
 from realdpo.errors import UserError
+from realdpo.families.memory import check_options
+from realdpo.precision import Dtype, long_name
 
 REAL = "real"  # the name under which real clips stand beside systems
 
@@ -49,8 +51,9 @@ class EvalConfig:
     folder of finished videos. base: the one the others are compared to; the first when empty.
     benchmark: a folder with prompts and first frames; empty is the workspace's `split`. prompts:
     at most so many (0: all). seeds: videos a prompt and system. What is None of width, height
-    (pixels), frames, fps, steps and guidance is the base model's own. seed: all videos' seeds
-    derive from it and the prompt, so every system gets the same. clip: open_clip model as
+    (pixels), frames, fps, steps, guidance and negative_prompt is the base model's own. call,
+    scheduler: further arguments of the pipelines' call and settings of their schedulers, the same
+    for all systems. seed: all videos' seeds derive from it and the prompt, so every system gets the same. clip: open_clip model as
     ARCHITECTURE:WEIGHTS. frechet: feature network as NETWORK:WEIGHTS. vbench: its dimensions.
     dtype, memory: as for `pairs build`. crf: H.264 quality of generated videos.
     """
@@ -69,7 +72,10 @@ class EvalConfig:
     fps: float | None = None
     steps: int | None = None
     guidance: float | None = None
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    negative_prompt: str | None = None
+    call: Mapping[str, Any] = field(default_factory=dict)
+    scheduler: Mapping[str, Any] = field(default_factory=dict)
+    dtype: Dtype = "auto"
     memory: str = "auto"
     crf: int = 12
     clip: str = ""
@@ -80,6 +86,8 @@ class EvalConfig:
     def __post_init__(self) -> None:
         if self.seeds < 1 or self.prompts < 0:
             raise UserError("seeds must be at least 1, prompts at least 0 (all)")
+        check_options(self.memory)
+        object.__setattr__(self, "dtype", long_name(self.dtype))
         if self.base and self.systems and self.base not in self.systems:
             raise UserError(
                 f"base={self.base} is not among the systems", f"known: {', '.join(self.systems)}"

@@ -13,7 +13,7 @@ from PIL import Image
 from realdpo import progress, report
 from realdpo.errors import UserError
 from realdpo.families import family_of
-from realdpo.families.load import locate, spec_of_folder
+from realdpo.families.load import dtype_on, locate, spec_of_folder
 from realdpo.families.sample import GenerationSettings, settings_from
 from realdpo.files import write_bytes
 from realdpo.ids import content_id, file_hash, seed_of
@@ -115,7 +115,8 @@ def _settings(systems: Sequence[System], config: EvalConfig) -> GenerationSettin
     """One form and sampling for all systems: the base model's, with the user's changes."""
     models = [s for s in systems if not s.videos]
     models.sort(key=lambda s: s.name != config.base_name)
-    names = ("width", "height", "frames", "fps", "steps", "guidance")
+    sampling = ("steps", "guidance", "negative_prompt", "call", "scheduler")
+    names = ("width", "height", "frames", "fps", *sampling)
     changes = {name: getattr(config, name) for name in names}
     settings = None
     for system in models:
@@ -225,6 +226,7 @@ def _task(planned: Plan, system: System, item: Item, number: int) -> Task:
         seed=seed,
         settings=asdict(planned.settings),
         crf=planned.config.crf,
+        dtype=dtype_on(planned.config.dtype, "auto"),
     )
     image = str(item.image) if item.image else None
     return Task(key, system.name, item.item_id, item.prompt, number, seed, image)
