@@ -272,7 +272,7 @@ def _remote(argument: str) -> Iterator[Candidate]:
 
 
 def _manifest(path: Path) -> Iterator[Candidate]:
-    for number, row in enumerate(_manifest_rows(path), start=1):
+    for number, row in enumerate(read_manifest(path), start=1):
         where = f"{path}, row {number}"
         if not isinstance(row, Mapping):
             raise UserError(f"{where} is no JSON object", 'such as {"path": "a.mp4"}')
@@ -301,19 +301,27 @@ def _cell(value: Any, where: str) -> str | None:
     return None if value is None or value != value else str(value) or None
 
 
-def _manifest_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+def read_manifest(path: Path) -> Iterator[Any]:
+    """Rows of a CSV, JSONL or Parquet file, a batch at a time; those of JSONL may be anything.
+
+    Raises UserError that names the file, and of JSONL the line, when it cannot be read.
+    """
     try:
         if path.suffix.lower() == ".parquet":
             import pyarrow.parquet as pq
 
-            yield from pq.read_table(path).to_pylist()
+            with pq.ParquetFile(path) as table:
+                for batch in table.iter_batches(10_000):
+                    yield from batch.to_pylist()
         elif path.suffix.lower() == ".csv":
             with open(path, newline="", encoding="utf-8-sig") as handle:
                 yield from csv.DictReader(handle)
         else:
-            for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
-                if line.strip():
-                    yield _json(line, f"{path}, line {number}")
+            # Not by splitlines, which also breaks at characters that JSON text may hold.
+            with open(path, encoding="utf-8-sig", newline="\n") as handle:
+                for number, line in enumerate(handle, 1):
+                    if line.strip():
+                        yield _json(line, f"{path}, line {number}")
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as a manifest: {_reason(error)}") from error
 
