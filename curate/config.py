@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from fractions import Fraction
 from types import MappingProxyType
 from typing import Any, Literal
 
+from realdpo.config import settings
 from realdpo.curate.caption.config import CaptionConfig
 from realdpo.errors import UserError
 from realdpo.media.encode import EncodeSettings
@@ -22,7 +23,7 @@ SHORT_SIDE = 240
 """Pixels that a source's shorter side must have, unless the target needs fewer."""
 
 
-@dataclass(frozen=True)
+@settings
 class Target:
     """What a clip must be for a video model; zeros mean: as the source is.
 
@@ -52,7 +53,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True)
+@settings
 class ShotSettings:
     """Shot boundaries, by PySceneDetect's detectors.
 
@@ -68,7 +69,7 @@ class ShotSettings:
     min_seconds: float = 0.6
 
 
-@dataclass(frozen=True)
+@settings
 class ClipSettings:
     """How shots become clips.
 
@@ -83,7 +84,7 @@ class ClipSettings:
     soft_trim_seconds: float = 0.5
 
 
-@dataclass(frozen=True)
+@settings
 class SourceSettings:
     """Which footage is let in.
 
@@ -98,7 +99,7 @@ class SourceSettings:
     hdr: Literal["tonemap", "drop"] = "tonemap"
 
 
-@dataclass(frozen=True)
+@settings
 class ShardSettings:
     """The dataset that is written.
 
@@ -114,7 +115,7 @@ class ShardSettings:
     to: str = ""
 
 
-@dataclass(frozen=True)
+@settings
 class IngestConfig:
     """Everything `curate ingest` can be told.
 

@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from realdpo import ids, progress, tables
+from realdpo import models as names
 from realdpo.errors import UserError
 from realdpo.files import atomic_path
 from realdpo.media.decode import read_clip
@@ -136,6 +137,40 @@ def refuse_shortcut(workspace: Workspace, allowed: bool) -> None:
             "--set allow_shortcut=true",
         )
     progress.say("warning: the audit found a shortcut between the sides; training all the same")
+
+
+def refuse_other_model(workspace: Workspace, spec: Spec, config: TrainConfig) -> None:
+    """Raise UserError for pairs that were made for another task or by another model.
+
+    What a shard does not say is said to be unknown. Plain training uses no losers, so whose they
+    are does not matter to it.
+    """
+    told = []
+    for shard in sorted(workspace.pair_data.glob("*.parquet")):
+        told += pq.read_table(shard, columns=["pair_id", "model", "task"]).to_pylist()
+    task = "i2v" if spec.image else "t2v"
+    name = names.name_of(config.model)
+    own = name.rpartition("/")[2].lower()
+    made = lambda row: (row["model"] or own).rpartition("/")[2].lower()  # noqa: E731
+    tasks = [row for row in told if row["task"] not in (None, task)]
+    others = [row for row in told if made(row) != own] if config.objective != "sft" else []
+    for rows, words in (
+        (tasks, lambda row: f"is of the task {row['task']}, and {name} is trained for {task}"),
+        (others, lambda row: f"has losers of the model {row['model']}, not of {name}"),
+    ):
+        if not rows:
+            continue
+        line = f"pair {rows[0]['pair_id']} {words(rows[0])} ({len(rows)} of {len(told)} pairs)"
+        if not config.allow_other_model:
+            raise UserError(
+                line,
+                "build pairs with the model that is trained, or insist with "
+                "--set allow_other_model=true",
+            )
+        progress.say(f"warning: {line}")
+    unknown = sum(row["model"] is None for row in told)
+    if unknown and config.objective != "sft":
+        progress.say(f"{unknown} of {len(told)} pairs do not say which model made their losers")
 
 
 def video_latents(family: Family, spec: Spec, vae: Any, clip: np.ndarray) -> Tensor:

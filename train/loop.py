@@ -7,6 +7,7 @@ step in `numbers`, and what is measured on pairs held back in `held_out`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import statistics
 import time
@@ -15,18 +16,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from realdpo import config as configs
 from realdpo import progress
-from realdpo.files import atomic_path, write_text
+from realdpo.files import write_text
 from realdpo.ids import seed_of
 from realdpo.train import (
     checkpoint,
     draws,
     held_out,
+    identity,
     latents,
     log,
     models,
@@ -35,7 +37,6 @@ from realdpo.train import (
     setup,
     step,
     stops,
-    zero,
 )
 from realdpo.train.config import TrainConfig
 from realdpo.train.objective import Errors
@@ -101,10 +102,16 @@ class Trainer:
         torch.manual_seed(seed_of(config.seed, "weights"))
 
         spec = models.read_spec(config.model, config.revision, config.expert)
+        if self.main:
+            latents.refuse_other_model(workspace, spec, config)
         with self.accelerator.main_process_first():
             found = latents.prepare(workspace, spec, config, self.device, limit)
         self.pairs, self.watched, self.watched_by = held_out.split(found, config.held_out_pairs)
         self.task = setup.task(spec, self.pairs, config)
+        # In shards, processes with other numbers of losers would wait for each other's forwards.
+        self.even = config.batch > 1 or self.accelerator.distributed_type == "FSDP"
+        if config.objective == "dpo" and (line := draws.tell_uneven(self.pairs, config, self.even)):
+            progress.say(line)
         self.aim = step.aim_of(config) if config.objective == "dpo" else None
 
         model = setup.policy(config, spec, self.device)
@@ -126,26 +133,22 @@ class Trainer:
 
     def start_or_resume(self) -> None:
         """Take the newest checkpoint, or measure the base and check that the reference is the policy."""
-        stops.other_settings(self.folder, self.config)
-        if self.main:
-            write_text(self.folder / "config.toml", configs.to_toml("train", self.config))
         newest = checkpoint.latest(self.folder / "checkpoints")
-        base_file = self.folder / "base.safetensors"
-        if newest and (base_file.is_file() or not self.watched):
+        if newest:
+            if self.main:
+                stored = checkpoint.read_state(newest).get("identity")
+                identity.refuse_other(self.folder, self.config, self.identity, stored)
             self._take(newest)
-            if self.watched:
-                self.base = held_out.Table(**load_file(base_file))
             progress.say(f"going on from {newest}")
-        self.log = log.Log(self.folder, self.step, self.main, self.accelerator)
+        self.log = log.Log(self.folder, self.step, self.main, self.accelerator, self.config)
+        self._choose_branches()
         if self.step == 0:
-            self._choose_branches()
             self._check_reference()
             if self.watched:
                 self.base = self._measure()
-                if self.main:
-                    with atomic_path(base_file) as temporary:
-                        save_file(self.base.tensors(), temporary)
                 self.before = self.after = self._held_out(self.base)
+        if self.main:  # only now: a start that failed binds nobody to its settings
+            write_text(self.folder / "config.toml", configs.to_toml("train", self.config))
         self.accelerator.wait_for_everyone()
 
     def train_step(self) -> dict[str, float]:
@@ -218,7 +221,7 @@ class Trainer:
         )  # fmt: skip
         if self.main:
             shown = asdict(summary) | {"folder": self.folder.name, "weights": "weights"}
-            write_text(self.folder / "summary.json", json.dumps(shown, indent=1))
+            write_text(self.folder / "summary.json", json.dumps(log.plain(shown), indent=1))
             self.log.write_csv()
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()  # ends the trackers, and the group of processes
@@ -235,7 +238,8 @@ class Trainer:
             "best": self.best,
             "before": self.before,
             "after": self.after,
-            "together": self.together,
+            "base": self.base and {n: t.tolist() for n, t in self.base.tensors().items()},
+            "identity": self.identity.state() if self.main else None,
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
         folder = self.folder / "checkpoints"
@@ -254,11 +258,29 @@ class Trainer:
         state = checkpoint.load(
             newest, self.inner, self.task.spec, self.optimizer.optimizer, self.reference
         )
-        self.step, self.recent, self.together = state["step"], state["recent"], state["together"]
+        self.step, self.recent = state["step"], state["recent"]
+        if state["base"]:
+            stored = {n: np.array(rows, dtype=np.float64) for n, rows in state["base"].items()}
+            self.base = held_out.Table(**{n: torch.from_numpy(t) for n, t in stored.items()})
         self.best = tuple(state["best"]) if state["best"] else None  # type: ignore[assignment]
         self.before, self.after = state["before"], state["after"]
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
+
+    @property
+    def identity(self) -> identity.Identity:
+        """What this run is; process 0 asks, since it reads the base's files."""
+        config, world = self.config, self.accelerator.num_processes
+        own = {draws.losers_of(pair, config) for pair in self.pairs}
+        return identity.Identity(
+            identity.digest(self.pairs), len(self.pairs), identity.digest(self.watched),
+            len(self.watched), self.fingerprint, config.batch * config.accumulation * world, world,
+            str(min(own)) if self.even or len(own) == 1 else "own",
+        )  # fmt: skip
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        return models.fingerprint(self.task.spec, self.task.spec.component)
 
     # Between processes
 
@@ -272,13 +294,8 @@ class Trainer:
     @contextlib.contextmanager
     def _apart(self) -> Iterator[None]:
         """Keep gradients on this process: they are exchanged at the last backward of a step."""
-        outer = self.accelerator.sync_gradients
-        self.accelerator.sync_gradients = False  # what DeepSpeed goes by
-        try:
-            with self.accelerator.no_sync(self.model):
-                yield
-        finally:
-            self.accelerator.sync_gradients = outer
+        with self.accelerator.no_sync(self.model):
+            yield
 
     @contextlib.contextmanager
     def bar(self) -> Iterator[Callable[..., None]]:
@@ -296,7 +313,7 @@ class Trainer:
         """The present step's micro-batch `micro` of this process, on the CPU."""
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         wanted = draws.numbers(self.step, micro, rank, world, self.config)
-        return draws.batch(self.pairs, wanted, self.config)
+        return draws.batch(self.pairs, wanted, self.config, self.even)
 
     def _backward(self, batch: draws.Batch) -> Outcome:
         def backward(loss: Tensor) -> None:
@@ -316,8 +333,8 @@ class Trainer:
 
     def _choose_branches(self) -> None:
         """`auto`: side by side, unless a trial step runs out of the GPU's memory."""
-        if self.config.branches != "auto" or self.device.type != "cuda" or zero.asked():
-            return  # DeepSpeed would take the trial for a step
+        if self.config.branches != "auto" or self.device.type != "cuda":
+            return
         try:
             self._backward(self.batch(0).to(self.device))
         except torch.cuda.OutOfMemoryError:

@@ -14,7 +14,7 @@ from torch import nn
 
 from realdpo.errors import UserError
 from realdpo.ids import content_id
-from realdpo.train import draws, models, noise, zero
+from realdpo.train import models, noise
 from realdpo.train.config import TrainConfig
 from realdpo.train.latents import Pair
 from realdpo.train.models import Spec
@@ -39,8 +39,6 @@ def accelerator(config: TrainConfig, folder: Path) -> Any:
     if "wandb" in config.trackers and not importlib.util.find_spec("wandb"):
         raise UserError("the tracker wandb is not installed", "pip install wandb")
     common = {"log_with": list(config.trackers) or None, "project_dir": folder}
-    if zero.asked():
-        return zero.accelerator(config, **common)
     # What `accelerate config` suggests would leave all but process 0 with empty text encoders, and
     # with weights that accelerate cannot hand out when a model has buffers, as CogVideoX has.
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
@@ -80,7 +78,7 @@ def task(spec: Spec, pairs: Sequence[Pair], config: TrainConfig) -> Task:
 def policy(config: TrainConfig, spec: Spec, device: torch.device) -> nn.Module:
     """The transformer with what is to be trained requiring gradients, on the CPU.
 
-    Raises UserError for layers, offloading or adapters that the model or machine cannot have.
+    Raises UserError for layers or adapters that the model cannot have.
     """
     lora = config.weights == "lora"
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision(config, device))
@@ -90,12 +88,6 @@ def policy(config: TrainConfig, spec: Spec, device: torch.device) -> nn.Module:
     open_weights(model, config, spec)
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()  # type: ignore[operator]
-    if config.group_offload:
-        _offload(model, config, device)
-    if zero.asked():
-        zero.autocast(model, half, device)
-    if config.compile:
-        model.compile()
     return model
 
 
@@ -155,20 +147,8 @@ def bank(
     draw = (c.seed, c.timesteps, c.t_low, c.t_high, c.logit_mean, c.logit_std, c.timestep_bins)
     name = content_id(
         model=models.fingerprint(task.spec, task.spec.component), draw=list(draw),
-        losers=draws.losers_used(pairs, c), weighting=c.weighting, precision=precision(c, device),
+        losers=c.losers, weighting=c.weighting, precision=precision(c, device),
         condition=c.condition_draws,
         latents=[p.win.name for p in pairs] + [f.name for p in pairs for f in p.lose],
     )  # fmt: skip
     return Bank(workspace.step("reference") / name)
-
-
-def _offload(model: Any, config: TrainConfig, device: torch.device) -> None:
-    if device.type != "cuda" or config.weights != "lora" or not config.gradient_checkpointing:
-        raise UserError(
-            "group_offload needs CUDA, weights = lora and gradient_checkpointing = true",
-            "leave it out, or set those",
-        )
-    model.enable_group_offload(
-        onload_device=device, offload_device=torch.device("cpu"), offload_type="leaf_level",
-        use_stream=True,
-    )  # fmt: skip
