@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from realdpo import waiting
 from realdpo.errors import UserError
 
 EXTENSIONS = frozenset(
@@ -34,7 +35,8 @@ class Candidate:
     """Footage that may become clips, and what its owner says about it.
 
     path: a local path, or an fsspec address such as s3://bucket/a.mp4 or https://host/a.mp4.
-    sha256: of the file as the manifest promises it, if it does. split: the user's wish.
+    sha256, sha1: of the file as the manifest promises it, if it does; sha1 is what archives give,
+    and is compared when the file is downloaded. split: the user's wish.
     """
 
     path: str
@@ -46,6 +48,7 @@ class Candidate:
     retrieved_at: str | None = None
     split: str | None = None
     sha256: str | None = None
+    sha1: str | None = None
 
     @property
     def remote(self) -> bool:
@@ -132,12 +135,13 @@ def download(
     *,
     max_bytes: int,
     sha256: str | None = None,
+    sha1: str | None = None,
     attempts: int = 6,
 ) -> Path:
     """Fetch a URL over HTTP(S) into `folder`, going on where an earlier try broke off.
 
     The file is named by the hash of its URL. attempts: in a row that bring nothing new. Raises UserError when it is larger than
-    `max_bytes`, its hash is not `sha256`, or the server refuses it.
+    `max_bytes`, its hash is not `sha256` or `sha1`, or the server refuses it.
     """
     import httpx
 
@@ -167,8 +171,19 @@ def download(
     if sha256 and sha256_of(str(part)) != sha256.lower():
         part.unlink()
         raise UserError(f"{url}: the file that came is not the one whose sha256 was given")
+    if sha1 and _sha1_of(part) != sha1.lower():
+        part.unlink()
+        raise UserError(f"{url}: the file that came is not the one whose sha1 was given")
     os.replace(part, target)
     return target
+
+
+def _sha1_of(path: Path) -> str:
+    digest = hashlib.sha1(usedforsecurity=False)
+    with open(path, "rb") as handle:
+        while block := handle.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _fetch(url: str, part: Path, max_bytes: int) -> None:
@@ -176,7 +191,8 @@ def _fetch(url: str, part: Path, max_bytes: int) -> None:
 
     have = part.stat().st_size if part.exists() else 0
     mark = part.with_suffix(".etag")
-    headers = {"Accept-Encoding": "identity"}
+    # Wikimedia refuses programs that do not say who they are.
+    headers = {"Accept-Encoding": "identity", "User-Agent": waiting.user_agent()}
     if have:
         headers["Range"] = f"bytes={have}-"
     if have and mark.exists():
@@ -291,7 +307,7 @@ def _manifest(path: Path) -> Iterator[Candidate]:
 
 
 _TEXTS = ("path", "url", "split", "license", "author", "source_url", "title", "retrieved_at",
-          "sha256")  # fmt: skip
+          "sha256", "sha1")  # fmt: skip
 
 
 def _cell(value: Any, where: str) -> str | None:

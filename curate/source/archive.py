@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -59,7 +60,7 @@ def search(
         if not name:
             continue
         if read_rights(_licences(item)).problem:
-            films.append(_film(name, item, {}, f"{client.endpoint}", answer.retrieved_at))
+            films.append(_film(name, item, {}, client.endpoint, answer.retrieved_at))
         else:
             films += _item(client, name, item)
     more = AT_ONCE * page < int(found.get("numFound") or 0)
@@ -72,18 +73,26 @@ def _item(client: Client, name: str, item: Mapping[str, Any]) -> list[Film]:
     document = answer.document if isinstance(answer.document, dict) else {}
     about = {**item, **(document.get("metadata") or {})}
     if not document.get("files") or document.get("is_dark") or _restricted(about):
-        return []  # an item that is gone answers {} with status 200
+        # One that is gone answers {} with status 200.
+        return [_film(name, about, {}, client.endpoint, answer.retrieved_at)]
     originals: dict[str, list[dict[str, Any]]] = {}
     for file in document["files"]:
         path = str(file.get("name") or "")
         if os.path.splitext(path)[1].lower() in EXTENSIONS and str(file.get("private")) != "true":
             origin = path if file.get("source") == "original" else str(file.get("original") or path)
             originals.setdefault(os.path.splitext(origin)[0], []).append(file)
-    chosen = [max(files, key=_worth) for _, files in sorted(originals.items())]
-    return [
-        _film(name, about, file, client.endpoint, answer.retrieved_at)
-        for file in chosen[:FILMS_AN_ITEM]
-    ]
+    chosen = [max(files, key=_worth) for _, files in sorted(originals.items())] or [{}]
+    found = [_film(name, about, file, client.endpoint, answer.retrieved_at) for file in chosen]
+    if len(found) > 1:  # the item's title says nothing of which of its films this is
+        found = [
+            replace(film, title=f"{film.title}: {plain(file.get('title')) or _stem(file)}")
+            for film, file in zip(found, chosen, strict=True)
+        ]
+    return found[:FILMS_AN_ITEM]
+
+
+def _stem(file: Mapping[str, Any]) -> str:
+    return os.path.splitext(os.path.basename(str(file["name"])))[0].replace("_", " ")
 
 
 def _worth(file: Mapping[str, Any]) -> tuple[bool, bool, int, int]:

@@ -185,8 +185,10 @@ class Client:
 
     def _refused(self, where: str, status: int, text: str) -> UserError:
         said = " ".join(self._clean(text).split())[:200]
-        if status in (401, 403):
-            hint = "check the key" if self._hidden else "check --contact: it wants to know who asks"
+        if self._hidden and (status in (401, 403) or "key" in said.lower()):
+            hint = "check the key"  # Pixabay says so with 400
+        elif status in (401, 403):
+            hint = "check --contact: it wants to know who asks"
         else:
             hint = "check the words and --set endpoints; the API may have changed"
         return UserError(f"{where} refuses with {status}: {said}", hint)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from realdpo.config import settings
 from realdpo.errors import UserError
 
 PER_ACTION = 20
@@ -14,7 +15,7 @@ COLUMNS = (
 """Names that a foreign table's columns may be given with `columns`."""
 
 
-@dataclass(frozen=True)
+@settings
 class SourceConfig:
     """What to look for, and what to leave out.
 

@@ -14,9 +14,9 @@ SHOWN = 2000
 """Rows of the list of films; a page with more is slow to open. The manifest has them all."""
 
 _ASKS = (
+    ("by", "credit"),
     ("nc", "no commercial use"),
-    ("sa", "the same licence for what is made of it"),
-    ("by", "the author's name"),
+    ("sa", "same licence"),
 )
 
 
@@ -75,11 +75,9 @@ def _licences(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> 
             {
                 "licence": name,
                 "films": count,
-                "asks for": "; ".join(text for part, text in _ASKS if part in words) or "–",
-                "may be passed on": not some.get("why_not"),
-                "why not": some.get("why_not") or "",
-                "the provider's words": some.get("license_text") or "",
-                "its page": _link(some.get("license_url")),
+                "asks for": ", ".join(text for part, text in _ASKS if part in words),
+                "may be passed on": "no: " + some["why_not"] if some.get("why_not") else "yes",
+                "in the provider's words": _link(some.get("license_url"), some.get("license_text")),
             }
         )
     terms = Markup("").join(Markup("<p>{}</p>").format(text) for text in summary["terms"])

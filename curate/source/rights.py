@@ -68,4 +68,4 @@ def _spdx(text: str, licence: Licence) -> str:
     if licence.name == "public domain":
         mark = "publicdomain/mark" in text or "pdm" in text.lower()
         return "CC-PDM-1.0" if mark else "public domain"
-    return _SPDX.get(licence.id, licence.name)
+    return _SPDX.get(licence.id, " ".join(text.split()))

@@ -58,6 +58,7 @@ def source(
             ids.unlink(missing_ok=True)
         summary = found.summary(chosen, config)
         summary |= {
+            "workspace": str(workspace.root),
             "manifest": str(manifest),
             "page": str(workspace.reports / "source.html"),
             "ids": str(ids) if private else None,
@@ -403,9 +404,9 @@ def closing_table(result: Mapping[str, Any]) -> str:
             f"what you may publish of them: {result['ids']}"
         )
     lines += [f"failed: {name}: {why}" for name, why in result["failed"].items()]
-    lines.append(
-        f"look at {result['page']}, then: realdpo curate ingest {result['manifest']} -w ..."
-    )
+    if result["films"]:
+        lines.append(f"look at {result['page']}, then:")
+        lines.append(f"  realdpo curate ingest {result['manifest']} -w {result['workspace']}")
     return "\n".join(lines)
 
 

@@ -172,4 +172,8 @@ def choose(
 
 def _owner(film: Film) -> str:
     """Films without an author are each their own, so that none stands back for the others."""
-    return film.author.casefold() or f"{film.provider}:{film.id}"
+    author = film.author.casefold()
+    return f"{film.provider}:{film.id}" if author in _NOBODY else author
+
+
+_NOBODY = ("", "unknown", "unknown author", "anonymous", "various", "n/a")
