@@ -118,8 +118,12 @@ class TrainConfig:
         0, "Held-out prompts to generate at fixed seeds, base beside tuned."
     )
     validation_every: int = _set(0, "Steps between generated videos; 0: only at the end.")
-    validation_steps: int = _set(20, "Denoising steps of generated videos.")
-    validation_guidance: float = _set(6.0, "Classifier-free guidance of generated videos.")
+    validation_steps: int | None = _set(
+        None, "Denoising steps of generated videos; None: as the model's authors."
+    )
+    validation_guidance: float | None = _set(
+        None, "Guidance of generated videos; None: as the model's authors."
+    )
     trackers: tuple[str, ...] = _set((), "Beside CSV: tensorboard, wandb.")
     allow_shortcut: bool = _set(False, "Train although the audit can tell the sides apart.")
     allow_other_model: bool = _set(

@@ -1,25 +1,29 @@
-"""A model's pipeline: where it is, what its files say of it, and loading it to fit the memory."""
+"""A model's pipeline: where it is, what its files say of it, and loading it or its parts."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from realdpo.errors import UserError
+from realdpo.families import family_of
+from realdpo.families.base import Spec
+from realdpo.families.memory import memory_options, memory_told, place
+from realdpo.families.weights import load_lora
+from realdpo.ids import content_id, file_hash
 from realdpo.models import TINY, resolve_model
-from realdpo.pairs.adapters import Facts, of
 from realdpo.progress import say
 
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
 _SAMPLES, _SAMPLE_BYTES = 16, 1 << 20
-
-
-class OutOfMemory(UserError):
-    """Something did not fit into memory; the hint names the next memory option to try."""
 
 
 @dataclass(frozen=True)
@@ -90,20 +94,81 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()[:32]
 
 
-def facts_of_folder(folder: Path) -> Facts:
+def fingerprint_parts(spec: Spec, *components: str) -> str:
+    """An id of the weights and settings of some components, from their files' contents."""
+    hashes = {}
+    for component in components:
+        folder = spec.folder / component
+        files = sorted(f for f in folder.rglob("*") if f.is_file() and f.name != "README.md")
+        hashes[component] = {str(f.relative_to(folder)): _identity(f) for f in files}
+    return content_id(**hashes)
+
+
+def spec_of_folder(folder: Path, component: str = "transformer") -> Spec:
     """The facts in a pipeline folder's JSON files. Raises UserError when they are damaged."""
     index = _json(folder / "model_index.json")
     parts = {"pipeline": {k: v for k, v in index.items() if not isinstance(v, list)}}
+    classes = {}
     for name, value in index.items():
         if isinstance(value, list) and len(value) == 2 and value[0] is not None:
+            classes[name] = str(value[1])
             for file in ("config.json", "scheduler_config.json"):
                 if (folder / name / file).is_file():
                     parts[name] = _json(folder / name / file)
-    return Facts(str(index.get("_class_name", "?")), parts)
+    return Spec(str(index.get("_class_name", "?")), parts, classes, folder, component)
 
 
-def scheduler_name(facts: Facts) -> str:
-    return str(facts.get("scheduler", "_class_name", "?"))
+def spec_of_pipeline(pipe: Any) -> Spec:
+    """The facts of a loaded pipeline; equal to those of its folder in all that families read."""
+    parts = {
+        name: dict(part.config) if not hasattr(part.config, "to_dict") else part.config.to_dict()
+        for name, part in pipe.components.items()
+        if hasattr(part, "config")
+    }
+    classes = {name: type(part).__name__ for name, part in pipe.components.items() if part}
+    return Spec(type(pipe).__name__, {**parts, "pipeline": dict(pipe.config)}, classes)
+
+
+def read_spec(model: str, revision: str | None = None, expert: str = "high") -> Spec:
+    """The facts of `model` for training; a Hub model is fetched once, whole.
+
+    expert: "low" trains the second transformer of a model that has two. Raises UserError when
+    the folder lacks a part.
+    """
+    folder = _fetched(resolve_model(model), revision)
+    spec = spec_of_folder(folder)
+    if expert == "low" and "transformer_2" in spec.classes:
+        spec = replace(spec, component="transformer_2")
+    for part in (spec.component, "vae", "scheduler"):
+        if part not in spec.parts:
+            raise UserError(
+                f"{folder / part} holds no configuration", "the folder is not a whole pipeline"
+            )
+    return spec
+
+
+def load_encoders(spec: Spec, dtype: torch.dtype, device: torch.device) -> Any:
+    """The pipeline without its transformers: text encoders and VAE, for filling the cache."""
+    import diffusers
+
+    kind = getattr(diffusers, spec.pipeline)
+    without: dict[str, Any] = {
+        k: None for k in ("transformer", "transformer_2") if k in spec.classes
+    }
+    pipe = kind.from_pretrained(spec.folder, **in_dtype(dtype), **without)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(device)
+
+
+def load_transformer(spec: Spec, dtype: torch.dtype) -> nn.Module:
+    """The transformer that is trained, in `dtype`, on the CPU, without gradients."""
+    import diffusers
+
+    kind = getattr(diffusers, spec.classes[spec.component])
+    model: nn.Module = kind.from_pretrained(
+        spec.folder, subfolder=spec.component, **in_dtype(dtype)
+    )
+    return model.requires_grad_(False)
 
 
 def load_pipeline(
@@ -129,10 +194,8 @@ def load_pipeline(
     where = _device(device)
     found = locate(model, revision)
     kind = _dtype(dtype, where)
-    wishes = {"default": kind}
-    # Wan's VAE and image encoder lose detail below float32, says its model card
-    if of(facts_of_folder(found.folder)).NAME == "wan":
-        wishes |= {"vae": torch.float32, "image_encoder": torch.float32}
+    family = family_of(spec_of_folder(found.folder))
+    wishes = {"default": kind, **dict.fromkeys(family.FLOAT32_PARTS, torch.float32)}
     options: dict[str, Any] = {}
     if quantization is not None:
         options["quantization_config"] = diffusers.PipelineQuantizationConfig(**quantization)
@@ -141,7 +204,7 @@ def load_pipeline(
             pipe = diffusers.DiffusionPipeline.from_pretrained(
                 found.source,
                 revision=found.revision if not Path(found.source).is_dir() else None,
-                torch_dtype=wishes,
+                **in_dtype(wishes),
                 use_safetensors=True,
                 **options,
             )
@@ -150,17 +213,28 @@ def load_pipeline(
         raise UserError(f"cannot load the model {model}: {reason}") from error
     pipe.set_progress_bar_config(disable=True)
     if lora is not None:
-        _add_lora(pipe, lora, lora_scale)
-    options_used = _memory_options(pipe, memory, where)
+        load_lora(pipe, lora, lora_scale)
+    options_used = memory_options(pipe, memory, where)
     pipe.memory_options = options_used
     with memory_told(pipe, where):
-        _place(pipe, options_used, where)
+        place(pipe, options_used, where)
     say(
         f"model {found.id} on {where} in {str(kind).removeprefix('torch.')}"
         + (f", {', '.join(options_used)}" if options_used else "")
         + (f", with LoRA {lora}" if lora else "")
     )
     return pipe
+
+
+def in_dtype(dtype: Any) -> dict[str, Any]:
+    """The argument of diffusers' `from_pretrained` for a dtype (or a table of them by part), by the name its version takes.
+
+    0.42 warns of `torch_dtype`; older versions take a `dtype` and may ignore it in silence.
+    """
+    import diffusers
+
+    major, minor = (int(part) for part in diffusers.__version__.split(".")[:2])
+    return {"dtype" if (major, minor) >= (0, 42) else "torch_dtype": dtype}
 
 
 @contextlib.contextmanager
@@ -182,123 +256,6 @@ def _quiet_loading() -> Iterator[None]:
     finally:
         for owner in bars:
             owner.enable_progress_bar()
-
-
-def weights_bytes(pipe: Any) -> dict[str, int]:
-    """Bytes of each part of a pipeline as loaded."""
-    import torch
-
-    return {
-        name: sum(p.numel() * p.element_size() for p in part.parameters())
-        for name, part in pipe.components.items()
-        if isinstance(part, torch.nn.Module)
-    }
-
-
-def choose_memory(parts: Mapping[str, int], free: int) -> tuple[str, ...]:
-    """Which of diffusers' memory options fit weights of `parts` bytes into `free` bytes.
-
-    Activations of video models need a few GiB beside the weights: a sixth of the memory, 6 GiB
-    at most, is left for them. With room to spare nothing is turned on; tiling and slicing the
-    VAE cost little and come with any offload.
-    """
-    room = free - min(free // 6, 6 << 30)
-    if sum(parts.values()) <= room:
-        return ("vae_tiling",) if free < 40 << 30 else ()
-    whole = max(parts.values(), default=0) <= room
-    offload = "model_cpu_offload" if whole else "sequential_cpu_offload"
-    return (offload, "vae_tiling", "vae_slicing")
-
-
-def next_memory(used: Sequence[str], device: str) -> str | None:
-    """What `--memory` should say after memory ran out on `device` with the options `used`.
-
-    None when every option that helps there is on.
-    """
-    vae = ("vae_tiling", "vae_slicing")
-    offloads = ("model_cpu_offload", "sequential_cpu_offload") if device.startswith("cuda") else ()
-    on = [k for k, option in enumerate(offloads) if option in used]
-    if "vae_tiling" not in used:
-        return ",".join((*offloads[on[-1] :][:1], *vae) if on else vae)
-    left = offloads[on[-1] + 1 :] if on else offloads
-    return ",".join((left[0], *vae)) if left else None
-
-
-@contextlib.contextmanager
-def memory_told(pipe: Any, device: str | None = None) -> Iterator[None]:
-    """Turn running out of memory into OutOfMemory, which says what to try next."""
-    import torch
-
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:  # torch's own is a RuntimeError
-        # a CPU's allocator raises a plain RuntimeError
-        words = ("out of memory", "not enough memory", "can't allocate memory")
-        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not any(
-            word in str(error).lower() for word in words
-        ):
-            raise
-        where = device or str(pipe._execution_device)
-        used = getattr(pipe, "memory_options", ())
-        following = next_memory(used, where)
-        raise OutOfMemory(
-            f"{where} ran out of memory with {', '.join(used) or 'no memory option'}",
-            (
-                f"try --memory {following}"
-                if following
-                else "make smaller videos (--set width=, height=, frames=) or quantise the weights"
-            )
-            + "; what is made is kept",
-        ) from error
-
-
-def _memory_options(pipe: Any, memory: str, device: str) -> tuple[str, ...]:
-    import torch
-
-    chosen = tuple(option for option in memory.split(",") if option not in ("auto", "none"))
-    if "auto" in memory.split(","):
-        if not device.startswith("cuda"):
-            return chosen
-        free, total = torch.cuda.mem_get_info(device)
-        automatic = choose_memory(weights_bytes(pipe), free)
-        say(
-            f"{device}: {free / 2**30:.1f} of {total / 2**30:.1f} GiB free, weights take "
-            f"{sum(weights_bytes(pipe).values()) / 2**30:.1f} GiB: "
-            + (", ".join(automatic) or "no memory option needed")
-        )
-        return tuple(dict.fromkeys((*chosen, *automatic)))
-    if device == "cpu" and any(option.endswith("offload") for option in chosen):
-        raise UserError("offloading moves weights off a GPU, and there is none", "--memory none")
-    return chosen
-
-
-def _place(pipe: Any, options: tuple[str, ...], device: str) -> None:
-    if "vae_tiling" in options and hasattr(pipe.vae, "enable_tiling"):
-        pipe.vae.enable_tiling()
-    if "vae_slicing" in options and hasattr(pipe.vae, "enable_slicing"):
-        pipe.vae.enable_slicing()
-    if "sequential_cpu_offload" in options:
-        pipe.enable_sequential_cpu_offload(device=device)
-    elif "model_cpu_offload" in options:
-        pipe.enable_model_cpu_offload(device=device)
-    else:
-        pipe.to(device)
-
-
-def _add_lora(pipe: Any, lora: str, scale: float) -> None:
-    path = Path(lora).expanduser()
-    try:
-        if path.is_file():
-            pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name="round")
-        else:
-            pipe.load_lora_weights(str(path) if path.exists() else lora, adapter_name="round")
-        pipe.set_adapters(["round"], [scale])
-    except (OSError, ValueError, KeyError, AttributeError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"cannot load the LoRA weights {lora}: {reason}",
-            "give the folder or safetensors file that training wrote for this model",
-        ) from error
 
 
 def lora_id(lora: str | None) -> str | None:
@@ -335,6 +292,25 @@ def _dtype(dtype: str, device: str) -> Any:
     if dtype == "auto":
         return torch.float32 if device == "cpu" else torch.bfloat16
     return getattr(torch, dtype)
+
+
+def _identity(file: Path) -> str:
+    """A name for a file's content. Files in the Hub's cache are links named by their hash."""
+    return Path(file.resolve()).name if file.is_symlink() else file_hash(file)
+
+
+def _fetched(name: str, revision: str | None) -> Path:
+    if Path(name).is_dir():
+        return Path(name)
+    from diffusers import DiffusionPipeline
+
+    try:
+        return Path(DiffusionPipeline.download(name, revision=revision))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"cannot fetch {name}: {str(error).splitlines()[0]}",
+            "check the name, the network and `hf auth login`, or give a local folder",
+        ) from None
 
 
 def _json(path: Path) -> dict[str, Any]:
