@@ -27,12 +27,13 @@ def films(address: str) -> list[Film]:
 
     kind, name, revision = _parsed(address)
     api = HfApi(library_name="realdpo")
-    # Network errors of the client's own HTTP library are its base classes.
-    network = (HfHubHTTPError, *HfHubHTTPError.__bases__, OSError, ValueError)
+    # Its network errors are those of its own HTTP library, which are siblings of this one.
+    failures: tuple[type[Exception], ...] = (HfHubHTTPError, OSError, ValueError)
+    failures += tuple(base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception))
     try:
         info = api.repo_info(name, repo_type=kind, revision=revision)
         entries = list(api.list_repo_tree(name, repo_type=kind, revision=info.sha, recursive=True))
-    except network as error:
+    except failures as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"{address} cannot be read: {said}",
@@ -40,7 +41,8 @@ def films(address: str) -> list[Film]:
         ) from None
     card = getattr(info, "card_data", None)
     stated = (card.get("license") if card else None) or next(
-        (t.partition(":")[2] for t in info.tags or () if t.startswith("license:")), ""
+        (t.partition(":")[2] for t in getattr(info, "tags", ()) or () if t.startswith("license:")),
+        "",
     )
     stated = stated if isinstance(stated, str) else " and ".join(stated)
     folder = "" if kind == "model" else f"{kind}s/"

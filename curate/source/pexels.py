@@ -35,8 +35,7 @@ def search(
 ) -> tuple[list[Film], dict[str, Any] | None]:
     """One page of films for the words, and where the next page begins (None at the end)."""
     page = int((cursor or {}).get("page", 1))
-    params = {"query": words, "per_page": AT_ONCE, "page": page}
-    answer = client.json("/v1/videos/search", params)
+    answer = client.json("/v1/videos/search", {"query": words, "per_page": AT_ONCE, "page": page})
     found = answer.document
     films = [_film(video, answer.retrieved_at) for video in found.get("videos") or ()]
     more = bool(found.get("next_page")) and bool(films)

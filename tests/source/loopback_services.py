@@ -321,7 +321,7 @@ def running(port: int = 0) -> Iterator[Services]:
     handler = type("BoundHandler", (Handler,), {"services": services})
     server = ThreadingHTTPServer(("127.0.0.1", port), handler)
     server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     services.address = f"http://127.0.0.1:{server.server_address[1]}"
     try:
         yield services
