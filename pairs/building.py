@@ -177,6 +177,7 @@ def _work(
         revision=config.revision,
         lora_scale=config.lora_scale,
         quantization=config.quantization,
+        task=config.task,
     )
     family = family_of(spec_of_pipeline(pipe))
     made = 0
@@ -243,10 +244,10 @@ def _make(
                 extra: dict[str, Any] = {}
             else:
                 how = loser(task.pair_id, int(part.removeprefix("lose")), config)
-                raw = _generate(pipe, family, task, how, real, image)
+                raw, strength = _generate(pipe, family, task, how, real, image)
                 broken = generate.why_broken(raw)
                 video = conform.generated(to_uint8(raw), form)
-                extra = {"seed": how.seed, "strategy": how.strategy, "strength": how.strength}
+                extra = {"seed": how.seed, "strategy": how.strategy, "strength": strength}
             seconds = time.perf_counter() - started
             data = conform.write(conform.with_first_frame(video, image), form, config.crf)
         except OutOfMemory:
@@ -270,14 +271,15 @@ def _make(
 
 def _generate(
     pipe: Any, family: Any, task: Task, how: Loser, real: Video, image: Video | None
-) -> npt.NDArray[np.float32]:
+) -> tuple[npt.NDArray[np.float32], float | None]:
+    """A loser, and the strength that it was really made with, where there is one."""
     from realdpo.families.sample import sample
     from realdpo.pairs import generate
 
     assert task.settings is not None
     prompt = task.clip["prompt"]
     if how.strategy == "generate":
-        return sample(pipe, family, prompt, image, how.seed, task.settings)
+        return sample(pipe, family, prompt, image, how.seed, task.settings), None
     assert how.strength is not None
     return generate.regenerate(
         pipe, family, prompt, real, how.seed, task.settings, how.strength, how.box

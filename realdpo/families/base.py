@@ -58,7 +58,8 @@ class Traits:
 
     task: "t2v" or "i2v". width, height: multiples of `size_step`. frames: a multiple of
     `frame_step` plus one. fixed: its positions were learned for `width` and `height`, and it makes
-    no other size. The rest are the settings its authors recommend.
+    no other size. The rest are the settings its authors recommend; call, scheduler: further
+    arguments of the pipeline's call and settings of its scheduler.
     """
 
     task: str
@@ -71,6 +72,9 @@ class Traits:
     steps: int
     guidance: float
     fixed: bool = False
+    negative_prompt: str = ""
+    call: Mapping[str, Any] = field(default_factory=dict)
+    scheduler: Mapping[str, Any] = field(default_factory=dict)
 
     def legal_size(self, width: int, height: int) -> tuple[int, int]:
         """The largest legal (width, height) within the given one; (0, 0) when there is none."""
@@ -144,12 +148,23 @@ class Family:
         """What the model can make, and its authors' settings."""
         raise NotImplementedError
 
+    def tasks(self) -> tuple[str, ...]:
+        """What the folder's weights can do; more than its own class says where one serves both."""
+        return (self.task,)
+
     def arguments(self, settings: Any) -> dict[str, Any]:
         """Of the pipeline's call, beyond prompt, size, frames, steps and generator."""
         return {
             "guidance_scale": settings.guidance,
             "negative_prompt": settings.negative_prompt or None,
         }
+
+    def scheduler(self, settings: Any) -> dict[str, Any]:
+        """Settings of the scheduler that its authors change with the shape of the video."""
+        return {}
+
+    def prepare(self, pipe: Any, settings: Any) -> None:
+        """What a pipeline must be told before its call."""
 
     def embed(self, pipe: Any, prompt: str, image: Tensor | None) -> dict[str, Tensor]:
         """Inputs made of the prompt (and of `image` [3, H, W] in -1..1, for image encoders).
@@ -159,8 +174,8 @@ class Family:
         raise NotImplementedError
 
     def encode(self, vae: Any, video: Tensor) -> Tensor:
-        """Latents of `video` [1, 3, F, H, W]: the posterior's mode, normalised."""
-        latents = vae.encode(video.to(vae.device, vae.dtype)).latent_dist.mode()
+        """Latents of `video` [1, 3, F, H, W]: the posterior's mode, normalised; float32."""
+        latents = vae.encode(video.to(vae.device, vae.dtype)).latent_dist.mode().float()
         config = vae.config
         if config.get("latents_mean") is not None:
             latents = normal(latents, config.latents_mean, config.latents_std)
@@ -169,10 +184,10 @@ class Family:
     def decode(self, vae: Any, latents: Tensor) -> Tensor:
         """The way back: latents of `encode` to video in about -1..1."""
         config = vae.config
-        latents = latents / config.get("scaling_factor", 1)
+        latents = latents.float() / config.get("scaling_factor", 1)
         if config.get("latents_mean") is not None:
             latents = denormal(latents, config.latents_mean, config.latents_std)
-        return vae.decode(latents).sample  # type: ignore[no-any-return]
+        return vae.decode(latents.to(vae.dtype)).sample  # type: ignore[no-any-return]
 
     def pack(self, pipe: Any, latents: Tensor) -> Tensor:
         """Latents of `encode` in the layout that the pipeline's `latents` argument takes."""

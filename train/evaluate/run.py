@@ -68,7 +68,7 @@ def generate(planned: Plan, devices: Sequence[str], shard: tuple[int, int]) -> N
                 continue
             rows = [(device, wanted[k :: len(devices)]) for k, device in enumerate(devices)]
             model = model_folder(system, planned.folder / "models")
-            work = partial(_generate, planned, model, system.lora)
+            work = partial(_generate, planned, model, system.lora, system.task)
             if len(devices) == 1:
                 work(rows[0], lambda: advance(note=system.name))  # noqa: B023
                 continue
@@ -85,6 +85,7 @@ def _generate(
     planned: Plan,
     model: str,
     lora: str | None,
+    task: str | None,
     part: tuple[str, Sequence[Task]],
     advance: Callable[[], None] = lambda: None,
 ) -> None:
@@ -97,7 +98,7 @@ def _generate(
         return
     config, settings = planned.config, planned.settings
     assert settings is not None
-    pipe = load_pipeline(model, config.dtype, device, lora, config.memory)
+    pipe = load_pipeline(model, config.dtype, device, lora, config.memory, task=task)
     family = family_of(spec_of_pipeline(pipe))
     for task in tasks:
         image = benchmark.load_picture(Path(task.image)) if task.image else None
