@@ -127,6 +127,9 @@ def refuse_shortcut(workspace: Workspace, allowed: bool) -> None:
     if not workspace.audit.is_file():
         return
     verdict = json.loads(workspace.audit.read_text(encoding="utf-8")).get("verdict")
+    if verdict == "too few":
+        progress.say("the audit has too few pairs to tell whether winners and losers differ in more "
+                     "than motion")  # fmt: skip
     if verdict != "shortcut":
         return
     if not allowed:
