@@ -55,6 +55,11 @@ def build(
     engine: "local", or "ray" for workers on a cluster that shares the folder.
     """
     planned = plan(workspace, config)
+    if not planned.family.trainable:
+        say(
+            f"{planned.family.spec.pipeline} is of no family that `realdpo train` can train: these "
+            "pairs are for another trainer, or for study"
+        )
     if imported(workspace):
         raise UserError(
             f"{workspace.root} holds pairs that were imported", "build in another workspace with -w"
@@ -157,8 +162,7 @@ def _work(
     root: Path, config: BuildConfig, shard: tuple[int, int], device: str, progress: bool = False
 ) -> int:
     """Make every unfinished pair of the shard that nobody else is making; how many it made."""
-    from realdpo.families import family_of
-    from realdpo.families.load import load_pipeline, spec_of_pipeline
+    from realdpo.families.load import load_pipeline
 
     workspace = Workspace(root)
     planned = plan(workspace, config)
@@ -179,7 +183,7 @@ def _work(
         quantization=config.quantization,
         task=config.task,
     )
-    family = family_of(spec_of_pipeline(pipe))
+    family = planned.family
     made = 0
     total = len(mine) * (1 + config.losers)
     done = total - len(left) * (1 + config.losers)

@@ -74,7 +74,7 @@ def plan(workspace: Workspace, config: BuildConfig) -> Plan:
     model = locate(config.model, config.revision)
     spec = with_task(spec_of_folder(model.folder), config.task)
     family = family_of(spec)
-    if family.NAME == "generic" and (
+    if not family.trainable and (
         config.roundtrip_win or any(config.strategies.get(s) for s in ("renoise", "local"))
     ):
         raise UserError(
@@ -159,11 +159,14 @@ def _task(
 def _settings(config: BuildConfig, family: Family, clip: dict[str, Any]) -> GenerationSettings:
     """The model's own shape, or the nearest legal one that the clip can fill. Raises Unfit."""
     traits = family.traits
-    fps = Fraction(config.fps or traits.fps).limit_denominator(1001)
+    own = traits.known(
+        width=config.width, height=config.height, frames=config.frames, fps=config.fps
+    )
+    fps = Fraction(own["fps"]).limit_denominator(1001)
     available = len(conform.frames_at(clip["frames"], Fraction(clip["fps"]), fps))
-    frames = config.frames or traits.legal_frames(min(traits.frames, available))
+    frames = config.frames or traits.legal_frames(min(own["frames"], available))
     width, height = traits.legal_size(
-        min(clip["width"], traits.width), min(clip["height"], traits.height)
+        min(clip["width"], own["width"]), min(clip["height"], own["height"])
     )
     width, height = config.width or width, config.height or height
     if frames < 2 or frames > available:

@@ -21,6 +21,7 @@ class Spec:
 
     parts: configurations by part; `pipeline` holds the options of the pipeline itself.
     classes: class names of the parts that are there. component: the transformer that is trained.
+    task: "t2v" or "i2v" where a class does both and one was chosen.
     """
 
     pipeline: str
@@ -28,6 +29,7 @@ class Spec:
     classes: Mapping[str, str] = field(default_factory=dict)
     folder: Path = Path()
     component: str = "transformer"
+    task: str | None = None
 
     def get(self, part: str, key: str, default: Any = None) -> Any:
         """A part's setting, or `default` where it is unset or None."""
@@ -58,17 +60,17 @@ class Traits:
 
     task: "t2v" or "i2v". width, height: multiples of `size_step`. frames: a multiple of
     `frame_step` plus one. fixed: its positions were learned for `width` and `height`, and it makes
-    no other size. The rest are the settings its authors recommend; call, scheduler: further
-    arguments of the pipeline's call and settings of its scheduler.
+    no other size. The rest are the settings its authors recommend, None where they are not known;
+    call, scheduler: further arguments of the pipeline's call and settings of its scheduler.
     """
 
     task: str
     size_step: int
     frame_step: int
-    width: int
-    height: int
-    frames: int
-    fps: int
+    width: int | None
+    height: int | None
+    frames: int | None
+    fps: float | None
     steps: int
     guidance: float
     fixed: bool = False
@@ -76,9 +78,26 @@ class Traits:
     call: Mapping[str, Any] = field(default_factory=dict)
     scheduler: Mapping[str, Any] = field(default_factory=dict)
 
+    def known(self, **given: Any) -> dict[str, Any]:
+        """What is given of width, height, frames and fps, and the authors' for the rest.
+
+        Raises UserError for what neither says.
+        """
+        names = ("width", "height", "frames", "fps")
+        found = {name: given.get(name) or getattr(self, name) for name in names}
+        if unknown := [name for name, value in found.items() if value is None]:
+            raise UserError(
+                f"the model's own {' and '.join(unknown)} cannot be read from its files",
+                "say it as its authors do, e.g. "
+                + " ".join(f"--set {name}={_EXAMPLES[name]}" for name in unknown),
+            )
+        return found
+
     def legal_size(self, width: int, height: int) -> tuple[int, int]:
         """The largest legal (width, height) within the given one; (0, 0) when there is none."""
         if self.fixed:
+            assert self.width is not None
+            assert self.height is not None
             fits = width >= self.width and height >= self.height
             return (self.width, self.height) if fits else (0, 0)
         w, h = width - width % self.size_step, height - height % self.size_step
@@ -117,6 +136,9 @@ class Traits:
             )
 
 
+_EXAMPLES = {"width": 1280, "height": 720, "frames": 81, "fps": 16}
+
+
 class Family:
     """A model family, bound to the facts of one of its pipelines. Each has a file of its own.
 
@@ -135,13 +157,15 @@ class Family:
     FLOAT32_PARTS: ClassVar[tuple[str, ...]] = ()
     """Parts that lose detail below float32, as their authors say."""
 
+    trainable: ClassVar[bool] = True
+
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
 
     @property
     def task(self) -> str:
         """ "t2v", or "i2v" for a model that starts from an image."""
-        return self.TASKS[self.spec.pipeline]
+        return self.spec.task or self.TASKS[self.spec.pipeline]
 
     @cached_property
     def traits(self) -> Traits:

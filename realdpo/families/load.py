@@ -111,7 +111,8 @@ def with_task(spec: Spec, task: str | None) -> Spec:
             f"{spec.folder or spec.pipeline} is a {spec.pipeline}: its weights do {family.task}",
             f"leave out the task, or give a model for {task}",
         )
-    return replace(spec, pipeline=next(n for n, does in family.TASKS.items() if does == task))
+    classes = [name for name, does in family.TASKS.items() if does == task]
+    return replace(spec, pipeline=classes[0] if classes else spec.pipeline, task=task)
 
 
 def read_spec(

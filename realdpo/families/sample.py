@@ -58,10 +58,11 @@ def settings_from(family: Family, **changes: Any) -> GenerationSettings:
     pipeline's call or the scheduler does not know.
     """
     traits = family.traits
-    names = ("width", "height", "frames", "fps", "steps", "guidance", "negative_prompt")
+    names = ("steps", "guidance", "negative_prompt")
     given = {name: value for name, value in changes.items() if value is not None}
     call, scheduler = given.pop("call", {}), given.pop("scheduler", {})
-    settings = GenerationSettings(**{**{name: getattr(traits, name) for name in names}, **given})
+    own = {name: getattr(traits, name) for name in names}
+    settings = GenerationSettings(**{**own, **traits.known(**given), **given})
     traits.check(settings.width, settings.height, settings.frames)
     _require_known(family, call, scheduler)
     return replace(

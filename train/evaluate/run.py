@@ -90,7 +90,7 @@ def _generate(
     advance: Callable[[], None] = lambda: None,
 ) -> None:
     from realdpo.families import family_of
-    from realdpo.families.load import load_pipeline, spec_of_pipeline
+    from realdpo.families.load import load_pipeline, spec_of_pipeline, with_task
     from realdpo.families.sample import generate_video
 
     device, tasks = part
@@ -99,7 +99,7 @@ def _generate(
     config, settings = planned.config, planned.settings
     assert settings is not None
     pipe = load_pipeline(model, config.dtype, device, lora, config.memory, task=task)
-    family = family_of(spec_of_pipeline(pipe))
+    family = family_of(with_task(spec_of_pipeline(pipe), task))
     for task in tasks:
         image = benchmark.load_picture(Path(task.image)) if task.image else None
         video = generate_video(pipe, family, task.prompt, image, task.seed, settings)
