@@ -117,8 +117,10 @@ def _settings(systems: Sequence[System], config: EvalConfig) -> GenerationSettin
     """One form and sampling for all systems: the base model's, with the user's changes."""
     models = [s for s in systems if not s.videos]
     models.sort(key=lambda s: s.name != config.base_name)
-    names = ("width", "height", "frames", "fps", "steps", "guidance", "negative_prompt")
-    names += ("call", "scheduler")
+    names = [
+        *("width", "height", "frames", "fps", "steps", "guidance"),
+        *("negative_prompt", "call", "scheduler"),
+    ]
     changes = {name: getattr(config, name) for name in names}
     settings = None
     for system in models:

@@ -85,7 +85,7 @@ def _generate(
     planned: Plan,
     model: str,
     lora: str | None,
-    task: str | None,
+    does: str | None,
     part: tuple[str, Sequence[Task]],
     advance: Callable[[], None] = lambda: None,
 ) -> None:
@@ -98,8 +98,8 @@ def _generate(
         return
     config, settings = planned.config, planned.settings
     assert settings is not None
-    pipe = load_pipeline(model, config.dtype, device, lora, config.memory, task=task)
-    family = family_of(with_task(spec_of_pipeline(pipe), task))
+    pipe = load_pipeline(model, config.dtype, device, lora, config.memory, task=does)
+    family = family_of(with_task(spec_of_pipeline(pipe), does))
     for task in tasks:
         image = benchmark.load_picture(Path(task.image)) if task.image else None
         video = generate_video(pipe, family, task.prompt, image, task.seed, settings)
