@@ -63,7 +63,7 @@ def build(
     names = device_names(devices)
     config = dataclasses.replace(config, dtype=dtype_of_all(config.dtype, names))
     planned = plan(workspace, config)
-    if not planned.trainable:
+    if not planned.family.trainable:
         say(_not_trainable(planned))
     if imported(workspace):
         raise UserError(
@@ -92,7 +92,7 @@ def build(
 
 def _not_trainable(planned: Plan) -> str:
     return (
-        f"`realdpo train` cannot train {planned.pipeline}: these pairs are for evaluation, for study "
+        f"`realdpo train` cannot train {planned.family.spec.pipeline}: these pairs are for evaluation, for study "
         "or for `pairs export`"
     )
 
@@ -131,7 +131,7 @@ def preview(
         "call": dict(first.call) or None if first else None,
         "scheduler": dict(first.scheduler) or None if first else None,
         "training": "`realdpo train` can train this model with these pairs"
-        if planned.trainable
+        if planned.family.trainable
         else _not_trainable(planned),
         "unfit": unfit,
     }
@@ -176,8 +176,7 @@ def _work(
     root: Path, config: BuildConfig, shard: tuple[int, int], device: str, progress: bool = False
 ) -> int:
     """Make every unfinished pair of the shard that nobody else is making; how many it made."""
-    from realdpo.families import family_of
-    from realdpo.families.load import load_pipeline, spec_of_pipeline
+    from realdpo.families.load import load_pipeline
 
     workspace = Workspace(root)
     planned = plan(workspace, config)
@@ -196,8 +195,9 @@ def _work(
         revision=config.revision,
         lora_scale=config.lora_scale,
         quantization=config.quantization,
+        task=config.task,
     )
-    family = family_of(spec_of_pipeline(pipe))
+    family = planned.family
     made = 0
     if not any(ledger.get(f"{t.pair_id}.{part}") for t in mine for part in _parts(config)):
         _try_out(left[0], planned, workspace, pipe, family)
@@ -263,8 +263,7 @@ def _try_out(task: Task, planned: Plan, workspace: Workspace, pipe: Any, family:
     except Exception as error:
         form = task.form
         raise UserError(
-            f"{planned.pipeline} cannot make {form.frames} frames of {form.width}x{form.height}: "
-            f"{_reason(error)}",
+            f"cannot make {form.frames} frames of {form.width}x{form.height}: {_reason(error)}",
             "nothing was made; change --set frames, width, height, call or scheduler",
         ) from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field
-from typing import Any
+from typing import Any, Literal
 
 from realdpo.config import settings
 from realdpo.errors import UserError
@@ -20,14 +20,15 @@ class BuildConfig:
 
     model: `tiny`, a pipeline folder or a Hub id; revision: a commit or branch of the Hub id.
     lora: LoRA weights (file, folder or Hub id) of an earlier round. lora_scale: how much of them
-    is applied. negative_prompt: what videos should not show. round: which round this is.
+    is applied. negative_prompt: what videos should not show; unset is the authors' own. round: which round this is.
     losers: generations a clip. strategies: weights of `generate` (from prompt and first frame),
     `renoise` (the real clip noised and denoised) and `local` (only a region and time span of it).
     strength: range of the noise share for `renoise`, where 0 is the clip and 1 is noise alone;
     0.65-0.8 is the range of DenseDPO. local_strength: the same for `local`.
-    width, height (pixels), frames, fps, steps, guidance, negative_prompt: shape and sampling of
-    every video. call, scheduler: any other argument of the pipeline's call, such as
-    call.guidance_scale_2, and any setting of its scheduler, such as scheduler.flow_shift.
+    task: i2v or t2v, for a folder whose weights do both. width, height (pixels), frames, fps, steps,
+    guidance: shape and sampling of every video. call: any other argument of the pipeline's call,
+    such as call.guidance_scale_2. scheduler: any setting of its scheduler, such as
+    scheduler.flow_shift.
     roundtrip_win: pass the real clip through the model's VAE, which the losers went through.
     keep_broken: pair generations that are NaN, black, blank or frozen as well.
     splits: which splits get pairs. seed: part of every pair's id, so a new seed is a new set.
@@ -39,6 +40,7 @@ class BuildConfig:
 
     model: str = "tiny"
     revision: str | None = None
+    task: Literal["i2v", "t2v"] | None = None
     lora: str | None = None
     lora_scale: float = 1.0
     round: int = 1

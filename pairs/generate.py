@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from realdpo.errors import UserError
 from realdpo.families import Family
 from realdpo.families.memory import memory_told
-from realdpo.families.sample import GenerationSettings, sample, set_scheduler, to_uint8
+from realdpo.families.sample import GenerationSettings, sample, scheduling, to_uint8
 from realdpo.regions import Region
 
 if TYPE_CHECKING:
@@ -57,8 +57,7 @@ def regenerate(
     """
     import torch
 
-    set_scheduler(pipe, settings.scheduler)  # before its `set_timesteps` is wrapped
-    with torch.no_grad(), memory_told(pipe):
+    with torch.no_grad(), memory_told(pipe), scheduling(pipe, settings), _encoded_once(pipe):
         clean = family.encode(pipe.vae, to_tensor(pipe, real)).float()
         noise = torch.randn(
             clean.shape, generator=torch.Generator("cpu").manual_seed(seed ^ 0x5EED)
@@ -122,6 +121,41 @@ def _within_reach(
                 "take more --steps, or another strength",
             )
         settings = replace(settings, steps=2 * settings.steps)
+
+
+@contextlib.contextmanager
+def _encoded_once(pipe: Any) -> Iterator[None]:
+    """The pipeline, which meanwhile encodes the same prompt and picture once only.
+
+    A schedule is read by a call that is stopped early, and a text encoder may be large.
+    """
+    known: dict[str, Any] = {}
+
+    def once(name: str) -> Callable[..., Any]:
+        original = getattr(pipe, name)
+
+        @functools.wraps(original)
+        def encode(*args: Any, **kwargs: Any) -> Any:
+            values = [*args, *(value for _, value in sorted(kwargs.items()))]
+            told = [v for v in values if isinstance(v, (str, int, float, list, type(None)))]
+            key = repr((name, told))
+            if key not in known:
+                known[key] = original(*args, **kwargs)
+            return known[key]
+
+        return encode
+
+    names = [name for name in ("encode_prompt", "encode_image") if hasattr(pipe, name)]
+    before = {name: vars(pipe).get(name) for name in names}
+    for name in names:
+        setattr(pipe, name, once(name))
+    try:
+        yield
+    finally:
+        for name, own in before.items():
+            delattr(pipe, name)
+            if own is not None:
+                setattr(pipe, name, own)
 
 
 def levels(scheduler: Any) -> list[tuple[float, float]]:
@@ -203,7 +237,7 @@ def _first_level(
     read from a call that is stopped as soon as it has been set.
     """
 
-    class Stop(Exception):
+    class Stop(BaseException):  # nothing on the way takes it for a failure
         pass
 
     def stop() -> None:

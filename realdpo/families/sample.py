@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from realdpo.errors import UserError
 from realdpo.families import family_of
-from realdpo.families.base import Family, Traits
+from realdpo.families.base import Family
 from realdpo.families.load import spec_of_pipeline
 from realdpo.families.memory import memory_told
 
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
 class GenerationSettings:
     """Shape and sampling of a video: pixels, frames, frames a second, steps, guidance scale.
 
-    call: further arguments of the pipeline's call, by name. scheduler: settings of its scheduler
-    that differ from the folder's.
+    call, scheduler: further arguments of the pipeline's call and settings of its scheduler.
     """
 
     width: int
@@ -39,25 +39,94 @@ class GenerationSettings:
     call: Mapping[str, Any] = field(default_factory=dict)
     scheduler: Mapping[str, Any] = field(default_factory=dict)
 
+    def key(self) -> dict[str, Any]:
+        """All that changes the video, for ids; what is empty is left out."""
+        return {k: v for k, v in asdict(self).items() if v or k not in ("call", "scheduler")}
+
 
 def settings_for(pipe: Any, **changes: Any) -> GenerationSettings:
     """The settings a model's authors recommend, with `changes` (None changes nothing).
 
     Raises UserError with the nearest legal values when the model cannot make that shape.
     """
-    return settings_from(family_of(spec_of_pipeline(pipe)).traits, **changes)
+    return settings_from(family_of(spec_of_pipeline(pipe)), **changes)
 
 
-def settings_from(traits: Traits, **changes: Any) -> GenerationSettings:
-    """As `settings_for`, from a model's traits alone; `call` and `scheduler` add to its own."""
-    names = ("width", "height", "frames", "fps", "steps", "guidance", "negative_prompt")
-    defaults = {name: getattr(traits, name) for name in names}
+def settings_from(family: Family, **changes: Any) -> GenerationSettings:
+    """As `settings_for`, from a model's files alone.
+
+    call and scheduler add to those of the authors. Raises UserError for a name that the
+    pipeline's call or the scheduler does not know.
+    """
+    traits = family.traits
+    names = ("steps", "guidance", "negative_prompt")
     given = {name: value for name, value in changes.items() if value is not None}
-    for name in ("call", "scheduler"):
-        given[name] = {**getattr(traits, name), **given.get(name, {})}
-    settings = GenerationSettings(**{**defaults, **given})
+    call, scheduler = given.pop("call", {}), given.pop("scheduler", {})
+    own = {name: getattr(traits, name) for name in names}
+    settings = GenerationSettings(**{**own, **traits.known(**given), **given})
     traits.check(settings.width, settings.height, settings.frames)
-    return settings
+    _require_known(family, call, scheduler)
+    return replace(
+        settings,
+        call={**traits.call, **call},
+        scheduler={**traits.scheduler, **family.scheduler(settings), **scheduler},
+    )
+
+
+def _require_known(family: Family, call: Mapping[str, Any], scheduler: Mapping[str, Any]) -> None:
+    import diffusers
+
+    if call:
+        if own := sorted(call.keys() & _OWN.keys()):
+            raise UserError(f"call.{own[0]} cannot be set: {_OWN[own[0]]}")
+        kind = getattr(diffusers, family.spec.pipeline)
+        known = set(inspect.signature(kind.__call__).parameters) - {"self", *_OWN}
+        if unknown := sorted(set(call) - known):
+            raise UserError(
+                f"{family.spec.pipeline} has no argument {unknown[0]!r}",
+                _nearest("call", unknown[0], known),
+            )
+    if scheduler:
+        name = str(family.spec.get("scheduler", "_class_name"))
+        kind = getattr(diffusers, name, None)
+        known = set(inspect.signature(kind.__init__).parameters) - {"self"} if kind else set()
+        if kind and (unknown := sorted(set(scheduler) - known)):
+            raise UserError(
+                f"{name} has no setting {unknown[0]!r}", _nearest("scheduler", unknown[0], known)
+            )
+
+
+# What is set for every video by itself; the rest of a call is anybody's to set.
+_OWN = {
+    "prompt": "it is the clip's own",
+    "image": "it is the clip's first frame",
+    "generator": "it is seeded by the video's id",
+    "output_type": "it is always numpy",
+    "latents": "they are the strategy's",
+    "height": "set height instead",
+    "width": "set width instead",
+    "num_frames": "set frames instead",
+    "num_inference_steps": "set steps instead",
+    "guidance_scale": "set guidance instead",
+    "negative_prompt": "set negative_prompt instead",
+}
+
+
+def _nearest(what: str, name: str, known: set[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {what}.{close[0]}?" if close else f"it takes {', '.join(sorted(known))}"
+
+
+@contextlib.contextmanager
+def scheduling(pipe: Any, settings: GenerationSettings) -> Iterator[None]:
+    """The pipeline with the scheduler's settings changed as asked, for as long as it lasts."""
+    own = pipe.scheduler
+    if any(own.config.get(name) != value for name, value in settings.scheduler.items()):
+        pipe.scheduler = type(own).from_config(own.config, **settings.scheduler)
+    try:
+        yield
+    finally:
+        pipe.scheduler = own
 
 
 def generate_video(
@@ -93,7 +162,6 @@ def sample(
     import torch
     from PIL import Image
 
-    set_scheduler(pipe, settings.scheduler)
     arguments: dict[str, Any] = {
         "prompt": prompt,
         "height": settings.height,
@@ -111,10 +179,19 @@ def sample(
         if image is None:
             raise ValueError("an image-to-video model needs the first frame")
         arguments["image"] = Image.fromarray(image)
+    family.prepare(pipe, settings)
     # some parts draw from the global generator; seeded and restored, it changes nothing else
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), memory_told(pipe):
+    with (
+        torch.random.fork_rng(devices=[]), torch.no_grad(), memory_told(pipe),
+        scheduling(pipe, settings),
+    ):  # fmt: skip
         torch.manual_seed(seed)
-        frames = pipe(**arguments).frames[0]
+        try:
+            frames = pipe(**arguments).frames[0]
+        except (UserError, RuntimeError, ValueError, MemoryError):
+            raise
+        except Exception as error:  # pipelines raise what they like; a failed video all the same
+            raise RuntimeError(f"{type(pipe).__name__}: {type(error).__name__}: {error}") from error
     video = np.asarray(frames, dtype=np.float32)
     if video.shape != (settings.frames, settings.height, settings.width, 3):
         raise RuntimeError(
@@ -122,64 +199,6 @@ def sample(
             f"{settings.width}x{settings.height}"
         )
     return video
-
-
-def set_scheduler(pipe: Any, changes: Mapping[str, Any]) -> None:
-    """Give the pipeline its scheduler with these settings; one that has them stays as it is.
-
-    Raises UserError for a setting that the scheduler does not take.
-    """
-    kind, config = type(pipe.scheduler), pipe.scheduler.config
-    if all(name in config and config[name] == value for name, value in changes.items()):
-        return
-    check_names("scheduler", kind.__name__, changes, inspect.signature(kind.__init__).parameters)
-    pipe.scheduler = kind.from_config(config, **changes)
-
-
-def check_settings(pipeline: str, scheduler: str, settings: GenerationSettings) -> None:
-    """Raises UserError for a `call` or `scheduler` setting that diffusers' classes do not take."""
-    if not (settings.call or settings.scheduler):
-        return
-    import diffusers
-
-    for what, kind, names in (
-        ("call", pipeline, settings.call),
-        ("scheduler", scheduler, settings.scheduler),
-    ):
-        found = getattr(diffusers, kind, None)
-        if found is not None:
-            method = found.__call__ if what == "call" else found.__init__
-            check_names(what, kind, names, inspect.signature(method).parameters)
-
-
-# What is set for every video by itself; the rest of a call is anybody's to set.
-_OWN = {
-    "prompt": "the clip's own",
-    "image": "the clip's first frame",
-    "generator": "seeded by the pair's id",
-    "output_type": "always numpy",
-    "latents": "of the strategy",
-    "height": "set height instead",
-    "width": "set width instead",
-    "num_frames": "set frames instead",
-    "num_inference_steps": "set steps instead",
-    "guidance_scale": "set guidance instead",
-    "negative_prompt": "set negative_prompt instead",
-}
-
-
-def check_names(what: str, kind: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Raises UserError for a name that is not known, with those that are close to it."""
-    names = [name for name in known if name != "self" and not (what == "call" and name in _OWN)]
-    for name in given:
-        if what == "call" and name in _OWN:
-            raise UserError(f"{what}.{name} cannot be set: {_OWN[name]}")
-        if name not in names:
-            close = difflib.get_close_matches(name, names, n=1)
-            raise UserError(
-                f"{kind} takes no {what} setting {name!r}",
-                f"did you mean {what}.{close[0]}?" if close else f"it takes {', '.join(names)}",
-            )
 
 
 def to_uint8(video: npt.NDArray[np.float32]) -> Video:

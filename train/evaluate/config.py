@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field
-from typing import Any
+from typing import Any, Literal
 
 from realdpo.config import settings
 from realdpo.errors import UserError
@@ -55,7 +55,8 @@ class EvalConfig:
     at most so many (0: all). seeds: videos a prompt and system. width,
     height (pixels), frames, fps, steps, guidance, negative_prompt: of every video; unset is the
     base model's own. call: further arguments of the pipelines' call, the same for all systems.
-    scheduler: settings of their schedulers, likewise. seed: all videos' seeds
+    scheduler: settings of their schedulers, likewise. task: i2v or t2v, for models whose weights do
+    both; a run's own is that of its training. seed: all videos' seeds
     derive from it and the prompt, so every system gets the same. clip: open_clip model as
     ARCHITECTURE:WEIGHTS. frechet: feature network as NETWORK:WEIGHTS. vbench: its dimensions.
     dtype, memory: as for `pairs build`. crf: H.264 quality of generated videos.
@@ -78,6 +79,7 @@ class EvalConfig:
     negative_prompt: str | None = None
     call: Mapping[str, Any] = field(default_factory=dict)
     scheduler: Mapping[str, Any] = field(default_factory=dict)
+    task: Literal["i2v", "t2v"] | None = None
     dtype: Dtype = "auto"
     memory: str = "auto"
     crf: int = 12
