@@ -172,12 +172,13 @@ def decide(
     Raises UserError when there are no clips or a threshold is wrong.
     """
     from realdpo import tables
+    from realdpo.curate import dedup_blocks
 
     path = workspace.require(workspace.clips, "curate ingest FOOTAGE")
     limits = thresholds(overrides)
     clips = tables.read(path, tables.CLIPS)
     before = sum(bool(keep) for keep in clips["keep"].to_pylist())
-    links = _stored_links(workspace, clips) if write else None
+    links = dedup_blocks.find(clips, workspace.step("dedup")).tolist() if write else None
     after = apply(clips, overrides, links)
     if write:
         tables.write(path, after, tables.CLIPS)
@@ -283,28 +284,6 @@ def stored(workspace: Workspace) -> dict[str, Any]:
     """The thresholds of the workspace's last `curate decide`; empty when there was none."""
     path = workspace.root / "config" / "curate-decide.toml"
     return load_overrides(path, ()) if path.exists() else {}
-
-
-def _stored_links(workspace: Workspace, clips: pa.Table) -> list[tuple[int, int]]:
-    """Near-duplicates, found once for a set of clips and kept under steps/."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from realdpo import ids
-    from realdpo.curate import dedup
-    from realdpo.files import atomic_path
-
-    names = clips["clip_id"].to_pylist()
-    key = ids.content_id(clips=names, settings=dedup.DedupSettings())
-    path = workspace.step("dedup") / f"{key}.parquet"
-    if not path.exists():
-        links = find_links(clips)
-        table = pa.table({side: [link[i] for link in links] for i, side in enumerate("ij")})
-        with atomic_path(path) as temporary:
-            pq.write_table(table, temporary)
-        return links
-    table = pq.read_table(path)
-    return list(zip(table["i"].to_pylist(), table["j"].to_pylist(), strict=True))
 
 
 def _copies(

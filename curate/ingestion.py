@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from realdpo import engine, ids, tables
-from realdpo.curate import analyse, cut, shards, sources
+from realdpo.curate import analyse, cut, dedup_blocks, shards, sources
 from realdpo.curate.config import TARGETS, IngestConfig
 from realdpo.curate.shots import divide, finder
 from realdpo.curate.sources import Candidate
@@ -308,7 +308,8 @@ def choose(
         )
     ]
     clips = _set(clips, "reasons", fixed)
-    links = decide.find_links(clips)
+    where = dedup_blocks.Where(config.engine, config.workers, config.address)
+    links = dedup_blocks.find(clips, workspace.step("dedup"), where=where).tolist()
     limits = {**decide.stored(workspace), **config.decide}
     clips = decide.apply(clips, limits, links)
     if not config.extras:
