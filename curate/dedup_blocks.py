@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,13 +58,14 @@ def find(
     settings: DedupSettings | None = None,
     where: Where | None = None,
     block: int = BLOCK,
+    keep: bool = True,
 ) -> Pairs:
     """Rows (i, j) of the pairs of clips that show the same footage [P, 2], sorted.
 
     clips: a clips table, or the Parquet file of one, which is read in batches; columns
     `source_id` and `phash`. against: another such table; pairs are then of a row of `clips` and
     a row of `against`, else i < j of one. folder: where results are kept, by what was compared.
-    Raises UserError when a task fails, with the pairs that were found kept.
+    keep: False leaves nothing there. Raises UserError when a task fails; what was found is kept.
     """
     settings, where = settings or DedupSettings(), where or Where()
     key = ids.content_id(
@@ -75,6 +77,11 @@ def find(
     kept = folder / f"{key}.npy"
     if kept.exists():
         return np.load(kept)
+    if not keep:
+        with tempfile.TemporaryDirectory() as other:
+            return find(
+                clips, Path(other), against=against, settings=settings, where=where, block=block
+            )
     if _rows(clips) <= block and (against is None or _rows(against) <= block):
         found = _at_once(clips, against, settings)
     else:
