@@ -88,6 +88,11 @@ def plan(workspace: Workspace, config: BuildConfig, device: str = "auto") -> Pla
             "use --strategies generate and --no-roundtrip-win with this model",
         )
     scheduler = str(spec.get("scheduler", "_class_name", "?"))
+    if config.strategies.get("local") and not family.KEEPS_REGIONS:
+        raise UserError(
+            f"{spec.pipeline} does not let a region be kept between its steps",
+            "leave `local` out of --strategies with this model",
+        )
     dtype = dtype_on(config.dtype, device)
     found = Plan(config, model, family, lora_id(config.lora), scheduler, dtype, ())
     clips = tables.read(workspace.clips, tables.CLIPS, _COLUMNS)
@@ -184,7 +189,11 @@ def _settings(config: BuildConfig, family: Family, clip: dict[str, Any]) -> Gene
     if not width or not height or width > clip["width"] or height > clip["height"]:
         raise conform.Unfit(
             f"the clip is {clip['width']}x{clip['height']}, too small for this model"
-            + (f", which makes {traits.width}x{traits.height} only" if traits.fixed else "")
+            + (
+                f", which makes {traits.width}x{traits.height} only"
+                if len(traits.sizes) == 1
+                else ""
+            )
         )
     return settings_from(
         family,
