@@ -46,7 +46,7 @@ class Known:
     ids of sources whose clips are those of the run before. missing: rows that the command names
     and that cannot be read; gone: rows it does not name whose files are away; unnamed: rows it
     does not name whose files are there; replaced: rows whose file holds other footage now.
-    without_captions: rows whose captions are no longer found; the known ones stay.
+    unsaid: rows of which something was said before, a caption or a licence, and is not now.
     """
 
     rows: list[dict[str, Any]]
@@ -55,7 +55,7 @@ class Known:
     gone: list[dict[str, Any]] = field(default_factory=list)
     unnamed: list[dict[str, Any]] = field(default_factory=list)
     replaced: list[dict[str, Any]] = field(default_factory=list)
-    without_captions: list[dict[str, Any]] = field(default_factory=list)
+    unsaid: list[dict[str, Any]] = field(default_factory=list)
 
 
 def read_earlier(workspace: Workspace) -> Earlier:
@@ -84,9 +84,8 @@ def keep_known(facts: Sequence[Row], earlier: Earlier, footage: Sequence[str]) -
         k = place.get(_key(old["path"] or source_id))
         row = None if k is None else rows[k]
         if row is not None and row["status"] == "ok" and row["source_id"] == source_id:
-            if old.get("captions") and not row["captions"]:
-                row |= {name: old.get(name) for name in _PROMPTS}
-                known.without_captions.append(row)
+            if _remind(row, old):
+                known.unsaid.append(row)
         elif row is not None and row["status"] == "failed":
             row |= _filled(old, row) | {"status": MISSING, "error": row["error"]}
             known.missing.append(row)
@@ -110,6 +109,15 @@ def keep_known(facts: Sequence[Row], earlier: Earlier, footage: Sequence[str]) -
     return dataclasses.replace(known, carried=frozenset(carried & with_clips))
 
 
+def _remind(row: dict[str, Any], old: Row) -> list[str]:
+    """Fill in what was said of a source before and is not now; the names of what that was."""
+    names = [name for name in PROVENANCE if old.get(name) and not row[name]]
+    if old.get("captions") and not row["captions"]:
+        names += _PROMPTS
+    row |= {name: old.get(name) for name in names}
+    return names
+
+
 def prune(known: Known, facts: Sequence[Row]) -> Known:
     """`known` without what this run has not seen: rows that cannot be read fail, the rest goes."""
     return Known([dict(row) for row in facts])
@@ -118,8 +126,10 @@ def prune(known: Known, facts: Sequence[Row]) -> Known:
 def removed_text(known: Known, earlier: Earlier) -> list[str]:
     """What pruning would remove, in lines; none when nothing would go."""
     away = [*known.missing, *known.replaced, *known.gone, *known.unnamed]
+    unsaid = len(known.unsaid)
+    forgotten = [f"to be forgotten: captions and licences of {unsaid} sources that nobody says now"]
     if not away:
-        return []
+        return forgotten if unsaid else []
     clips = _clips_of(earlier, known.carried)
     kept = 0 if clips is None else sum(bool(keep) for keep in clips["keep"].to_pylist())
     lines = [
@@ -128,7 +138,7 @@ def removed_text(known: Known, earlier: Earlier) -> list[str]:
     ]
     lines += [f"  {_shown(row)} ({_why(row, known)})" for row in away[:20]]
     lines += [f"  and {len(away) - 20} more"] if len(away) > 20 else []
-    return lines
+    return lines + (forgotten if unsaid else [])
 
 
 def warnings(known: Known) -> list[str]:
@@ -148,10 +158,10 @@ def warnings(known: Known) -> list[str]:
     ):
         if rows:
             lines.append(f"{len(rows)} sources of earlier runs {what}; they stay (see --prune)")
-    if known.without_captions:
+    if known.unsaid:
         lines.append(
-            f"the captions of {len(known.without_captions)} sources are no longer found; "
-            "those that were known stay"
+            f"of {len(known.unsaid)} sources something was said before and is not now, such as a "
+            "caption or a licence; it stays known (see --prune)"
         )
     return lines
 
