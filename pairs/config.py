@@ -25,7 +25,8 @@ class BuildConfig:
     """How preference pairs are made. What is None is taken from the model.
 
     model: `tiny`, a pipeline folder or a Hub id; revision: a commit or branch of the Hub id.
-    lora: LoRA weights (file, folder or Hub id) of an earlier round; round: which round this is.
+    lora: LoRA weights (file, folder or Hub id) of an earlier round. lora_scale: how much of them
+    is applied. negative_prompt: what videos should not show. round: which round this is.
     losers: generations a clip. strategies: weights of `generate` (from prompt and first frame),
     `renoise` (the real clip noised and denoised) and `local` (only a region and time span of it).
     strength: range of the noise share for `renoise`, where 0 is the clip and 1 is noise alone;

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field, fields
+from dataclasses import field
 from typing import Any, Literal, TypeVar
 
 from realdpo.config import settings
@@ -210,8 +210,3 @@ FREE_ON_RESUME = frozenset(
         "model", "revision", "batch", "accumulation", "branches", "gradient_checkpointing",
     }
 )  # fmt: skip
-
-
-def describe() -> list[tuple[str, str, str]]:
-    """(name, default, help) of every setting, for `--help` and the docs."""
-    return [(f.name, repr(f.default), f.metadata["help"]) for f in fields(TrainConfig)]

@@ -29,8 +29,12 @@ from typing import Any
 from realdpo import ids
 from realdpo.errors import UserError
 
-FIELDS = ("caption", "prompt", "text", "captions", "prompts", "description")
-"""Columns in which a caption is looked for; the first that says something counts."""
+FIELDS = ("caption", "prompt", "text", "captions", "prompts")
+"""Columns in which a caption is looked for; the first that says something counts.
+
+A `description` is one in a file of the film's own only: in the tables of archives it tells who
+filmed what for whom.
+"""
 FILE_FIELDS = (
     *("file_name", "path", "video", "video_path", "file", "file_path", "filename"),
     *("media_path", "video_file", "videos", "video_name"),
@@ -211,7 +215,7 @@ def _beside(film: Path) -> Said | None:
         path = base.with_name(base.name + ".json")
         if path.is_file():
             row = _json(path, _text(path))
-            if isinstance(row, dict) and (said := _captions(row)):
+            if isinstance(row, dict) and (said := _captions(row) or _texts(row.get("description"))):
                 return Said(said, origin=".json files")
     for name in ("labels", "captions"):
         path = film.parent.with_name(name) / f"{film.stem}.txt"

@@ -71,6 +71,7 @@ def build(
         typer.Option(help="File of choices from `pairs report`; rejected pairs leave the shards."),
     ] = None,
     seed: options.Seed = None,
+    show_settings: bool = options.settings_of("pairs build"),
     config: options.Config = None,
     sets: options.Set = None,
     dry_run: options.DryRun = False,

@@ -108,7 +108,7 @@ def test_labels_beside_videos(tmp_path: Path) -> None:
         ({"caption": None, "prompt": "", "text": "one"}, ("one",)),
         ({"caption_0": "one", "caption_1": "two"}, ("one", "two")),
         ({"caption": "[laughs] a man talks [off]"}, ("[laughs] a man talks [off]",)),
-        ({"caption": float("nan")}, ()),
+        ({"caption": float("nan"), "description": "Filmed in 1950 for the ministry."}, ()),
     ],
 )
 def test_captions_of_a_row(row: dict[str, object], captions: tuple[str, ...]) -> None:
