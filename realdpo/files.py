@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 import socket
@@ -96,6 +97,20 @@ def _runs(pid: int) -> bool:
     except OSError:  # it runs, as somebody else
         return True
     return True
+
+
+def stem_of(text: str, most: int = 180) -> str:
+    """A file stem for a text such as a prompt: at most `most` bytes, and no two texts share one.
+
+    A text that fits and has no separator is its own stem; any other is cut at a whole character
+    and ends in a hash of all of it.
+    """
+    plain = "".join("_" if c in "/\\\0" or ord(c) < 32 else c for c in text)
+    if plain == text and len(text.encode(errors="replace")) <= most and text not in ("", ".", ".."):
+        return text
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
+    head = plain.encode(errors="replace")[: most - len(digest) - 1].decode(errors="ignore")
+    return f"{head}-{digest}"
 
 
 def _short(name: str) -> str:
