@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from realdpo import ids, tables
+from realdpo import ids, integrity, tables
 from realdpo.errors import UserError
 from realdpo.files import write_text
 from realdpo.pairs import audit
@@ -145,7 +145,9 @@ def _filled(workspace: Workspace, row: dict[str, Any]) -> dict[str, Any]:
     def media(name: str | None) -> dict[str, Any] | None:
         if name is None:
             return None
-        return {"bytes": (workspace.pair_videos / name).read_bytes(), "path": name}
+        path = workspace.pair_videos / name
+        data = integrity.require_file(path, path.stem, "the video", integrity.PAIR_HINT)
+        return {"bytes": data, "path": name}
 
     shown = _fixed(row)
     return {

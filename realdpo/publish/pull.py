@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from realdpo import ids, tables
+from realdpo import ids, integrity, tables
 from realdpo.errors import UserError
 from realdpo.files import write_bytes
 from realdpo.progress import bar
@@ -303,8 +303,7 @@ def _rebuild_clips(workspace: Workspace) -> None:
                     rows.append(_clip_row(row, known))
                     target = workspace.clip_file(row["clip_id"])
                     if not (target.exists() and ids.file_hash(target) == row["sha256"]):
-                        if ids.bytes_hash(row["video"]["bytes"]) != row["sha256"]:
-                            raise UserError(f"{path}: clip {row['clip_id']} is not what its sha256 says")  # fmt: skip
+                        integrity.require_row(row, tables.DATASET, path)
                         write_bytes(target, row["video"]["bytes"])
                     advance()
     tables.write(workspace.clips, tables.from_rows(tables.CLIPS, rows), tables.CLIPS)
