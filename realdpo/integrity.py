@@ -7,7 +7,7 @@ pull, training, pairs and `realdpo doctor --deep` all ask here.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,21 @@ def row_damage(row: Mapping[str, Any], kind: tables.TableKind) -> str | None:
         stem = Path(media["path"] or "").stem
         if _NAMED_BY_HASH.fullmatch(stem) and ids.bytes_hash(_bytes(media)) != stem:
             return f"the {name} of pair {row['pair_id']} is not what its name, a sha256, says"
+    return None
+
+
+def pair_problem(prompt: str | None, names: Sequence[str]) -> str | None:
+    """Why a pair teaches nothing; None when it may.
+
+    prompt: its text. names: of the winner and the losers, by content: the same bytes, one name.
+    """
+    if not (prompt or "").strip():
+        return "the pair has no prompt"
+    win, *losers = names
+    if not losers:
+        return "the pair has no loser"
+    if win in losers:
+        return f"loser {losers.index(win)} is the winner itself, so there is no difference"
     return None
 
 

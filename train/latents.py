@@ -341,6 +341,9 @@ def _rows(shards: Sequence[Path]) -> Iterator[dict[str, Any]]:
         for batch in pq.ParquetFile(path).iter_batches(batch_size=1, columns=wanted):
             for row in batch.to_pylist():
                 integrity.require_row(row, tables.PAIR_SHARD, path)
+                sides = [ids.bytes_hash(side["bytes"]) for side in (row["win"], *row["lose"])]
+                if problem := integrity.pair_problem(row["prompt"], sides):
+                    raise UserError(f"{path}: pair {row['pair_id']}: {problem}", "remove that row")
                 yield row
 
 
