@@ -19,7 +19,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from realdpo import engine, ids, licences, tables
-from realdpo.curate import analyse, cut, decide, downloads, earlier, shards, sources
+from realdpo.curate import (
+    against,
+    analyse,
+    cut,
+    decide,
+    dedup_blocks,
+    downloads,
+    earlier,
+    shards,
+    sources,
+)
 from realdpo.curate.caption.config import SIDECAR
 from realdpo.curate.config import TARGETS, IngestConfig
 from realdpo.curate.shots import divide, divide_given, finder
@@ -436,11 +446,13 @@ def choose(
         )
     ]
     clips = _set(clips, "reasons", fixed)
-    links = decide.find_links(clips)
-    clips = decide.apply(clips, limits, links)
+    where = dedup_blocks.Where(config.engine, config.workers, config.address)
+    links = dedup_blocks.find(clips, workspace.step("dedup"), where=where).tolist()
+    known = against.known_rows(workspace, clips, where)
+    clips = decide.apply(clips, limits, links, known)
     if not config.extras:
         return clips
-    return decide.apply(look(workspace, clips, owners, config), limits, links)
+    return decide.apply(look(workspace, clips, owners, config), limits, links, known)
 
 
 def look(
