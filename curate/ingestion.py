@@ -635,7 +635,8 @@ def split(clips: pa.Table, config: IngestConfig) -> pa.Table:
         )
         if wish
     }
-    links = [(a, b) for a, b in links if a in set(kept) and b in set(kept)]
+    there = set(kept)
+    links = [(a, b) for a, b in links if a in there and b in there]
     place = shards.assign(kept, config.shards, linked=links, wishes=wishes)
     return _set(clips, "split", [place.get(s) for s in clips["source_id"].to_pylist()])
 
