@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from realdpo import ids
+from realdpo import ids, integrity
 from realdpo.config import to_toml
 from realdpo.errors import UserError
 from realdpo.families.load import device_names, dtype_of_all
@@ -360,10 +360,12 @@ def _generate(
 
 
 def _real(task: Task, workspace: Workspace) -> Video:
-    """The clip in the pair's form. Raises MediaError or Unfit."""
+    """The clip in the pair's form. Raises MediaError or Unfit, UserError if it is damaged."""
     from realdpo.media.decode import read_clip
 
-    video, fps = read_clip(workspace.root / task.clip["path"])
+    path = workspace.root / task.clip["path"]
+    data = integrity.require_file(path, task.clip["sha256"], "the clip", integrity.CLIP_HINT)
+    video, fps = read_clip(data)
     return conform.real(video, fps, task.form)
 
 
