@@ -59,7 +59,7 @@ def pairs(name, tmp_path_factory):
 @pytest.fixture(scope="module")
 def trainer(name, folder, pairs) -> Trainer:
     config = TrainConfig(
-        model=str(folder), rank=4, lr=3e-3, warmup=0, beta=100.0, sft_weight=0.0, held_out_pairs=0,
+        model=str(folder), objective="dpo", rank=4, lr=3e-3, warmup=0, beta=100.0, sft_weight=0.0, held_out_pairs=0,
         condition_draws=0, steps=12, spike=0.0,
     )  # fmt: skip
     return Trainer(pairs, config)
@@ -212,7 +212,7 @@ def test_alpha_survives_saving(model, work, tmp_path):
 
 def test_full_weights_are_a_transformer_folder(work, model, tmp_path):
     config = TrainConfig(
-        model=str(model), weights="full", lr=1e-4, steps=2, held_out_pairs=0, warmup=0,
+        model=str(model), objective="dpo", weights="full", lr=1e-4, steps=2, held_out_pairs=0, warmup=0,
         gradient_checkpointing=True,
     )  # fmt: skip
     trainer = Trainer(work, config, runs=tmp_path)
