@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from realdpo import engine, ids, tables
-from realdpo.curate import analyse, cut, shards, sources
+from realdpo.curate import against, analyse, cut, dedup_blocks, shards, sources
 from realdpo.curate.config import TARGETS, IngestConfig
 from realdpo.curate.shots import divide, finder
 from realdpo.curate.sources import Candidate
@@ -308,12 +308,14 @@ def choose(
         )
     ]
     clips = _set(clips, "reasons", fixed)
-    links = decide.find_links(clips)
+    where = dedup_blocks.Where(config.engine, config.workers, config.address)
+    links = dedup_blocks.find(clips, workspace.step("dedup"), where=where).tolist()
+    known = against.known_rows(workspace, clips, where)
     limits = {**decide.stored(workspace), **config.decide}
-    clips = decide.apply(clips, limits, links)
+    clips = decide.apply(clips, limits, links, known)
     if not config.extras:
         return clips
-    return decide.apply(look(workspace, clips, facts, config), limits, links)
+    return decide.apply(look(workspace, clips, facts, config), limits, links, known)
 
 
 def look(
