@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from realdpo import engine, ids, tables
 from realdpo.curate import analyse, cut, shards, sources
-from realdpo.curate.config import TARGETS, IngestConfig
+from realdpo.curate.config import SLOWEST, TARGETS, IngestConfig
 from realdpo.curate.shots import divide, finder
 from realdpo.curate.sources import Candidate
 from realdpo.errors import UserError
@@ -152,6 +152,8 @@ def measure(
     for outcome in _run("analyse", "sources", analyse.analyse, todo, config, len(tasks)):
         if outcome.value is not None:
             analyse.save(outcome.row.file(folder), outcome.value)
+            for line in analyse.breaks_text(analyse.parts_of(outcome.value.facts)):
+                say(f"analyse: {outcome.row.path} is divided: {line}")
         else:
             failed[outcome.row.source_id] = outcome.error or "unknown"
     rows = []
@@ -211,14 +213,25 @@ def _clip_rows(analysis: Path, source_id: str, config: IngestConfig) -> list[dic
 
     result = analyse.load(analysis)
     target = TARGETS[config.target]
-    fps, width, height = (Fraction(result.facts["fps"]), *_shown(result.facts))
-    (scaled, _), _ = cut.placement(width, height, target)
+    parts = analyse.parts_of(result.facts)
+    spans = divide(
+        result.times,
+        result.cuts,
+        result.soft,
+        Fraction(result.facts["fps"]),
+        config.clips,
+        target,
+        analyse.breaks_of(parts),
+    )
     rows = []
-    for span in divide(result.times, result.cuts, result.soft, fps, config.clips, target):
+    for span in spans:
+        part = analyse.part_at(parts, span.start)
+        fps, width, height = part.fps, part.width, part.height
+        (scaled, _), _ = cut.placement(width, height, target)
         reasons = list(span.reasons)
         if crossed(result.scores, float(span.start), float(span.end)):
             reasons.append("transition")
-        if target.fps and fps < target.fps * Fraction(95, 100):
+        if target.fps and fps < target.fps * SLOWEST:
             reasons.append(f"too_slow={float(fps):.3g}<{float(target.fps):.3g}")
         rows.append(
             {
@@ -445,14 +458,15 @@ def write_clips(
 def _cut_task(
     row: Mapping[str, Any], source: Mapping[str, Any], config: IngestConfig, threads: int
 ) -> cut.Task:
+    part = analyse.part_at(analyse.parts_of(source), Fraction(row["start"]))
     return cut.Task(
         clip_id=row["clip_id"],
         path=source["path"],
         start=Fraction(row["start"]),
         end=Fraction(row["end"]),
-        width=source["width"],
-        height=source["height"],
-        fps=Fraction(source["fps"]),
+        width=part.width,
+        height=part.height,
+        fps=part.fps,
         target=TARGETS[config.target],
         encode=config.encode,
         threads=threads,
@@ -636,10 +650,6 @@ def _set_score(table: pa.Table, name: str, values: Sequence[float | None]) -> pa
     if name in table.schema.names:
         table = table.drop_columns([name])
     return table.append_column(pa.field(name, pa.float32()), pa.array(values, pa.float32()))
-
-
-def _shown(facts: Mapping[str, Any]) -> tuple[int, int]:
-    return facts["width"], facts["height"]
 
 
 def _size(path: str) -> int | None:
