@@ -22,8 +22,7 @@ test: $(VENV)/.test lint
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf build/types && $(BIN)/python -m pip install --quiet --no-deps --target build/types .
-	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p realdpo
+	$(BIN)/mypy -p realdpo
 
 $(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

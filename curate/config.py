@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from fractions import Fraction
 from types import MappingProxyType
 from typing import Any, Literal
 
+from realdpo.config import settings
 from realdpo.curate.caption.config import CaptionConfig
 from realdpo.errors import UserError
 from realdpo.media.encode import EncodeSettings
@@ -28,7 +29,7 @@ SLOWEST = Fraction(95, 100)
 """Of the target's frames a second: footage of fewer would need frames that are not there."""
 
 
-@dataclass(frozen=True)
+@settings
 class Target:
     """What a clip must be for a video model; zeros mean: as the source is.
 
@@ -58,7 +59,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True)
+@settings
 class ShotSettings:
     """Shot boundaries, by PySceneDetect's detectors.
 
@@ -74,7 +75,7 @@ class ShotSettings:
     min_seconds: float = 0.6
 
 
-@dataclass(frozen=True)
+@settings
 class ClipSettings:
     """How shots become clips.
 
@@ -89,7 +90,7 @@ class ClipSettings:
     soft_trim_seconds: float = 0.5
 
 
-@dataclass(frozen=True)
+@settings
 class SourceSettings:
     """Which footage is let in.
 
@@ -104,7 +105,7 @@ class SourceSettings:
     hdr: Literal["tonemap", "drop"] = "tonemap"
 
 
-@dataclass(frozen=True)
+@settings
 class ShardSettings:
     """The dataset that is written.
 
@@ -120,7 +121,7 @@ class ShardSettings:
     to: str = ""
 
 
-@dataclass(frozen=True)
+@settings
 class IngestConfig:
     """Everything `curate ingest` can be told.
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import field
+from typing import Any, Literal
 
+from realdpo.config import settings
 from realdpo.errors import UserError
 
 STRATEGIES = ("generate", "renoise", "local")
@@ -19,7 +20,7 @@ MEMORY = (
 )
 
 
-@dataclass(frozen=True)
+@settings
 class BuildConfig:
     """How preference pairs are made. What is None is taken from the model.
 
@@ -59,7 +60,7 @@ class BuildConfig:
     keep_broken: bool = False
     splits: tuple[str, ...] = ("train", "validation", "test")
     seed: int = 0
-    dtype: str = "auto"
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     memory: str = "auto"
     quantization: Mapping[str, Any] | None = None
     crf: int = 12
@@ -83,8 +84,6 @@ class BuildConfig:
         for option in self.memory.split(","):
             if option not in MEMORY:
                 raise UserError(f"no memory option {option!r}", f"choose from {', '.join(MEMORY)}")
-        if self.dtype not in ("auto", "bfloat16", "float16", "float32"):
-            raise UserError(f"no dtype {self.dtype!r}", "auto, bfloat16, float16 or float32")
 
 
 def parse_strategies(text: str) -> dict[str, float]:

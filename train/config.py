@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from typing import Any, Literal, TypeVar
+
+from realdpo.config import settings
 
 T = TypeVar("T")
 
@@ -13,7 +15,7 @@ def _set(default: T, text: str) -> T:
     return field(default=default, metadata={"help": text})  # type: ignore[no-any-return]
 
 
-@dataclass(frozen=True)
+@settings
 class TrainConfig:
     """The settings of `realdpo train`. Defaults are the preset `realdpo`."""
 

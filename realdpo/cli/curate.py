@@ -76,7 +76,7 @@ def ingest(
         from dataclasses import fields, replace
 
         from realdpo.config import resolve, to_toml
-        from realdpo.curate import ingest as steps
+        from realdpo.curate import ingestion as steps
         from realdpo.curate.config import IngestConfig
         from realdpo.curate.decide import load_overrides
         from realdpo.curate.decide import to_toml as all_thresholds

@@ -105,7 +105,7 @@ def build(
         )
         place = Workspace(workspace)
         part = _shard(shard)
-        from realdpo.pairs import build as building
+        from realdpo.pairs import building
         from realdpo.pairs.publish import apply_review as take_review
 
         if apply_review is not None and not dry_run:

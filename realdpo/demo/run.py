@@ -57,7 +57,7 @@ def run(workspace: Workspace, own: Path | None = None, *, quick: bool = False) -
     plan = _plan(workspace, films, quick)
 
     from realdpo.curate.decide import to_toml as thresholds
-    from realdpo.curate.ingest import ingest
+    from realdpo.curate.ingestion import ingest
 
     workspace.save_config("curate ingest", to_toml("ingest", plan.ingest))
     workspace.save_config("curate decide", thresholds(plan.ingest.decide))
@@ -68,7 +68,7 @@ def run(workspace: Workspace, own: Path | None = None, *, quick: bool = False) -
             f"see why: realdpo curate report -w {workspace.root}",
         )
 
-    from realdpo.pairs.build import build
+    from realdpo.pairs.building import build
 
     workspace.save_config("pairs build", to_toml("pairs", plan.build))
     pairs = build(workspace, plan.build)

@@ -21,7 +21,7 @@ from pair_workspace import fabricate
 from realdpo import tables
 from realdpo.errors import UserError
 from realdpo.media.decode import read_clip
-from realdpo.pairs.build import build, preview
+from realdpo.pairs.building import build, preview
 from realdpo.pairs.config import BuildConfig
 from realdpo.pairs.pipeline import fingerprint
 from realdpo.pairs.publish import apply_review, reviews_path
@@ -154,7 +154,7 @@ def test_a_review_takes_pairs_out_and_puts_them_back(built) -> None:
 COMMAND = """
 import sys
 from pathlib import Path
-from realdpo.pairs.build import build
+from realdpo.pairs.building import build
 from realdpo.pairs.config import BuildConfig
 from realdpo.workspace import Workspace
 build(Workspace(Path(sys.argv[1])),

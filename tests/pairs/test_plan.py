@@ -166,7 +166,7 @@ def test_a_model_that_is_no_video_pipeline_is_refused(workspace, tmp_path) -> No
         ({"strategies": {"local": 0.0}}, "no weight"),
         ({"strength": (0.9, 0.1)}, "low <= high"),
         ({"memory": "magic"}, "memory option 'magic'"),
-        ({"dtype": "int8"}, "dtype 'int8'"),
+        ({"dtype": "int8"}, "dtype='int8'"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(changes, message) -> None:

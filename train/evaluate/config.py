@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
+from typing import Literal
 
+from realdpo.config import settings
 from realdpo.errors import UserError
 
 REAL = "real"  # the name under which real clips stand beside systems
 
 
-@dataclass(frozen=True)
+@settings
 class JudgeConfig:
     """A vision-language model as judge; without a url there is none.
 
@@ -39,7 +41,7 @@ class JudgeConfig:
             raise UserError("a judge needs at least 1 run, 1 attempt and 2 frames")
 
 
-@dataclass(frozen=True)
+@settings
 class EvalConfig:
     """What is compared, on which prompts, by what.
 
@@ -67,7 +69,7 @@ class EvalConfig:
     fps: float | None = None
     steps: int | None = None
     guidance: float | None = None
-    dtype: str = "auto"
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     memory: str = "auto"
     crf: int = 12
     clip: str = ""

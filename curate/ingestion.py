@@ -262,7 +262,7 @@ def _known(scores: Mapping[str, float]) -> dict[str, float | None]:
 @functools.lru_cache
 def _plan_version() -> str:
     """Hash of the code that makes clips of an analysis."""
-    files = [Path(__file__).with_name(name) for name in ("cut.py", "dedup.py", "ingest.py")]
+    files = [Path(__file__).with_name(name) for name in ("cut.py", "dedup.py", "ingestion.py")]
     return ids.content_id(
         measure=analyse.code_version(),
         code=[file.read_text(encoding="utf-8") for file in files if file.exists()],
