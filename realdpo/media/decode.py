@@ -83,11 +83,11 @@ def frames(
                     seek = None
                     continue
             picture: _Picture | None = None
-            sought_too_far = False
+            lost = False
             luma_time = -math.inf
             for time, frame in _timed(container, stream, source, origin, notes):
                 if picture is None and seek is not None and time > seek:
-                    sought_too_far = True
+                    lost = True
                     break
                 if picture is None or not picture.fits(frame):
                     picture = _Picture(frame, stream, short_side, size)
@@ -98,7 +98,7 @@ def frames(
                     if luma_every is not None and time - luma_time >= luma_every - 1e-6:
                         luma, luma_time = _luma(frame), float(time)
                     yield Frame(time, picture.rgb(frame), luma, picture.shown)
-        if not sought_too_far:
+        if not lost and (picture is not None or seek is None):
             return
         seek = None  # this container's index is wrong: go through it from its beginning
 
