@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from realdpo import ids
 from realdpo.errors import UserError
+from realdpo.families.memory import OutOfMemory
 from realdpo.files import write_bytes
 from realdpo.ledger import Ledger
 from realdpo.pairs import conform
 from realdpo.pairs.config import BuildConfig
 from realdpo.pairs.interchange import imported
-from realdpo.pairs.pipeline import OutOfMemory
 from realdpo.pairs.plan import Loser, Plan, Task, loser, plan
 from realdpo.pairs.publish import publish, read_reviews
 from realdpo.progress import bar, say
@@ -157,7 +157,8 @@ def _work(
     root: Path, config: BuildConfig, shard: tuple[int, int], device: str, progress: bool = False
 ) -> int:
     """Make every unfinished pair of the shard that nobody else is making; how many it made."""
-    from realdpo.pairs.generate import adapter_of, load_pipeline
+    from realdpo.families import family_of
+    from realdpo.families.load import load_pipeline, spec_of_pipeline
 
     workspace = Workspace(root)
     planned = plan(workspace, config)
@@ -177,7 +178,7 @@ def _work(
         lora_scale=config.lora_scale,
         quantization=config.quantization,
     )
-    adapter = adapter_of(pipe)
+    family = family_of(spec_of_pipeline(pipe))
     made = 0
     total = len(mine) * (1 + config.losers)
     done = total - len(left) * (1 + config.losers)
@@ -191,7 +192,7 @@ def _work(
                         busy.append(task)
                         continue
                     ledger.refresh()
-                    for note in _make(task, planned, ledger, workspace, pipe, adapter):
+                    for note in _make(task, planned, ledger, workspace, pipe, family):
                         advance(1, note)
                     made += 1
             ledger.refresh()
@@ -215,9 +216,10 @@ def _silent(*_: Any) -> None:
 
 
 def _make(
-    task: Task, planned: Plan, ledger: Ledger, workspace: Workspace, pipe: Any, adapter: Any
+    task: Task, planned: Plan, ledger: Ledger, workspace: Workspace, pipe: Any, family: Any
 ) -> Iterator[str]:
     """Make what a pair still lacks, yielding a note a video. An error fails its video only."""
+    from realdpo.families.sample import to_uint8
     from realdpo.pairs import generate
 
     config, form, settings = planned.config, task.form, task.settings
@@ -237,13 +239,13 @@ def _make(
             started = time.perf_counter()
             broken = None
             if part == "win":
-                video = generate.roundtrip(pipe, adapter, real) if config.roundtrip_win else real
+                video = generate.roundtrip(pipe, family, real) if config.roundtrip_win else real
                 extra: dict[str, Any] = {}
             else:
                 how = loser(task.pair_id, int(part.removeprefix("lose")), config)
-                raw = _generate(pipe, adapter, task, how, real, image)
+                raw = _generate(pipe, family, task, how, real, image)
                 broken = generate.why_broken(raw)
-                video = conform.generated(generate.to_uint8(raw), form)
+                video = conform.generated(to_uint8(raw), form)
                 extra = {"seed": how.seed, "strategy": how.strategy, "strength": how.strength}
             seconds = time.perf_counter() - started
             data = conform.write(conform.with_first_frame(video, image), form, config.crf)
@@ -267,17 +269,18 @@ def _make(
 
 
 def _generate(
-    pipe: Any, adapter: Any, task: Task, how: Loser, real: Video, image: Video | None
+    pipe: Any, family: Any, task: Task, how: Loser, real: Video, image: Video | None
 ) -> npt.NDArray[np.float32]:
+    from realdpo.families.sample import sample
     from realdpo.pairs import generate
 
     assert task.settings is not None
     prompt = task.clip["prompt"]
     if how.strategy == "generate":
-        return generate.sample(pipe, adapter, prompt, image, how.seed, task.settings)
+        return sample(pipe, family, prompt, image, how.seed, task.settings)
     assert how.strength is not None
     return generate.regenerate(
-        pipe, adapter, prompt, real, how.seed, task.settings, how.strength, how.box
+        pipe, family, prompt, real, how.seed, task.settings, how.strength, how.box
     )
 
 

@@ -44,8 +44,9 @@ def guard(as_json: bool = False) -> Iterator[None]:
     With `as_json` the progress bars are off and the error is a JSON document on stdout.
     """
     from realdpo.errors import UserError
-    from realdpo.progress import quiet
+    from realdpo.progress import quiet, speak
 
+    speak()
     token = quiet.set(as_json)
     try:
         yield
