@@ -133,7 +133,7 @@ def apply(
 ) -> pa.Table:
     """Set `keep`, `reasons` and `duplicate_of` of a clips table.
 
-    Reasons that are not ours to judge (licence, `too_short`, `transition`) stay. links: pairs of
+    Reasons that are not ours to judge (licence, `too_short`) stay. links: pairs of
     rows that show the same footage, None finds them by `phash`. Of such a pair the larger, then
     longer clip is kept.
     """

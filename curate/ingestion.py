@@ -211,7 +211,6 @@ def score(
 def _clip_rows(analysis: Path, source_id: str, config: IngestConfig) -> list[dict[str, Any]]:
     """Rows of the clips table for one source: every span with its scores, kept or not."""
     from realdpo.curate.scores import fingerprint, summarise
-    from realdpo.curate.transitions import crossed
 
     result = analyse.load(analysis)
     target = TARGETS[config.target]
@@ -231,8 +230,6 @@ def _clip_rows(analysis: Path, source_id: str, config: IngestConfig) -> list[dic
         fps, width, height = part.fps, part.width, part.height
         (scaled, _), _ = cut.placement(width, height, target)
         reasons = list(span.reasons)
-        if crossed(result.scores, float(span.start), float(span.end)):
-            reasons.append("transition")
         if target.fps and fps < target.fps * SLOWEST:
             reasons.append(f"too_slow={float(fps):.3g}<{float(target.fps):.3g}")
         rows.append(

@@ -21,7 +21,6 @@ def inspect(
     from realdpo.curate.config import ClipSettings, ShotSettings, Target
     from realdpo.curate.scores import sampled, summarise
     from realdpo.curate.shots import divide
-    from realdpo.curate.transitions import crossed
 
     limits = decide.thresholds(overrides)
     sampled.require(extras)
@@ -48,8 +47,7 @@ def inspect(
         if extras:
             scores |= sampled.measure(str(path), start, end, extras)
         columns = {name: np.array([value], np.float32) for name, value in scores.items()}
-        soft = ["transition"] if crossed(seen.scores, start, end) else []
-        why = [*span.reasons, *soft, *decide.reasons(columns, limits, 1)[0]]
+        why = [*span.reasons, *decide.reasons(columns, limits, 1)[0]]
         shots.append(
             {
                 "shot": span.shot,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 
@@ -38,7 +40,7 @@ def summary(rows: Columns) -> dict[str, float]:
     return result
 
 
-def _median(values: npt.NDArray[np.float64]) -> float:
+def _median(values: np.ndarray[Any, Any]) -> float:
     """NaN for none: pictures too small for a grid of blocks have no blocking."""
     return float(np.median(values)) if len(values) else np.nan
 
