@@ -36,7 +36,7 @@ from realdpo.media.decode import read_clip
 from realdpo.train.config import TrainConfig
 from realdpo.workspace import Workspace
 
-TRANSFORM = 1  # raise when the way from a file to a latent changes
+TRANSFORM = 2  # raise when the way from a file to a latent changes
 
 
 @dataclass(frozen=True)

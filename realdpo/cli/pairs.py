@@ -36,6 +36,7 @@ def build(
     round_: Annotated[int | None, typer.Option("--round", help="Which round this is.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale.")] = None,
+    task: options.Task = None,
     roundtrip_win: Annotated[
         bool | None,
         typer.Option(
@@ -71,6 +72,7 @@ def build(
         typer.Option(help="File of choices from `pairs report`; rejected pairs leave the shards."),
     ] = None,
     seed: options.Seed = None,
+    show_settings: bool = options.settings_of("pairs build"),
     config: options.Config = None,
     sets: options.Set = None,
     dry_run: options.DryRun = False,
@@ -96,6 +98,7 @@ def build(
                 "round": round_,
                 "steps": steps,
                 "guidance": guidance,
+                "task": task,
                 "roundtrip_win": roundtrip_win,
                 "keep_broken": keep_broken,
                 "memory": memory,
