@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from realdpo.ids import content_id
 if TYPE_CHECKING:
     from realdpo.media.decode import Frame
 
+VERSION = 2  # raise when facts, parts, cuts or soft transitions change
 BLOCK = 16
 HOLE = Fraction(1, 2)  # seconds without a frame, and more than two are missing: two recordings
 _NOTES, _NUM, _DEN = b"realdpo.analysis", "exact.num", "exact.den"
@@ -37,7 +37,7 @@ class Task:
     def key(self) -> str:
         """Names the result: the file's bytes and everything that changes what is measured."""
         return content_id(
-            source=self.source_id, shots=self.shots, side=ANALYSIS_SIDE, code=code_version()
+            source=self.source_id, shots=self.shots, side=ANALYSIS_SIDE, version=version()
         )
 
     def file(self, folder: Path) -> Path:
@@ -306,15 +306,18 @@ def _ratio(value: Fraction) -> str:
     return f"{value.numerator}/{value.denominator}"
 
 
-@functools.lru_cache
-def code_version() -> str:
-    """Hash of the code that measures: numbers of another version are never taken for ours."""
-    from realdpo.curate import neural, scores, shots, transitions
+def version() -> str:
+    """Names the way from a file to its numbers: those of another version are not taken for ours.
 
-    measuring = Path(scores.__file__).parent.glob("*.py")
-    parts = (neural, shots, transitions)
-    files = sorted([Path(__file__), *(Path(str(part.__file__)) for part in parts), *measuring])
-    return content_id(code=[file.read_text(encoding="utf-8") for file in files])
+    FFmpeg's major releases may scale pictures otherwise.
+    """
+    import av
+
+    from realdpo.curate import scores
+    from realdpo.media import decode
+
+    scaler, *_ = av.library_versions["libswscale"]
+    return f"{VERSION}-{scores.VERSION}-{decode.VERSION}-{scaler}"
 
 
 def save(path: Path, result: Analysis) -> None:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from realdpo.workspace import Workspace
 
+VERSION = 1  # raise when the same numbers and thresholds give another verdict
+
 
 @dataclass(frozen=True)
 class Limit:

@@ -53,7 +53,7 @@ def ingest(workspace: Workspace, footage: Sequence[str], config: IngestConfig) -
     """
     candidates = sources.find(footage)
     with workspace.lock("curate ingest"):
-        order = _order(candidates, config)
+        order = _order(workspace, candidates, config)
         done = _finished(workspace, order)
         if done is not None and _still_fail(workspace, candidates, done["failed"], config):
             return {**done["funnel"], "unchanged": True}
@@ -258,14 +258,28 @@ def _known(scores: Mapping[str, float]) -> dict[str, float | None]:
     return {name: None if math.isnan(value) else value for name, value in scores.items()}
 
 
-@functools.lru_cache
 def _plan_version() -> str:
-    """Hash of the code that makes clips of an analysis."""
-    files = [Path(__file__).with_name(name) for name in ("cut.py", "dedup.py", "ingestion.py")]
-    return ids.content_id(
-        measure=analyse.code_version(),
-        code=[file.read_text(encoding="utf-8") for file in files if file.exists()],
-    )
+    """Names the way from an analysis to the rows of its clips."""
+    from realdpo.curate import scores, shots
+
+    return f"{shots.VERSION}-{scores.VERSION}"
+
+
+def _versions(workspace: Workspace, config: IngestConfig) -> dict[str, Any]:
+    """All that decides what a run makes beside its footage and settings."""
+    from realdpo.curate import actions, decide
+    from realdpo.curate.scores import sampled
+
+    return {
+        "analyse": analyse.version(),
+        "plan": _plan_version(),
+        "look": sampled.VERSION,
+        "decide": decide.VERSION,
+        "thresholds": decide.thresholds({**decide.stored(workspace), **config.decide}),
+        "actions": actions.taxonomy(),
+        "cut": cut.VERSION,
+        "shards": shards.VERSION,
+    }
 
 
 def _with_provenance(clips: pa.Table, source: Mapping[str, Any]) -> pa.Table:
@@ -340,7 +354,7 @@ def look(
     sampled.require(config.extras)
     paths = {row["source_id"]: row["path"] for row in reversed(facts) if row["status"] == "ok"}
     kept = clips.filter(clips["keep"]).select(["clip_id", "source_id", "start_s", "end_s"])
-    version = ids.content_id(extras=sorted(config.extras), code=analyse.code_version())
+    version = ids.content_id(extras=sorted(config.extras), version=sampled.VERSION)
     tasks = {
         f"{row['clip_id']}-{version}": (paths[row["source_id"]], row["start_s"], row["end_s"])
         for row in kept.to_pylist()
@@ -422,7 +436,9 @@ def write_clips(
     kept = clips.filter(clips["keep"]).select(["clip_id", "source_id", "start", "end"]).to_pylist()
     with Ledger(workspace.step("cut")) as done:
         there = _names(workspace.clip_files)
-        todo = [r for r in kept if not (done.get(r["clip_id"]) and f"{r['clip_id']}.mp4" in there)]
+        todo = [
+            r for r in kept if not (_made(done, r["clip_id"]) and f"{r['clip_id']}.mp4" in there)
+        ]
         threads = engine.threads_per_worker(len(todo), config.engine, config.workers)
         tasks = [_cut_task(row, about[row["source_id"]], config, threads) for row in todo]
         failed: dict[str, str] = {}
@@ -435,6 +451,7 @@ def write_clips(
             done.put(
                 outcome.row.clip_id,
                 {
+                    "version": cut.VERSION,
                     "sha256": ids.bytes_hash(clip.data),
                     "bytes": len(clip.data),
                     "width": clip.width,
@@ -452,6 +469,11 @@ def write_clips(
     clips = _set(clips, "status", ["failed" if c in failed else "ok" for c in order])
     clips = _set(clips, "error", [failed.get(c) for c in order])
     return clips, {c: facts["bytes"] for c, facts in made.items()}
+
+
+def _made(done: Ledger, clip_id: str) -> bool:
+    """Whether a clip was cut, by the code of today."""
+    return (done.get(clip_id) or {}).get("version") == cut.VERSION
 
 
 def _cut_task(
@@ -553,11 +575,11 @@ def funnel(facts: Sequence[Mapping[str, Any]], clips: pa.Table) -> dict[str, Any
 # --- a finished workspace -------------------------------------------------------------------------
 
 
-def _order(candidates: Sequence[Candidate], config: IngestConfig) -> str:
+def _order(workspace: Workspace, candidates: Sequence[Candidate], config: IngestConfig) -> str:
     """Names the whole request: every file as it is now, and every setting that matters."""
     settings = dataclasses.replace(config, engine="local", workers=0, address="")
     listed = [[dataclasses.asdict(c), sources.stamp(c.path)] for c in candidates]
-    return ids.content_id(settings=settings, footage=listed, version=_plan_version())
+    return ids.content_id(settings=settings, footage=listed, versions=_versions(workspace, config))
 
 
 def _finished(workspace: Workspace, order: str) -> dict[str, Any] | None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from realdpo.curate.neural import NeuralFinder
 
+VERSION = 1  # raise when the same cuts give other spans
 _CLOCK = 1_000_000_000  # ticks a second: the detectors want one time base for all frames
 _THRESHOLDS = {"adaptive": 3.5, "content": 31.0, "threshold": 12.0, "transnetv2": 0.4}
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+VERSION = 2  # raise when a frame's pixels or its time change
+
 # FFmpeg's numbers: AVCOL_SPC_* on frames, SWS_CS_* for the scaler.
 _MATRIX = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
 _BT709, _BT601 = 1, 5
@@ -181,9 +183,7 @@ def _timed(
         promised = stream.duration * probe.rational(stream.time_base)
         shown = last - (origin or 0)
         if promised - shown > max(Fraction(1, 2), 3 * step):
-            notes.append(
-                f"the file breaks off at {float(shown):.2f} s of {float(promised):.2f} s"
-            )
+            notes.append(f"the file breaks off at {float(shown):.2f} s of {float(promised):.2f} s")
     if last is None and not sought:
         reason = notes[-1] if notes else "no frame in it"
         raise MediaError(f"{probe.name_of(source)} holds no decodable frame: {reason}")
