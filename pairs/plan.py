@@ -83,6 +83,11 @@ def plan(workspace: Workspace, config: BuildConfig) -> Plan:
             "use --strategies generate and --no-roundtrip-win with this model",
         )
     scheduler = str(spec.get("scheduler", "_class_name", "?"))
+    if config.strategies.get("local") and not family.KEEPS_REGIONS:
+        raise UserError(
+            f"{spec.pipeline} does not let a region be kept between its steps",
+            "leave `local` out of --strategies with this model",
+        )
     found = Plan(config, model, family, lora_id(config.lora), scheduler, ())
     clips = tables.read(workspace.clips, tables.CLIPS, _COLUMNS)
     chosen = clips.filter(
@@ -177,7 +182,11 @@ def _settings(config: BuildConfig, family: Family, clip: dict[str, Any]) -> Gene
     if not width or not height or width > clip["width"] or height > clip["height"]:
         raise conform.Unfit(
             f"the clip is {clip['width']}x{clip['height']}, too small for this model"
-            + (f", which makes {traits.width}x{traits.height} only" if traits.fixed else "")
+            + (
+                f", which makes {traits.width}x{traits.height} only"
+                if len(traits.sizes) == 1
+                else ""
+            )
         )
     return settings_from(
         family,

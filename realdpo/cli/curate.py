@@ -130,5 +130,5 @@ def _sorted_sets(sets: Sequence[str], names: set[str]) -> tuple[list[str], list[
     return own, [s for s in sets if s not in own]
 
 
-for _name in ("curate_source", "curate_scores", "curate_caption"):
+for _name in ("curate_source", "curate_scores", "curate_caption", "curate_sets"):
     importlib.import_module(f"realdpo.cli.{_name}")

@@ -80,7 +80,7 @@ def spec_of_folder(folder: Path, component: str = "transformer") -> Spec:
     for name, value in index.items():
         if isinstance(value, list) and len(value) == 2 and value[0] is not None:
             classes[name] = str(value[1])
-            for file in ("config.json", "scheduler_config.json"):
+            for file in ("config.json", "scheduler_config.json", "guider_config.json"):
                 if (folder / name / file).is_file():
                     parts[name] = _json(folder / name / file)
     return Spec(str(index.get("_class_name", "?")), parts, classes, folder, component)

@@ -95,14 +95,19 @@ def _require_known(family: Family, call: Mapping[str, Any], scheduler: Mapping[s
 
 @contextlib.contextmanager
 def scheduling(pipe: Any, settings: GenerationSettings) -> Iterator[None]:
-    """The pipeline with the scheduler's settings changed as asked, for as long as it lasts."""
-    own = pipe.scheduler
+    """The pipeline with the scheduler's settings changed as asked, for as long as it lasts.
+
+    A guider that is changed meanwhile comes back as well.
+    """
+    own, guider = pipe.scheduler, getattr(pipe, "guider", None)
     if any(own.config.get(name) != value for name, value in settings.scheduler.items()):
         pipe.scheduler = type(own).from_config(own.config, **settings.scheduler)
     try:
         yield
     finally:
         pipe.scheduler = own
+        if guider is not None:
+            pipe.guider = guider
 
 
 def generate_video(
@@ -155,13 +160,17 @@ def sample(
         if image is None:
             raise ValueError("an image-to-video model needs the first frame")
         arguments["image"] = Image.fromarray(image)
-    family.prepare(pipe, settings)
+    taken = inspect.signature(type(pipe).__call__).parameters
+    for side in ("height", "width"):  # a pipeline that starts from a picture may take its size
+        if side not in taken:
+            del arguments[side]
     # some parts draw from the global generator; seeded and restored, it changes nothing else
     with (
         torch.random.fork_rng(devices=[]), torch.no_grad(), memory_told(pipe),
         scheduling(pipe, settings),
     ):  # fmt: skip
         torch.manual_seed(seed)
+        family.prepare(pipe, settings)
         try:
             frames = pipe(**arguments).frames[0]
         except (UserError, RuntimeError, ValueError, MemoryError):
