@@ -277,6 +277,7 @@ def _versions(workspace: Workspace, config: IngestConfig) -> dict[str, Any]:
         "decide": decide.VERSION,
         "thresholds": decide.thresholds({**decide.stored(workspace), **config.decide}),
         "actions": actions.taxonomy(),
+        "duplicates": (dedup_blocks.VERSION, against.VERSION),
         "cut": cut.VERSION,
         "shards": shards.VERSION,
     }
