@@ -222,6 +222,10 @@ def _as_row(part: Part) -> dict[str, Any]:
 
 def parts_of(facts: Mapping[str, Any]) -> list[Part]:
     """The parts of a source, of its row in the sources table."""
+    if not facts.get("parts"):  # of a table that was written before there were parts
+        end = Fraction(facts["duration_s"])
+        fps = Fraction(facts["fps"])
+        return [Part(Fraction(0), end, facts["width"], facts["height"], fps)]
     return [
         Part(
             Fraction(row["start"]),
