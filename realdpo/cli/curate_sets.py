@@ -80,3 +80,50 @@ def dedup(
             f"footage of another set; kept {told['kept']} of {told['clips']} "
             f"(before: {told['kept_before']})"
         )
+
+
+@app.command(epilog="Example: realdpo curate merge machine-1 machine-2 machine-3 -w all")
+def merge(
+    workspace: options.Workspace,
+    given: Annotated[
+        list[Path], typer.Argument(metavar="WORKSPACE...", help="Two workspaces or more.")
+    ],
+    engine: Annotated[str, typer.Option(help="Where it runs: local, serial or ray.")] = "local",
+    address: Annotated[str, typer.Option(help="Address of a running Ray cluster.")] = "",
+    workers: Annotated[int, typer.Option(help="Processes; as many as cores by default.")] = 0,
+    dry_run: options.DryRun = False,
+    json_: options.Json = False,
+) -> None:
+    """Make one workspace of several: duplicates across them, one split, nothing lost.
+
+    Captions, scores, licences and caches are kept; what the workspaces tell differently is
+    settled by rules and said. The given workspaces stay as they are.
+    """
+    with cli.guard(json_):
+        from realdpo.curate import merge as room
+        from realdpo.curate.dedup_blocks import Where
+        from realdpo.workspace import Workspace
+
+        parts, place = [Workspace(path) for path in given], Workspace(workspace)
+        if dry_run:
+            room.check(parts, place)
+            rows = {str(part.root): tables_rows(part.clips) for part in parts}
+            if json_:
+                cli.emit({"clips": rows})
+            else:
+                for name, count in rows.items():
+                    print(f"{name}: {count} clips")
+                print("nothing was written")
+            return
+        result = room.merge(parts, place, Where(engine, workers, address))
+        if json_:
+            cli.emit(result)
+        else:
+            print(room.text(result))
+
+
+def tables_rows(path: Path) -> int:
+    """Rows of a table, from its footer."""
+    import pyarrow.parquet as pq
+
+    return int(pq.read_metadata(path).num_rows)
