@@ -209,8 +209,8 @@ def _example(
     if tokens := _text_tokens(base):
         call.append(f"max_sequence_length={tokens}")
     if taken is not None:  # a pipeline may take its size from the picture, or have a guider
-        given = [part.strip() for text in call for part in _separate(text)]
-        call = [part for part in given if part.partition("=")[0] in taken]
+        each = [part for text in call for part in _separate(text)]
+        call = [part for part in each if part.partition("=")[0] in taken]
     call.append('generator=torch.Generator("cpu").manual_seed(0)')
     lines += ["video = pipe(", *(f"    {part}," for part in call), ").frames[0]"]
     lines.append(
