@@ -1,7 +1,8 @@
 """Decide: stored scores and thresholds in, keep or drop with every reason out.
 
-Nothing is decoded and nothing is measured again, so a threshold costs a second to change. A
-score that was not measured (null) never drops a clip.
+Nothing is decoded and nothing is measured again, so a threshold costs a second to change. What a
+score that is not known (null) means stands beside each threshold: it drops nothing, except where a
+clip that cannot be judged must not pass (`UNKNOWN_DROPS`), and then the reason says so.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ LIMITS: tuple[Limit, ...] = (
     Limit("detail.noise", None, 12, "choice: grain that hides texture is meant to lie above"),
     Limit("detail.blocking", None, 1.0, "choice: starved H.264 is meant to lie above"),
     Limit("detail.combing", None, 0.01, "choice: fields woven in motion lie above"),
+    Limit("motion.camera_confidence", 0.5, None, "choice: told in less than half of it, not known"),
     Limit("motion.subject", 0.04, None, "measured: breathing and leaves lie below, gestures above"),
     Limit("motion.subject_share", 0.003, None, "measured: a hand at arm's length is a hundredth"),
     Limit("motion.camera", None, 1.5, "choice: whip pans are meant to lie above"),
@@ -66,6 +68,9 @@ LIMITS: tuple[Limit, ...] = (
     Limit("text.area", None, 0.05, "choice for fine-tuning sets; pretraining allows 0.3"),
     Limit("nsfw.worst", None, 0.5, "the usual cut of classifiers, on the worst frame"),
 )
+
+# Without a camera to measure against, all motion may be the camera's: not known is not moving.
+UNKNOWN_DROPS = frozenset({"motion.camera_confidence", "motion.subject"})
 
 KEPT_ONE_SIDE = ("_min", "_max")
 
@@ -111,19 +116,32 @@ def reasons(
 ) -> list[list[str]]:
     """For each of `count` clips all the limits it breaks, as `motion.subject=0.8<2`.
 
-    scores: columns of float [count], NaN where not measured; scores that are absent break none.
+    scores: columns of float [count], NaN where not known: of UNKNOWN_DROPS that breaks the limit,
+    as `motion.subject=unknown`, of others none. Scores that are absent break none.
     """
     result: list[list[str]] = [[] for _ in range(count)]
     for key in sorted(limits):
         name, least = key[:-4], key.endswith("_min")
         if name not in scores:
             continue
-        # As stored: a value on the limit must not fall to the other side by rounding.
         values, limit = np.asarray(scores[name], np.float32), np.float32(limits[key])
-        for index in np.flatnonzero(values < limit if least else values > limit):
+        for index in np.flatnonzero(breaks(values, key, limit)):
             sign = "<" if least else ">"
-            result[index].append(f"{name}={_short(values[index], limit)}{sign}{limit:.6g}")
+            known = not np.isnan(values[index])
+            reason = f"{_short(values[index], limit)}{sign}{limit:.6g}" if known else "unknown"
+            if f"{name}={reason}" not in result[index]:
+                result[index].append(f"{name}={reason}")
     return result
+
+
+def breaks(
+    values: npt.NDArray[Any], key: str, limit: float | np.float32
+) -> npt.NDArray[np.bool_]:
+    """Which of a score's values, NaN where not known, break its threshold `key`."""
+    # As stored: a value on the limit must not fall to the other side by rounding.
+    values, limit = np.asarray(values, np.float32), np.float32(limit)
+    wrong = values < limit if key.endswith("_min") else values > limit
+    return wrong | np.isnan(values) if key[:-4] in UNKNOWN_DROPS else wrong
 
 
 def apply(
