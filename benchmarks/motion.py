@@ -8,7 +8,7 @@ was not), and gets a table of its own. Of a film, some frames are taken as still
 ellipse cut from the next still is moved over it, so its speed and its size are known.
 
 Passes: clips that the default thresholds of `motion.camera_confidence`, `motion.subject` and
-`motion.subject_share` let through. Unknown: clips of which the camera was found in less than half.
+`motion.subject_share` let through. Unknown: clips whose `motion.camera_confidence` is under its own.
 """
 
 from __future__ import annotations
@@ -89,7 +89,10 @@ def camera_clip(
         time = (index - (COUNT - 1) / 2) / FPS
         scale = unit * np.exp(-zoom * time)
         turn = scale * np.array(
-            [[np.cos(roll * time), -np.sin(roll * time)], [np.sin(roll * time), np.cos(roll * time)]]
+            [
+                [np.cos(roll * time), -np.sin(roll * time)],
+                [np.sin(roll * time), np.cos(roll * time)],
+            ]
         )
         centre = np.array([width / 2, height / 2]) + np.array([right, down]) * time * HEIGHT * unit
         frame = window(still, turn, centre)
@@ -98,7 +101,9 @@ def camera_clip(
             at = np.array([WIDTH / 2 + speed * time * HEIGHT, HEIGHT / 2])
             middle = np.array([other.shape[1] / 2, other.shape[0] / 2])
             fit = size * HEIGHT / (0.8 * min(other.shape[:2]))
-            patch = window(other, np.eye(2) / fit, middle + (WIDTH / 2 - at[0]) / fit * np.array([1, 0]))
+            patch = window(
+                other, np.eye(2) / fit, middle + (WIDTH / 2 - at[0]) / fit * np.array([1, 0])
+            )
             y, x = np.mgrid[:HEIGHT, :WIDTH]
             far = np.hypot(x - at[0], y - at[1]) - size * HEIGHT / 2
             cover = np.clip(0.5 - far, 0, 1)[..., None]
@@ -107,7 +112,9 @@ def camera_clip(
     return np.stack(found)
 
 
-def window(picture: Picture, turn: npt.NDArray[np.float64], centre: npt.NDArray[np.float64]) -> Picture:
+def window(
+    picture: Picture, turn: npt.NDArray[np.float64], centre: npt.NDArray[np.float64]
+) -> Picture:
     """HEIGHT x WIDTH pixels around `centre`. turn: from window pixels to the picture's."""
     fine = max(1, round(np.hypot(*turn[0])))  # samples a pixel, then averaged: no aliasing
     half = np.array([(WIDTH * fine - 1) / 2, (HEIGHT * fine - 1) / 2])
@@ -121,7 +128,7 @@ def window(picture: Picture, turn: npt.NDArray[np.float64], centre: npt.NDArray[
 
 def passes(scores: dict[str, float]) -> bool:
     limits = {key: value for key, value in decide.defaults().items() if key[:-4] in GATES}
-    columns = {name: np.array([scores[name]], np.float32) for name in GATES if name in scores}
+    columns = {name: np.array([scores[name]], np.float32) for name in GATES}
     return not decide.reasons(columns, limits, 1)[0]
 
 
@@ -136,11 +143,10 @@ def table(folder: Path, frames: int, each: bool) -> None:
     print("|---|---|---|---|")
     moving: list[bool] = []
     for name, (right, down, zoom, roll) in CAMERAS.items():
-        found = [
-            measure(camera_clip(still, right, down, zoom, roll), FPS) for _, still in pictures
-        ]
+        found = [measure(camera_clip(still, right, down, zoom, roll), FPS) for _, still in pictures]
         wrong = [passes(scores) for scores in found]
-        unknown = [not scores.get("motion.camera_confidence", 1.0) >= 0.5 for scores in found]
+        least = decide.defaults()["motion.camera_confidence_min"]
+        unknown = [not scores["motion.camera_confidence"] >= least for scores in found]
         known = [scores for scores, lost in zip(found, unknown, strict=True) if not lost]
         right_ones = [
             abs(scores["motion.pan_x"] - right) < 0.05 * abs(right) + 0.01
@@ -155,9 +161,14 @@ def table(folder: Path, frames: int, each: bool) -> None:
         if each:
             for (still, _), scores, bad, lost in zip(pictures, found, wrong, unknown, strict=True):
                 if bad or lost:
-                    print(f"    {still}: {'PASSES' if bad else 'unknown'} "
-                          + " ".join(f"{k[7:]} {v:.3f}" for k, v in scores.items()
-                                     if k.startswith("motion.") or k == "luma.contrast"))
+                    print(
+                        f"    {still}: {'PASSES' if bad else 'unknown'} "
+                        + " ".join(
+                            f"{k[7:]} {v:.3f}"
+                            for k, v in scores.items()
+                            if k.startswith("motion.") or k == "luma.contrast"
+                        )
+                    )
     print(f"\nAll that move: {share(moving)} pass as subject motion.\n")
     print("| subject: diameter, speed, pan | passes | speed read / true: median (10th, 90th) "
           "| within 10 % | share read / true |")  # fmt: skip
@@ -179,7 +190,9 @@ def table(folder: Path, frames: int, each: bool) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--frames", type=int, default=3, help="stills taken of each film")
     parser.add_argument("--each", action="store_true", help="print the clips that are wrong")

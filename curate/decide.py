@@ -57,7 +57,7 @@ LIMITS: tuple[Limit, ...] = (
     Limit("detail.noise", None, 12, "choice: grain that hides texture is meant to lie above"),
     Limit("detail.blocking", None, 1.0, "choice: starved H.264 is meant to lie above"),
     Limit("detail.combing", None, 0.01, "choice: fields woven in motion lie above"),
-    Limit("motion.camera_confidence", 0.5, None, "choice: told in less than half of it, not known"),
+    Limit("motion.camera_confidence", 0.25, None, "choice: four pairs of a clip of two seconds"),
     Limit("motion.subject", 0.04, None, "measured: breathing and leaves lie below, gestures above"),
     Limit("motion.subject_share", 0.003, None, "measured: a hand at arm's length is a hundredth"),
     Limit("motion.camera", None, 1.5, "choice: whip pans are meant to lie above"),
@@ -134,9 +134,7 @@ def reasons(
     return result
 
 
-def breaks(
-    values: npt.NDArray[Any], key: str, limit: float | np.float32
-) -> npt.NDArray[np.bool_]:
+def breaks(values: npt.NDArray[Any], key: str, limit: float | np.float32) -> npt.NDArray[np.bool_]:
     """Which of a score's values, NaN where not known, break its threshold `key`."""
     # As stored: a value on the limit must not fall to the other side by rounding.
     values, limit = np.asarray(values, np.float32), np.float32(limit)

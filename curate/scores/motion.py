@@ -15,6 +15,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from realdpo.curate.scores import borders
 from realdpo.curate.scores.types import Bools, Bytes, Columns, Floats
 
 PAIR_SECONDS = 1 / 8
@@ -33,11 +34,13 @@ SAME_LEVELS, SAME_PIXELS = 1.0, 0.35
 # The rim: the outer ones of CELLS x CELLS. So many of them must be able to tell, with FEWEST_VOTES
 # points each, and this share of them must follow the camera.
 CELLS, FEWEST_CELLS, FEWEST_VOTES, AGREEMENT = 4, 5, 4, 0.6
+# Pixels a pair below which a camera needs no closer look.
+AT_REST = 0.1
 FEWEST_POINTS, FOLLOWED = 5, 64
 # A place has moved when a patch of so many pixels matches by this factor better elsewhere.
 PATCH, BETTER = 9, 0.8
-# Changes of level over more than so many pixels are light.
-AROUND = (15, 15)
+# Changes of level over more than so many of every other pixel are light.
+AROUND = (7, 7)
 # Alignment ends when a step moves no corner by so many pixels.
 STEPS, SETTLED = 8, 0.03
 # Above this share of contrast left over, the flow is tried again from the whole picture's shift.
@@ -76,7 +79,7 @@ _OF_ALL = ("total", "unexplained")
 
 
 class _Slopes(NamedTuple):
-    """Of a picture, levels a pixel: to the right, down, and how steep it is around each pixel."""
+    """Of every other pixel, levels a pixel: to the right, down, and how steep it is around it."""
 
     right: Floats
     down: Floats
@@ -84,8 +87,8 @@ class _Slopes(NamedTuple):
 
 
 class _Look(NamedTuple):
-    """A guess at the camera: [2, 3], how far each grid point is off, the share of the rim that
-    follows it, and how far off the rim is altogether."""
+    """A guess at the camera: [2, 3], how far each grid point is off (above 1 it does not follow),
+    the share of the rim that follows, and how far off the rim is altogether."""
 
     matrix: Floats
     off: Floats
@@ -105,6 +108,9 @@ def of_pair(before: Bytes, after: Bytes, seconds: float) -> dict[str, float]:
     agreement: share of the rim, in [0, 1], that follows one camera; 0 where too little of it can
     tell. Below AGREEMENT the camera and all that is measured against it are NaN.
     """
+    # A bar stands still whatever the camera does.
+    whole = before.shape[0]
+    before, after = _within_bars(before, after)
     height, width = before.shape
     if min(height, width) < 16:
         return dict.fromkeys(FIELDS, np.nan)
@@ -113,7 +119,7 @@ def of_pair(before: Bytes, after: Bytes, seconds: float) -> dict[str, float]:
     right, down = cv2.split(flow[GRID // 2 :: GRID, GRID // 2 :: GRID])
     slopes = _slopes(before)
     look = _camera(before, after, slopes, right, down)
-    per_second = 1 / (height * seconds)
+    per_second = 1 / (whole * seconds)
     if look.agreement < AGREEMENT:
         return {
             **dict.fromkeys(FIELDS, np.nan),
@@ -134,9 +140,10 @@ def of_pair(before: Bytes, after: Bytes, seconds: float) -> dict[str, float]:
     shift = matrix[:, :2] @ middle + matrix[:, 2] - middle
     scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
     total = np.where(moving, cv2.magnitude(right, down), speed)
-    steep = slopes.steep[GRID // 2 :: GRID, GRID // 2 :: GRID]
     subject, verified = (
-        _subject(before, after, steep, flow, moving, matrix) if enough else (0.0, 0.0)
+        _subject(before, after, _at_grid(slopes.steep), flow, moving, matrix)
+        if enough
+        else (0.0, 0.0)
     )
     return {
         "total": float(total.mean()) * per_second,
@@ -263,11 +270,35 @@ def _grid(height: int, width: int) -> Floats:
     return np.stack([x, y]).astype(np.float32)
 
 
+def _within_bars(before: Bytes, after: Bytes) -> tuple[Bytes, Bytes]:
+    """Both without the black bars that both have; whole when one is all dark."""
+    height, width = before.shape
+    ends = [borders.of_frame(picture) for picture in (before, after)]
+    sides = {side: min(end[side] for end in ends) for side in ends[0]}
+    if np.isnan(sum(end[side] for end in ends for side in sides)) or not any(sides.values()):
+        return before, after
+    # To whole grid steps, and a line more: the edge of a bar is blurred.
+    top, bottom = (_steps(sides[side] * height) for side in ("top", "bottom"))
+    left, right = (_steps(sides[side] * width) for side in ("left", "right"))
+    inside = (slice(top, height - bottom), slice(left, width - right))
+    return np.ascontiguousarray(before[inside]), np.ascontiguousarray(after[inside])
+
+
+def _steps(pixels: float) -> int:
+    return GRID * int(np.ceil((round(pixels) + 1) / GRID)) if round(pixels) else 0
+
+
 def _slopes(gray: Bytes) -> _Slopes:
     right, down = (
-        cv2.Sobel(gray, cv2.CV_32F, *order, scale=1 / 8) for order in ((1, 0), (0, 1))
+        cv2.Sobel(gray, cv2.CV_32F, *order, scale=1 / 8)[::2, ::2] for order in ((1, 0), (0, 1))
     )
-    return _Slopes(right, down, cv2.blur(cv2.magnitude(right, down), (5, 5)))
+    right, down = np.ascontiguousarray(right), np.ascontiguousarray(down)
+    return _Slopes(right, down, cv2.blur(cv2.magnitude(right, down), (3, 3)))
+
+
+def _at_grid(halved: Floats) -> Floats:
+    """Of a map of every other pixel, what lies at the grid's points."""
+    return halved[GRID // 4 :: GRID // 2, GRID // 4 :: GRID // 2]
 
 
 def _camera(before: Bytes, after: Bytes, slopes: _Slopes, right: Floats, down: Floats) -> _Look:
@@ -276,28 +307,33 @@ def _camera(before: Bytes, after: Bytes, slopes: _Slopes, right: Floats, down: F
     A person before a plain wall is also one consistent motion, and may fill most of the picture;
     what is behind reaches to the rim.
     """
-    height, width = before.shape
-    x, y = _grid(height, width)
-    steep = slopes.steep[GRID // 2 :: GRID, GRID // 2 :: GRID]
+    x, y = _grid(*before.shape)
+    steep = _at_grid(slopes.steep)
     strong = float(np.partition(steep.ravel(), k := int(0.95 * (steep.size - 1)))[k])
     voters = _rim(*x.shape) & (steep > max(LEAST_SLOPE, SLOPE_SHARE * strong))
-    guesses = [np.eye(2, 3)]
-    if int(voters.sum()) >= 12:
-        points = np.stack([x[voters], y[voters]], -1)
-        shifts = np.stack([right[voters], down[voters]], -1)
-        length = cv2.magnitude(shifts[:, 0], shifts[:, 1])
-        matrix, _ = cv2.estimateAffinePartial2D(
-            points,
-            points + shifts,
-            method=cv2.RANSAC,
-            ransacReprojThreshold=STILL_PIXELS + 0.05 * float(np.median(length)),
-            maxIters=200,
-            confidence=0.99,
-        )
-        if matrix is not None:
-            guesses.append(_aligned(before, after, slopes, matrix))
-    looks = _looks(before, after, steep, voters, guesses)
-    return min(looks, key=lambda look: look.cost)
+    points = np.stack([x[voters], y[voters]], -1)
+    shifts = np.stack([right[voters], down[voters]], -1)
+    rest = np.eye(2, 3)
+    if len(points) < 12:
+        return _looks(before, after, steep, voters, [rest])[0]
+    length = cv2.magnitude(shifts[:, 0], shifts[:, 1]).ravel()
+    middle = float(np.partition(length, len(length) // 2)[len(length) // 2])
+    if middle < AT_REST:
+        look = _looks(before, after, steep, voters, [rest])[0]
+        if look.agreement > 0.9:
+            return look
+    every = 1 + len(points) // 400
+    few = points[::every].copy()
+    matrix, _ = cv2.estimateAffinePartial2D(
+        few,
+        few + shifts[::every],
+        method=cv2.RANSAC,
+        ransacReprojThreshold=STILL_PIXELS + 0.05 * middle,
+        maxIters=200,
+        confidence=0.99,
+    )
+    guesses = [rest] if matrix is None else [rest, _aligned(before, after, slopes, matrix)]
+    return min(_looks(before, after, steep, voters, guesses), key=lambda look: look.cost)
 
 
 @lru_cache(maxsize=8)
@@ -328,7 +364,7 @@ def _aligned(before: Bytes, after: Bytes, slopes: _Slopes, matrix: Floats) -> Fl
     ) / height  # fmt: skip
     whole = np.vstack([matrix, [0, 0, 1]])
     for _ in range(STEPS):
-        off = _difference(before, after, whole[:2])[::2, ::2].ravel()
+        off = _difference(before, after, whole[:2]).ravel()
         spread = max(2.0, 3 * float(np.partition(abs(off), off.size // 2)[off.size // 2]))
         weighed = steepest / (1 + (off / spread) ** 2)
         square = weighed @ steepest.T
@@ -346,28 +382,32 @@ def _aligned(before: Bytes, after: Bytes, slopes: _Slopes, matrix: Floats) -> Fl
 
 
 def _steepest(slopes: _Slopes, height: int, width: int) -> Floats:
-    """How each pixel's level changes with the four numbers of a similarity: [4, n].
+    """How the level of every other pixel changes with the four numbers of a similarity: [4, n].
 
     Lengths are in half heights from the middle. What changes over larger parts is left out, as
     `_difference` does.
     """
-    x = ((np.arange(width, dtype=np.float32) - (width - 1) / 2) * (2 / height))[None, :]
-    y = ((np.arange(height, dtype=np.float32) - (height - 1) / 2) * (2 / height))[:, None]
+    x = ((np.arange(0, width, 2, np.float32) - (width - 1) / 2) * (2 / height))[None, :]
+    y = ((np.arange(0, height, 2, np.float32) - (height - 1) / 2) * (2 / height))[:, None]
     right, down = slopes.right * (height / 2), slopes.down * (height / 2)
     rows = [right, down, right * x + down * y, down * x - right * y]
-    return np.stack([(row - cv2.blur(row, AROUND))[::2, ::2].ravel() for row in rows])
+    return np.stack([(row - cv2.blur(row, AROUND)).ravel() for row in rows])
 
 
 def _difference(before: Bytes, after: Bytes, matrix: Floats) -> Floats:
-    """before - after as the camera would have it, without what light changes over larger parts."""
-    height, width = before.shape
+    """before - after as the camera would have it, of every other pixel of every other line.
+
+    Without what light changes over larger parts.
+    """
+    every = before[::2, ::2]
+    take = np.asarray(matrix, np.float64) @ np.diag([2.0, 2.0, 1.0])
     # What comes from outside of `after` is left as it is in `before`: no difference.
     steady = cv2.warpAffine(
-        after, np.asarray(matrix, np.float64), (width, height), before.copy(),
+        after, take, every.shape[::-1], every.copy(),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_TRANSPARENT,
     )  # fmt: skip
-    off = cv2.subtract(before, steady, dtype=cv2.CV_32F)
-    return off - cv2.blur(off, AROUND)
+    off = cv2.subtract(every, steady, dtype=cv2.CV_32F)
+    return cv2.subtract(off, cv2.blur(off, AROUND))
 
 
 def _looks(
@@ -377,8 +417,8 @@ def _looks(
     x, y = _grid(height, width)
     offs = []
     for matrix in guesses:
-        off = cv2.blur(np.abs(_difference(before, after, matrix)), (5, 5))
-        offs.append(off[GRID // 2 :: GRID, GRID // 2 :: GRID])
+        off = cv2.blur(np.abs(_difference(before, after, matrix)), (3, 3))
+        offs.append(_at_grid(off))
     # What the better guess leaves in the quieter fifth is noise.
     noise = min(float(np.partition(off.ravel(), off.size // 5)[off.size // 5]) for off in offs)
     row, column = _cell_of(*x.shape)
@@ -420,7 +460,8 @@ def _subject(
     still = points @ matrix[:, :2].T + matrix[:, 2]
     residual = np.hypot(*(seen - still).T)
     pixels = np.hypot(*(still - points).T)
-    steady = cv2.blur(np.abs(_difference(before, after, matrix)), (PATCH, PATCH))[y, x]
+    around = (PATCH // 2 + 1, PATCH // 2 + 1)
+    steady = cv2.blur(np.abs(_difference(before, after, matrix)), around)[y // 2, x // 2]
     moves = (good.ravel() > 0) & (residual > STILL_PIXELS + PARALLAX * pixels)
     moves &= left.ravel() < BETTER * steady
     if int(moves.sum()) < FEWEST_POINTS:
