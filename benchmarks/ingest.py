@@ -142,7 +142,7 @@ def ratios(row: dict[str, Any]) -> dict[str, float]:
 def score_only(footage: Path, work: Path) -> None:
     """Everything `curate ingest` does before it decides and writes clips."""
     from realdpo.curate.config import IngestConfig
-    from realdpo.curate.ingest import identify, measure, score
+    from realdpo.curate.ingestion import identify, measure, score
     from realdpo.curate.sources import find
     from realdpo.workspace import Workspace
 
@@ -200,7 +200,7 @@ def resume(root: Path, count: int) -> float:
     import pyarrow as pa
 
     from realdpo import tables
-    from realdpo.curate import ingest
+    from realdpo.curate import ingestion
     from realdpo.curate.config import IngestConfig
     from realdpo.curate.sources import find
     from realdpo.workspace import Workspace
@@ -218,10 +218,10 @@ def resume(root: Path, count: int) -> float:
     tables.write(workspace.sources, tables.from_rows(tables.SOURCES, []), tables.SOURCES)
     del rows
     pa.default_memory_pool().release_unused()
-    order = ingest._order(find([str(footage)]), config)
-    ingest._mark_finished(workspace, order, {"dropped": {}}, [])
+    order = ingestion._order(find([str(footage)]), config)
+    ingestion._mark_finished(workspace, order, {"dropped": {}}, [])
     began = time.perf_counter()
-    assert ingest.ingest(workspace, [str(footage)], config)["unchanged"]
+    assert ingestion.ingest(workspace, [str(footage)], config)["unchanged"]
     return time.perf_counter() - began
 
 

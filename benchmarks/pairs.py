@@ -155,7 +155,7 @@ def finished_workspace(root: Path, rows: int) -> None:
     from realdpo import ids, tables
     from realdpo.files import write_text
     from realdpo.ledger import Ledger
-    from realdpo.pairs.build import pair_row
+    from realdpo.pairs.building import pair_row
     from realdpo.pairs.config import BuildConfig
     from realdpo.pairs.plan import loser, plan
     from realdpo.pairs.publish import digest_of

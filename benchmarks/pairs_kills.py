@@ -51,7 +51,7 @@ def main() -> None:
     import sklearn.linear_model  # noqa: F401
     from diffusers import CogVideoXImageToVideoPipeline  # noqa: F401
 
-    from realdpo.pairs import build, generate, statistics  # noqa: F401
+    from realdpo.pairs import building, generate, statistics  # noqa: F401
 
     with tempfile.TemporaryDirectory() as folder:
         same = trial(Path(folder), options.kills, random.Random(options.seed), options.seconds)
@@ -110,7 +110,7 @@ def prepare(model: Path, clips: Path) -> None:
 
 
 def make(workspace: Path, model: Path) -> None:
-    from realdpo.pairs.build import build
+    from realdpo.pairs.building import build
     from realdpo.pairs.config import BuildConfig
     from realdpo.workspace import Workspace
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from fractions import Fraction
 from types import MappingProxyType
 from typing import Any, Literal
 
+from realdpo.config import settings
 from realdpo.curate.caption.config import CaptionConfig
 from realdpo.errors import UserError
 from realdpo.media.encode import EncodeSettings
@@ -22,7 +23,7 @@ SHORT_SIDE = 240
 """Pixels that a source's shorter side must have, unless the target needs fewer."""
 
 
-@dataclass(frozen=True)
+@settings
 class Target:
     """What a clip must be for a video model; zeros mean: as the source is.
 
@@ -52,13 +53,16 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True)
+@settings
 class ShotSettings:
     """Shot boundaries, by PySceneDetect's detectors.
 
     The defaults are the best single setting over its three benchmark sets (BBC, AutoShot,
-    ClipShots). threshold: None takes the detector's own (adaptive 3.5, content 31,
-    threshold 12, transnetv2 0.4).
+    ClipShots). detector: finds hard cuts. threshold: of the detector; unset takes its own
+    (adaptive 3.5, content 31, threshold 12, transnetv2 0.4). window: frames on either side that
+    the adaptive detector compares a change with. min_content: least change, in levels, that the
+    adaptive detector takes for a cut. min_seconds: least time between
+    two cuts.
     """
 
     detector: Literal["adaptive", "content", "threshold", "transnetv2"] = "adaptive"
@@ -68,7 +72,7 @@ class ShotSettings:
     min_seconds: float = 0.6
 
 
-@dataclass(frozen=True)
+@settings
 class ClipSettings:
     """How shots become clips.
 
@@ -83,7 +87,7 @@ class ClipSettings:
     soft_trim_seconds: float = 0.5
 
 
-@dataclass(frozen=True)
+@settings
 class SourceSettings:
     """Which footage is let in.
 
@@ -98,11 +102,11 @@ class SourceSettings:
     hdr: Literal["tonemap", "drop"] = "tonemap"
 
 
-@dataclass(frozen=True)
+@settings
 class ShardSettings:
     """The dataset that is written.
 
-    shard_mb: video bytes of one shard. row_group_mb: of one row group; the Hub's viewer reads
+    format: of the files. to: fsspec address that gets a copy, such as s3://bucket/set. shard_mb: video bytes of one shard. row_group_mb: of one row group; the Hub's viewer reads
     one at a time. validation, test: shares of the sources.
     """
 
@@ -114,14 +118,14 @@ class ShardSettings:
     to: str = ""
 
 
-@dataclass(frozen=True)
+@settings
 class IngestConfig:
     """Everything `curate ingest` can be told.
 
     target: name of a preset in TARGETS. decide: thresholds, `<group>.<name>_min` or `_max`,
     over the defaults of `curate.decide`; a target smaller than its `source.short_side_min` lowers
-    that one to its own size. caption: name of a captioner; captions: how it is
-    asked. extras: scores of sampled frames to run (people, text, nsfw). engine: where steps
+    that one to its own size. caption: name of a captioner. captions: how it is
+    asked. per_action: keep at most so many clips of each action; 0 keeps all. extras: scores of sampled frames to run (people, text, nsfw). engine: where steps
     run. workers: processes, 0 for as many as cores. address: of a Ray cluster, empty starts
     one here.
     """

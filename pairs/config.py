@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import field
+from typing import Any, Literal
 
+from realdpo.config import settings
 from realdpo.errors import UserError
 
 STRATEGIES = ("generate", "renoise", "local")
@@ -19,12 +20,13 @@ MEMORY = (
 )
 
 
-@dataclass(frozen=True)
+@settings
 class BuildConfig:
     """How preference pairs are made. What is None is taken from the model.
 
     model: `tiny`, a pipeline folder or a Hub id; revision: a commit or branch of the Hub id.
-    lora: LoRA weights (file, folder or Hub id) of an earlier round; round: which round this is.
+    lora: LoRA weights (file, folder or Hub id) of an earlier round. lora_scale: how much of them
+    is applied. negative_prompt: what videos should not show. round: which round this is.
     losers: generations a clip. strategies: weights of `generate` (from prompt and first frame),
     `renoise` (the real clip noised and denoised) and `local` (only a region and time span of it).
     strength: range of the noise share for `renoise`, where 0 is the clip and 1 is noise alone;
@@ -59,7 +61,7 @@ class BuildConfig:
     keep_broken: bool = False
     splits: tuple[str, ...] = ("train", "validation", "test")
     seed: int = 0
-    dtype: str = "auto"
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     memory: str = "auto"
     quantization: Mapping[str, Any] | None = None
     crf: int = 12
@@ -83,8 +85,6 @@ class BuildConfig:
         for option in self.memory.split(","):
             if option not in MEMORY:
                 raise UserError(f"no memory option {option!r}", f"choose from {', '.join(MEMORY)}")
-        if self.dtype not in ("auto", "bfloat16", "float16", "float32"):
-            raise UserError(f"no dtype {self.dtype!r}", "auto, bfloat16, float16 or float32")
 
 
 def parse_strategies(text: str) -> dict[str, float]:

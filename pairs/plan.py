@@ -15,12 +15,13 @@ import pyarrow.compute as pc
 
 from realdpo import ids, tables
 from realdpo.errors import UserError
+from realdpo.families import Traits, family_of
+from realdpo.families.load import Model, locate, lora_id, spec_of_folder
+from realdpo.families.sample import GenerationSettings, settings_from
 from realdpo.pairs import conform
-from realdpo.pairs.adapters import Traits, of
 from realdpo.pairs.config import BuildConfig
 from realdpo.pairs.conform import Form
-from realdpo.pairs.generate import Box, GenerationSettings, settings_from
-from realdpo.pairs.pipeline import Model, facts_of_folder, locate, lora_id, scheduler_name
+from realdpo.pairs.generate import Box
 from realdpo.workspace import Workspace
 
 _COLUMNS = [
@@ -66,18 +67,19 @@ def plan(workspace: Workspace, config: BuildConfig) -> Plan:
     """
     workspace.require(workspace.clips, "curate ingest FOOTAGE")
     model = locate(config.model, config.revision)
-    facts = facts_of_folder(model.folder)
-    adapter = of(facts)
-    traits = adapter.traits(facts)
-    if adapter.NAME == "generic" and (
+    spec = spec_of_folder(model.folder)
+    family = family_of(spec)
+    traits = family.traits
+    if family.NAME == "generic" and (
         config.roundtrip_win or any(config.strategies.get(s) for s in ("renoise", "local"))
     ):
         raise UserError(
-            f"the latents of {facts.pipeline} are not known, so winners cannot pass through its "
+            f"the latents of {spec.pipeline} are not known, so winners cannot pass through its "
             "VAE and clips cannot be renoised",
             "use --strategies generate and --no-roundtrip-win with this model",
         )
-    found = Plan(config, model, traits, lora_id(config.lora), scheduler_name(facts), ())
+    scheduler = str(spec.get("scheduler", "_class_name", "?"))
+    found = Plan(config, model, traits, lora_id(config.lora), scheduler, ())
     clips = tables.read(workspace.clips, tables.CLIPS, _COLUMNS)
     chosen = clips.filter(
         pc.field("keep")

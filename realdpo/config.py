@@ -1,7 +1,7 @@
 """One way to a configuration: defaults, then a TOML file, then --set, then flags.
 
-A configuration is a frozen dataclass. pydantic checks and converts the values, so that a
-wrong key or type is one clear line.
+A configuration is a frozen dataclass made by `@settings`. pydantic checks and converts its
+values, in Python as on the command line, so that a wrong key, type or choice is one clear line.
 """
 
 from __future__ import annotations
@@ -11,12 +11,63 @@ import difflib
 import sys
 import typing
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from realdpo.errors import UserError
 
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+    from typing_extensions import dataclass_transform
+else:
+
+    def dataclass_transform(**_: Any) -> Any:
+        return lambda kind: kind
+
+
 T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
+def settings(kind: type[T]) -> type[T]:
+    """A frozen dataclass whose values are checked and converted when it is made.
+
+    `Choice(name="a misspelt one")` raises UserError with the class, the field and what it takes;
+    a `__post_init__` of the class's own runs afterwards.
+    """
+    own = kind.__dict__.get("__post_init__")
+
+    def __post_init__(self: Any) -> None:
+        _check_values(self)
+        if own is not None:
+            own(self)
+
+    kind.__post_init__ = __post_init__  # type: ignore[attr-defined]
+    return dataclasses.dataclass(frozen=True)(kind)
+
+
+def _check_values(made: Any) -> None:
+    from pydantic import ValidationError
+
+    kind: Any = type(made)
+    for name, adapter in _adapters(kind).items():
+        try:
+            value = adapter.validate_python(getattr(made, name))
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join([name, *(str(part) for part in first["loc"])])
+            told = first["msg"].removeprefix("Value error, ")
+            raise UserError(f"{kind.__name__}: {key}={getattr(made, name)!r}: {told}") from None
+        object.__setattr__(made, name, value)
+
+
+@cache
+def _adapters(kind: type) -> dict[str, TypeAdapter[Any]]:
+    from pydantic import TypeAdapter
+
+    types = typing.get_type_hints(kind)
+    return {field.name: TypeAdapter(types[field.name]) for field in dataclasses.fields(kind)}
 
 
 def resolve(

@@ -16,6 +16,12 @@ def tiny_folder() -> Path:
     return Path(__file__).parent / "demo" / "tiny" / "model"
 
 
+def name_of(model: str) -> str:
+    """What pairs call a model: `tiny`, a folder's own name, or a Hub id."""
+    folder = Path(model).expanduser()
+    return folder.resolve().name if model != TINY and folder.is_dir() else model
+
+
 def resolve_model(name: str) -> str:
     """What `from_pretrained` takes: a folder's path or a Hub id.
 

@@ -10,17 +10,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from realdpo.errors import UserError
-from realdpo.train import models, zero
-from realdpo.train.models import Spec
+from realdpo.families import Spec
+from realdpo.families.weights import read_weights, save_weights
+from realdpo.train.log import plain
 from realdpo.train.reference import Reference, let_go
 
 
@@ -29,9 +31,13 @@ def trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
 
 
-def whole_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The trained weights by name, gathered if they are in shards: every process must call this."""
-    return {name: whole(p).detach() for name, p in trained(model)}
+def whole_weights(model: nn.Module, keep: bool = True) -> dict[str, Tensor]:
+    """The trained weights by name, gathered one after another if they are in shards, on the CPU.
+
+    Every process must call this; one that does not `keep` them gets an empty dict and never holds
+    more than one of them.
+    """
+    return _gathered(((name, p.detach()) for name, p in trained(model)), keep)
 
 
 def save(
@@ -45,27 +51,33 @@ def save(
 ) -> None:
     """Write `folder`, replacing one of that name. Every process calls this; `main` writes.
 
+    Weights, moments and reference are gathered and written one after another, tensor by tensor: on
+    the devices there is never more of them than one whole tensor, and in main memory, that of the
+    process that writes, one file's content.
+
     Raises UserError when the disk is full; what was there before is untouched.
     """
-    weights = whole_weights(model)
-    moments = {
-        f"{name}|{key}": whole(value) if isinstance(value, Tensor) else torch.tensor(value)
-        for name, p in trained(model)
-        for key, value in _moments(optimizer, p).items()
-        if isinstance(value, (Tensor, int))
-    }
-    averages = {n: whole(w) for n, w in (reference.weights if reference else {}).items()}
-    if not main:
-        return
     unfinished = folder.parent / f".{folder.name}.unfinished"
-    shutil.rmtree(unfinished, ignore_errors=True)
+    if main:
+        shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        unfinished.mkdir(parents=True)
-        models.save_weights(weights, model, spec, unfinished)
-        _save(moments, unfinished / "optimizer.safetensors")
-        if averages:
-            _save(averages, unfinished / "reference.safetensors")
-        (unfinished / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+        if main:
+            unfinished.mkdir(parents=True)
+        weights = whole_weights(model, main)
+        if main:
+            save_weights(weights, model, spec, unfinished)
+        del weights
+        moments = _gathered(_moments(model, optimizer), main)
+        if main:
+            _save(moments, unfinished / "optimizer.safetensors")
+        del moments
+        if _has(reference):
+            averages = _gathered(reference.weights.items(), main)  # type: ignore[union-attr]
+            if main:
+                _save(averages, unfinished / "reference.safetensors")
+        if not main:
+            return
+        (unfinished / "state.json").write_text(json.dumps(plain(state), indent=1), encoding="utf-8")
         _flush(unfinished)
     except Exception as error:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -91,30 +103,40 @@ def load(
 ) -> dict[str, Any]:
     """Put a checkpoint into the model, optimizer and reference; returns its state.
 
-    Raises UserError when it is damaged or of another model.
+    Tensors are read and dealt out one after another. Raises UserError when the checkpoint is damaged
+    or of another model.
     """
     try:
-        state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        weights = models.read_weights(model, spec, folder)
-        moments = load_file(folder / "optimizer.safetensors")
-        averages = load_file(folder / "reference.safetensors") if _has(reference) else {}
+        state = read_state(folder)
+        weights = read_weights(model, spec, folder)
         with torch.no_grad():
             for name, parameter in trained(model):
-                _fill(parameter, weights[name])
+                parameter.copy_(_like(parameter, weights[name]))
+        parameters = dict(trained(model))
+        with safe_open(folder / "optimizer.safetensors", framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118 - it is no dictionary
+                name, kind = key.split("|")
+                _fill_moment(optimizer, parameters[name], kind, file.get_tensor(key))
+        if reference is not None and reference.weights:
+            with safe_open(folder / "reference.safetensors", framework="pt") as file:
+                reference.load({
+                    n: _like(weight, file.get_tensor(n)) for n, weight in reference.weights.items()
+                })  # fmt: skip
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(
             f"{folder} is damaged or of another model: {error}",
             "delete that folder to go on from the checkpoint before",
         ) from None
+    except UserError:
+        raise
     except Exception as error:  # safetensors raises its own type, which it does not export
         raise UserError(f"{folder} cannot be read: {error}", "delete that folder") from None
-    found: dict[str, dict[str, Tensor]] = {name: {} for name, _ in trained(model)}
-    for key, value in moments.items():
-        name, kind = key.split("|")
-        found[name][kind] = value
-    _fill_moments(optimizer, {p: found[name] for name, p in trained(model)})
-    if reference is not None and averages:
-        reference.load({n: _like(reference.weights[n], averages[n]) for n in reference.weights})
+    return state
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The state.json of a checkpoint."""
+    state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     return state
 
 
@@ -136,38 +158,40 @@ def _has(reference: Reference | None) -> bool:
     return reference is not None and bool(reference.weights)
 
 
+def _gathered(tensors: Iterable[tuple[str, Tensor]], keep: bool) -> dict[str, Tensor]:
+    """Each tensor whole and on the CPU if it is to be kept; else gathered for the others and let go."""
+    kept = {}
+    for name, tensor in tensors:
+        found = whole(tensor)
+        if keep:
+            kept[name] = found.detach().cpu().contiguous().clone()
+        del found
+    return kept
+
+
 def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
-    save_file({n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}, path)
+    save_file(dict(tensors), path)
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A sharded tensor (FSDP2, ZeRO 3) gathered from all processes; any other as it is."""
-    if zero.sharded(tensor):
-        return zero.whole(tensor)
+    """A sharded tensor (FSDP2) gathered from all processes; any other as it is."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-def _moments(optimizer: Any, parameter: Tensor) -> Mapping[str, Any]:
-    if zero.sharded(parameter):
-        return zero.moments(optimizer, parameter)
-    return dict(optimizer.state.get(parameter, {}))
+def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
+    """The optimizer's tensors and counts by `<parameter>|<kind>`, still in shards."""
+    for name, parameter in trained(model):
+        for kind, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, (Tensor, int)):
+                yield f"{name}|{kind}", torch.as_tensor(value)
 
 
-def _scalar(value: Tensor) -> Tensor | int:
-    # torch counts its steps in a float tensor, bitsandbytes in an int
-    return value if value.is_floating_point() else int(value)
-
-
-def _fill_moments(optimizer: Any, values: Mapping[Tensor, Mapping[str, Tensor]]) -> None:
-    if any(zero.sharded(parameter) for parameter in values):
-        zero.fill_moments(optimizer, values)
-        return
-    for parameter, entries in values.items():
-        if entries:
-            optimizer.state[parameter] = {
-                key: _scalar(value) if value.dim() == 0 else _like(parameter, value)
-                for key, value in entries.items()
-            }
+def _fill_moment(optimizer: Any, parameter: Tensor, kind: str, value: Tensor) -> None:
+    if value.dim():
+        entry: Tensor | int = _like(parameter, value)
+    else:  # torch counts its steps in a float tensor, bitsandbytes in an int
+        entry = value if value.is_floating_point() else int(value)
+    optimizer.state.setdefault(parameter, {})[kind] = entry
 
 
 def _like(tensor: Tensor, whole: Tensor) -> Tensor:
@@ -178,13 +202,6 @@ def _like(tensor: Tensor, whole: Tensor) -> Tensor:
         sharded: Any = tensor
         return distribute_tensor(whole.to(tensor.device), sharded.device_mesh, sharded.placements)
     return whole.to(tensor.device)
-
-
-def _fill(tensor: Tensor, whole: Tensor) -> None:
-    if zero.sharded(tensor):
-        zero.fill(tensor, whole)
-    else:
-        tensor.copy_(_like(tensor, whole))
 
 
 def _flush(folder: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field
 from typing import Any, Literal, TypeVar
+
+from realdpo.config import settings
 
 T = TypeVar("T")
 
@@ -13,7 +15,7 @@ def _set(default: T, text: str) -> T:
     return field(default=default, metadata={"help": text})  # type: ignore[no-any-return]
 
 
-@dataclass(frozen=True)
+@settings
 class TrainConfig:
     """The settings of `realdpo train`. Defaults are the preset `realdpo`."""
 
@@ -50,7 +52,7 @@ class TrainConfig:
     sdpo_mu: float | None = _set(
         None, "Diffusion-SDPO safety margin in [0, 1]; scales the loser's gradient. Unset: off."
     )
-    losers: int = _set(0, "Losers of a pair used in a step; 0: as many as every pair has.")
+    losers: int = _set(0, "Losers of a pair used in a step, at most; 0: all that it has.")
 
     # Timesteps
     timesteps: Literal["uniform", "logit-normal", "bins"] = _set(
@@ -101,8 +103,6 @@ class TrainConfig:
         "auto", "Winner and losers in one forward, or one branch's activations at a time."
     )
     gradient_checkpointing: bool = _set(False, "Recompute activations in the backward pass.")
-    compile: bool = _set(False, "torch.compile the transformer.")
-    group_offload: bool = _set(False, "Keep idle blocks in main memory (CUDA, LoRA).")
 
     # Safety and evidence
     stop_on_win_gap: float | None = _set(
@@ -118,10 +118,17 @@ class TrainConfig:
         0, "Held-out prompts to generate at fixed seeds, base beside tuned."
     )
     validation_every: int = _set(0, "Steps between generated videos; 0: only at the end.")
-    validation_steps: int = _set(20, "Denoising steps of generated videos.")
-    validation_guidance: float = _set(6.0, "Classifier-free guidance of generated videos.")
+    validation_steps: int | None = _set(
+        None, "Denoising steps of generated videos; None: as the model's authors."
+    )
+    validation_guidance: float | None = _set(
+        None, "Guidance of generated videos; None: as the model's authors."
+    )
     trackers: tuple[str, ...] = _set((), "Beside CSV: tensorboard, wandb.")
     allow_shortcut: bool = _set(False, "Train although the audit can tell the sides apart.")
+    allow_other_model: bool = _set(
+        False, "Train on pairs that were made for another task or by another model."
+    )
 
     def __post_init__(self) -> None:
         checks = {
@@ -193,16 +200,13 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 
-# What may differ when a run is resumed: how long it goes and what is watched, never what is learnt.
+# What may differ when a run is resumed: how long it goes, what is watched and how memory is saved,
+# never what is learnt. Model and pairs a step are compared by what they are (see `identity`).
 FREE_ON_RESUME = frozenset(
     {
         "steps", "checkpoint_every", "keep_checkpoints", "held_out_every", "trackers",
         "validation_videos", "validation_every", "validation_steps", "validation_guidance",
-        "stop_on_win_gap", "spike", "allow_shortcut", "name",
+        "stop_on_win_gap", "spike", "allow_shortcut", "allow_other_model", "name",
+        "model", "revision", "batch", "accumulation", "branches", "gradient_checkpointing",
     }
 )  # fmt: skip
-
-
-def describe() -> list[tuple[str, str, str]]:
-    """(name, default, help) of every setting, for `--help` and the docs."""
-    return [(f.name, repr(f.default), f.metadata["help"]) for f in fields(TrainConfig)]

@@ -55,9 +55,16 @@ def numbers(step: int, micro: int, rank: int, world: int, config: TrainConfig) -
     return range(before * config.batch, (before + 1) * config.batch)
 
 
-def batch(pairs: Sequence[Pair], sample_numbers: Sequence[int], config: TrainConfig) -> Batch:
-    """The batch of these samples, on the CPU."""
-    losers = losers_used(pairs, config)
+def batch(
+    pairs: Sequence[Pair], sample_numbers: Sequence[int], config: TrainConfig, even: bool = False
+) -> Batch:
+    """The batch of these samples, on the CPU.
+
+    Each pair brings its own losers, at most `config.losers`; in a batch of several, and when `even`
+    is asked for, as many as every pair has.
+    """
+    even = even or config.batch > 1
+    fewest = losers_used(pairs, config)
     chosen, keys = [], []
     for number in sample_numbers:
         epoch, place = divmod(number, len(pairs))
@@ -69,6 +76,7 @@ def batch(pairs: Sequence[Pair], sample_numbers: Sequence[int], config: TrainCon
             keys.append(f"{pair.pair_id}/{bank}")
         # The walk through bins follows the epoch within a bank, else the sample.
         slot = (epoch % config.reference_bank) + place if config.reference_bank else number
+        losers = fewest if even else losers_of(pair, config)
         choice = draw(pair, seed_of(*parts), slot, losers, config)
         chosen.append((latents.load(pair, choice.losers), choice))
     return collate(chosen, tuple(keys))
@@ -112,10 +120,30 @@ def collate(chosen: Sequence[tuple[latents.Sample, Choice]], keys: tuple[str, ..
     )
 
 
+def losers_of(pair: Pair, config: TrainConfig) -> int:
+    """Losers that a pair brings to a step: those asked for, at most as many as it has."""
+    return min(config.losers or len(pair.lose), len(pair.lose))
+
+
 def losers_used(pairs: Sequence[Pair], config: TrainConfig) -> int:
-    """Losers per step: those asked for, at most as many as every pair has."""
-    fewest = min(len(pair.lose) for pair in pairs)
-    return min(config.losers or fewest, fewest)
+    """The losers that every one of `pairs` can bring."""
+    return min(losers_of(pair, config) for pair in pairs)
+
+
+def tell_uneven(pairs: Sequence[Pair], config: TrainConfig, even: bool) -> str | None:
+    """A line about pairs that have fewer losers than the others or than asked for, if there are."""
+    most = config.losers or max(len(pair.lose) for pair in pairs)
+    short = [pair for pair in pairs if len(pair.lose) < most]
+    if not short:
+        return None
+    worst = min(short, key=lambda pair: len(pair.lose))
+    line = (
+        f"{len(short)} of {len(pairs)} pairs have fewer than {most} losers (pair {worst.pair_id} has "
+        f"{len(worst.lose)})"
+    )
+    if even:
+        return f"{line}; a batch needs as many of each, so every step uses {len(worst.lose)}"
+    return f"{line}; each brings what it has"
 
 
 def _order(count: int, epoch: int, seed: int) -> Tensor:

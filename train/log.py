@@ -5,22 +5,34 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from realdpo.files import explained, write_text
+from realdpo.ids import content_id
+from realdpo.train.config import TrainConfig
 
 
 class Log:
     """The logs of a run that has done `step` steps; later lines of a run that died are dropped."""
 
-    def __init__(self, folder: Path, step: int, main: bool, accelerator: Any) -> None:
+    def __init__(
+        self, folder: Path, step: int, main: bool, accelerator: Any, config: TrainConfig
+    ) -> None:
         self.folder, self.main, self.accelerator = folder, main, accelerator
         if main:
             for name in ("log.jsonl", "held_out.jsonl"):
                 kept = [line for line in read(folder / name) if line["step"] <= step and step]
-                write_text(folder / name, "".join(json.dumps(line) + "\n" for line in kept))
-        accelerator.init_trackers("realdpo")
+                write_text(folder / name, "".join(json.dumps(plain(line)) + "\n" for line in kept))
+        # W&B goes on with a run by its id; a folder's name would meet others of the same name.
+        run = content_id(folder=str(folder.resolve()))
+        wandb = {"name": folder.name, "id": run, "resume": "allow"}
+        settings = {k: v if v is not None else "" for k, v in asdict(config).items()}
+        settings = {k: ", ".join(v) if isinstance(v, tuple) else v for k, v in settings.items()}
+        accelerator.init_trackers("realdpo", config=settings, init_kwargs={"wandb": wandb})
 
     def step(self, values: dict[str, float]) -> None:
         if self.main:
@@ -44,14 +56,29 @@ class Log:
         write_text(self.folder / "metrics.csv", text.getvalue())
 
 
+def plain(value: Any) -> Any:
+    """`value` as JSON can say it everywhere: numbers that are not finite become null."""
+    if isinstance(value, Mapping):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
 def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log; a last line that a crash cut short is left out."""
+    """The lines of a log, with NaN where a number was not finite.
+
+    A last line that a crash cut short is left out.
+    """
     if not path.is_file():
         return []
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
+            rows.append({k: math.nan if v is None else v for k, v in row.items()})
         except ValueError:
             break
     return rows
@@ -60,6 +87,6 @@ def read(path: Path) -> list[dict[str, Any]]:
 def _append(path: Path, row: dict[str, Any]) -> None:
     try:
         with open(path, "a", encoding="utf-8") as handle:
-            handle.write(json.dumps(row) + "\n")
+            handle.write(json.dumps(plain(row)) + "\n")
     except OSError as error:
         raise explained(error, path) from error

@@ -7,35 +7,37 @@ step in `numbers`, and what is measured on pairs held back in `held_out`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from realdpo import config as configs
 from realdpo import progress
-from realdpo.files import atomic_path, write_text
+from realdpo.families import load
+from realdpo.families.weights import save_weights
+from realdpo.files import write_text
 from realdpo.ids import seed_of
 from realdpo.train import (
     checkpoint,
     draws,
     held_out,
+    identity,
     latents,
     log,
-    models,
     numbers,
     objective,
     setup,
     step,
     stops,
-    zero,
 )
 from realdpo.train.config import TrainConfig
 from realdpo.train.objective import Errors
@@ -60,8 +62,14 @@ class RunSummary:
     stopped: str | None = None
 
 
-def run(workspace: Workspace, config: TrainConfig) -> RunSummary:
+def run(
+    workspace: Workspace,
+    config: TrainConfig,
+    on_step: Callable[[Mapping[str, float]], None] | None = None,
+) -> RunSummary:
     """Train on the workspace's pairs, or go on where an earlier run of that name stopped.
+
+    `on_step` gets the numbers of every step, on every process.
 
     Raises UserError for anything the user can mend, KeyboardInterrupt after saving on Ctrl-C.
     """
@@ -73,6 +81,8 @@ def run(workspace: Workspace, config: TrainConfig) -> RunSummary:
             values = trainer.train_step()
             advance(note=numbers.note(values))
             stopped = trainer.after_step(values)
+            if on_step is not None:
+                on_step(values)
             if trainer.agree(bool(interrupted)):
                 trainer.save()
                 raise KeyboardInterrupt
@@ -100,11 +110,17 @@ class Trainer:
         self.device = self.accelerator.device
         torch.manual_seed(seed_of(config.seed, "weights"))
 
-        spec = models.read_spec(config.model, config.revision, config.expert)
+        spec = load.read_spec(config.model, config.revision, config.expert)
+        if self.main:
+            latents.refuse_other_model(workspace, spec, config)
         with self.accelerator.main_process_first():
             found = latents.prepare(workspace, spec, config, self.device, limit)
         self.pairs, self.watched, self.watched_by = held_out.split(found, config.held_out_pairs)
         self.task = setup.task(spec, self.pairs, config)
+        # In shards, processes with other numbers of losers would wait for each other's forwards.
+        self.even = config.batch > 1 or self.accelerator.distributed_type == "FSDP"
+        if config.objective == "dpo" and (line := draws.tell_uneven(self.pairs, config, self.even)):
+            progress.say(line)
         self.aim = step.aim_of(config) if config.objective == "dpo" else None
 
         model = setup.policy(config, spec, self.device)
@@ -126,26 +142,22 @@ class Trainer:
 
     def start_or_resume(self) -> None:
         """Take the newest checkpoint, or measure the base and check that the reference is the policy."""
-        stops.other_settings(self.folder, self.config)
-        if self.main:
-            write_text(self.folder / "config.toml", configs.to_toml("train", self.config))
         newest = checkpoint.latest(self.folder / "checkpoints")
-        base_file = self.folder / "base.safetensors"
-        if newest and (base_file.is_file() or not self.watched):
+        if newest:
+            if self.main:
+                stored = checkpoint.read_state(newest).get("identity")
+                identity.refuse_other(self.folder, self.config, self.identity, stored)
             self._take(newest)
-            if self.watched:
-                self.base = held_out.Table(**load_file(base_file))
             progress.say(f"going on from {newest}")
-        self.log = log.Log(self.folder, self.step, self.main, self.accelerator)
+        self.log = log.Log(self.folder, self.step, self.main, self.accelerator, self.config)
+        self._choose_branches()
         if self.step == 0:
-            self._choose_branches()
             self._check_reference()
             if self.watched:
                 self.base = self._measure()
-                if self.main:
-                    with atomic_path(base_file) as temporary:
-                        save_file(self.base.tensors(), temporary)
                 self.before = self.after = self._held_out(self.base)
+        if self.main:  # only now: a start that failed binds nobody to its settings
+            write_text(self.folder / "config.toml", configs.to_toml("train", self.config))
         self.accelerator.wait_for_everyone()
 
     def train_step(self) -> dict[str, float]:
@@ -208,7 +220,7 @@ class Trainer:
         weights = checkpoint.whole_weights(self.inner)
         target = self.folder / "weights"
         if self.main:
-            models.save_weights(weights, self.inner, self.task.spec, target)
+            save_weights(weights, self.inner, self.task.family.spec, target)
         if self.config.validation_videos:
             self._videos(f"step-{self.step:06d}")
         times = [row["seconds"] for row in log.read(self.folder / "log.jsonl")]
@@ -218,7 +230,7 @@ class Trainer:
         )  # fmt: skip
         if self.main:
             shown = asdict(summary) | {"folder": self.folder.name, "weights": "weights"}
-            write_text(self.folder / "summary.json", json.dumps(shown, indent=1))
+            write_text(self.folder / "summary.json", json.dumps(log.plain(shown), indent=1))
             self.log.write_csv()
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()  # ends the trackers, and the group of processes
@@ -235,12 +247,13 @@ class Trainer:
             "best": self.best,
             "before": self.before,
             "after": self.after,
-            "together": self.together,
+            "base": self.base and {n: t.tolist() for n, t in self.base.tensors().items()},
+            "identity": self.identity.state() if self.main else None,
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
         folder = self.folder / "checkpoints"
         checkpoint.save(
-            folder / f"step-{self.step:06d}", self.inner, self.task.spec,
+            folder / f"step-{self.step:06d}", self.inner, self.task.family.spec,
             self.optimizer.optimizer, self.reference, state, self.main,
         )  # fmt: skip
         if self.main:
@@ -252,13 +265,32 @@ class Trainer:
     def _take(self, newest: Path) -> None:
         """Go on from the checkpoint `newest`: the other half of `save`."""
         state = checkpoint.load(
-            newest, self.inner, self.task.spec, self.optimizer.optimizer, self.reference
+            newest, self.inner, self.task.family.spec, self.optimizer.optimizer, self.reference
         )
-        self.step, self.recent, self.together = state["step"], state["recent"], state["together"]
+        self.step, self.recent = state["step"], state["recent"]
+        if state["base"]:
+            stored = {n: np.array(rows, dtype=np.float64) for n, rows in state["base"].items()}
+            self.base = held_out.Table(**{n: torch.from_numpy(t) for n, t in stored.items()})
         self.best = tuple(state["best"]) if state["best"] else None  # type: ignore[assignment]
         self.before, self.after = state["before"], state["after"]
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
+
+    @property
+    def identity(self) -> identity.Identity:
+        """What this run is; process 0 asks, since it reads the base's files."""
+        config, world = self.config, self.accelerator.num_processes
+        own = {draws.losers_of(pair, config) for pair in self.pairs}
+        return identity.Identity(
+            identity.digest(self.pairs), len(self.pairs), identity.digest(self.watched),
+            len(self.watched), self.fingerprint, config.batch * config.accumulation * world, world,
+            str(min(own)) if self.even or len(own) == 1 else "own",
+        )  # fmt: skip
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        spec = self.task.family.spec
+        return load.fingerprint_parts(spec, spec.component)
 
     # Between processes
 
@@ -272,13 +304,8 @@ class Trainer:
     @contextlib.contextmanager
     def _apart(self) -> Iterator[None]:
         """Keep gradients on this process: they are exchanged at the last backward of a step."""
-        outer = self.accelerator.sync_gradients
-        self.accelerator.sync_gradients = False  # what DeepSpeed goes by
-        try:
-            with self.accelerator.no_sync(self.model):
-                yield
-        finally:
-            self.accelerator.sync_gradients = outer
+        with self.accelerator.no_sync(self.model):
+            yield
 
     @contextlib.contextmanager
     def bar(self) -> Iterator[Callable[..., None]]:
@@ -296,7 +323,7 @@ class Trainer:
         """The present step's micro-batch `micro` of this process, on the CPU."""
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         wanted = draws.numbers(self.step, micro, rank, world, self.config)
-        return draws.batch(self.pairs, wanted, self.config)
+        return draws.batch(self.pairs, wanted, self.config, self.even)
 
     def _backward(self, batch: draws.Batch) -> Outcome:
         def backward(loss: Tensor) -> None:
@@ -316,8 +343,8 @@ class Trainer:
 
     def _choose_branches(self) -> None:
         """`auto`: side by side, unless a trial step runs out of the GPU's memory."""
-        if self.config.branches != "auto" or self.device.type != "cuda" or zero.asked():
-            return  # DeepSpeed would take the trial for a step
+        if self.config.branches != "auto" or self.device.type != "cuda":
+            return
         try:
             self._backward(self.batch(0).to(self.device))
         except torch.cuda.OutOfMemoryError:
@@ -362,7 +389,7 @@ class Trainer:
         if self.main:
             chosen = self.watched[: self.config.validation_videos]
             videos.generate(
-                weights, self.task.spec, chosen, self.config, self.workspace, self.folder, name,
+                weights, self.task.family.spec, chosen, self.config, self.workspace, self.folder, name,
                 self.device,
             )  # fmt: skip
         self.accelerator.wait_for_everyone()

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 import resource
-import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from realdpo.train import checkpoint, objective
-from realdpo.train.objective import Errors, Objective
+from realdpo.train.objective import Objective
 from realdpo.train.reference import Reference
 from realdpo.train.step import Outcome
 
@@ -24,26 +23,34 @@ def of_step(
 ) -> dict[str, float]:
     """Loss, errors and diagnostics of a step's micro-batches; `us` are their noise levels.
 
-    Every process calls this and gets the same numbers. `aim` is None in plain training.
+    Every process calls this and gets the same numbers. Pairs count alike, however many losers each
+    has. `aim` is None in plain training.
     """
-    parts = [torch.cat([getattr(o.errors, f.name) for o in outcomes]) for f in fields(Errors)]
-    loss = torch.tensor([o.loss for o in outcomes], device=accelerator.device).mean().view(1)
-    *parts, us, loss = (
-        accelerator.gather(t.contiguous())
-        for t in (*parts, us.float().to(accelerator.device), loss)
+    rows = [_of_micro_batch(outcome, aim) for outcome in outcomes]
+    table = torch.tensor([list(row.values()) for row in rows], device=accelerator.device)
+    means = accelerator.gather(table).mean(0).tolist()
+    values = dict(zip(rows[0], means, strict=True))
+    if aim is None:
+        return values
+    won = torch.cat(
+        [objective.accuracy(objective.margins(o.errors, aim.beta)).mean(1) for o in outcomes]
     )
-    errors = Errors(*parts)
-    values = {"loss": float(loss.mean())}
+    won, us = (accelerator.gather(t.float().to(accelerator.device).contiguous()) for t in (won, us))
+    return values | _by_level(won, us)
+
+
+def _of_micro_batch(outcome: Outcome, aim: Objective | None) -> dict[str, float]:
+    errors = outcome.errors
+    values = {"loss": outcome.loss}
     if aim is None:
         return values | {"error/win": float(errors.win.mean())}
     values |= objective.diagnostics(errors, aim.beta)
     if aim.loss != "sigmoid":
         del values["saturation"]  # the gradient left of another loss is another
     values["loss/preference"] = float(objective.loss(errors, replace(aim, sft_weight=0.0)))
-    scales = [o.loser_scale for o in outcomes if o.loser_scale is not None]
-    if scales:
-        values["sdpo_scale"] = statistics.fmean(scales)
-    return values | _by_level(objective.margins(errors, aim.beta), us)
+    if outcome.loser_scale is not None:
+        values["sdpo_scale"] = outcome.loser_scale
+    return values
 
 
 def movement(
@@ -68,14 +75,14 @@ def adapter_size(model: nn.Module) -> float:
 
     |B A|^2 = tr((B^T B)(A A^T)), so no matrix of the base's size is built.
     """
-    total = 0.0
+    parts: list[Tensor] = []  # summed where they are: a number fetched a layer would wait a layer
     for module in model.modules():
         for name in getattr(module, "lora_A", {}):
             layer: Any = module
             a = checkpoint.whole(layer.lora_A[name].weight).float()
             b = checkpoint.whole(layer.lora_B[name].weight).float()
-            total += float(((b.T @ b) * (a @ a.T).T).sum()) * layer.scaling[name] ** 2
-    return math.sqrt(max(total, 0.0))
+            parts.append(((b.T @ b) * (a @ a.T).T).sum() * layer.scaling[name] ** 2)
+    return math.sqrt(max(float(torch.stack(parts).sum()), 0.0)) if parts else 0.0
 
 
 def peak_memory(device: torch.device) -> float:
@@ -99,12 +106,12 @@ def note(values: Mapping[str, float]) -> str:
     return text
 
 
-def _by_level(z: Tensor, u: Tensor, bins: int = 5) -> dict[str, float]:
-    """Accuracy by noise level, for the levels that this step drew."""
+def _by_level(won: Tensor, u: Tensor, bins: int = 5) -> dict[str, float]:
+    """Accuracy by noise level, for the levels that this step drew; `won` and `u` are [pairs]."""
     values = {}
     for k in range(bins):
         rows = (u * bins).long().clamp_max(bins - 1) == k
         if rows.any():
             name = f"accuracy/t{k / bins:.1f}-{(k + 1) / bins:.1f}"
-            values[name] = float(objective.accuracy(z[rows]).mean())
+            values[name] = float(won[rows].mean())
     return values

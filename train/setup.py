@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from realdpo.errors import UserError
+from realdpo.families import Spec, load, trainable_family, weights
 from realdpo.ids import content_id
-from realdpo.train import draws, models, noise, zero
+from realdpo.train import noise
 from realdpo.train.config import TrainConfig
 from realdpo.train.latents import Pair
-from realdpo.train.models import Spec
 from realdpo.train.reference import Reference
 from realdpo.train.step import Bank, Task
 from realdpo.workspace import Workspace
@@ -39,8 +39,6 @@ def accelerator(config: TrainConfig, folder: Path) -> Any:
     if "wandb" in config.trackers and not importlib.util.find_spec("wandb"):
         raise UserError("the tracker wandb is not installed", "pip install wandb")
     common = {"log_with": list(config.trackers) or None, "project_dir": folder}
-    if zero.asked():
-        return zero.accelerator(config, **common)
     # What `accelerate config` suggests would leave all but process 0 with empty text encoders, and
     # with weights that accelerate cannot hand out when a model has buffers, as CogVideoX has.
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
@@ -69,41 +67,35 @@ def task(spec: Spec, pairs: Sequence[Pair], config: TrainConfig) -> Task:
             "pairs of different sizes cannot share a batch",
             "use --set batch=1 and as much accumulation",
         )
-    family, shape = models.family_of(spec), pairs[0].shape
+    family, shape = trainable_family(spec), pairs[0].shape
     channels = shape[1] if family.TIME_AXIS == 1 else shape[0]
     process = noise.from_scheduler(spec.scheduler, math.prod(shape) // channels)
     if boundary := spec.options.get("boundary_ratio"):
         process = noise.restrict(process, boundary, above=spec.component == "transformer")
-    return Task(family, spec, process, config.weighting)
+    return Task(family, process, config.weighting)
 
 
 def policy(config: TrainConfig, spec: Spec, device: torch.device) -> nn.Module:
     """The transformer with what is to be trained requiring gradients, on the CPU.
 
-    Raises UserError for layers, offloading or adapters that the model or machine cannot have.
+    Raises UserError for layers or adapters that the model cannot have.
     """
     lora = config.weights == "lora"
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision(config, device))
     # Full weights stay in float32 (a step of 1e-6 vanishes in bfloat16); autocast computes in
     # the half type. Frozen weights under adapters need no such care.
-    model = models.load_transformer(spec, half if lora and half else torch.float32)
+    model = load.load_transformer(spec, half if lora and half else torch.float32)
     open_weights(model, config, spec)
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()  # type: ignore[operator]
-    if config.group_offload:
-        _offload(model, config, device)
-    if zero.asked():
-        zero.autocast(model, half, device)
-    if config.compile:
-        model.compile()
     return model
 
 
 def open_weights(model: nn.Module, config: TrainConfig, spec: Spec) -> None:
     """Let gradients into what is trained: adapters, which are added, or all weights."""
     if config.weights == "lora":
-        targets = config.targets or models.family_of(spec).TARGETS
-        models.add_lora(model, config.rank, config.alpha, config.lora_dropout, targets)
+        targets = config.targets or trainable_family(spec).TARGETS
+        weights.add_lora(model, config.rank, config.alpha, config.lora_dropout, targets)
     else:
         model.requires_grad_(True)
 
@@ -154,21 +146,9 @@ def bank(
     c = config
     draw = (c.seed, c.timesteps, c.t_low, c.t_high, c.logit_mean, c.logit_std, c.timestep_bins)
     name = content_id(
-        model=models.fingerprint(task.spec, task.spec.component), draw=list(draw),
-        losers=draws.losers_used(pairs, c), weighting=c.weighting, precision=precision(c, device),
+        model=load.fingerprint_parts(task.family.spec, task.family.spec.component), draw=list(draw),
+        losers=c.losers, weighting=c.weighting, precision=precision(c, device),
         condition=c.condition_draws,
         latents=[p.win.name for p in pairs] + [f.name for p in pairs for f in p.lose],
     )  # fmt: skip
     return Bank(workspace.step("reference") / name)
-
-
-def _offload(model: Any, config: TrainConfig, device: torch.device) -> None:
-    if device.type != "cuda" or config.weights != "lora" or not config.gradient_checkpointing:
-        raise UserError(
-            "group_offload needs CUDA, weights = lora and gradient_checkpointing = true",
-            "leave it out, or set those",
-        )
-    model.enable_group_offload(
-        onload_device=device, offload_device=torch.device("cpu"), offload_type="leaf_level",
-        use_stream=True,
-    )  # fmt: skip

@@ -1,5 +1,5 @@
-"""What stops a run: other settings than it began with, a reference that is not the policy, numbers
-that would ruin the weights, a winner's error that rises, Ctrl-C."""
+"""What stops a run: a reference that is not the policy, numbers that would ruin the weights, a
+winner's error that rises, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ import math
 import signal
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from realdpo import config as configs
 from realdpo.errors import UserError
 from realdpo.train import numbers
-from realdpo.train.config import FREE_ON_RESUME, TrainConfig
+from realdpo.train.config import TrainConfig
 
 
 @contextlib.contextmanager
@@ -46,26 +44,6 @@ def interrupts() -> Iterator[list[int]]:
         restore()
 
 
-def other_settings(folder: Path, config: TrainConfig) -> None:
-    """Raises UserError when the run in `folder` was started with settings that change what it learns."""
-    path = folder / "config.toml"
-    if not path.is_file():
-        return
-    kept = configs.build(TrainConfig, configs.load_toml(path).get("train", {}), str(path))
-    free = FREE_ON_RESUME - ({"steps"} if config.schedule != "constant" else set())
-    other = [
-        f.name
-        for f in fields(TrainConfig)
-        if f.name not in free and getattr(kept, f.name) != getattr(config, f.name)
-    ]
-    if other:
-        was = ", ".join(f"{n} = {getattr(kept, n)!r}" for n in other)
-        raise UserError(
-            f"the run {folder} was started with {was}",
-            "use the same settings to go on, or another --name for a new run",
-        )
-
-
 def reference_apart(z: Tensor, model: nn.Module) -> None:
     """Raises UserError unless the first margins `z` [B, N] give the loss ln 2, as one model must."""
     found = float(-torch.nn.functional.logsigmoid(z).mean())
@@ -84,7 +62,7 @@ def reference_apart(z: Tensor, model: nn.Module) -> None:
         f"differ before training: {cause}",
         "use --set lora_dropout=0.0"
         if noisy
-        else "try --set compile=false, --set precision=fp32 or deterministic attention kernels",
+        else "try --set precision=fp32 or deterministic attention kernels",
     )
 
 

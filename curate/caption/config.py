@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
+from realdpo.config import settings
 from realdpo.errors import UserError
 
 KEYWORDS, SIDECAR, EDIT = "keywords", "sidecar", "edit"
 
 
-@dataclass(frozen=True)
+@settings
 class CaptionConfig:
     """`[caption]`: who writes the captions and how they are asked."""
 
@@ -27,6 +27,7 @@ class CaptionConfig:
     max_tokens: int = 320
     """Longest answer, in the captioner's tokens."""
     temperature: float = 0.1
+    """Of the answer's sampling; 0 always takes the likeliest word."""
     repetition_penalty: float = 1.05
     """Only for transformers:, servers have their own."""
     concurrency: int = 16
@@ -69,7 +70,7 @@ class CaptionConfig:
             raise UserError("retries and max_wait must be 0 or more, timeout above 0")
 
 
-@dataclass(frozen=True)
+@settings
 class VerifyConfig:
     """`[verify]`: a second opinion on every caption."""
 

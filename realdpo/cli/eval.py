@@ -60,6 +60,7 @@ def evaluate(
         str, typer.Option(metavar="I/N", help="Make the I-th of N parts of the videos.")
     ] = "1/1",
     seed: options.Seed = None,
+    show_settings: bool = options.settings_of("eval"),
     config: options.Config = None,
     sets: options.Set = None,
     dry_run: options.DryRun = False,

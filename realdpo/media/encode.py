@@ -7,12 +7,12 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from realdpo.config import settings
 from realdpo.media import MediaError
 
 if TYPE_CHECKING:
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
-@dataclass(frozen=True)
+@settings
 class EncodeSettings:
     """How clips are written. Part of every clip's id.
 
+    codec: as FFmpeg names it. preset: of x264, from ultrafast to veryslow. pix_fmt: pixel format.
     crf: H.264 constant quality, 0 (lossless) to 51; 12 is visually lossless, so that what a
     model learns is the footage and not the codec. gop: frames between key frames at most.
     x264_params: further settings as x264 names them; pairs turn off `mbtree`, with which the

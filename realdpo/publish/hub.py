@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import realdpo
 from realdpo import ids, licences
+from realdpo.config import settings
 from realdpo.errors import UserError
 from realdpo.progress import bar, say
 from realdpo.publish import dataset_card, model_card, published
@@ -43,7 +44,7 @@ TAG = "realdpo"
 RepoType = Literal["dataset", "model"]
 
 
-@dataclass(frozen=True)
+@settings
 class PushConfig:
     """What to push and how.
 

@@ -17,10 +17,10 @@ from realdpo import config as configs
 from realdpo import ids, tables
 from realdpo.cli import app
 from realdpo.errors import UserError
+from realdpo.families import family_of, load, weights
 from realdpo.media import decode
 from realdpo.media.encode import encode
 from realdpo.pairs import conform
-from realdpo.train import models
 from realdpo.train.config import TrainConfig
 from realdpo.train.evaluate import commands, plan, run, systems
 from realdpo.train.evaluate.config import EvalConfig
@@ -50,13 +50,13 @@ def workspace(tmp_path_factory, street):
                      "path": f"clips/{clip_id}.mp4"})  # fmt: skip
     tables.write(place.clips, tables.from_rows(tables.CLIPS, rows), tables.CLIPS)
     folder = tiny_pipelines.save("cogvideox-5b-i2v", place.root / "model")
-    spec = models.read_spec(str(folder))
+    spec = load.read_spec(str(folder))
     import torch
 
     for name in ("lora", "full"):
-        model = models.load_transformer(spec, torch.float32)
+        model = load.load_transformer(spec, torch.float32)
         if name == "lora":  # as it starts: the identity
-            models.add_lora(model, 4, 4.0, 0.0, models.family_of(spec).TARGETS)
+            weights.add_lora(model, 4, 4.0, 0.0, family_of(spec).TARGETS)
             trained = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
         else:
             model.requires_grad_(True)
@@ -66,7 +66,7 @@ def workspace(tmp_path_factory, street):
                 )
             trained = {n: p.detach() for n, p in model.named_parameters()}
         run_folder = place.runs / name
-        models.save_weights(trained, model, spec, run_folder / "weights")
+        weights.save_weights(trained, model, spec, run_folder / "weights")
         settings = TrainConfig(model=str(folder), name=name)
         (run_folder / "config.toml").write_text(configs.to_toml("train", settings))
     return place

@@ -21,7 +21,7 @@ import pytest
 from realdpo import tables
 from realdpo.curate import sources
 from realdpo.curate.config import ClipSettings, IngestConfig, ShardSettings, SourceSettings
-from realdpo.curate.ingest import closing_table, identify, ingest
+from realdpo.curate.ingestion import closing_table, identify, ingest
 from realdpo.errors import UserError
 from realdpo.media.decode import frames, read_clip
 from realdpo.workspace import Workspace

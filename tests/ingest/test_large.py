@@ -14,7 +14,7 @@ INGEST = """
 import json, sys
 from pathlib import Path
 from realdpo.curate.config import IngestConfig
-from realdpo.curate.ingest import ingest
+from realdpo.curate.ingestion import ingest
 from realdpo.workspace import Workspace
 
 # The enlarged picture repeats its pixels, which looks like codec blocks.

@@ -15,7 +15,7 @@ from test_ingest import SETTINGS, outputs
 from realdpo import engine
 from realdpo.curate import analyse
 from realdpo.curate.config import ShotSettings
-from realdpo.curate.ingest import ingest
+from realdpo.curate.ingestion import ingest
 from realdpo.workspace import Workspace
 
 ray = pytest.importorskip("ray")

@@ -11,7 +11,7 @@ import pytest
 from realdpo import tables
 from realdpo.curate import sources
 from realdpo.curate.config import IngestConfig, ShardSettings
-from realdpo.curate.ingest import ingest
+from realdpo.curate.ingestion import ingest
 from realdpo.errors import UserError
 from realdpo.workspace import Workspace
 

@@ -200,7 +200,7 @@ def test_a_review_takes_imported_pairs_out_and_puts_them_back(release, tmp_path)
 def test_pairs_are_not_built_over_imported_ones(imported, bikes, tmp_path) -> None:
     import tiny_pipelines
 
-    from realdpo.pairs.build import build
+    from realdpo.pairs.building import build
     from realdpo.pairs.config import BuildConfig
 
     workspace = fabricate(tmp_path / "work", bikes, clips=1)

@@ -32,7 +32,7 @@ def clip(seed: int, speed: float, size: int = SIZE, frames: int = FRAMES) -> np.
 
 def workspace(
     root: Path, train: int = 4, validation: int = 3, losers: int = 2, frames: int = FRAMES,
-    image: bool = True,
+    image: bool = True, made_by: str | None = None,
 ) -> Workspace:  # fmt: skip
     """Winners move, losers stand still or crawl. The first frame is shared, as in image-to-video."""
     made = Workspace(root)
@@ -58,7 +58,7 @@ def workspace(
                     "height": SIZE,
                     "frames": frames,
                     "fps": 8.0,
-                    "model": "tiny",
+                    "model": made_by,
                     "task": "i2v" if image else "t2v",
                     "split": split,
                 }

@@ -13,7 +13,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from realdpo.errors import UserError
-from realdpo.train import checkpoint, loop, models, noise
+from realdpo.families import load, trainable_family
+from realdpo.families.sample import settings_from
+from realdpo.families.weights import save_weights
+from realdpo.train import checkpoint, loop, noise
 from realdpo.train.config import TrainConfig
 from realdpo.train.loop import Trainer
 
@@ -24,6 +27,14 @@ NAMES = list(tiny_pipelines.PIPELINES)
 
 def frames_of(name: str) -> int:
     return next((n for family, n in FRAMES.items() if name.startswith(family)), 9)
+
+
+def arguments_of(family, name: str) -> dict:
+    guidance = 6.0 if name.startswith("hunyuan") else 1.0
+    settings = settings_from(
+        family.traits, width=64, height=64, frames=frames_of(name), fps=8.0, guidance=guidance
+    )
+    return family.arguments(settings)
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -58,15 +69,15 @@ def test_forward_equals_the_pipelines_own_transformer_call(name, folder, trainer
     """Run the real pipeline, keep one call of its transformer, and repeat it through ours."""
     pipe = DiffusionPipeline.from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)
-    spec, family = trainer.task.spec, trainer.task.family
-    calls = []
+    family = trainer.task.family
+    spec = family.spec
+    calls, image = [], "i2v" in name
     hook = getattr(pipe, spec.component).register_forward_hook(
         lambda module, args, kwargs, output: calls.append((kwargs, output[0])), with_kwargs=True
     )
     frame = shards.clip(0, 3.0)[0]
-    options = {"image": Image.fromarray(frame)} if spec.image else {}
-    options["guidance_scale"] = 6.0 if name.startswith("hunyuan") else 1.0
-    options |= {"num_frames": frames_of(name)} | family.sampling(spec, 8.0, frames_of(name))
+    options = {"image": Image.fromarray(frame)} if image else {}
+    options |= {"num_frames": frames_of(name)} | arguments_of(family, name)
     made = pipe(
         prompt="a man walking", height=64, width=64, num_inference_steps=2, output_type="latent",
         **options,
@@ -78,19 +89,19 @@ def test_forward_equals_the_pipelines_own_transformer_call(name, folder, trainer
     kwargs, theirs = calls[-1]
     pixels = torch.from_numpy(frame.copy()).permute(2, 0, 1).float() / 127.5 - 1
     with torch.no_grad():
-        inputs = family.embed(pipe, spec, "a man walking", pixels if spec.image else None)
-        if spec.image:
-            shown = family.condition(pipe.vae, spec, pixels[None], frames_of(name))
+        inputs = family.embed(pipe, "a man walking", pixels if image else None)
+        if image:
+            shown = family.condition(pipe.vae, pixels[None], frames_of(name))
             inputs |= {n: t[0] for n, t in shown.items()}
     inputs["fps"] = torch.tensor(8.0)
     inputs = {n: t[None] for n, t in inputs.items()}
     noisy, timestep = kwargs["hidden_states"], kwargs["timestep"]
-    if name.startswith("cogvideox") and spec.image:
+    if name.startswith("cogvideox") and image:
         noisy, given = noisy.chunk(2, dim=2)
         # The pipeline samples the posterior of the first frame where the cache takes its mode.
         inputs["image_latents"] = given[:, 0]
         assert not given[:, 1:].any()
-    elif name.startswith("wan") and spec.image:
+    elif name.startswith("wan") and image:
         torch.testing.assert_close(noisy[:, 16:], inputs["condition"], atol=1e-5, rtol=1e-4)
         noisy = noisy[:, :16]
     elif name == "hunyuan-i2v":
@@ -108,15 +119,15 @@ def test_forward_equals_the_pipelines_own_transformer_call(name, folder, trainer
         inputs["first_latent"] = noisy[:, :, :1]
         timestep = timestep.max().view(1)
     with torch.no_grad():
-        ours = family.forward(getattr(pipe, spec.component), spec, noisy, timestep, inputs)
+        ours = family.forward(getattr(pipe, spec.component), noisy, timestep, inputs)
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
 
 
 def test_legal_lengths_come_back_from_the_vae_whole(folder, trainer):
     """A legal number of frames decodes to as many; CogVideoX's 4k+1 with k odd does not."""
     vae = DiffusionPipeline.from_pretrained(folder).vae
-    spec, family = trainer.task.spec, trainer.task.family
-    step, _ = family.factors(spec)
+    family = trainer.task.family
+    step = family.traits.frame_step
 
     def decoded(frames: int) -> int:
         with torch.no_grad():
@@ -124,18 +135,19 @@ def test_legal_lengths_come_back_from_the_vae_whole(folder, trainer):
             return vae.decode(latents).sample.shape[2]
 
     assert [decoded(1 + step * k) for k in (1, 2, 3)] == [1 + step * k for k in (1, 2, 3)]
-    if family.__name__.endswith("cogvideox"):
+    if family.NAME == "cogvideox":
         assert decoded(1 + step // 2) == step
 
 
 def test_encoding_is_undone_by_the_pipelines_decoding_scale(name, folder, trainer):
     """Latents have the scale that the pipeline expects to decode: roughly that of the raw posterior."""
     pipe = DiffusionPipeline.from_pretrained(folder)
-    spec, family = trainer.task.spec, trainer.task.family
+    family = trainer.task.family
+    spec = family.spec
     video = torch.rand(1, 3, frames_of(name), 64, 64) * 2 - 1
     with torch.no_grad():
         raw = pipe.vae.encode(video).latent_dist.mode()
-        ours = family.encode(pipe.vae, spec, video)
+        ours = family.padded(family.encode(pipe.vae, video))
     if name.startswith("cogvideox"):
         extra = ours.shape[1] - raw.shape[2]
         back = ours[:, extra:].permute(0, 2, 1, 3, 4) / pipe.vae_scaling_factor_image
@@ -166,18 +178,19 @@ def test_steps_lower_the_loss_and_diffusers_loads_the_adapters(
     losses = [trainer.train_step()["loss"] for _ in range(6)]
     assert losses[0] == pytest.approx(0.693147, abs=1e-4)
     assert losses[-1] < losses[0]
-    spec, family = trainer.task.spec, trainer.task.family
+    family = trainer.task.family
+    spec = family.spec
     weights = {n: p.detach() for n, p in checkpoint.trained(trainer.inner)}
-    models.save_weights(weights, trainer.inner, spec, tmp_path)
+    save_weights(weights, trainer.inner, spec, tmp_path)
     pipe = DiffusionPipeline.from_pretrained(folder)
     pipe.load_lora_weights(tmp_path)
     level = noise.levels(trainer.task.process, first.u)
     noisy = noise.mix(first.win, first.noise, level)
     with torch.no_grad():
-        ours = family.forward(trainer.inner, spec, noisy, level.timestep.float(), first.inputs)
-        theirs = family.forward(pipe.transformer, spec, noisy, level.timestep.float(), first.inputs)
+        ours = family.forward(trainer.inner, noisy, level.timestep.float(), first.inputs)
+        theirs = family.forward(pipe.transformer, noisy, level.timestep.float(), first.inputs)
         pipe.unload_lora_weights()
-        base = family.forward(pipe.transformer, spec, noisy, level.timestep.float(), first.inputs)
+        base = family.forward(pipe.transformer, noisy, level.timestep.float(), first.inputs)
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
     assert not torch.allclose(ours, base, atol=1e-5)
 
@@ -190,7 +203,7 @@ def test_alpha_survives_saving(model, work, tmp_path):
             if "lora_B" in n:
                 p.normal_()
     weights = {n: p.detach() for n, p in checkpoint.trained(trainer.inner)}
-    models.save_weights(weights, trainer.inner, trainer.task.spec, tmp_path)
+    save_weights(weights, trainer.inner, trainer.task.family.spec, tmp_path)
     pipe = DiffusionPipeline.from_pretrained(model)
     pipe.load_lora_weights(tmp_path)
     scales = {m.scaling["default_0"] for m in pipe.transformer.modules() if hasattr(m, "scaling")}
@@ -225,7 +238,7 @@ def test_wan_2_2_trains_the_expert_asked_for_on_its_part_of_the_schedule(tmp_pat
             model=str(folder), expert=expert, held_out_pairs=0, rank=2, name=expert
         )
         trainer = Trainer(work, config)
-        assert trainer.task.spec.component == component
+        assert trainer.task.family.spec.component == component
         level = noise.levels(trainer.task.process, torch.linspace(0, 0.999, 50))
         served = level.timestep >= 875 - 1e-6 if expert == "high" else level.timestep <= 875
         assert served.all()
@@ -238,9 +251,9 @@ def test_unknown_layers_and_pipelines_are_named(work, model, tmp_path):
     config = TrainConfig(model=str(model), targets=("no_such_layer",))
     with pytest.raises(UserError, match="no_such_layer"):
         Trainer(work, config, runs=tmp_path)
-    spec = replace(models.read_spec(str(model)), pipeline="StableDiffusionPipeline")
+    spec = replace(load.read_spec(str(model)), pipeline="StableDiffusionPipeline")
     with pytest.raises(UserError, match="cannot be trained"):
-        models.family_of(spec)
+        trainable_family(spec)
 
 
 @pytest.mark.parametrize(("frames", "nearest"), [(8, "9 or 17"), (13, "9 or 17"), (21, "17 or 25")])
@@ -255,10 +268,10 @@ def test_fingerprint_follows_the_contents(model, tmp_path):
 
     copy = tmp_path / "copy"
     shutil.copytree(model, copy)
-    spec, other = models.read_spec(str(model)), models.read_spec(str(copy))
-    assert models.fingerprint(spec, "vae") == models.fingerprint(other, "vae")
+    spec, other = load.read_spec(str(model)), load.read_spec(str(copy))
+    assert load.fingerprint_parts(spec, "vae") == load.fingerprint_parts(other, "vae")
     settings = copy / "vae" / "config.json"
     settings.write_text(
         settings.read_text().replace('"scaling_factor": 0.7', '"scaling_factor": 0.8')
     )
-    assert models.fingerprint(spec, "vae") != models.fingerprint(other, "vae")
+    assert load.fingerprint_parts(spec, "vae") != load.fingerprint_parts(other, "vae")

@@ -1,20 +1,17 @@
-"""Weights in shards, FSDP2 and DeepSpeed's ZeRO, in two processes: what whole ones do."""
+"""Weights in shards (FSDP2) in two processes: what whole ones do."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from realdpo.errors import UserError
-from realdpo.train import loop, zero
+from realdpo.train import loop
 from realdpo.train.config import TrainConfig
 
 HERE = Path(__file__).parent
@@ -26,7 +23,6 @@ FSDP = {
     "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
     "FSDP_TRANSFORMER_CLS_TO_WRAP": "CogVideoXBlock",
 }
-ZERO = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
 FULL = {"weights": "full", "lr": 1e-3, "reference": "ema", "ema_every": 2, "ema_rate": 0.5}
 APART = {"branches": "one-by-one", "accumulation": 2}
 
@@ -45,15 +41,11 @@ def test_reference_and_checkpoint_of_sharded_weights():
     [
         (FSDP, FULL),
         (FSDP, APART),
-        (ZERO, FULL),
-        ({**ZERO, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, APART),
     ],
-    ids=["fsdp2-full-ema", "fsdp2-lora-apart", "zero2-full-ema", "zero3-lora-apart"],
+    ids=["full-ema", "lora-apart"],
 )
 def test_two_processes_in_shards_equal_one_with_twice_the_batch(fresh, model, shards, changes):
     """Stopped after three of four steps and gone on with; the whole checkpoint is compared."""
-    if shards is not FSDP:
-        pytest.importorskip("deepspeed")
     # Adam with a large epsilon is linear in the gradient, see the same test without shards.
     settings = {
         "lr": 0.05, "adam_eps": 1.0, "rank": 4, "warmup": 0, "held_out_levels": 2,
@@ -78,20 +70,3 @@ def test_two_processes_in_shards_equal_one_with_twice_the_batch(fresh, model, sh
         assert expected.keys() == found.keys()
         for name, tensor in expected.items():
             torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("stage", "changes", "given", "words"),
-    [
-        (1, {}, {}, "stage must be 2 or 3"),
-        (2, {"precision": "fp16"}, {}, "take bf16"),
-        (2, {"optimizer": "adamw8bit"}, {}, "adamw8bit"),
-        (3, {"reference": "frozen"}, {}, "adapter-off"),
-        (2, {}, {"bf16": {"enabled": True}}, "leave bf16"),
-        (2, {}, {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}, "offloading"),
-    ],
-)
-def test_what_zero_cannot_do_is_refused(stage, changes, given, words):
-    plugin = SimpleNamespace(zero_stage=stage, deepspeed_config={"zero_optimization": {}, **given})
-    with pytest.raises(UserError, match=words):
-        zero._configure(plugin, replace(TrainConfig(), **changes))

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
+from typing import Literal
 
+from realdpo.config import settings
 from realdpo.errors import UserError
 
 REAL = "real"  # the name under which real clips stand beside systems
 
 
-@dataclass(frozen=True)
+@settings
 class JudgeConfig:
     """A vision-language model as judge; without a url there is none.
 
     url: base of an OpenAI-compatible server, up to and including /v1. model: the name it is
-    asked by. runs: how often everything is judged, in other orders. frames: shown per video, at
-    most `height` pixels high. key_variable: environment variable that holds the key. allow_used:
+    asked by. runs: how often everything is judged, in other orders. frames: shown per video.
+    height: of a shown frame at most, in pixels. timeout: seconds until a request is given up.
+    attempts: of a request. key_variable: environment variable that holds the key. allow_used:
     judge although the model captioned or filtered the data.
     """
 
@@ -39,15 +42,17 @@ class JudgeConfig:
             raise UserError("a judge needs at least 1 run, 1 attempt and 2 frames")
 
 
-@dataclass(frozen=True)
+@settings
 class EvalConfig:
     """What is compared, on which prompts, by what.
 
-    systems: name -> a run of this workspace, a model (`tiny`, folder, Hub id), MODEL+LORA, or a
+    name: of this comparison; its files go to eval/NAME. systems: name -> a run of this workspace, a model (`tiny`, folder, Hub id), MODEL+LORA, or a
     folder of finished videos. base: the one the others are compared to; the first when empty.
-    benchmark: a folder with prompts and first frames; empty is the workspace's `split`. prompts:
-    at most so many (0: all). seeds: videos a prompt and system. What is None of width, height
-    (pixels), frames, fps, steps and guidance is the base model's own. seed: all videos' seeds
+    benchmark: a folder with prompts and first frames; empty is the workspace's `split`. split: the
+    workspace's clips whose prompts are used. prompts:
+    at most so many (0: all). seeds: videos a prompt and system. width,
+    height (pixels), frames, fps, steps, guidance: of every video; unset is the base model's own.
+    seed: all videos' seeds
     derive from it and the prompt, so every system gets the same. clip: open_clip model as
     ARCHITECTURE:WEIGHTS. frechet: feature network as NETWORK:WEIGHTS. vbench: its dimensions.
     dtype, memory: as for `pairs build`. crf: H.264 quality of generated videos.
@@ -67,7 +72,7 @@ class EvalConfig:
     fps: float | None = None
     steps: int | None = None
     guidance: float | None = None
-    dtype: str = "auto"
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     memory: str = "auto"
     crf: int = 12
     clip: str = ""

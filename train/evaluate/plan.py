@@ -12,14 +12,14 @@ from PIL import Image
 
 from realdpo import progress, report
 from realdpo.errors import UserError
+from realdpo.families import family_of
+from realdpo.families.load import locate, spec_of_folder
+from realdpo.families.sample import GenerationSettings, settings_from
 from realdpo.files import write_bytes
 from realdpo.ids import content_id, file_hash, seed_of
 from realdpo.media import MediaError
 from realdpo.media.decode import read_clip
 from realdpo.pairs import conform
-from realdpo.pairs.adapters import of
-from realdpo.pairs.generate import GenerationSettings, settings_from
-from realdpo.pairs.pipeline import facts_of_folder, locate
 from realdpo.train.evaluate import benchmark
 from realdpo.train.evaluate.benchmark import Item
 from realdpo.train.evaluate.config import EvalConfig
@@ -119,8 +119,7 @@ def _settings(systems: Sequence[System], config: EvalConfig) -> GenerationSettin
     changes = {name: getattr(config, name) for name in names}
     settings = None
     for system in models:
-        facts = facts_of_folder(locate(system.model).folder)
-        traits = of(facts).traits(facts)
+        traits = family_of(spec_of_folder(locate(system.model).folder)).traits
         if settings is None:
             settings = settings_from(traits, **changes)
         else:
@@ -131,10 +130,10 @@ def _settings(systems: Sequence[System], config: EvalConfig) -> GenerationSettin
 def _needs_picture(systems: Sequence[System]) -> str:
     """The name of a system that makes videos from a first frame; empty when there is none."""
     for system in systems:
-        if not system.videos:
-            facts = facts_of_folder(locate(system.model).folder)
-            if of(facts).traits(facts).task == "i2v":
-                return system.name
+        if system.videos:
+            continue
+        if family_of(spec_of_folder(locate(system.model).folder)).task == "i2v":
+            return system.name
     return ""
 
 

@@ -88,7 +88,9 @@ def _generate(
     part: tuple[str, Sequence[Task]],
     advance: Callable[[], None] = lambda: None,
 ) -> None:
-    from realdpo.pairs.generate import adapter_of, generate_video, load_pipeline
+    from realdpo.families import family_of
+    from realdpo.families.load import load_pipeline, spec_of_pipeline
+    from realdpo.families.sample import generate_video
 
     device, tasks = part
     if not tasks:
@@ -96,9 +98,9 @@ def _generate(
     config, settings = planned.config, planned.settings
     assert settings is not None
     pipe = load_pipeline(model, config.dtype, device, lora, config.memory)
-    adapter = adapter_of(pipe)
+    family = family_of(spec_of_pipeline(pipe))
     for task in tasks:
         image = benchmark.load_picture(Path(task.image)) if task.image else None
-        video = generate_video(pipe, adapter, task.prompt, image, task.seed, settings)
+        video = generate_video(pipe, family, task.prompt, image, task.seed, settings)
         write_bytes(planned.video(task.key), conform.write(video, planned.form, config.crf))
         advance()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from realdpo.config import load_toml
 from realdpo.errors import UserError
+from realdpo.families.load import fingerprint, locate, spec_of_folder
 from realdpo.ids import content_id
-from realdpo.pairs.pipeline import facts_of_folder, fingerprint, locate
 from realdpo.workspace import Workspace
 
 
@@ -69,7 +69,7 @@ def _of_run(name: str, text: str, folder: Path) -> System:
     found = locate(model)
     revision = f"{found.revision}+{fingerprint(weights)}"
     if (weights / "pytorch_lora_weights.safetensors").is_file():
-        two = facts_of_folder(found.folder).parts.get("transformer_2")
+        two = spec_of_folder(found.folder).parts.get("transformer_2")
         if two and settings.get("expert") == "low":
             raise UserError(
                 f"{name}={text}: the LoRA is of {model}'s second transformer",

@@ -1,0 +1,442 @@
+"""Clips of a workspace to preference pairs: plan, make what is missing, write the tables.
+
+Every video is a file of its own, named by its content and recorded in a ledger, so that a run
+that was killed goes on with the next video. Rows are claimed one by one, so that several
+processes, GPUs and machines on one folder share the work. The tables are written last, from the
+ledger alone, the same bytes whoever made what in which order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from realdpo import ids
+from realdpo.errors import UserError
+from realdpo.families.memory import OutOfMemory
+from realdpo.files import write_bytes
+from realdpo.ledger import Ledger
+from realdpo.pairs import conform
+from realdpo.pairs.config import BuildConfig
+from realdpo.pairs.interchange import imported
+from realdpo.pairs.plan import Loser, Plan, Task, loser, plan
+from realdpo.pairs.publish import publish, read_reviews
+from realdpo.progress import bar, say
+from realdpo.workspace import Workspace
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Video = npt.NDArray[np.uint8]
+
+_PROVENANCE = ("source_id", "license", "author", "source_url", "title", "keywords", "retrieved_at")
+
+
+def build(
+    workspace: Workspace,
+    config: BuildConfig,
+    *,
+    shard: tuple[int, int] = (1, 1),
+    devices: str = "auto",
+    engine: str = "local",
+    address: str = "",
+) -> dict[str, Any]:
+    """Make every pair that is missing and, when all are there, write the tables; the summary.
+
+    shard: (i, n) makes the i-th of n parts, counting from 1, for n machines on one folder.
+    devices: "auto" for every GPU, or names joined by commas, one worker each; naming one twice
+    runs two workers on it.
+    engine: "local", or "ray" for workers on a cluster that shares the folder.
+    """
+    planned = plan(workspace, config)
+    if imported(workspace):
+        raise UserError(
+            f"{workspace.root} holds pairs that were imported", "build in another workspace with -w"
+        )
+    ledger = Ledger(workspace.step("pairs"))
+    mine = [t for t in planned.tasks if t.unfit is None and _of_shard(t, shard)]
+    files = _present(workspace)
+    left = [t for t in mine if not _finished(t, config, ledger, files)]
+    if left:
+        names = device_names(devices)
+        if engine == "local" and len(names) == 1:
+            _work(workspace.root, config, shard, names[0], progress=True)
+        else:
+            _spread(workspace, planned, shard, names, engine, address)
+        ledger.refresh()
+        files = _present(workspace)
+    others = [t for t in planned.tasks if t.unfit is None and not _of_shard(t, shard)]
+    missing = [t for t in (*left, *others) if not _settled(t, config, ledger, files)]
+    if missing and shard[1] > 1:
+        say(f"{len(missing)} pairs belong to other shards; the last one writes the tables")
+        return {"pairs": len(planned.tasks), "missing": len(missing), "written": False}
+    # processes that end at one moment write one after the other; the second finds it done
+    with ledger.claim("publish", wait=True), workspace.lock("pairs build"):
+        return {**finish(workspace, planned, ledger), "missing": 0, "written": True}
+
+
+def preview(
+    workspace: Workspace, config: BuildConfig, shard: tuple[int, int] = (1, 1)
+) -> dict[str, Any]:
+    """What `build` would do, without doing it."""
+    planned = plan(workspace, config)
+    ledger = Ledger(workspace.step("pairs"))
+    mine = [t for t in planned.tasks if t.unfit is None and _of_shard(t, shard)]
+    shapes = sorted(
+        {
+            f"{t.form.width}x{t.form.height}, {t.form.frames} frames at {float(t.form.fps):g}"
+            for t in mine
+        }
+    )
+    left = [t for t in mine if not _finished(t, config, ledger, _present(workspace))]
+    unfit = [f"{t.clip['clip_id']}: {t.unfit}" for t in planned.tasks if t.unfit]
+    first = next((t.settings for t in mine), None)
+    return {
+        "model": f"{planned.model.id} ({planned.traits.task}, revision {planned.model.revision})",
+        "clips": len(planned.tasks),
+        "to make": f"{len(left)} pairs of 1 + {config.losers} videos",
+        "shape": shapes,
+        "sampling": f"{planned.scheduler}, {first.steps} steps, guidance {first.guidance:g}"
+        if first
+        else None,
+        "unfit": unfit,
+    }
+
+
+def device_names(text: str) -> list[str]:
+    """The devices of `--devices`: every GPU for `auto`, else the CPU once."""
+    if text != "auto":
+        return [name.strip() for name in text.split(",") if name.strip()]
+    import torch
+
+    return [f"cuda:{k}" for k in range(torch.cuda.device_count())] or ["cpu"]
+
+
+def _of_shard(task: Task, shard: tuple[int, int]) -> bool:
+    index, count = shard
+    return int(task.pair_id[:8], 16) % count == index - 1
+
+
+def _parts(config: BuildConfig) -> list[str]:
+    return ["win", *(f"lose{k}" for k in range(config.losers))]
+
+
+def _present(workspace: Workspace) -> set[str]:
+    """Names of all video files; one listing is faster than 100,000 questions."""
+    with contextlib.suppress(FileNotFoundError):
+        return {entry.name for entry in os.scandir(workspace.pair_videos)}
+    return set()
+
+
+def _finished(task: Task, config: BuildConfig, ledger: Ledger, files: set[str]) -> bool:
+    """Whether every video of a pair was made; a part that failed is tried again."""
+    return all(
+        (record := ledger.get(f"{task.pair_id}.{part}")) is not None
+        and record.get("error") is None
+        and record["file"] in files
+        for part in _parts(config)
+    )
+
+
+def _settled(task: Task, config: BuildConfig, ledger: Ledger, files: set[str]) -> bool:
+    """Whether every video of a pair was made or has failed."""
+    return all(
+        (record := ledger.get(f"{task.pair_id}.{part}")) is not None
+        and (record.get("error") is not None or record["file"] in files)
+        for part in _parts(config)
+    )
+
+
+def _work(
+    root: Path, config: BuildConfig, shard: tuple[int, int], device: str, progress: bool = False
+) -> int:
+    """Make every unfinished pair of the shard that nobody else is making; how many it made."""
+    from realdpo.families import family_of
+    from realdpo.families.load import load_pipeline, spec_of_pipeline
+
+    workspace = Workspace(root)
+    planned = plan(workspace, config)
+    ledger = Ledger(workspace.step("pairs"))
+    mine = [t for t in planned.tasks if t.unfit is None and _of_shard(t, shard)]
+    files = _present(workspace)
+    left = [t for t in mine if not _finished(t, config, ledger, files)]
+    if not left:
+        return 0
+    pipe = load_pipeline(
+        config.model,
+        config.dtype,
+        device,
+        config.lora,
+        config.memory,
+        revision=config.revision,
+        lora_scale=config.lora_scale,
+        quantization=config.quantization,
+    )
+    family = family_of(spec_of_pipeline(pipe))
+    made = 0
+    total = len(mine) * (1 + config.losers)
+    done = total - len(left) * (1 + config.losers)
+    show = bar("pairs", total, "videos", done) if progress else contextlib.nullcontext(_silent)
+    with ledger, show as advance:
+        while left:
+            busy = []
+            for task in left:
+                with ledger.claim(task.pair_id) as mine_now:
+                    if not mine_now:
+                        busy.append(task)
+                        continue
+                    ledger.refresh()
+                    for note in _make(task, planned, ledger, workspace, pipe, family):
+                        advance(1, note)
+                    made += 1
+            ledger.refresh()
+            files = _present(workspace)
+            left = [t for t in busy if not _finished(t, config, ledger, files)]
+            if left:
+                time.sleep(0.5)  # another process is making these; it may also die over them
+    return made
+
+
+def _worker(root: Path, config: BuildConfig, shard: tuple[int, int], device: str) -> int:
+    """`_work` on an engine, which keeps an error's message only: the way out goes into it."""
+    try:
+        return _work(root, config, shard, device)
+    except UserError as error:
+        raise UserError(f"{error.message}; {error.hint}" if error.hint else error.message) from None
+
+
+def _silent(*_: Any) -> None:
+    """No progress bar: the process that started the workers shows one."""
+
+
+def _make(
+    task: Task, planned: Plan, ledger: Ledger, workspace: Workspace, pipe: Any, family: Any
+) -> Iterator[str]:
+    """Make what a pair still lacks, yielding a note a video. An error fails its video only."""
+    from realdpo.families.sample import to_uint8
+    from realdpo.pairs import generate
+
+    config, form, settings = planned.config, task.form, task.settings
+    assert settings is not None
+    real: Video | None = None
+    for part in _parts(config):
+        key = f"{task.pair_id}.{part}"
+        record = ledger.get(key)
+        made = record is not None and record.get("error") is None
+        if record and made and (workspace.pair_videos / record["file"]).exists():
+            yield "was there"
+            continue
+        try:
+            if real is None:
+                real = _real(task, workspace)
+            image = real[0] if planned.traits.task == "i2v" else None
+            started = time.perf_counter()
+            broken = None
+            if part == "win":
+                video = generate.roundtrip(pipe, family, real) if config.roundtrip_win else real
+                extra: dict[str, Any] = {}
+            else:
+                how = loser(task.pair_id, int(part.removeprefix("lose")), config)
+                raw = _generate(pipe, family, task, how, real, image)
+                broken = generate.why_broken(raw)
+                video = conform.generated(to_uint8(raw), form)
+                extra = {"seed": how.seed, "strategy": how.strategy, "strength": how.strength}
+            seconds = time.perf_counter() - started
+            data = conform.write(conform.with_first_frame(video, image), form, config.crf)
+        except OutOfMemory:
+            raise  # the next video would not fit either
+        except UserError as error:
+            ledger.put(key, {"error": error.message})
+            yield f"failed: {error.message}"
+            continue
+        except (RuntimeError, ValueError) as error:  # a shape the model refused
+            text = (str(error).splitlines() or [type(error).__name__])[0]
+            ledger.put(key, {"error": text})
+            yield f"failed: {text}"
+            continue
+        if part == "win":
+            extra["frame"] = _save_frame(workspace, image)
+        name = _save_video(workspace, data)
+        extra |= {"file": name, "seconds": round(seconds, 3), "broken": broken}
+        ledger.put(key, extra)
+        yield broken or ""
+
+
+def _generate(
+    pipe: Any, family: Any, task: Task, how: Loser, real: Video, image: Video | None
+) -> npt.NDArray[np.float32]:
+    from realdpo.families.sample import sample
+    from realdpo.pairs import generate
+
+    assert task.settings is not None
+    prompt = task.clip["prompt"]
+    if how.strategy == "generate":
+        return sample(pipe, family, prompt, image, how.seed, task.settings)
+    assert how.strength is not None
+    return generate.regenerate(
+        pipe, family, prompt, real, how.seed, task.settings, how.strength, how.box
+    )
+
+
+def _real(task: Task, workspace: Workspace) -> Video:
+    """The clip in the pair's form. Raises MediaError or Unfit."""
+    from realdpo.media.decode import read_clip
+
+    video, fps = read_clip(workspace.root / task.clip["path"])
+    return conform.real(video, fps, task.form)
+
+
+def _save_video(workspace: Workspace, data: bytes) -> str:
+    name = f"{ids.bytes_hash(data)}.mp4"
+    if not (workspace.pair_videos / name).exists():
+        write_bytes(workspace.pair_videos / name, data)
+    return name
+
+
+def _save_frame(workspace: Workspace, image: Video | None) -> str | None:
+    """The first frame as PNG; its file name, or None for text-to-video."""
+    if image is None:
+        return None
+    from PIL import Image
+
+    from realdpo.report import png
+
+    data = png(Image.fromarray(image))
+    name = f"{ids.bytes_hash(data)}.png"
+    if not (workspace.pair_videos / name).exists():
+        write_bytes(workspace.pair_videos / name, data)
+    return name
+
+
+def _spread(
+    workspace: Workspace,
+    planned: Plan,
+    shard: tuple[int, int],
+    devices: Sequence[str],
+    engine: str,
+    address: str,
+) -> None:
+    """Run a worker a device through the engine, showing what the ledger says meanwhile."""
+    import threading
+
+    from realdpo.engine import run
+
+    config = planned.config
+    mine = {t.pair_id for t in planned.tasks if t.unfit is None and _of_shard(t, shard)}
+    keys = [f"{pair}.{part}" for pair in mine for part in _parts(config)]
+    ledger = Ledger(workspace.step("pairs"))
+    stop = threading.Event()
+
+    def count() -> int:
+        ledger.refresh()
+        return sum(ledger.get(key) is not None for key in keys)
+
+    done = count()
+    with bar("pairs", len(keys), "videos", done) as advance:
+
+        def watch() -> None:
+            shown = done
+            while not stop.wait(1):
+                now = count()
+                if now > shown:
+                    advance(now - shown, f"{len(devices)} workers")
+                    shown = now
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            step = partial(_worker, workspace.root.resolve(), config, shard)
+            errors = []
+            for outcome in run(
+                step,
+                list(devices),
+                engine=engine,
+                workers=len(devices),
+                address=address,
+                gpus=int(any(name.startswith("cuda") for name in devices)),  # each, on Ray
+            ):
+                if outcome.error:
+                    errors.append(outcome.error)
+                    say(f"the worker on {outcome.row} stopped: {outcome.error}")
+            if len(errors) == len(devices):
+                raise UserError(f"every worker stopped: {errors[0]}")
+        finally:
+            stop.set()
+            thread.join()
+
+
+def finish(workspace: Workspace, planned: Plan, ledger: Ledger) -> dict[str, Any]:
+    """Write pairs.parquet, the shards and the audit from what the ledger holds; the summary."""
+    reviews = read_reviews(workspace)
+    rows = [pair_row(task, planned, ledger, reviews) for task in planned.tasks]
+    return publish(workspace, rows, planned.config.shard_rows)
+
+
+def pair_row(task: Task, planned: Plan, ledger: Ledger, reviews: dict[str, str]) -> dict[str, Any]:
+    """A row of pairs.parquet from a task and what was made of it."""
+    config, clip, settings = planned.config, task.clip, task.settings
+    row: dict[str, Any] = {
+        "pair_id": task.pair_id,
+        "clip_id": clip["clip_id"],
+        "prompt": clip["prompt"],
+        "split": clip["split"],
+        "status": "failed",
+        "error": task.unfit,
+        "lose": [],
+        "model": planned.model.id,
+        "revision": planned.model.revision,
+        "lora": planned.lora,
+        "task": planned.traits.task,
+        "scheduler": planned.scheduler,
+        "round": config.round,
+        "review": reviews.get(task.pair_id),
+        **{name: clip[name] for name in _PROVENANCE},
+    }
+    if settings is None:
+        return row
+    row |= {
+        "width": settings.width,
+        "height": settings.height,
+        "frames": settings.frames,
+        "fps": settings.fps,
+        "steps": settings.steps,
+        "guidance": settings.guidance,
+    }
+    parts = {part: ledger.get(f"{task.pair_id}.{part}") or {} for part in _parts(config)}
+    win = parts.pop("win")
+    if win.get("file") is None:
+        row["error"] = win.get("error") or "not made yet"
+        return row
+    row |= {"win": win["file"], "first_frame": win.get("frame")}
+    made = [record for record in parts.values() if record.get("file")]
+    kept = [r for r in made if config.keep_broken or not r["broken"]]
+    row |= {
+        "lose": [r["file"] for r in kept],
+        "seeds": [r["seed"] for r in kept],
+        "strategy": [r["strategy"] for r in kept],
+        "seconds": [r["seconds"] for r in kept],
+    }
+    row["error"] = _complaint(parts)
+    if not made:
+        row["status"] = "failed"
+    elif not kept:
+        row["status"] = "broken"
+    else:
+        row["status"] = "rejected" if row["review"] == "reject" else "ok"
+    return row
+
+
+def _complaint(parts: dict[str, dict[str, Any]]) -> str | None:
+    """What is wrong with some of the losers, in one line, or None."""
+    words = [
+        f"{part}: {record.get('error') or record.get('broken') or 'not made yet'}"
+        for part, record in parts.items()
+        if record.get("error") or record.get("broken") or not record.get("file")
+    ]
+    return "; ".join(words) or None
