@@ -52,7 +52,7 @@ LIMITS: tuple[Limit, ...] = (
     Limit("flash.rate", None, 3, "WCAG 2.3.1: more than three flashes a second"),
     Limit("flash.flicker", None, 12, "choice: strobes and broken exposure are meant to lie above"),
     Limit("frozen.share", None, 0.3, "measured: a held pose stays below, a still does not"),
-    Limit("box.share", None, 0.1, "choice: bars of a twentieth on two sides"),
+    Limit("box.share", None, 0.6, "choice: bars are cut away; two fifths must be left"),
     Limit("detail.sharpness", 0.35, None, "choice: takes out of focus are meant to lie below"),
     Limit("detail.noise", None, 12, "choice: grain that hides texture is meant to lie above"),
     Limit("detail.blocking", None, 1.0, "choice: starved H.264 is meant to lie above"),

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from realdpo import engine, ids, tables
-from realdpo.curate import analyse, cut, shards, sources
+from realdpo.curate import analyse, cut, framing, shards, sources
 from realdpo.curate.config import TARGETS, IngestConfig
 from realdpo.curate.shots import divide, finder
 from realdpo.curate.sources import Candidate
@@ -79,7 +79,7 @@ def check(config: IngestConfig) -> None:
     from realdpo.curate.scores import sampled
 
     decide.thresholds(config.decide)
-    sampled.require(config.extras)
+    sampled.require(config.extras, config.people)
     dataclasses.replace(config.captions, captioner=config.caption)
     finder(config.shots, Fraction(25))
     if config.shards.to:
@@ -194,7 +194,7 @@ def score(
             analysis = task.file(workspace.step("analyse"))
             plan = ids.content_id(
                 analysis=task.key, clips=config.clips, target=TARGETS[config.target],
-                encode=config.encode, version=_plan_version(),
+                encode=config.encode, crop=_placing(config), version=_plan_version(),
             )  # fmt: skip
             stored = folder / f"{plan}.parquet"
             if not stored.exists():
@@ -208,13 +208,12 @@ def score(
 
 def _clip_rows(analysis: Path, source_id: str, config: IngestConfig) -> list[dict[str, Any]]:
     """Rows of the clips table for one source: every span with its scores, kept or not."""
-    from realdpo.curate.scores import fingerprint, summarise
+    from realdpo.curate.scores import fingerprint, moving, summarise
     from realdpo.curate.transitions import crossed
 
     result = analyse.load(analysis)
     target = TARGETS[config.target]
     fps, width, height = (Fraction(result.facts["fps"]), *_shown(result.facts))
-    (scaled, _), _ = cut.placement(width, height, target)
     rows = []
     for span in divide(result.times, result.cuts, result.soft, fps, config.clips, target):
         reasons = list(span.reasons)
@@ -222,9 +221,17 @@ def _clip_rows(analysis: Path, source_id: str, config: IngestConfig) -> list[dic
             reasons.append("transition")
         if target.fps and fps < target.fps * Fraction(95, 100):
             reasons.append(f"too_slow={float(fps):.3g}<{float(target.fps):.3g}")
+        scores = summarise(result.scores, float(span.start), float(span.end))
+        where = moving(result.scores, float(span.start), float(span.end))
+        picture = framing.without_bars(scores, width, height)
+        subject = where if config.clips.crop == "subject" else None
+        crop = framing.frame(picture, width, height, target, moving=subject)
+        scores |= framing.of_crop(crop, where, scores)
         rows.append(
             {
-                "clip_id": cut.clip_id(source_id, span.start, span.end, target, config.encode),
+                "clip_id": cut.clip_id(
+                    source_id, span.start, span.end, target, config.encode, _placing(config)
+                ),
                 "source_id": source_id,
                 "shot": span.shot,
                 "start": _text(span.start),
@@ -234,14 +241,21 @@ def _clip_rows(analysis: Path, source_id: str, config: IngestConfig) -> list[dic
                 "status": "ok",
                 "reasons": reasons,
                 "source.fps": float(fps),
-                "source.short_side": float(min(width, height)),
-                "source.upscale": scaled / width,
+                "source.short_side": min(picture.width * width, picture.height * height),
+                "source.upscale": target.width / (crop.width * width) if target.width else 1.0,
                 "source.hdr": float(result.facts["hdr"]),
                 "phash": fingerprint(result.scores, float(span.start), float(span.end)),
-                **_known(summarise(result.scores, float(span.start), float(span.end))),
+                **_known(scores),
             }
         )
     return rows
+
+
+def _placing(config: IngestConfig) -> str:
+    """How the crop of a clip is found; part of its id."""
+    if config.clips.crop == "subject" and "people" in config.extras:
+        return f"people:{config.people.detector}:{config.people.threshold:g}"
+    return config.clips.crop
 
 
 def _known(scores: Mapping[str, float]) -> dict[str, float | None]:
@@ -251,7 +265,10 @@ def _known(scores: Mapping[str, float]) -> dict[str, float | None]:
 @functools.lru_cache
 def _plan_version() -> str:
     """Hash of the code that makes clips of an analysis."""
-    files = [Path(__file__).with_name(name) for name in ("cut.py", "dedup.py", "ingestion.py")]
+    files = [
+        Path(__file__).with_name(name)
+        for name in ("box.py", "cut.py", "dedup.py", "framing.py", "ingestion.py")
+    ]
     return ids.content_id(
         measure=analyse.code_version(),
         code=[file.read_text(encoding="utf-8") for file in files if file.exists()],
@@ -322,39 +339,83 @@ def look(
     facts: Sequence[Mapping[str, Any]],
     config: IngestConfig,
 ) -> pa.Table:
-    """Add the scores of sampled frames (people, text, nsfw) to clips that are kept so far."""
-    import pyarrow as pa
+    """Add the scores of sampled frames (people, text, nsfw) to clips that are kept so far.
 
+    Where people are found, they say which part of the picture the clip shows.
+    """
     from realdpo.curate.scores import sampled
 
-    sampled.require(config.extras)
-    paths = {row["source_id"]: row["path"] for row in reversed(facts) if row["status"] == "ok"}
-    kept = clips.filter(clips["keep"]).select(["clip_id", "source_id", "start_s", "end_s"])
-    version = ids.content_id(extras=sorted(config.extras), code=analyse.code_version())
-    tasks = {
-        f"{row['clip_id']}-{version}": (paths[row["source_id"]], row["start_s"], row["end_s"])
-        for row in kept.to_pylist()
-    }
+    sampled.require(config.extras, config.people)
+    about = {row["source_id"]: row for row in reversed(facts) if row["status"] == "ok"}
+    rows = {row["clip_id"]: row for row in clips.filter(clips["keep"]).to_pylist()}
+    version = ids.content_id(
+        extras=sorted(config.extras), people=config.people, code=_plan_version()
+    )
+    tasks = {f"{name}-{version}": row for name, row in rows.items()}
     with Ledger(workspace.step("sampled")) as done:
-        todo = [(key, *task) for key, task in tasks.items() if done.get(key) is None]
-        step = functools.partial(_look_at, extras=config.extras)
+        todo = [
+            (key, about[row["source_id"]], row)
+            for key, row in tasks.items()
+            if done.get(key) is None
+        ]
+        step = functools.partial(_look_at, config=config)
         for outcome in _run("look", "clips", step, todo, config, len(tasks)):
             if outcome.value is not None:
                 done.put(outcome.row[0], outcome.value)
-        found = [done.get(f"{c}-{version}") or {} for c in clips["clip_id"].to_pylist()]
-    for name in sorted({name for row in found for name in row}):
-        values = pa.array([row.get(name) for row in found], pa.float32())
-        clips = clips.append_column(name, values)
+        found = {name: dict(done.get(f"{name}-{version}") or {}) for name in rows}
+    # What moves within a crop that people have moved; one source's frames at a time.
+    by_source: dict[str, list[str]] = {}
+    for name, scores in found.items():
+        if any(scores.get(key) != rows[name].get(key) for key in framing.NAMES if scores):
+            by_source.setdefault(rows[name]["source_id"], []).append(name)
+    for source_id, names in by_source.items():
+        source = about[source_id]
+        task = analyse.Task(source_id, source["path"], config.shots)
+        numbers = analyse.load(task.file(workspace.step("analyse"))).scores
+        for name in names:
+            found[name] |= _known(_of_crop(numbers, found[name], rows[name]))
+    order = clips["clip_id"].to_pylist()
+    for column in sorted({column for scores in found.values() for column in scores}):
+        before = clips[column].to_pylist() if column in clips.schema.names else [None] * len(order)
+        values = [
+            found.get(clip, {}).get(column, old) for clip, old in zip(order, before, strict=True)
+        ]
+        clips = _set_score(clips, column, values)
     return clips
 
 
 def _look_at(
-    row: tuple[str, str, float, float], extras: tuple[str, ...]
+    row: tuple[str, Mapping[str, Any], Mapping[str, Any]], config: IngestConfig
 ) -> dict[str, float | None]:
     from realdpo.curate.scores import sampled
 
-    _, path, start, end = row
-    return _known(sampled.measure(path, start, end, extras))
+    _, source, clip = row
+    width, height = _shown(source)
+    bars = {name: value for name, value in clip.items() if name.startswith("box.") and value}
+    choose = functools.partial(
+        framing.frame, framing.without_bars(bars, width, height), width, height,
+        TARGETS[config.target],
+    )  # fmt: skip
+    seen = sampled.measure(
+        source["path"], clip["start_s"], clip["end_s"], config.extras, config.people,
+        framing.from_scores(clip), choose if config.clips.crop == "subject" else None,
+    )  # fmt: skip
+    return {**_known(seen.scores), **framing.scores_of(seen.crop)}
+
+
+def _of_crop(
+    numbers: Mapping[str, Any],
+    found: Mapping[str, Any],
+    clip: Mapping[str, Any],
+) -> dict[str, float]:
+    """The scores of a clip that change with the part of the picture that it shows."""
+    from realdpo.curate.scores import moving, summarise
+
+    span = (clip["start_s"], clip["end_s"])
+    scores = summarise(numbers, *span)
+    crop = framing.from_scores(found)
+    fresh = framing.of_crop(crop, moving(numbers, *span), scores)
+    return {name: value for name, value in fresh.items() if name not in found}
 
 
 def _source_reasons(license_id: str | None, hdr: float, config: IngestConfig) -> list[str]:
@@ -409,10 +470,17 @@ def write_clips(
 ) -> tuple[pa.Table, dict[str, int]]:
     """Cut every kept clip that is not there yet; returns the table and the size of each clip."""
     about = {row["source_id"]: row for row in reversed(facts) if row["status"] == "ok"}
-    kept = clips.filter(clips["keep"]).select(["clip_id", "source_id", "start", "end"]).to_pylist()
+    names = {"clip_id", "source_id", "start", "end", *framing.NAMES}
+    kept = clips.filter(clips["keep"])
+    kept = kept.select([name for name in kept.schema.names if name in names]).to_pylist()
     with Ledger(workspace.step("cut")) as done:
         there = _names(workspace.clip_files)
-        todo = [r for r in kept if not (done.get(r["clip_id"]) and f"{r['clip_id']}.mp4" in there)]
+        todo = [
+            row
+            for row in kept
+            if f"{row['clip_id']}.mp4" not in there
+            or (done.get(row["clip_id"]) or {}).get("crop") != _crop_of(row)
+        ]
         threads = engine.threads_per_worker(len(todo), config.engine, config.workers)
         tasks = [_cut_task(row, about[row["source_id"]], config, threads) for row in todo]
         failed: dict[str, str] = {}
@@ -431,6 +499,7 @@ def write_clips(
                     "height": clip.height,
                     "frames": clip.frames,
                     "fps": _text(clip.fps),
+                    "crop": _crop_of(framing.scores_of(outcome.row.crop)),
                 },
             )
         order = clips["clip_id"].to_pylist()
@@ -457,8 +526,14 @@ def _cut_task(
         fps=Fraction(source["fps"]),
         target=TARGETS[config.target],
         encode=config.encode,
+        crop=framing.from_scores(row),
         threads=threads,
     )
+
+
+def _crop_of(row: Mapping[str, Any]) -> list[float]:
+    """A crop as it is compared: what a pixel of 8K could show, not the last bits of a float."""
+    return [round(row[name], 5) for name in framing.NAMES]
 
 
 def split(clips: pa.Table, config: IngestConfig) -> pa.Table:

@@ -53,6 +53,7 @@ from realdpo.curate.scores.stream import (
     StreamScores,
     fingerprint,
     measure,
+    moving,
     summarise,
 )
 
@@ -65,6 +66,7 @@ __all__ = [
     "StreamScores",
     "fingerprint",
     "measure",
+    "moving",
     "score_file",
     "summarise",
 ]

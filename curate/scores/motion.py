@@ -34,6 +34,8 @@ SAME_LEVELS, SAME_PIXELS = 1.0, 0.35
 # The rim: the outer ones of CELLS x CELLS. So many of them must be able to tell, with FEWEST_VOTES
 # points each, and this share of them must follow the camera.
 CELLS, FEWEST_CELLS, FEWEST_VOTES, AGREEMENT = 4, 5, 4, 0.6
+# Where it moves is kept for so many cells a side.
+CELLS_KEPT = 8
 # Pixels a pair below which a camera needs no closer look.
 AT_REST = 0.1
 FEWEST_POINTS, FOLLOWED = 5, 64
@@ -108,12 +110,19 @@ def of_pair(before: Bytes, after: Bytes, seconds: float) -> dict[str, float]:
     agreement: share of the rim, in [0, 1], that follows one camera; 0 where too little of it can
     tell. Below AGREEMENT the camera and all that is measured against it are NaN.
     """
+    return look_at(before, after, seconds)[0]
+
+
+def look_at(before: Bytes, after: Bytes, seconds: float) -> tuple[dict[str, float], Bytes]:
+    """`of_pair`, and where it moves: uint8 [CELLS_KEPT ** 2], share of each cell, 255 is all."""
+    nowhere = np.zeros(CELLS_KEPT**2, np.uint8)
     # A bar stands still whatever the camera does.
-    whole = before.shape[0]
-    before, after = _within_bars(before, after)
+    whole, wide = before.shape
+    inside = _within_bars(before, after)
+    before, after = (np.ascontiguousarray(picture[inside]) for picture in (before, after))
     height, width = before.shape
     if min(height, width) < 16:
-        return dict.fromkeys(FIELDS, np.nan)
+        return dict.fromkeys(FIELDS, np.nan), nowhere
     flow, unexplained = _best_flow(before, after)
     x, y = _grid(height, width)
     right, down = cv2.split(flow[GRID // 2 :: GRID, GRID // 2 :: GRID])
@@ -121,20 +130,21 @@ def of_pair(before: Bytes, after: Bytes, seconds: float) -> dict[str, float]:
     look = _camera(before, after, slopes, right, down)
     per_second = 1 / (whole * seconds)
     if look.agreement < AGREEMENT:
-        return {
+        unknown = {
             **dict.fromkeys(FIELDS, np.nan),
             "total": float(cv2.magnitude(right, down).mean()) * per_second,
             "agreement": look.agreement,
             "unexplained": unexplained,
         }
+        return unknown, nowhere
     matrix = look.matrix
     camera_x = (matrix[0, 0] * x + matrix[0, 1] * y + (matrix[0, 2] - x)).astype(np.float32)
     camera_y = (matrix[1, 0] * x + matrix[1, 1] * y + (matrix[1, 2] - y)).astype(np.float32)
     speed = cv2.magnitude(camera_x, camera_y)
     residual = cv2.magnitude(right - camera_x, down - camera_y)
     to_x, to_y = x + camera_x, y + camera_y
-    inside = (to_x >= 2) & (to_x < width - 2) & (to_y >= 2) & (to_y < height - 2)
-    moving = inside & (residual > STILL_PIXELS + PARALLAX * speed) & (look.off > 1)
+    seen = (to_x >= 2) & (to_x < width - 2) & (to_y >= 2) & (to_y < height - 2)
+    moving = seen & (residual > STILL_PIXELS + PARALLAX * speed) & (look.off > 1)
     enough = int(moving.sum()) >= FEWEST_POINTS
     middle = np.array([(width - 1) / 2, (height - 1) / 2])
     shift = matrix[:, :2] @ middle + matrix[:, 2] - middle
@@ -145,7 +155,7 @@ def of_pair(before: Bytes, after: Bytes, seconds: float) -> dict[str, float]:
         if enough
         else (0.0, 0.0)
     )
-    return {
+    found = {
         "total": float(total.mean()) * per_second,
         "camera": float(speed.mean()) * per_second,
         "agreement": look.agreement,
@@ -158,6 +168,11 @@ def of_pair(before: Bytes, after: Bytes, seconds: float) -> dict[str, float]:
         "roll": -float(np.arctan2(matrix[1, 0], matrix[0, 0])) / seconds,
         "unexplained": unexplained,
     }
+    cells = np.zeros((whole // GRID + 1, wide // GRID + 1), np.float32)
+    top, left = inside[0].start // GRID, inside[1].start // GRID
+    cells[top : top + moving.shape[0], left : left + moving.shape[1]] = moving * verified
+    cells = cv2.resize(cells, (CELLS_KEPT, CELLS_KEPT), interpolation=cv2.INTER_AREA)
+    return found, np.rint(cells * 255).astype(np.uint8).ravel()
 
 
 def summary(rows: Columns) -> dict[str, float]:
@@ -179,6 +194,14 @@ def summary(rows: Columns) -> dict[str, float]:
     result["motion.smoothness"] = smoothness(pair["subject"])
     result["motion.ramp"] = ramp(pair["total"], seconds)
     return result
+
+
+def where(rows: Columns) -> Floats:
+    """How much moves by itself in each part of the picture: [CELLS_KEPT, CELLS_KEPT], 0 to 1."""
+    inside = ~np.isnan(rows["camera"])
+    if not inside.any():
+        return np.zeros((CELLS_KEPT, CELLS_KEPT))
+    return (rows["moving"][inside].mean(axis=0) / 255).reshape(CELLS_KEPT, CELLS_KEPT)
 
 
 def shake(pan_x: Floats, pan_y: Floats) -> float:
@@ -270,18 +293,17 @@ def _grid(height: int, width: int) -> Floats:
     return np.stack([x, y]).astype(np.float32)
 
 
-def _within_bars(before: Bytes, after: Bytes) -> tuple[Bytes, Bytes]:
-    """Both without the black bars that both have; whole when one is all dark."""
+def _within_bars(before: Bytes, after: Bytes) -> tuple[slice, slice]:
+    """Lines and columns inside the black bars that both have; all when one is all dark."""
     height, width = before.shape
     ends = [borders.of_frame(picture) for picture in (before, after)]
     sides = {side: min(end[side] for end in ends) for side in ends[0]}
     if np.isnan(sum(end[side] for end in ends for side in sides)) or not any(sides.values()):
-        return before, after
+        return slice(0, height), slice(0, width)
     # To whole grid steps, and a line more: the edge of a bar is blurred.
     top, bottom = (_steps(sides[side] * height) for side in ("top", "bottom"))
     left, right = (_steps(sides[side] * width) for side in ("left", "right"))
-    inside = (slice(top, height - bottom), slice(left, width - right))
-    return np.ascontiguousarray(before[inside]), np.ascontiguousarray(after[inside])
+    return slice(top, height - bottom), slice(left, width - right)
 
 
 def _steps(pixels: float) -> int:
