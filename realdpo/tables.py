@@ -22,6 +22,9 @@ from realdpo.files import atomic_path
 NAME_KEY = b"realdpo.table"
 VERSION_KEY = b"realdpo.version"
 
+ROW_GROUP = 65_536
+"""Rows that stand together in a file, and are in memory at once where a table is streamed."""
+
 MEDIA = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 """How `datasets` stores a Video or an Image: the bytes and a file name."""
 
@@ -65,13 +68,23 @@ _PROVENANCE = [
     ("retrieved_at", pa.string()),
 ]
 
+_SPANS = pa.list_(
+    pa.struct(
+        [
+            ("start", pa.string()),  # num/den seconds
+            ("end", pa.string()),  # null: to the end
+            ("captions", pa.list_(pa.string())),
+        ]
+    )
+)
+
 SOURCES = _kind(
     "sources",
     1,
     [
         ("source_id", pa.string()),  # SHA-256 of the bytes; null when the file cannot be read
         ("path", pa.string()),
-        ("status", pa.string()),  # ok | failed
+        ("status", pa.string()),  # ok | failed | missing: read before, but not now
         ("error", pa.string()),
         ("bytes", pa.int64()),
         ("container", pa.string()),
@@ -91,6 +104,9 @@ SOURCES = _kind(
         ("audio", pa.bool_()),
         *_PROVENANCE,
         ("split", pa.string()),  # the user's wish, if any
+        ("captions", pa.list_(pa.string())),  # that came with the footage; a clip gets one
+        ("captions_from", pa.string()),  # the file that said them
+        ("spans", _SPANS),  # that are to become clips, instead of shots
     ],
 )
 
@@ -110,8 +126,11 @@ CLIPS = _kind(
         ("keep", pa.bool_()),
         ("reasons", pa.list_(pa.string())),  # why it was dropped, all of them
         ("prompt", pa.string()),
-        ("captioner", pa.string()),  # who wrote the prompt: keywords, sidecar, edit, model id ...
-        ("caption_status", pa.string()),  # ok | truncated | refused | empty | error
+        (
+            "captioner",
+            pa.string(),
+        ),  # who wrote the prompt, null without one: keywords, sidecar, edit, model id ...
+        ("caption_status", pa.string()),  # ok | truncated | refused | empty | error | none
         ("caption_raw", pa.string()),
         ("action", pa.list_(pa.string())),
         ("path", pa.string()),  # clips/<clip_id>.mp4, null until it is cut
@@ -246,7 +265,37 @@ def write(path: str | Path, table: pa.Table, kind: TableKind, **options: Any) ->
     schema = kind.full_schema(score_columns(table))
     table = table.select(schema.names).cast(schema)
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, **{"compression": "zstd", **options})
+        defaults = {"compression": "zstd", "row_group_size": ROW_GROUP}
+        pq.write_table(table, temporary, **{**defaults, **options})
+
+
+def replace_columns(
+    path: str | Path, kind: TableKind, columns: Mapping[str, pa.ChunkedArray]
+) -> None:
+    """Write the table at `path` again with these columns in the place of theirs.
+
+    It goes through a row group at a time, so that a table larger than memory can be changed.
+    Raises as `read` and `write` do, and ValueError for a column of another length.
+    """
+    schema = check(path, kind)
+    rows = pq.read_metadata(path).num_rows
+    if wrong := [name for name, column in columns.items() if len(column) != rows]:
+        raise ValueError(f"{wrong[0]} has {len(columns[wrong[0]])} rows, the table {rows}")
+    extra = [name for name in (*schema.names, *columns) if "." in name]
+    full = kind.full_schema(dict.fromkeys(extra))
+    first = 0
+    with (
+        atomic_path(path) as temporary,
+        pq.ParquetFile(path) as old,
+        pq.ParquetWriter(temporary, full, compression="zstd") as out,
+    ):
+        for batch in old.iter_batches(ROW_GROUP):
+            part = {name: column.slice(first, batch.num_rows) for name, column in columns.items()}
+            whole = pa.table(
+                {name: part[name] if name in part else batch[name] for name in full.names}
+            )
+            out.write_table(whole.cast(full))
+            first += batch.num_rows
 
 
 def read(path: str | Path, kind: TableKind, columns: Sequence[str] | None = None) -> pa.Table:

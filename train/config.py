@@ -30,6 +30,9 @@ class TrainConfig:
         (), "Names of the layers that get adapters; empty: the attention projections."
     )
     lora_dropout: float = _set(0.0, "Dropout before the adapters.")
+    task: Literal["i2v", "t2v"] | None = _set(
+        None, "i2v or t2v, for a folder whose weights do both (LTX-Video, Wan 2.2 5B)."
+    )
     expert: Literal["high", "low"] = _set(
         "high", "Wan 2.2: which of its two transformers, by noise level."
     )

@@ -26,7 +26,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from realdpo import ids, progress, tables
+from realdpo import ids, integrity, progress, tables
 from realdpo import models as names
 from realdpo.errors import UserError
 from realdpo.families import Family, Spec, trainable_family
@@ -36,7 +36,7 @@ from realdpo.media.decode import read_clip
 from realdpo.train.config import TrainConfig
 from realdpo.workspace import Workspace
 
-TRANSFORM = 1  # raise when the way from a file to a latent changes
+TRANSFORM = 2  # raise when the way from a file to a latent changes
 
 
 @dataclass(frozen=True)
@@ -339,7 +339,12 @@ def _rows(shards: Sequence[Path]) -> Iterator[dict[str, Any]]:
     wanted += ["width", "height", "frames", "fps"]
     for path in shards:
         for batch in pq.ParquetFile(path).iter_batches(batch_size=1, columns=wanted):
-            yield from batch.to_pylist()
+            for row in batch.to_pylist():
+                integrity.require_row(row, tables.PAIR_SHARD, path)
+                sides = [ids.bytes_hash(side["bytes"]) for side in (row["win"], *row["lose"])]
+                if problem := integrity.pair_problem(row["prompt"], sides):
+                    raise UserError(f"{path}: pair {row['pair_id']}: {problem}", "remove that row")
+                yield row
 
 
 def _pixels(frames: np.ndarray) -> Tensor:

@@ -110,7 +110,7 @@ class Trainer:
         self.device = self.accelerator.device
         torch.manual_seed(seed_of(config.seed, "weights"))
 
-        spec = load.read_spec(config.model, config.revision, config.expert)
+        spec = load.read_spec(config.model, config.revision, config.expert, config.task)
         if self.main:
             latents.refuse_other_model(workspace, spec, config)
         with self.accelerator.main_process_first():

@@ -45,6 +45,7 @@ def evaluate(
     seeds: Annotated[int | None, typer.Option(help="Videos a prompt and system.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale.")] = None,
+    task: options.Task = None,
     clip: Annotated[
         str | None, typer.Option(metavar="ARCHITECTURE:WEIGHTS", help="open_clip model.")
     ] = None,
@@ -89,6 +90,7 @@ def evaluate(
                 "seeds": seeds,
                 "steps": steps,
                 "guidance": guidance,
+                "task": task,
                 "clip": clip,
                 "frechet": frechet,
                 "judge.url": judge,

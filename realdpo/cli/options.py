@@ -41,4 +41,8 @@ def settings_of(command: str) -> Any:
     return typer.Option(False, "--settings", is_eager=True, callback=show, help=text)
 
 
+Task = Annotated[
+    str | None,
+    typer.Option("--task", help="i2v or t2v, for a folder whose weights do both."),
+]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything random.")]

@@ -36,6 +36,7 @@ def build(
     round_: Annotated[int | None, typer.Option("--round", help="Which round this is.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale.")] = None,
+    task: options.Task = None,
     roundtrip_win: Annotated[
         bool | None,
         typer.Option(
@@ -97,6 +98,7 @@ def build(
                 "round": round_,
                 "steps": steps,
                 "guidance": guidance,
+                "task": task,
                 "roundtrip_win": roundtrip_win,
                 "keep_broken": keep_broken,
                 "memory": memory,

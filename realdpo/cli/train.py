@@ -34,6 +34,7 @@ def train(
     model: Annotated[
         str | None, typer.Option("--model", help="tiny, a pipeline folder, or a Hub id.")
     ] = None,
+    task: options.Task = None,
     preset: Annotated[
         str, typer.Option("--preset", help="realdpo, or realdpo-released: the published settings.")
     ] = "realdpo",
@@ -77,7 +78,7 @@ def train(
         if preset not in PRESETS:
             raise UserError(f"no preset {preset!r}", f"presets: {', '.join(PRESETS)}")
         flags = {
-            "model": model, "objective": objective, "name": name, "steps": steps, "lr": lr,
+            "model": model, "task": task, "objective": objective, "name": name, "steps": steps, "lr": lr,
             "beta": beta, "branches": branches, "reference_bank": reference_bank, "seed": seed,
         }  # fmt: skip
         settings = configs.resolve(

@@ -56,11 +56,9 @@ def run(workspace: Workspace, own: Path | None = None, *, quick: bool = False) -
     films = _films(own, quick)
     plan = _plan(workspace, films, quick)
 
-    from realdpo.curate.decide import to_toml as thresholds
     from realdpo.curate.ingestion import ingest
 
     workspace.save_config("curate ingest", to_toml("ingest", plan.ingest))
-    workspace.save_config("curate decide", thresholds(plan.ingest.decide))
     funnel = ingest(workspace, [films], plan.ingest)
     if not funnel["kept"]:
         raise UserError(

@@ -13,13 +13,15 @@ from realdpo.families.base import Family, Spec, Traits
 from realdpo.families.cogvideox import CogVideoX
 from realdpo.families.generic import Generic
 from realdpo.families.hunyuan import Hunyuan
+from realdpo.families.hunyuan15 import Hunyuan15
 from realdpo.families.ltx import LTX
 from realdpo.families.mochi import Mochi
+from realdpo.families.skyreels import SkyReels
 from realdpo.families.wan import Wan
 
 __all__ = ["FAMILIES", "Family", "Spec", "Traits", "family_of", "trainable_family"]
 
-FAMILIES: tuple[type[Family], ...] = (CogVideoX, Wan, LTX, Hunyuan, Mochi)
+FAMILIES: tuple[type[Family], ...] = (CogVideoX, Wan, LTX, Hunyuan, Mochi, Hunyuan15, SkyReels)
 
 
 def family_of(spec: Spec) -> Family:
@@ -31,7 +33,7 @@ def family_of(spec: Spec) -> Family:
 def trainable_family(spec: Spec) -> Family:
     """As `family_of`. Raises UserError for a pipeline that cannot be trained."""
     found = family_of(spec)
-    if isinstance(found, Generic):
+    if not found.trainable:
         known = [name for family in FAMILIES for name in family.TASKS]
         raise UserError(
             f"{spec.folder} is a {spec.pipeline}, which cannot be trained here",
