@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from realdpo.media.decode import Frame
 
+VERSION = 2  # raise when the pictures or the bytes of a clip change
+
 
 @dataclass(frozen=True)
 class Task:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from realdpo.curate.box import WHOLE, Box
 from realdpo.curate.config import Target
 
+VERSION = 1  # raise when a clip would show another part of its source
 PLACES = 65
 # What a person who is partly outside counts for, and how much more the tallest counts.
 PARTLY, TALLEST = 0.5, 2.0

@@ -32,7 +32,7 @@ from realdpo.curate import (
     sources,
 )
 from realdpo.curate.caption.config import SIDECAR
-from realdpo.curate.config import TARGETS, IngestConfig
+from realdpo.curate.config import SLOWEST, TARGETS, IngestConfig
 from realdpo.curate.shots import divide, divide_given, finder
 from realdpo.curate.sources import Candidate
 from realdpo.errors import UserError
@@ -245,6 +245,8 @@ def measure(
     for outcome in _run("analyse", "sources", analyse.analyse, todo, config, len(tasks)):
         if outcome.value is not None:
             analyse.save(outcome.row.file(folder), outcome.value)
+            for line in analyse.breaks_text(analyse.parts_of(outcome.value.facts)):
+                say(f"analyse: {outcome.row.path} is divided: {line}")
         else:
             failed[outcome.row.source_id] = outcome.error or "unknown"
     rows = []
@@ -340,22 +342,22 @@ def _clip_rows(
     given: spans that came with the footage; where there are some, no shots are looked for.
     """
     from realdpo.curate.scores import fingerprint, moving, summarise
-    from realdpo.curate.transitions import crossed
 
     result = analyse.load(analysis)
     target = TARGETS[config.target]
-    fps, width, height = (Fraction(result.facts["fps"]), *_shown(result.facts))
+    parts = analyse.parts_of(result.facts)
+    breaks, fps = analyse.breaks_of(parts), Fraction(result.facts["fps"])
     rows: dict[str, dict[str, Any]] = {}
     spans = (
-        divide_given(result.times, given, fps, config.clips, target)
+        divide_given(result.times, given, fps, config.clips, target, breaks)
         if given
-        else divide(result.times, result.cuts, result.soft, fps, config.clips, target)
+        else divide(result.times, result.cuts, result.soft, fps, config.clips, target, breaks)
     )
     for span in spans:
+        part = analyse.part_at(parts, span.start)
+        fps, width, height = part.fps, part.width, part.height
         reasons = list(span.reasons)
-        if not given and crossed(result.scores, float(span.start), float(span.end)):
-            reasons.append("transition")
-        if target.fps and fps < target.fps * Fraction(95, 100):
+        if target.fps and fps < target.fps * SLOWEST:
             reasons.append(f"too_slow={float(fps):.3g}<{float(target.fps):.3g}")
         scores = summarise(result.scores, float(span.start), float(span.end))
         where = moving(result.scores, float(span.start), float(span.end))
@@ -398,17 +400,28 @@ def _known(scores: Mapping[str, float]) -> dict[str, float | None]:
     return {name: None if math.isnan(value) else value for name, value in scores.items()}
 
 
-@functools.lru_cache
 def _plan_version() -> str:
-    """Hash of the code that makes clips of an analysis."""
-    files = [
-        Path(__file__).with_name(name)
-        for name in ("box.py", "cut.py", "dedup.py", "framing.py", "ingestion.py")
-    ]
-    return ids.content_id(
-        measure=analyse.code_version(),
-        code=[file.read_text(encoding="utf-8") for file in files if file.exists()],
-    )
+    """Names the way from an analysis to the rows of its clips."""
+    from realdpo.curate import scores, shots
+
+    return f"{shots.VERSION}-{scores.VERSION}-{framing.VERSION}"
+
+
+def _versions() -> dict[str, Any]:
+    """All that decides what a run makes beside its footage, settings and thresholds."""
+    from realdpo.curate import actions
+    from realdpo.curate.scores import sampled
+
+    return {
+        "analyse": analyse.version(),
+        "plan": _plan_version(),
+        "look": sampled.VERSION,
+        "decide": decide.VERSION,
+        "duplicates": (dedup_blocks.VERSION, against.VERSION),
+        "actions": actions.taxonomy(),
+        "cut": cut.VERSION,
+        "shards": shards.VERSION,
+    }
 
 
 def _with_provenance(clips: pa.Table, source: Mapping[str, Any]) -> pa.Table:
@@ -487,10 +500,13 @@ def look(
     about = {k: row for k, row in owners.items() if row["status"] == "ok" and row["path"]}
     bars = [name for name in clips.schema.names if name.startswith(("box.", "crop."))]
     kept = clips.filter(clips["keep"])
-    kept = kept.select(["clip_id", "source_id", "start_s", "end_s", *bars])
+    kept = kept.select(["clip_id", "source_id", "start", "start_s", "end_s", *bars])
     rows = {row["clip_id"]: row for row in kept.to_pylist() if row["source_id"] in about}
     version = ids.content_id(
-        extras=sorted(config.extras), people=config.people, code=_plan_version()
+        extras=sorted(config.extras),
+        people=config.people,
+        crop=_placing(config),
+        version=(sampled.VERSION, _plan_version()),
     )
     tasks = {f"{name}-{version}": row for name, row in rows.items()}
     with Ledger(workspace.step("sampled")) as done:
@@ -531,7 +547,8 @@ def _look_at(
     from realdpo.curate.scores import sampled
 
     _, source, clip = row
-    width, height = _shown(source)
+    part = analyse.part_at(analyse.parts_of(source), Fraction(clip["start"]))
+    width, height = part.width, part.height
     bars = {name: value for name, value in clip.items() if name.startswith("box.") and value}
     choose = functools.partial(
         framing.frame, framing.without_bars(bars, width, height), width, height,
@@ -623,8 +640,7 @@ def write_clips(
         todo = [
             row
             for row in fresh
-            if f"{row['clip_id']}.mp4" not in there
-            or (done.get(row["clip_id"]) or {}).get("crop") != _crop_of(row)
+            if not (_made(done, row) and f"{row['clip_id']}.mp4" in there)
         ]
         threads = engine.threads_per_worker(len(todo), config.engine, config.workers)
         tasks = [_cut_task(row, owners[row["source_id"]], config, threads) for row in todo]
@@ -638,6 +654,7 @@ def write_clips(
             done.put(
                 outcome.row.clip_id,
                 {
+                    "version": cut.VERSION,
                     "sha256": ids.bytes_hash(clip.data),
                     "bytes": len(clip.data),
                     "width": clip.width,
@@ -670,17 +687,24 @@ def write_clips(
     return clips, {c: facts["bytes"] for c, facts in made.items()}
 
 
+def _made(done: Ledger, row: Mapping[str, Any]) -> bool:
+    """Whether a clip was cut, by the code of today and out of the same part of the picture."""
+    record = done.get(row["clip_id"]) or {}
+    return record.get("version") == cut.VERSION and record.get("crop") == _crop_of(row)
+
+
 def _cut_task(
     row: Mapping[str, Any], source: Mapping[str, Any], config: IngestConfig, threads: int
 ) -> cut.Task:
+    part = analyse.part_at(analyse.parts_of(source), Fraction(row["start"]))
     return cut.Task(
         clip_id=row["clip_id"],
         path=source["path"],
         start=Fraction(row["start"]),
         end=Fraction(row["end"]),
-        width=source["width"],
-        height=source["height"],
-        fps=Fraction(source["fps"]),
+        width=part.width,
+        height=part.height,
+        fps=part.fps,
         target=TARGETS[config.target],
         encode=config.encode,
         crop=framing.from_scores(row),
@@ -796,7 +820,7 @@ def _order(
         limits=decide.thresholds(limits),
         footage=listed,
         others=[[path, sources.stamp(path)] for path in paths],
-        version=_plan_version(),
+        versions=_versions(),
     )
 
 
@@ -891,10 +915,6 @@ def _set_score(table: pa.Table, name: str, values: Sequence[float | None]) -> pa
     if name in table.schema.names:
         table = table.drop_columns([name])
     return table.append_column(pa.field(name, pa.float32()), pa.array(values, pa.float32()))
-
-
-def _shown(facts: Mapping[str, Any]) -> tuple[int, int]:
-    return facts["width"], facts["height"]
 
 
 def _size(path: str) -> int | None:

@@ -19,6 +19,7 @@ from realdpo.curate.scores import detail, nsfw, people, text
 from realdpo.curate.scores.types import Bytes
 from realdpo.errors import UserError
 
+VERSION = 2  # raise when which frames are sampled, or a number of theirs, changes
 SHORT_SIDE = 480
 FEWEST, MOST = 3, 8
 EXTRAS = ("people", "text", "nsfw")
