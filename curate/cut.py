@@ -39,8 +39,8 @@ class Task:
     fps: Fraction
     target: Target
     encode: EncodeSettings
-    crop: Box = WHOLE
     threads: int = 0
+    crop: Box = WHOLE
 
 
 @dataclass(frozen=True)
