@@ -637,11 +637,7 @@ def write_clips(
     old = {row["clip_id"]: row for row in kept if row["source_id"] in carried}
     with Ledger(workspace.step("cut")) as done:
         there = _names(workspace.clip_files)
-        todo = [
-            row
-            for row in fresh
-            if not (_made(done, row) and f"{row['clip_id']}.mp4" in there)
-        ]
+        todo = [row for row in fresh if not (_made(done, row) and f"{row['clip_id']}.mp4" in there)]
         threads = engine.threads_per_worker(len(todo), config.engine, config.workers)
         tasks = [_cut_task(row, owners[row["source_id"]], config, threads) for row in todo]
         failed: dict[str, str] = {}
