@@ -409,9 +409,12 @@ def _steepest(slopes: _Slopes, height: int, width: int) -> Floats:
     Lengths are in half heights from the middle. What changes over larger parts is left out, as
     `_difference` does.
     """
-    x = ((np.arange(0, width, 2, np.float32) - (width - 1) / 2) * (2 / height))[None, :]
-    y = ((np.arange(0, height, 2, np.float32) - (height - 1) / 2) * (2 / height))[:, None]
+    x, y = (
+        ((np.arange(0, length, 2) - (length - 1) / 2) * (2 / height)).astype(np.float32)
+        for length in (width, height)
+    )
     right, down = slopes.right * (height / 2), slopes.down * (height / 2)
+    y = y[:, None]
     rows = [right, down, right * x + down * y, down * x - right * y]
     return np.stack([(row - cv2.blur(row, AROUND)).ravel() for row in rows])
 
