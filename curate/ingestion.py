@@ -31,7 +31,7 @@ from realdpo.curate import (
     sources,
 )
 from realdpo.curate.caption.config import SIDECAR
-from realdpo.curate.config import TARGETS, IngestConfig
+from realdpo.curate.config import SLOWEST, TARGETS, IngestConfig
 from realdpo.curate.shots import divide, divide_given, finder
 from realdpo.curate.sources import Candidate
 from realdpo.errors import UserError
@@ -244,6 +244,8 @@ def measure(
     for outcome in _run("analyse", "sources", analyse.analyse, todo, config, len(tasks)):
         if outcome.value is not None:
             analyse.save(outcome.row.file(folder), outcome.value)
+            for line in analyse.breaks_text(analyse.parts_of(outcome.value.facts)):
+                say(f"analyse: {outcome.row.path} is divided: {line}")
         else:
             failed[outcome.row.source_id] = outcome.error or "unknown"
     rows = []
@@ -339,23 +341,23 @@ def _clip_rows(
     given: spans that came with the footage; where there are some, no shots are looked for.
     """
     from realdpo.curate.scores import fingerprint, summarise
-    from realdpo.curate.transitions import crossed
 
     result = analyse.load(analysis)
     target = TARGETS[config.target]
-    fps, width, height = (Fraction(result.facts["fps"]), *_shown(result.facts))
-    (scaled, _), _ = cut.placement(width, height, target)
+    parts = analyse.parts_of(result.facts)
+    breaks, fps = analyse.breaks_of(parts), Fraction(result.facts["fps"])
     rows: dict[str, dict[str, Any]] = {}
     spans = (
-        divide_given(result.times, given, fps, config.clips, target)
+        divide_given(result.times, given, fps, config.clips, target, breaks)
         if given
-        else divide(result.times, result.cuts, result.soft, fps, config.clips, target)
+        else divide(result.times, result.cuts, result.soft, fps, config.clips, target, breaks)
     )
     for span in spans:
+        part = analyse.part_at(parts, span.start)
+        fps, width, height = part.fps, part.width, part.height
+        (scaled, _), _ = cut.placement(width, height, target)
         reasons = list(span.reasons)
-        if not given and crossed(result.scores, float(span.start), float(span.end)):
-            reasons.append("transition")
-        if target.fps and fps < target.fps * Fraction(95, 100):
+        if target.fps and fps < target.fps * SLOWEST:
             reasons.append(f"too_slow={float(fps):.3g}<{float(target.fps):.3g}")
         name = cut.clip_id(source_id, span.start, span.end, target, config.encode)
         rows.setdefault(  # spans that overlap may begin with the same clip
@@ -385,14 +387,28 @@ def _known(scores: Mapping[str, float]) -> dict[str, float | None]:
     return {name: None if math.isnan(value) else value for name, value in scores.items()}
 
 
-@functools.lru_cache
 def _plan_version() -> str:
-    """Hash of the code that makes clips of an analysis."""
-    files = [Path(__file__).with_name(name) for name in ("cut.py", "dedup.py", "ingestion.py")]
-    return ids.content_id(
-        measure=analyse.code_version(),
-        code=[file.read_text(encoding="utf-8") for file in files if file.exists()],
-    )
+    """Names the way from an analysis to the rows of its clips."""
+    from realdpo.curate import scores, shots
+
+    return f"{shots.VERSION}-{scores.VERSION}"
+
+
+def _versions() -> dict[str, Any]:
+    """All that decides what a run makes beside its footage, settings and thresholds."""
+    from realdpo.curate import actions
+    from realdpo.curate.scores import sampled
+
+    return {
+        "analyse": analyse.version(),
+        "plan": _plan_version(),
+        "look": sampled.VERSION,
+        "decide": decide.VERSION,
+        "duplicates": (dedup_blocks.VERSION, against.VERSION),
+        "actions": actions.taxonomy(),
+        "cut": cut.VERSION,
+        "shards": shards.VERSION,
+    }
 
 
 def _with_provenance(clips: pa.Table, source: Mapping[str, Any]) -> pa.Table:
@@ -467,7 +483,7 @@ def look(
     sampled.require(config.extras)
     paths = {k: row["path"] for k, row in owners.items() if row["status"] == "ok" and row["path"]}
     kept = clips.filter(clips["keep"]).select(["clip_id", "source_id", "start_s", "end_s"])
-    version = ids.content_id(extras=sorted(config.extras), code=analyse.code_version())
+    version = ids.content_id(extras=sorted(config.extras), version=sampled.VERSION)
     tasks = {
         f"{row['clip_id']}-{version}": (paths[row["source_id"]], row["start_s"], row["end_s"])
         for row in kept.to_pylist()
@@ -556,7 +572,9 @@ def write_clips(
     old = {row["clip_id"]: row for row in kept if row["source_id"] in carried}
     with Ledger(workspace.step("cut")) as done:
         there = _names(workspace.clip_files)
-        todo = [r for r in fresh if not (done.get(r["clip_id"]) and f"{r['clip_id']}.mp4" in there)]
+        todo = [
+            r for r in fresh if not (_made(done, r["clip_id"]) and f"{r['clip_id']}.mp4" in there)
+        ]
         threads = engine.threads_per_worker(len(todo), config.engine, config.workers)
         tasks = [_cut_task(row, owners[row["source_id"]], config, threads) for row in todo]
         failed: dict[str, str] = {}
@@ -569,6 +587,7 @@ def write_clips(
             done.put(
                 outcome.row.clip_id,
                 {
+                    "version": cut.VERSION,
                     "sha256": ids.bytes_hash(clip.data),
                     "bytes": len(clip.data),
                     "width": clip.width,
@@ -600,17 +619,23 @@ def write_clips(
     return clips, {c: facts["bytes"] for c, facts in made.items()}
 
 
+def _made(done: Ledger, clip_id: str) -> bool:
+    """Whether a clip was cut, by the code of today."""
+    return (done.get(clip_id) or {}).get("version") == cut.VERSION
+
+
 def _cut_task(
     row: Mapping[str, Any], source: Mapping[str, Any], config: IngestConfig, threads: int
 ) -> cut.Task:
+    part = analyse.part_at(analyse.parts_of(source), Fraction(row["start"]))
     return cut.Task(
         clip_id=row["clip_id"],
         path=source["path"],
         start=Fraction(row["start"]),
         end=Fraction(row["end"]),
-        width=source["width"],
-        height=source["height"],
-        fps=Fraction(source["fps"]),
+        width=part.width,
+        height=part.height,
+        fps=part.fps,
         target=TARGETS[config.target],
         encode=config.encode,
         threads=threads,
@@ -720,7 +745,7 @@ def _order(
         limits=decide.thresholds(limits),
         footage=listed,
         others=[[path, sources.stamp(path)] for path in paths],
-        version=_plan_version(),
+        versions=_versions(),
     )
 
 
@@ -815,10 +840,6 @@ def _set_score(table: pa.Table, name: str, values: Sequence[float | None]) -> pa
     if name in table.schema.names:
         table = table.drop_columns([name])
     return table.append_column(pa.field(name, pa.float32()), pa.array(values, pa.float32()))
-
-
-def _shown(facts: Mapping[str, Any]) -> tuple[int, int]:
-    return facts["width"], facts["height"]
 
 
 def _size(path: str) -> int | None:

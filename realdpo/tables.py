@@ -78,6 +78,16 @@ _SPANS = pa.list_(
     )
 )
 
+_PART = pa.struct(
+    [
+        ("start", pa.string()),  # num/den seconds from the source's first frame
+        ("end", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("fps", pa.string()),
+    ]
+)
+
 SOURCES = _kind(
     "sources",
     1,
@@ -99,6 +109,7 @@ SOURCES = _kind(
         ("start_s", pa.float64()),  # of the stream, before it is shifted to zero
         ("frames", pa.int64()),  # decoded
         ("decode_errors", pa.int64()),
+        ("parts", pa.list_(_PART)),  # divided by holes in the times and changes of size
         ("transfer", pa.string()),
         ("hdr", pa.bool_()),
         ("audio", pa.bool_()),
