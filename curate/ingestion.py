@@ -35,7 +35,7 @@ from realdpo.curate.config import SLOWEST, TARGETS, IngestConfig
 from realdpo.curate.shots import divide, divide_given, finder
 from realdpo.curate.sources import Candidate
 from realdpo.errors import UserError
-from realdpo.files import sweep, write_bytes, write_text
+from realdpo.files import write_bytes, write_text
 from realdpo.ledger import Ledger
 from realdpo.progress import bar, say
 from realdpo.workspace import Workspace
@@ -75,7 +75,6 @@ def ingest(
     notes = sources.Notes()
     candidates = sources.find(footage, workspace.root, notes)
     with workspace.lock("curate ingest"):
-        sweep(workspace.root)
         before = earlier.read_earlier(workspace)
         chosen = {**decide.stored(workspace), **_given(config)}
         limits = {**_of_target(config), **chosen}

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from realdpo import ids, integrity
 from realdpo.errors import UserError
 from realdpo.families.memory import OutOfMemory
-from realdpo.files import write_bytes
+from realdpo.files import sweep, write_bytes
 from realdpo.ledger import Ledger
 from realdpo.pairs import conform
 from realdpo.pairs.config import BuildConfig
@@ -60,6 +60,7 @@ def build(
             f"{planned.family.spec.pipeline} is of no family that `realdpo train` can train: these "
             "pairs are for another trainer, or for study"
         )
+    sweep(workspace.root / "pairs")  # of killed workers; others may be at work, without the lock
     if imported(workspace):
         raise UserError(
             f"{workspace.root} holds pairs that were imported", "build in another workspace with -w"
