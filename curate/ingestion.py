@@ -109,6 +109,11 @@ def ingest(
         write_dataset(workspace, clips, sizes, config)
         for name in set(removed) - set(clips["clip_id"].to_pylist()):
             workspace.clip_file(name).unlink(missing_ok=True)
+        unused = sum(bool(row.get("captions")) for row in owners.values())
+        if unused and config.caption != SIDECAR:
+            notes.add(
+                f"captions came with {unused} sources and are not used: --caption sidecar takes them"
+            )
         if strange := licences.not_understood(row["license"] for row in known.rows):
             texts = ", ".join(f"{text!r} ({count})" for text, count in strange.items())
             notes.add(f"licences that are not understood, of sources: {texts}")

@@ -61,6 +61,8 @@ def build(
             "pairs are for another trainer, or for study"
         )
     sweep(workspace.root / "pairs")  # of killed workers; others may be at work, without the lock
+    if without := sum(not task.clip["prompt"] for task in planned.tasks):
+        say(f"{without} of {len(planned.tasks)} clips have no prompt and give no pair")
     if imported(workspace):
         raise UserError(
             f"{workspace.root} holds pairs that were imported", "build in another workspace with -w"
@@ -118,7 +120,10 @@ def preview(
 def device_names(text: str) -> list[str]:
     """The devices of `--devices`: every GPU for `auto`, else the CPU once."""
     if text != "auto":
-        return [name.strip() for name in text.split(",") if name.strip()]
+        names = [name.strip() for name in text.split(",") if name.strip()]
+        if not names:
+            raise UserError(f"--devices {text!r} names no device", "such as cuda:0,cuda:1 or cpu")
+        return names
     import torch
 
     return [f"cuda:{k}" for k in range(torch.cuda.device_count())] or ["cpu"]
