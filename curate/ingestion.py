@@ -163,7 +163,7 @@ def check(config: IngestConfig) -> None:
     from realdpo.curate.scores import sampled
 
     decide.thresholds(config.decide)
-    sampled.require(config.extras, config.people)
+    sampled.require(config.extras, config.models)
     dataclasses.replace(config.captions, captioner=config.caption)
     finder(config.shots, Fraction(25))
     if config.shards.to:
@@ -392,7 +392,7 @@ def _clip_rows(
 def _placing(config: IngestConfig) -> str:
     """How the crop of a clip is found; part of its id."""
     if config.clips.crop == "subject" and "people" in config.extras:
-        return f"people:{config.people.detector}:{config.people.threshold:g}"
+        return f"people:{config.models.detector}:{config.models.threshold:g}"
     return config.clips.crop
 
 
@@ -496,7 +496,7 @@ def look(
     """
     from realdpo.curate.scores import sampled
 
-    sampled.require(config.extras, config.people)
+    sampled.require(config.extras, config.models)
     about = {k: row for k, row in owners.items() if row["status"] == "ok" and row["path"]}
     bars = [name for name in clips.schema.names if name.startswith(("box.", "crop."))]
     kept = clips.filter(clips["keep"])
@@ -504,7 +504,7 @@ def look(
     rows = {row["clip_id"]: row for row in kept.to_pylist() if row["source_id"] in about}
     version = ids.content_id(
         extras=sorted(config.extras),
-        people=config.people,
+        models=config.models,
         crop=_placing(config),
         version=(sampled.VERSION, _plan_version()),
     )
@@ -555,7 +555,7 @@ def _look_at(
         TARGETS[config.target],
     )  # fmt: skip
     seen = sampled.measure(
-        source["path"], clip["start_s"], clip["end_s"], config.extras, config.people,
+        source["path"], clip["start_s"], clip["end_s"], config.extras, config.models,
         framing.from_scores(clip), choose if config.clips.crop == "subject" else None,
     )  # fmt: skip
     return {**_known(seen.scores), **framing.scores_of(seen.crop)}
