@@ -136,7 +136,7 @@ class IngestConfig:
     clips: ClipSettings = field(default_factory=ClipSettings)
     decide: dict[str, Any] = field(default_factory=dict)
     per_action: int = 0
-    caption: str = "keywords"
+    caption: str = "sidecar"
     captions: CaptionConfig = field(default_factory=CaptionConfig)
     extras: tuple[str, ...] = ()
     encode: EncodeSettings = field(default_factory=EncodeSettings)

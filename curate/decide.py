@@ -282,6 +282,20 @@ def to_toml(overrides: Mapping[str, Any]) -> str:
     return tomli_w.dumps({"decide": nested})
 
 
+def saved_toml(chosen: Mapping[str, Any]) -> str:
+    """What is kept of a decision: `[decide]` what was chosen, `[thresholds]` what that came to.
+
+    Defaults that nobody chose are not saved as chosen: those of a new version judge anew.
+    """
+    import tomli_w
+
+    own: dict[str, dict[str, Any]] = {}
+    for key, value in sorted(_flat(chosen)):
+        group, _, name = key.partition(".")
+        own.setdefault(group, {})[name] = value
+    return tomli_w.dumps({"decide": own}) + to_toml(chosen).replace("[decide", "[thresholds")
+
+
 def count_reasons(rows: Iterable[Sequence[str] | None]) -> dict[str, int]:
     """How many clips each reason concerns, most first; a clip may have several."""
     counts: dict[str, int] = {}

@@ -142,6 +142,38 @@ def divide(
     return spans
 
 
+def divide_given(
+    times: Sequence[Fraction],
+    given: Sequence[tuple[Fraction, Fraction | None]],
+    fps: Fraction,
+    settings: ClipSettings,
+    target: Target,
+    breaks: Sequence[tuple[Fraction, Fraction]] = (),
+) -> list[Span]:
+    """As `divide`, for spans that somebody chose: no shots are looked for, nothing is trimmed.
+
+    given: (start, end), the end None for the film's; `shot` of the result counts them. A span
+    that begins after the film gives one with the reason `outside`.
+    """
+    if not times:
+        return []
+    frame = 1 / fps if fps > 0 else Fraction(1, 25)
+    finish = times[-1] + frame
+    spans: list[Span] = []
+    for number, (start, wanted) in enumerate(given):
+        end = finish if wanted is None else min(wanted, finish)
+        if start >= end:
+            spans.append(Span(number, start, start, ("outside",)))
+            continue
+        for gap_end, gap_start in sorted(breaks):
+            if start < gap_end < end:
+                spans += _pieces(number, start, gap_end, times, frame, settings, target)
+                start = gap_start
+        if start < end:
+            spans += _pieces(number, start, end, times, frame, settings, target)
+    return spans
+
+
 def _pieces(
     shot: int,
     start: Fraction,

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from realdpo import ids
+from realdpo import ids, integrity
 from realdpo.errors import UserError
 from realdpo.families.memory import OutOfMemory
 from realdpo.files import write_bytes
@@ -291,10 +291,12 @@ def _generate(
 
 
 def _real(task: Task, workspace: Workspace) -> Video:
-    """The clip in the pair's form. Raises MediaError or Unfit."""
+    """The clip in the pair's form. Raises MediaError or Unfit, UserError if it is damaged."""
     from realdpo.media.decode import read_clip
 
-    video, fps = read_clip(workspace.root / task.clip["path"])
+    path = workspace.root / task.clip["path"]
+    data = integrity.require_file(path, task.clip["sha256"], "the clip", integrity.CLIP_HINT)
+    video, fps = read_clip(data)
     return conform.real(video, fps, task.form)
 
 

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from realdpo import ids, tables
+from realdpo import ids, integrity, tables
 from realdpo.errors import UserError
 from realdpo.files import write_text
 from realdpo.pairs import audit
+from realdpo.progress import say
 from realdpo.workspace import Workspace
 
 _SHARD_BYTES = 512 << 20
@@ -37,7 +38,13 @@ def publish(
     fresh = known.get("digest") != digest or not (
         there and all(_same_size(workspace, n, k) for n, k in known.get("shards", {}).items())
     )
+    if not accepted and workspace.pairs.is_file() and not any(row.get("review") for row in rows):
+        raise UserError(
+            f"no pair came of {len(rows)} clips: {_reason_of(rows)}; the pairs that were there stay",
+            "--keep-broken pairs broken generations too; the same command tries failures again",
+        )
     if fresh:
+        _say_what_goes(workspace, accepted)
         measured = audit.measure_rows(workspace, accepted)
         full = [{**row, **audit.columns(row, measured)} for row in rows]
         tables.write(workspace.pairs, tables.from_rows(tables.PAIRS, full), tables.PAIRS)
@@ -53,9 +60,8 @@ def publish(
             workspace.audit.unlink(missing_ok=True)  # it spoke of pairs that are no more
         write_text(state, json.dumps({"digest": digest, "shards": shards}, indent=1))
     if not accepted:
-        reasons = sorted({row["error"] for row in rows if row["error"]}) or ["all were rejected"]
         raise UserError(
-            f"no pair came of {len(rows)} clips: {reasons[0]}",
+            f"no pair came of {len(rows)} clips: {_reason_of(rows)}",
             "--keep-broken pairs broken generations too; the same command tries failures again",
         )
     verdict = _read_json(workspace.audit)
@@ -75,6 +81,24 @@ def publish(
             if row["status"] in ("failed", "broken")
         ],
     }
+
+
+def _say_what_goes(workspace: Workspace, accepted: Sequence[dict[str, Any]]) -> None:
+    """Tell of pairs in the table on disk that are none of this build; their videos stay."""
+    if not workspace.pairs.is_file():
+        return
+    table = tables.read(workspace.pairs, tables.PAIRS, ["pair_id", "status", "review"])
+    before = {r["pair_id"] for r in table.to_pylist() if r["status"] == "ok"}
+    if gone := before - {row["pair_id"] for row in accepted}:
+        say(
+            f"{len(gone)} of {len(before)} pairs in the table are none of this build (other clips, "
+            "settings or reviews) and leave it; their videos stay, and the settings of then bring "
+            "them back"
+        )
+
+
+def _reason_of(rows: Sequence[dict[str, Any]]) -> str:
+    return min((row["error"] for row in rows if row["error"]), default="all were rejected")
 
 
 def digest_of(rows: Sequence[dict[str, Any]], shard_rows: int) -> str:
@@ -145,7 +169,9 @@ def _filled(workspace: Workspace, row: dict[str, Any]) -> dict[str, Any]:
     def media(name: str | None) -> dict[str, Any] | None:
         if name is None:
             return None
-        return {"bytes": (workspace.pair_videos / name).read_bytes(), "path": name}
+        path = workspace.pair_videos / name
+        data = integrity.require_file(path, path.stem, "the video", integrity.PAIR_HINT)
+        return {"bytes": data, "path": name}
 
     shown = _fixed(row)
     return {

@@ -68,13 +68,23 @@ _PROVENANCE = [
     ("retrieved_at", pa.string()),
 ]
 
+_SPANS = pa.list_(
+    pa.struct(
+        [
+            ("start", pa.string()),  # num/den seconds
+            ("end", pa.string()),  # null: to the end
+            ("captions", pa.list_(pa.string())),
+        ]
+    )
+)
+
 SOURCES = _kind(
     "sources",
     1,
     [
         ("source_id", pa.string()),  # SHA-256 of the bytes; null when the file cannot be read
         ("path", pa.string()),
-        ("status", pa.string()),  # ok | failed
+        ("status", pa.string()),  # ok | failed | missing: read before, but not now
         ("error", pa.string()),
         ("bytes", pa.int64()),
         ("container", pa.string()),
@@ -94,6 +104,9 @@ SOURCES = _kind(
         ("audio", pa.bool_()),
         *_PROVENANCE,
         ("split", pa.string()),  # the user's wish, if any
+        ("captions", pa.list_(pa.string())),  # that came with the footage; a clip gets one
+        ("captions_from", pa.string()),  # the file that said them
+        ("spans", _SPANS),  # that are to become clips, instead of shots
     ],
 )
 
@@ -113,8 +126,11 @@ CLIPS = _kind(
         ("keep", pa.bool_()),
         ("reasons", pa.list_(pa.string())),  # why it was dropped, all of them
         ("prompt", pa.string()),
-        ("captioner", pa.string()),  # who wrote the prompt: keywords, sidecar, edit, model id ...
-        ("caption_status", pa.string()),  # ok | truncated | refused | empty | error
+        (
+            "captioner",
+            pa.string(),
+        ),  # who wrote the prompt, null without one: keywords, sidecar, edit, model id ...
+        ("caption_status", pa.string()),  # ok | truncated | refused | empty | error | none
         ("caption_raw", pa.string()),
         ("action", pa.list_(pa.string())),
         ("path", pa.string()),  # clips/<clip_id>.mp4, null until it is cut

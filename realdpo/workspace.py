@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,9 @@ from realdpo.files import write_text
 from realdpo.table_files import ClipsFile, PairsFile, SourcesFile
 
 SPLITS = ("train", "validation", "test")
+
+FOLDERS = ("clips", "data", "pairs", "runs", "eval", "reports", "steps", "config")
+"""What commands make in a workspace."""
 
 
 @dataclass(frozen=True, init=False)
@@ -136,6 +139,25 @@ class Workspace:
         finally:
             holder.unlink(missing_ok=True)
             guard.release()
+
+
+def is_workspace(names: Container[str], folder: str | Path) -> bool:
+    """Whether a folder with these entries is a workspace, finished or just begun.
+
+    Its own tables count only when they are ours: others may have a sources.parquet too.
+    """
+    if ".lock" in names and ("steps" in names or "config" in names):
+        return True
+    from realdpo import tables
+
+    for name, kind in (("sources.parquet", tables.SOURCES), ("clips.parquet", tables.CLIPS)):
+        if name in names:
+            try:
+                tables.check(Path(folder) / name, kind)
+            except UserError:
+                continue
+            return True
+    return False
 
 
 def _describe(holder: Path) -> str:

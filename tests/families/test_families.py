@@ -25,9 +25,10 @@ from realdpo.families.weights import load_lora, save_weights
 from realdpo.media.decode import read_clip
 from realdpo.pairs import conform
 from realdpo.pairs.generate import Box, regenerate, roundtrip, to_tensor
-from realdpo.train import checkpoint, latents, noise, setup, step
+from realdpo.train import checkpoint, latents, noise, objective, setup, step
 from realdpo.train.config import TrainConfig
 from realdpo.train.draws import Batch
+from realdpo.train.reference import Reference
 
 PROMPT = "a man walking"
 NAMES = list(tiny_pipelines.PIPELINES)
@@ -266,6 +267,7 @@ def test_what_is_trained_is_saved_loaded_and_sampled(case, weights, tmp_path):
     task = step.Task(family, process)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=3e-3 if weights == "lora" else 3e-4)
+    before = Reference(model, "adapter-off" if weights == "lora" else "frozen")
     losses = []
     for _ in range(5):
         outcome = step.sft(model, task, batch, lambda loss: loss.backward())
@@ -273,6 +275,11 @@ def test_what_is_trained_is_saved_loaded_and_sampled(case, weights, tmp_path):
         optimizer.step()
         optimizer.zero_grad()
     assert losses[-1] < losses[0]
+    outcome = step.contrast(
+        model, task, batch, objective.Contrast(), before, lambda loss: loss.backward()
+    )
+    assert 0 < float(outcome.moved) < 10
+    assert outcome.loss < float(outcome.errors.win)
     save_weights(dict(checkpoint.trained(model)), model, spec, tmp_path)
     level = noise.levels(process, batch.u)
     noisy, clock = noise.mix(win, grain, level), level.timestep.float()

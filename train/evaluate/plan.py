@@ -163,7 +163,7 @@ def _form(
         if not present:
             raise UserError(
                 f"{system.name}: no video in {folder} is named by one of the {len(items)} prompts",
-                f"for one, {items[0].names[0][:80]}-0.mp4 is wanted, 0 being the seed's number",
+                f"for one, {items[0].names[0]}-0.mp4 is wanted, 0 being the seed's number",
             )
         found = found or _form_of(present)
     if settings is not None:
