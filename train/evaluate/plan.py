@@ -13,7 +13,7 @@ from PIL import Image
 from realdpo import progress, report
 from realdpo.errors import UserError
 from realdpo.families import family_of
-from realdpo.families.load import locate, spec_of_folder, with_task
+from realdpo.families.load import dtype_on, locate, spec_of_folder, with_task
 from realdpo.families.sample import GenerationSettings, settings_from
 from realdpo.files import write_bytes
 from realdpo.ids import content_id, file_hash, seed_of
@@ -231,6 +231,7 @@ def _task(planned: Plan, system: System, item: Item, number: int) -> Task:
         seed=seed,
         settings=planned.settings.key(),
         crf=planned.config.crf,
+        dtype=dtype_on(planned.config.dtype, "auto"),
     )
     image = str(item.image) if item.image else None
     return Task(key, system.name, item.item_id, item.prompt, number, seed, image)
