@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from fractions import Fraction
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -312,6 +313,12 @@ def test_what_is_trained_is_saved_loaded_and_sampled(case, weights, tmp_path):
 def test_every_family_has_a_small_pipeline():
     tried = {type(family_of(dataclasses.replace(spec))) for spec in map(_spec_of, NAMES)}
     assert set(FAMILIES) <= tried
+
+
+def test_every_family_and_class_that_is_trained_stands_in_the_docs():
+    page = (Path(__file__).parents[2] / "docs" / "families.md").read_text(encoding="utf-8")
+    for family in FAMILIES:
+        assert f"| `{family.NAME}` |" in page
 
 
 def _spec_of(name: str):
