@@ -22,6 +22,12 @@ It is the size PySceneDetect's own command reduces to, so its thresholds keep th
 SHORT_SIDE = 240
 """Pixels that a source's shorter side must have, unless the target needs fewer."""
 
+LEAST_RATE = 14.5
+"""Frames a second that a source must have, unless the target needs fewer."""
+
+SLOWEST = Fraction(95, 100)
+"""Of the target's frames a second: footage of fewer would need frames that are not there."""
+
 
 @settings
 class Target:
@@ -79,12 +85,16 @@ class ClipSettings:
     min_seconds, max_seconds: of a clip whose length is free (target native).
     trim_seconds: left out on both sides of a hard cut, where encoders smear two shots.
     soft_trim_seconds: left out on both sides of a dissolve or fade.
+    crop: where a target's shape is cut out of the picture: subject puts it over the people that
+    the extra `people` finds, else over what moves; centre keeps the middle. Black bars are cut
+    away in both.
     """
 
     min_seconds: float = 2.0
     max_seconds: float = 10.0
     trim_seconds: float = 0.1
     soft_trim_seconds: float = 0.5
+    crop: Literal["centre", "subject"] = "subject"
 
 
 @settings
@@ -119,13 +129,32 @@ class ShardSettings:
 
 
 @settings
+class PeopleSettings:
+    """The models behind the scores of people.
+
+    detector: of transformers, by Hub id or folder: RT-DETR, RT-DETRv2, D-FINE or another that
+    knows `person`; "" takes BlazePose out of the mediapipe package. pose: of transformers,
+    ViTPose, for whole and cut-off bodies; "" judges those by the detector's boxes. threshold:
+    least confidence of a person. device: auto | cpu | cuda | cuda:N | mps
+    """
+
+    detector: str = ""
+    pose: str = ""
+    threshold: float = 0.5
+    device: str = "auto"
+
+
+BLAZEPOSE = PeopleSettings()
+
+
+@settings
 class IngestConfig:
     """Everything `curate ingest` can be told.
 
     target: name of a preset in TARGETS. decide: thresholds, `<group>.<name>_min` or `_max`,
-    over the defaults of `curate.decide`; a target smaller than its `source.short_side_min` lowers
-    that one to its own size. caption: name of a captioner. captions: how it is
-    asked. per_action: keep at most so many clips of each action; 0 keeps all. extras: scores of sampled frames to run (people, text, nsfw). engine: where steps
+    over the defaults of `curate.decide`; a target smaller than its `source.short_side_min`, or
+    slower than its `time.fps_min`, lowers that one to its own. caption: name of a captioner. captions: how it is
+    asked. per_action: keep at most so many clips of each action; 0 keeps all. extras: scores of sampled frames to run (people, text, nsfw). models: that find people. engine: where steps
     run. workers: processes, 0 for as many as cores. address: of a Ray cluster, empty starts
     one here.
     """
@@ -139,6 +168,7 @@ class IngestConfig:
     caption: str = "sidecar"
     captions: CaptionConfig = field(default_factory=CaptionConfig)
     extras: tuple[str, ...] = ()
+    models: PeopleSettings = field(default_factory=PeopleSettings)
     encode: EncodeSettings = field(default_factory=EncodeSettings)
     shards: ShardSettings = field(default_factory=ShardSettings)
     engine: Literal["local", "serial", "ray"] = "local"
@@ -157,8 +187,11 @@ class IngestConfig:
         if self.shards.validation + self.shards.test >= 1:
             raise UserError("shards.validation and shards.test leave nothing to train on")
         target = TARGETS[self.target]
+        asked: dict[str, Any] = {}
         side = min(target.width, target.height)
         if 0 < side < SHORT_SIDE:
-            # First, so that whatever was given comes after it and wins.
-            limits = {"source.short_side_min": float(side), **self.decide}
-            object.__setattr__(self, "decide", limits)
+            asked["source.short_side_min"] = float(side)
+        if 0 < target.fps * SLOWEST < LEAST_RATE:
+            asked["time.fps_min"] = float(target.fps * SLOWEST)
+        # First, so that whatever was given comes after it and wins.
+        object.__setattr__(self, "decide", {**asked, **self.decide})

@@ -27,11 +27,12 @@ from realdpo.curate import (
     dedup_blocks,
     downloads,
     earlier,
+    framing,
     shards,
     sources,
 )
 from realdpo.curate.caption.config import SIDECAR
-from realdpo.curate.config import TARGETS, IngestConfig
+from realdpo.curate.config import SLOWEST, TARGETS, IngestConfig
 from realdpo.curate.shots import divide, divide_given, finder
 from realdpo.curate.sources import Candidate
 from realdpo.errors import UserError
@@ -162,7 +163,7 @@ def check(config: IngestConfig) -> None:
     from realdpo.curate.scores import sampled
 
     decide.thresholds(config.decide)
-    sampled.require(config.extras)
+    sampled.require(config.extras, config.models)
     dataclasses.replace(config.captions, captioner=config.caption)
     finder(config.shots, Fraction(25))
     if config.shards.to:
@@ -244,6 +245,8 @@ def measure(
     for outcome in _run("analyse", "sources", analyse.analyse, todo, config, len(tasks)):
         if outcome.value is not None:
             analyse.save(outcome.row.file(folder), outcome.value)
+            for line in analyse.breaks_text(analyse.parts_of(outcome.value.facts)):
+                say(f"analyse: {outcome.row.path} is divided: {line}")
         else:
             failed[outcome.row.source_id] = outcome.error or "unknown"
     rows = []
@@ -298,7 +301,7 @@ def score(
             times = [(span["start"], span["end"]) for span in row["spans"] or ()]
             plan = ids.content_id(
                 analysis=task.key, clips=config.clips, target=TARGETS[config.target],
-                encode=config.encode, version=_plan_version(), spans=times,
+                encode=config.encode, crop=_placing(config), version=_plan_version(), spans=times,
             )  # fmt: skip
             stored = folder / f"{plan}.parquet"
             if not stored.exists():
@@ -338,26 +341,31 @@ def _clip_rows(
 
     given: spans that came with the footage; where there are some, no shots are looked for.
     """
-    from realdpo.curate.scores import fingerprint, summarise
-    from realdpo.curate.transitions import crossed
+    from realdpo.curate.scores import fingerprint, moving, summarise
 
     result = analyse.load(analysis)
     target = TARGETS[config.target]
-    fps, width, height = (Fraction(result.facts["fps"]), *_shown(result.facts))
-    (scaled, _), _ = cut.placement(width, height, target)
+    parts = analyse.parts_of(result.facts)
+    breaks, fps = analyse.breaks_of(parts), Fraction(result.facts["fps"])
     rows: dict[str, dict[str, Any]] = {}
     spans = (
-        divide_given(result.times, given, fps, config.clips, target)
+        divide_given(result.times, given, fps, config.clips, target, breaks)
         if given
-        else divide(result.times, result.cuts, result.soft, fps, config.clips, target)
+        else divide(result.times, result.cuts, result.soft, fps, config.clips, target, breaks)
     )
     for span in spans:
+        part = analyse.part_at(parts, span.start)
+        fps, width, height = part.fps, part.width, part.height
         reasons = list(span.reasons)
-        if not given and crossed(result.scores, float(span.start), float(span.end)):
-            reasons.append("transition")
-        if target.fps and fps < target.fps * Fraction(95, 100):
+        if target.fps and fps < target.fps * SLOWEST:
             reasons.append(f"too_slow={float(fps):.3g}<{float(target.fps):.3g}")
-        name = cut.clip_id(source_id, span.start, span.end, target, config.encode)
+        scores = summarise(result.scores, float(span.start), float(span.end))
+        where = moving(result.scores, float(span.start), float(span.end))
+        picture = framing.without_bars(scores, width, height)
+        subject = where if config.clips.crop == "subject" else None
+        crop = framing.frame(picture, width, height, target, moving=subject)
+        scores |= framing.of_crop(crop, where, scores)
+        name = cut.clip_id(source_id, span.start, span.end, target, config.encode, _placing(config))
         rows.setdefault(  # spans that overlap may begin with the same clip
             name,
             {
@@ -371,28 +379,49 @@ def _clip_rows(
                 "status": "ok",
                 "reasons": reasons,
                 "source.fps": float(fps),
-                "source.short_side": float(min(width, height)),
-                "source.upscale": scaled / width,
+                "source.short_side": min(picture.width * width, picture.height * height),
+                "source.upscale": target.width / (crop.width * width) if target.width else 1.0,
                 "source.hdr": float(result.facts["hdr"]),
                 "phash": fingerprint(result.scores, float(span.start), float(span.end)),
-                **_known(summarise(result.scores, float(span.start), float(span.end))),
+                **_known(scores),
             },
         )
     return list(rows.values())
+
+
+def _placing(config: IngestConfig) -> str:
+    """How the crop of a clip is found; part of its id."""
+    if config.clips.crop == "subject" and "people" in config.extras:
+        return f"people:{config.models.detector}:{config.models.threshold:g}"
+    return config.clips.crop
 
 
 def _known(scores: Mapping[str, float]) -> dict[str, float | None]:
     return {name: None if math.isnan(value) else value for name, value in scores.items()}
 
 
-@functools.lru_cache
 def _plan_version() -> str:
-    """Hash of the code that makes clips of an analysis."""
-    files = [Path(__file__).with_name(name) for name in ("cut.py", "dedup.py", "ingestion.py")]
-    return ids.content_id(
-        measure=analyse.code_version(),
-        code=[file.read_text(encoding="utf-8") for file in files if file.exists()],
-    )
+    """Names the way from an analysis to the rows of its clips."""
+    from realdpo.curate import scores, shots
+
+    return f"{shots.VERSION}-{scores.VERSION}-{framing.VERSION}"
+
+
+def _versions() -> dict[str, Any]:
+    """All that decides what a run makes beside its footage, settings and thresholds."""
+    from realdpo.curate import actions
+    from realdpo.curate.scores import sampled
+
+    return {
+        "analyse": analyse.version(),
+        "plan": _plan_version(),
+        "look": sampled.VERSION,
+        "decide": decide.VERSION,
+        "duplicates": (dedup_blocks.VERSION, against.VERSION),
+        "actions": actions.taxonomy(),
+        "cut": cut.VERSION,
+        "shards": shards.VERSION,
+    }
 
 
 def _with_provenance(clips: pa.Table, source: Mapping[str, Any]) -> pa.Table:
@@ -409,12 +438,10 @@ def _with_provenance(clips: pa.Table, source: Mapping[str, Any]) -> pa.Table:
 
 def remember(workspace: Workspace, clips: pa.Table) -> pa.Table:
     """Scores of captions and meaning from the table on disk: they cost models, or money."""
-    from realdpo.curate.caption.run import carried
+    from realdpo.curate.caption.run import Before
 
-    before = carried(workspace)
-    order = clips["clip_id"].to_pylist()
-    for name in sorted({key for row in before.values() for key in row if "." in key}):
-        clips = _set_score(clips, name, [before.get(c, {}).get(name) for c in order])
+    for name, column in sorted(Before.read(workspace).columns(clips["clip_id"]).items()):
+        clips = _set_score(clips, name, column)
     return clips
 
 
@@ -461,39 +488,90 @@ def look(
     owners: Mapping[str, Mapping[str, Any]],
     config: IngestConfig,
 ) -> pa.Table:
-    """Add the scores of sampled frames (people, text, nsfw) to clips that are kept so far."""
+    """Add the scores of sampled frames (people, text, nsfw) to clips that are kept so far.
+
+    Where people are found, they say which part of the picture the clip shows.
+    """
     from realdpo.curate.scores import sampled
 
-    sampled.require(config.extras)
-    paths = {k: row["path"] for k, row in owners.items() if row["status"] == "ok" and row["path"]}
-    kept = clips.filter(clips["keep"]).select(["clip_id", "source_id", "start_s", "end_s"])
-    version = ids.content_id(extras=sorted(config.extras), code=analyse.code_version())
-    tasks = {
-        f"{row['clip_id']}-{version}": (paths[row["source_id"]], row["start_s"], row["end_s"])
-        for row in kept.to_pylist()
-        if row["source_id"] in paths
-    }
+    sampled.require(config.extras, config.models)
+    about = {k: row for k, row in owners.items() if row["status"] == "ok" and row["path"]}
+    bars = [name for name in clips.schema.names if name.startswith(("box.", "crop."))]
+    kept = clips.filter(clips["keep"])
+    kept = kept.select(["clip_id", "source_id", "start", "start_s", "end_s", *bars])
+    rows = {row["clip_id"]: row for row in kept.to_pylist() if row["source_id"] in about}
+    version = ids.content_id(
+        extras=sorted(config.extras),
+        models=config.models,
+        crop=_placing(config),
+        version=(sampled.VERSION, _plan_version()),
+    )
+    tasks = {f"{name}-{version}": row for name, row in rows.items()}
     with Ledger(workspace.step("sampled")) as done:
-        todo = [(key, *task) for key, task in tasks.items() if done.get(key) is None]
-        step = functools.partial(_look_at, extras=config.extras)
+        todo = [
+            (key, about[row["source_id"]], row)
+            for key, row in tasks.items()
+            if done.get(key) is None
+        ]
+        step = functools.partial(_look_at, config=config)
         for outcome in _run("look", "clips", step, todo, config, len(tasks)):
             if outcome.value is not None:
                 done.put(outcome.row[0], outcome.value)
-        found = [done.get(f"{c}-{version}") or {} for c in clips["clip_id"].to_pylist()]
-    for name in sorted({name for row in found for name in row}):
-        known = clips[name].to_pylist() if name in clips.schema.names else [None] * len(found)
-        each = zip(found, known, strict=True)
-        clips = _set_score(clips, name, [row.get(name, before) for row, before in each])
+        found = {name: dict(done.get(f"{name}-{version}") or {}) for name in rows}
+    # What moves within a crop that people have moved; one source's frames at a time.
+    by_source: dict[str, list[str]] = {}
+    for name, scores in found.items():
+        if any(scores.get(key) != rows[name].get(key) for key in framing.NAMES if scores):
+            by_source.setdefault(rows[name]["source_id"], []).append(name)
+    for source_id, names in by_source.items():
+        source = about[source_id]
+        task = analyse.Task(source_id, source["path"], config.shots)
+        numbers = analyse.load(task.file(workspace.step("analyse"))).scores
+        for name in names:
+            found[name] |= _known(_of_crop(numbers, found[name], rows[name]))
+    order = clips["clip_id"].to_pylist()
+    for column in sorted({column for scores in found.values() for column in scores}):
+        before = clips[column].to_pylist() if column in clips.schema.names else [None] * len(order)
+        values = [
+            found.get(clip, {}).get(column, old) for clip, old in zip(order, before, strict=True)
+        ]
+        clips = _set_score(clips, column, values)
     return clips
 
 
 def _look_at(
-    row: tuple[str, str, float, float], extras: tuple[str, ...]
+    row: tuple[str, Mapping[str, Any], Mapping[str, Any]], config: IngestConfig
 ) -> dict[str, float | None]:
     from realdpo.curate.scores import sampled
 
-    _, path, start, end = row
-    return _known(sampled.measure(path, start, end, extras))
+    _, source, clip = row
+    part = analyse.part_at(analyse.parts_of(source), Fraction(clip["start"]))
+    width, height = part.width, part.height
+    bars = {name: value for name, value in clip.items() if name.startswith("box.") and value}
+    choose = functools.partial(
+        framing.frame, framing.without_bars(bars, width, height), width, height,
+        TARGETS[config.target],
+    )  # fmt: skip
+    seen = sampled.measure(
+        source["path"], clip["start_s"], clip["end_s"], config.extras, config.models,
+        framing.from_scores(clip), choose if config.clips.crop == "subject" else None,
+    )  # fmt: skip
+    return {**_known(seen.scores), **framing.scores_of(seen.crop)}
+
+
+def _of_crop(
+    numbers: Mapping[str, Any],
+    found: Mapping[str, Any],
+    clip: Mapping[str, Any],
+) -> dict[str, float]:
+    """The scores of a clip that change with the part of the picture that it shows."""
+    from realdpo.curate.scores import moving, summarise
+
+    span = (clip["start_s"], clip["end_s"])
+    scores = summarise(numbers, *span)
+    crop = framing.from_scores(found)
+    fresh = framing.of_crop(crop, moving(numbers, *span), scores)
+    return {name: value for name, value in fresh.items() if name not in found}
 
 
 def _source_reasons(license_id: str | None, hdr: float | None, config: IngestConfig) -> list[str]:
@@ -511,26 +589,32 @@ def describe(
     config: IngestConfig,
 ) -> pa.Table:
     """Give every kept clip its action tags and its prompt, and balance the actions."""
-    from realdpo.curate import actions
-    from realdpo.curate.caption.run import caption_rows
+    import pyarrow.compute as pc
 
-    rows = clips.filter(clips["keep"]).select(tables.CLIPS.schema.names).to_pylist()
-    for row in rows:
-        row["action"] = actions.tag([row["title"], *(row["keywords"] or ())])
+    from realdpo.curate import actions
+    from realdpo.curate.caption.run import Before, caption_rows, in_batches
+
     settings = dataclasses.replace(config.captions, captioner=config.caption)
-    rows, _ = caption_rows(workspace, rows, owners, settings)
-    for row in rows:
-        row["action"] = actions.tag([row["title"], *(row["keywords"] or ()), row["prompt"]])
-    written = {row["clip_id"]: row for row in rows}
-    order = clips["clip_id"].to_pylist()
+    before = Before.read(workspace)
+
+    def write(rows: Sequence[Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        for row in rows:
+            row["action"] = actions.tag([row["title"], *(row["keywords"] or ())])
+        done, counted = caption_rows(workspace, rows, owners, settings, before=before)
+        for row in done:
+            row["action"] = actions.tag([row["title"], *(row["keywords"] or ()), row["prompt"]])
+        return done, counted
+
+    names = [name for name in tables.CLIPS.schema.names if name != "phash"]
+    written, _ = in_batches(clips.filter(clips["keep"]).select(names), settings, write)
+    places = pc.index_in(clips["clip_id"], value_set=written["clip_id"].combine_chunks())
+    written = written.combine_chunks()
     for name in ("prompt", "captioner", "caption_status", "caption_raw", "action"):
-        clips = _set(clips, name, [written.get(c, {}).get(name) for c in order])
-    for name in sorted({key for row in rows for key in row if "." in key}):
-        values = clips[name].to_pylist() if name in clips.schema.names else [None] * len(order)
-        fresh = [
-            written[c].get(name) if c in written else value
-            for c, value in zip(order, values, strict=True)
-        ]
+        clips = _set(clips, name, written[name].take(places))
+    for name in tables.score_columns(written):
+        fresh = written[name].take(places)
+        if name in clips.schema.names:  # of clips that were dropped, what was known stays
+            fresh = pc.if_else(pc.is_valid(places), fresh, clips[name])
         clips = _set_score(clips, name, fresh)
     return actions.balance(clips, config.per_action) if config.per_action else clips
 
@@ -551,12 +635,13 @@ def write_clips(
     is away is taken out of the shards.
     """
     columns = ["clip_id", "source_id", "start", "end", "sha256", "width", "height", "frames", "fps"]
+    columns += [name for name in framing.NAMES if name in clips.schema.names]
     kept = clips.filter(clips["keep"]).select(columns).to_pylist()
     fresh = [row for row in kept if row["source_id"] not in carried]
     old = {row["clip_id"]: row for row in kept if row["source_id"] in carried}
     with Ledger(workspace.step("cut")) as done:
         there = _names(workspace.clip_files)
-        todo = [r for r in fresh if not (done.get(r["clip_id"]) and f"{r['clip_id']}.mp4" in there)]
+        todo = [row for row in fresh if not (_made(done, row) and f"{row['clip_id']}.mp4" in there)]
         threads = engine.threads_per_worker(len(todo), config.engine, config.workers)
         tasks = [_cut_task(row, owners[row["source_id"]], config, threads) for row in todo]
         failed: dict[str, str] = {}
@@ -569,12 +654,14 @@ def write_clips(
             done.put(
                 outcome.row.clip_id,
                 {
+                    "version": cut.VERSION,
                     "sha256": ids.bytes_hash(clip.data),
                     "bytes": len(clip.data),
                     "width": clip.width,
                     "height": clip.height,
                     "frames": clip.frames,
                     "fps": _text(clip.fps),
+                    "crop": _crop_of(framing.scores_of(outcome.row.crop)),
                 },
             )
         away = {c: r["sha256"] for c, r in old.items() if f"{c}.mp4" not in there and r["sha256"]}
@@ -600,45 +687,65 @@ def write_clips(
     return clips, {c: facts["bytes"] for c, facts in made.items()}
 
 
+def _made(done: Ledger, row: Mapping[str, Any]) -> bool:
+    """Whether a clip was cut, by the code of today and out of the same part of the picture."""
+    record = done.get(row["clip_id"]) or {}
+    return record.get("version") == cut.VERSION and record.get("crop") == _crop_of(row)
+
+
 def _cut_task(
     row: Mapping[str, Any], source: Mapping[str, Any], config: IngestConfig, threads: int
 ) -> cut.Task:
+    part = analyse.part_at(analyse.parts_of(source), Fraction(row["start"]))
     return cut.Task(
         clip_id=row["clip_id"],
         path=source["path"],
         start=Fraction(row["start"]),
         end=Fraction(row["end"]),
-        width=source["width"],
-        height=source["height"],
-        fps=Fraction(source["fps"]),
+        width=part.width,
+        height=part.height,
+        fps=part.fps,
         target=TARGETS[config.target],
         encode=config.encode,
+        crop=framing.from_scores(row),
         threads=threads,
     )
 
 
+def _crop_of(row: Mapping[str, Any]) -> list[float]:
+    """A crop as it is compared: what a pixel of 8K could show, not the last bits of a float."""
+    return [round(row[name], 5) for name in framing.NAMES]
+
+
 def split(clips: pa.Table, config: IngestConfig) -> pa.Table:
     """Give every clip of a source with kept clips its split; near-duplicates go together."""
-    owner = dict(zip(clips["clip_id"].to_pylist(), clips["source_id"].to_pylist(), strict=True))
-    links = [
-        (owner[clip], owner[other])
-        for clip, other in zip(
-            clips["clip_id"].to_pylist(), clips["duplicate_of"].to_pylist(), strict=True
-        )
-        if other in owner
-    ]
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    copies = clips.filter(pc.is_valid(clips["duplicate_of"])).select(["source_id", "duplicate_of"])
+    found = pc.index_in(copies["duplicate_of"], value_set=clips["clip_id"].combine_chunks())
+    originals = clips["source_id"].take(found)
     kept = clips.filter(clips["keep"])["source_id"].unique().to_pylist()
-    wishes = {
-        source: wish
-        for source, wish in zip(
-            clips["source_id"].to_pylist(), clips["split"].to_pylist(), strict=True
-        )
-        if wish
-    }
     there = set(kept)
-    links = [(a, b) for a, b in links if a in there and b in there]
+    links = [
+        (one, other)
+        for one, other in zip(copies["source_id"].to_pylist(), originals.to_pylist(), strict=True)
+        if one in there and other in there
+    ]
+    wished = clips.filter(pc.is_valid(clips["split"])).select(["source_id", "split"])
+    wishes = {
+        row["source_id"]: row["split"]
+        for row in wished.group_by("source_id", use_threads=False)
+        .aggregate([("split", "last")])
+        .rename_columns({"split_last": "split"})
+        .to_pylist()
+        if row["split"]
+    }
     place = shards.assign(kept, config.shards, linked=links, wishes=wishes)
-    return _set(clips, "split", [place.get(s) for s in clips["source_id"].to_pylist()])
+    column = clips["source_id"].combine_chunks()
+    coded = (column.chunk(0) if isinstance(column, pa.ChunkedArray) else column).dictionary_encode()
+    splits = pa.array([place.get(source) for source in coded.dictionary.to_pylist()], pa.string())
+    return _set(clips, "split", splits.take(coded.indices))
 
 
 def write_dataset(
@@ -720,7 +827,7 @@ def _order(
         limits=decide.thresholds(limits),
         footage=listed,
         others=[[path, sources.stamp(path)] for path in paths],
-        version=_plan_version(),
+        versions=_versions(),
     )
 
 
@@ -801,24 +908,25 @@ def _run(
             advance()
 
 
-def _set(table: pa.Table, name: str, values: Sequence[Any]) -> pa.Table:
+def _set(table: pa.Table, name: str, values: Any) -> pa.Table:
+    """The table with other values in a column; a sequence, or a column."""
     import pyarrow as pa
 
     field = tables.CLIPS.schema.field(name)
     place = table.schema.get_field_index(name)
-    return table.set_column(place, field, pa.array(values, field.type))
+    return table.set_column(place, field, _column(values, field.type, pa))
 
 
-def _set_score(table: pa.Table, name: str, values: Sequence[float | None]) -> pa.Table:
+def _set_score(table: pa.Table, name: str, values: Any) -> pa.Table:
     import pyarrow as pa
 
     if name in table.schema.names:
         table = table.drop_columns([name])
-    return table.append_column(pa.field(name, pa.float32()), pa.array(values, pa.float32()))
+    return table.append_column(pa.field(name, pa.float32()), _column(values, pa.float32(), pa))
 
 
-def _shown(facts: Mapping[str, Any]) -> tuple[int, int]:
-    return facts["width"], facts["height"]
+def _column(values: Any, kind: pa.DataType, pa: Any) -> Any:
+    return values if isinstance(values, (pa.Array, pa.ChunkedArray)) else pa.array(values, kind)
 
 
 def _size(path: str) -> int | None:

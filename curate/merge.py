@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from realdpo import licences, tables
 from realdpo.curate import against, decide, dedup_blocks
 from realdpo.curate.caption import edits
-from realdpo.curate.caption.config import EDIT, KEYWORDS, SIDECAR
+from realdpo.curate.caption.config import EDIT, FILE_NAME, KEYWORDS, SIDECAR
 from realdpo.curate.dedup_blocks import Where
 from realdpo.errors import UserError
 from realdpo.files import atomic_path, write_text
@@ -169,8 +169,7 @@ def _settle_rights(kept: Row, other: Row, conflicts: Counter[str], what: str) ->
     """The stricter licence counts; of other words the first, if any, and the difference is said."""
     if other.get("license") and kept["license"] != other["license"]:
         conflicts[f"{what} under two licences; the stricter counts"] += 1
-        if licences.read(other["license"]).problem and not licences.read(kept["license"]).problem:
-            kept["license"] = other["license"]
+        kept["license"] = licences.strictest([kept["license"], other["license"]])
     for name in _TOLD:
         if other.get(name) and kept[name] != other[name]:
             conflicts[f"{what} with another {name}; the first counts"] += 1
@@ -361,10 +360,10 @@ def _one(rows: Sequence[Row], conflicts: Counter[str]) -> Row:
 
 
 def _trust(row: Row) -> int:
-    """A person's caption before a model's, a sidecar's, that of keywords, and none."""
+    """A person's caption before a model's, a sidecar's, keywords, the file's name, and none."""
     if not row["prompt"]:
         return -1
-    return {EDIT: 3, SIDECAR: 1, KEYWORDS: 0}.get(row["captioner"] or KEYWORDS, 2)
+    return {EDIT: 4, SIDECAR: 2, KEYWORDS: 1, FILE_NAME: 0}.get(row["captioner"] or KEYWORDS, 3)
 
 
 def _differ(one: float | None, two: float | None) -> bool:

@@ -15,6 +15,8 @@ from realdpo.workspace import SPLITS, Workspace
 if TYPE_CHECKING:
     import pyarrow as pa
 
+VERSION = 1  # raise when the same rows give another split or another file
+
 
 def assign(
     sources: Sequence[str],
@@ -77,7 +79,7 @@ def write(
         if settings.format == "folder":
             written += _write_folder(workspace.data / split, rows, workspace)
             continue
-        parts = _parts([sizes[c] for c in rows["clip_id"].to_pylist()], settings.shard_mb << 20)
+        parts = divide(rows, sizes, settings)
         ending = "parquet" if settings.format == "parquet" else "tar"
         for number, (first, stop) in enumerate(parts):
             path = workspace.data / f"{split}-{number:05d}-of-{len(parts):05d}.{ending}"
@@ -85,12 +87,21 @@ def write(
             if settings.format == "webdataset":
                 _write_tar(path, part, workspace)
             else:
-                key = ids.content_id(rows=part.to_pylist(), row_group=settings.row_group_mb)
+                key = ids.content_id(
+                    rows=part.to_pylist(), row_group=settings.row_group_mb, version=VERSION
+                )
                 if _key_of(path) != key:
                     _write_one(path, part, sizes, settings, workspace, key)
             written.append(path)
     _remove_stale(workspace.data, set(written))
     return written
+
+
+def divide(
+    rows: pa.Table, sizes: Mapping[str, int], settings: ShardSettings
+) -> list[tuple[int, int]]:
+    """(first, stop) of the rows of each shard, in order; see `write`."""
+    return _parts([sizes[c] for c in rows["clip_id"].to_pylist()], settings.shard_mb << 20)
 
 
 def require(to: str) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from realdpo.curate.neural import NeuralFinder
 
+VERSION = 1  # raise when the same cuts give other spans
 _CLOCK = 1_000_000_000  # ticks a second: the detectors want one time base for all frames
 _THRESHOLDS = {"adaptive": 3.5, "content": 31.0, "threshold": 12.0, "transnetv2": 0.4}
 
@@ -115,11 +116,13 @@ def divide(
     fps: Fraction,
     settings: ClipSettings,
     target: Target,
+    breaks: Sequence[tuple[Fraction, Fraction]] = (),
 ) -> list[Span]:
     """Spans that fill every shot without its edges, each beginning at a frame.
 
     times: of all frames, ascending. cuts: first frames of new shots. soft: (start, end) of
-    dissolves and fades; they separate shots as cuts do. A shot that is too short for a clip
+    dissolves and fades; they separate shots as cuts do. breaks: (end, start) around holes in the
+    times and where the picture changes its size. A shot that is too short for a clip
     gives one span with the reason `too_short`; what lies inside a soft transition is in none.
     """
     if not times:
@@ -128,6 +131,7 @@ def divide(
     finish = times[-1] + frame
     gaps = sorted(
         [(cut, cut, exact(settings.trim_seconds)) for cut in cuts]
+        + [(end, start, exact(settings.trim_seconds)) for end, start in breaks]
         + [(start, end, exact(settings.soft_trim_seconds)) for start, end in soft]
     )
     spans: list[Span] = []

@@ -33,7 +33,7 @@ EXTENSIONS = frozenset(
     f".{name}"
     for name in (
         *("mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "ts", "mts", "m2ts"),
-        *("wmv", "flv", "3gp", "ogv", "mxf", "vob"),
+        *("wmv", "flv", "3gp", "ogv", "mxf", "vob", "gif"),
     )
 )
 MANIFESTS = frozenset((".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet"))

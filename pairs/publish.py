@@ -32,10 +32,10 @@ def publish(
     """
     accepted = [row for row in rows if row["status"] == "ok"]
     state = workspace.step("pairs") / "published.json"
-    digest = digest_of(rows, shard_rows)
+    now = digest_of(rows, shard_rows)
     known = _read_json(state)
     there = workspace.pairs.is_file() and workspace.audit.is_file()
-    fresh = known.get("digest") != digest or not (
+    fresh = known.get("digest") != now or not (
         there and all(_same_size(workspace, n, k) for n, k in known.get("shards", {}).items())
     )
     if not accepted and workspace.pairs.is_file() and not any(row.get("review") for row in rows):
@@ -58,7 +58,7 @@ def publish(
             audit.audit_rows(workspace, accepted, measured)
         else:
             workspace.audit.unlink(missing_ok=True)  # it spoke of pairs that are no more
-        write_text(state, json.dumps({"digest": digest, "shards": shards}, indent=1))
+        write_text(state, json.dumps({"digest": now, "shards": shards}, indent=1))
     if not accepted:
         raise UserError(
             f"no pair came of {len(rows)} clips: {_reason_of(rows)}",
@@ -81,6 +81,11 @@ def publish(
             if row["status"] in ("failed", "broken")
         ],
     }
+
+
+def digest(workspace: Workspace) -> str | None:
+    """What was published last follows from this; None before the first time."""
+    return _read_json(workspace.step("pairs") / "published.json").get("digest")
 
 
 def _say_what_goes(workspace: Workspace, accepted: Sequence[dict[str, Any]]) -> None:
@@ -202,6 +207,14 @@ def apply_review(workspace: Workspace, file: Path) -> dict[str, str]:
         ) from None
     if strange := sorted(set(given.values()) - {"accept", "reject", "flag"}):
         raise UserError(f"{file}: a choice is accept, reject or flag, not {strange[0]!r}")
+    workspace.require(workspace.pairs, "pairs build")
+    there = tables.read(workspace.pairs, tables.PAIRS, ["pair_id"])["pair_id"].to_pylist()
+    if unknown := sorted(given.keys() - set(there)):
+        raise UserError(
+            f"{file}: {len(unknown)} of {len(given)} choices are of pairs that {workspace.pairs} "
+            f"does not hold, such as {unknown[0]}",
+            "download the choices from a report of these pairs",
+        )
     merged = {**read_reviews(workspace), **given}
     write_text(reviews_path(workspace), json.dumps(merged, indent=1, sort_keys=True))
     return merged

@@ -88,7 +88,11 @@ class Workspace:
 
     def save_config(self, command: str, toml: str) -> None:
         """Keep the resolved configuration of `command` as it was run."""
-        write_text(self.root / "config" / f"{command.replace(' ', '-')}.toml", toml)
+        write_text(self.config_file(command), toml)
+
+    def config_file(self, command: str) -> Path:
+        """Where the configuration of `command` is kept."""
+        return self.root / "config" / f"{command.replace(' ', '-')}.toml"
 
     def require(self, path: Path, made_by: str) -> Path:
         """`path`, or a UserError that names the command which makes it."""

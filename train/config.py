@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 
 from realdpo.config import settings
 from realdpo.errors import UserError
+from realdpo.precision import Dtype, short_name
 
 T = TypeVar("T")
 
@@ -113,9 +114,7 @@ class TrainConfig:
     seed: int = _set(0, "Seed of every random choice.")
 
     # Speed and memory
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = _set(
-        "auto", "Autocast dtype; auto: bf16 on a GPU, fp32 on a CPU."
-    )
+    precision: Dtype = _set("auto", "Autocast dtype; auto: bf16 on a GPU, fp32 on a CPU.")
     branches: Literal["auto", "together", "one-by-one"] = _set(
         "auto", "Winner and losers in one forward, or one branch's activations at a time."
     )
@@ -148,6 +147,7 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "precision", short_name(self.precision))
         checks = {
             "rank must be at least 1": self.rank >= 1,
             "beta must be above 0": self.beta > 0,

@@ -13,7 +13,7 @@ from PIL import Image
 from realdpo import progress, report
 from realdpo.errors import UserError
 from realdpo.families import family_of
-from realdpo.families.load import locate, spec_of_folder, with_task
+from realdpo.families.load import dtype_on, locate, spec_of_folder, with_task
 from realdpo.families.sample import GenerationSettings, settings_from
 from realdpo.files import write_bytes
 from realdpo.ids import content_id, file_hash, seed_of
@@ -25,6 +25,8 @@ from realdpo.train.evaluate.benchmark import Item
 from realdpo.train.evaluate.config import EvalConfig
 from realdpo.train.evaluate.systems import System, resolve
 from realdpo.workspace import Workspace
+
+VERSION = 1  # raise when the same weights, settings and seed make another video
 
 
 @dataclass(frozen=True)
@@ -231,6 +233,8 @@ def _task(planned: Plan, system: System, item: Item, number: int) -> Task:
         seed=seed,
         settings=planned.settings.key(),
         crf=planned.config.crf,
+        dtype=dtype_on(planned.config.dtype, "auto"),
+        version=VERSION,
     )
     image = str(item.image) if item.image else None
     return Task(key, system.name, item.item_id, item.prompt, number, seed, image)
