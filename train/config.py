@@ -102,6 +102,7 @@ class TrainConfig:
     branches: Literal["auto", "together", "one-by-one"] = _set(
         "auto", "Winner and losers in one forward, or one branch's activations at a time."
     )
+    vae_tiling: bool = _set(False, "Encode videos in tiles: less memory, seams in the latents.")
     gradient_checkpointing: bool = _set(False, "Recompute activations in the backward pass.")
 
     # Safety and evidence

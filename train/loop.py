@@ -103,10 +103,8 @@ class Trainer:
         torch.manual_seed(seed_of(config.seed, "weights"))
 
         spec = load.read_spec(config.model, config.revision, config.expert)
-        if self.main:
-            latents.refuse_other_model(workspace, spec, config)
-        with self.accelerator.main_process_first():
-            found = latents.prepare(workspace, spec, config, self.device, limit)
+        share = (self.accelerator.process_index, self.accelerator.num_processes)
+        found = latents.prepare(workspace, spec, config, self.device, limit, share)
         self.pairs, self.watched, self.watched_by = held_out.split(found, config.held_out_pairs)
         self.task = setup.task(spec, self.pairs, config)
         # In shards, processes with other numbers of losers would wait for each other's forwards.

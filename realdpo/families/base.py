@@ -158,6 +158,10 @@ class Family:
         """
         raise NotImplementedError
 
+    def prompt_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of what `embed` makes of the longest prompt, for an estimate of memory."""
+        raise NotImplementedError
+
     def encode(self, vae: Any, video: Tensor) -> Tensor:
         """Latents of `video` [1, 3, F, H, W]: the posterior's mode, normalised."""
         latents = vae.encode(video.to(vae.device, vae.dtype)).latent_dist.mode()

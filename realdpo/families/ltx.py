@@ -60,6 +60,12 @@ class LTX(Family):
             **({"decode_timestep": 0.05, "decode_noise_scale": 0.025} if conditioned else {}),
         }
 
+    def prompt_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {
+            "prompt_embeds": (128, self.spec.transformer["caption_channels"]),
+            "prompt_mask": (128,),
+        }
+
     def embed(self, pipe: Any, prompt: str, image: Tensor | None) -> dict[str, Tensor]:
         embeds, mask, *_ = pipe.encode_prompt(
             prompt, do_classifier_free_guidance=False, max_sequence_length=128
