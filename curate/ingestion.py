@@ -131,7 +131,9 @@ def identify(
 
 
 def _fetch(candidate: Candidate, folder: Path, max_bytes: int) -> Path:
-    return sources.download(candidate.path, folder, max_bytes=max_bytes, sha256=candidate.sha256)
+    return sources.download(
+        candidate.path, folder, max_bytes=max_bytes, sha256=candidate.sha256, sha1=candidate.sha1
+    )
 
 
 # --- shots and scores: the one decode -----------------------------------------------------------

@@ -55,6 +55,11 @@ def build(
     engine: "local", or "ray" for workers on a cluster that shares the folder.
     """
     planned = plan(workspace, config)
+    if not planned.family.trainable:
+        say(
+            f"{planned.family.spec.pipeline} is of no family that `realdpo train` can train: these "
+            "pairs are for another trainer, or for study"
+        )
     if imported(workspace):
         raise UserError(
             f"{workspace.root} holds pairs that were imported", "build in another workspace with -w"
@@ -157,8 +162,7 @@ def _work(
     root: Path, config: BuildConfig, shard: tuple[int, int], device: str, progress: bool = False
 ) -> int:
     """Make every unfinished pair of the shard that nobody else is making; how many it made."""
-    from realdpo.families import family_of
-    from realdpo.families.load import load_pipeline, spec_of_pipeline
+    from realdpo.families.load import load_pipeline
 
     workspace = Workspace(root)
     planned = plan(workspace, config)
@@ -177,8 +181,9 @@ def _work(
         revision=config.revision,
         lora_scale=config.lora_scale,
         quantization=config.quantization,
+        task=config.task,
     )
-    family = family_of(spec_of_pipeline(pipe))
+    family = planned.family
     made = 0
     total = len(mine) * (1 + config.losers)
     done = total - len(left) * (1 + config.losers)
@@ -243,10 +248,10 @@ def _make(
                 extra: dict[str, Any] = {}
             else:
                 how = loser(task.pair_id, int(part.removeprefix("lose")), config)
-                raw = _generate(pipe, family, task, how, real, image)
+                raw, strength = _generate(pipe, family, task, how, real, image)
                 broken = generate.why_broken(raw)
                 video = conform.generated(to_uint8(raw), form)
-                extra = {"seed": how.seed, "strategy": how.strategy, "strength": how.strength}
+                extra = {"seed": how.seed, "strategy": how.strategy, "strength": strength}
             seconds = time.perf_counter() - started
             data = conform.write(conform.with_first_frame(video, image), form, config.crf)
         except OutOfMemory:
@@ -270,14 +275,15 @@ def _make(
 
 def _generate(
     pipe: Any, family: Any, task: Task, how: Loser, real: Video, image: Video | None
-) -> npt.NDArray[np.float32]:
+) -> tuple[npt.NDArray[np.float32], float | None]:
+    """A loser, and the strength that it was really made with, where there is one."""
     from realdpo.families.sample import sample
     from realdpo.pairs import generate
 
     assert task.settings is not None
     prompt = task.clip["prompt"]
     if how.strategy == "generate":
-        return sample(pipe, family, prompt, image, how.seed, task.settings)
+        return sample(pipe, family, prompt, image, how.seed, task.settings), None
     assert how.strength is not None
     return generate.regenerate(
         pipe, family, prompt, real, how.seed, task.settings, how.strength, how.box

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from realdpo.families import Family
 from realdpo.families.memory import memory_told
-from realdpo.families.sample import GenerationSettings, sample, to_uint8
+from realdpo.families.sample import GenerationSettings, sample, scheduling, to_uint8
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,18 +39,19 @@ def regenerate(
     settings: GenerationSettings,
     strength: float,
     box: Box | None = None,
-) -> npt.NDArray[np.float32]:
+) -> tuple[npt.NDArray[np.float32], float]:
     """The real clip noised to `strength` and denoised by the same model and scheduler.
 
     real: uint8 [F, H, W, 3] of the settings' shape; its first frame conditions image-to-video.
     strength: share of noise in signal plus noise amplitude, in 0..1; for flow models that is
     sigma, for others the timestep with the same signal-to-noise ratio. With `box`, only that
     region and time span changes: at every step the rest is put back at its own noise level
-    (Lugmayr et al. 2022, RePaint, without the resampling). Returns float32 [F, H, W, 3] in 0..1.
+    (Lugmayr et al. 2022, RePaint, without the resampling). Returns float32 [F, H, W, 3] in 0..1,
+    and the strength of the step that was begun at: the schedule has so many steps and no others.
     """
     import torch
 
-    with torch.no_grad(), memory_told(pipe):
+    with torch.no_grad(), memory_told(pipe), scheduling(pipe, settings), _encoded_once(pipe):
         clean = family.encode(pipe.vae, to_tensor(pipe, real)).float()
         noise = torch.randn(
             clean.shape, generator=torch.Generator("cpu").manual_seed(seed ^ 0x5EED)
@@ -73,7 +74,7 @@ def regenerate(
 
         start = _first_level(pipe, family, prompt, real, seed, settings, strength)
         with _late_start(pipe.scheduler, strength, corrector=mask is None):
-            return sample(
+            video = sample(
                 pipe,
                 family,
                 prompt,
@@ -83,6 +84,42 @@ def regenerate(
                 latents=at(start),
                 **({} if mask is None else {"callback_on_step_end": put_back}),
             )
+    return video, start[1] / (start[0] + start[1])
+
+
+@contextlib.contextmanager
+def _encoded_once(pipe: Any) -> Iterator[None]:
+    """The pipeline, which meanwhile encodes the same prompt and picture once only.
+
+    A schedule is read by a call that is stopped early, and a text encoder may be large.
+    """
+    known: dict[str, Any] = {}
+
+    def once(name: str) -> Callable[..., Any]:
+        original = getattr(pipe, name)
+
+        @functools.wraps(original)
+        def encode(*args: Any, **kwargs: Any) -> Any:
+            values = [*args, *(value for _, value in sorted(kwargs.items()))]
+            told = [v for v in values if isinstance(v, (str, int, float, list, type(None)))]
+            key = repr((name, told))
+            if key not in known:
+                known[key] = original(*args, **kwargs)
+            return known[key]
+
+        return encode
+
+    names = [name for name in ("encode_prompt", "encode_image") if hasattr(pipe, name)]
+    before = {name: vars(pipe).get(name) for name in names}
+    for name in names:
+        setattr(pipe, name, once(name))
+    try:
+        yield
+    finally:
+        for name, own in before.items():
+            delattr(pipe, name)
+            if own is not None:
+                setattr(pipe, name, own)
 
 
 def levels(scheduler: Any) -> list[tuple[float, float]]:
@@ -164,7 +201,7 @@ def _first_level(
     read from a call that is stopped as soon as it has been set.
     """
 
-    class Stop(Exception):
+    class Stop(BaseException):  # nothing on the way takes it for a failure
         pass
 
     def stop() -> None:

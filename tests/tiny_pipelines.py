@@ -139,15 +139,15 @@ def cogvideox(image: bool = False, version15: bool = False, rotary: bool = True)
     )
 
 
-def wan_transformer(image: bool, clip_dim: int | None) -> Any:
+def wan_transformer(image: bool, clip_dim: int | None, channels: int = 16) -> Any:
     from diffusers import WanTransformer3DModel
 
     return WanTransformer3DModel(
         patch_size=(1, 2, 2),
         num_attention_heads=2,
         attention_head_dim=12,
-        in_channels=36 if image else 16,
-        out_channels=16,
+        in_channels=36 if image else channels,
+        out_channels=channels,
         text_dim=32,
         freq_dim=32,
         ffn_dim=32,
@@ -158,8 +158,10 @@ def wan_transformer(image: bool, clip_dim: int | None) -> Any:
     )
 
 
-def wan(image: bool = False, two: bool = False) -> Any:
-    """Wan 2.1 (image-to-video with its CLIP encoder) or, with `two`, Wan 2.2's pair of transformers."""
+def wan(image: bool = False, two: bool = False, dense: bool = False) -> Any:
+    """Wan 2.1 (image-to-video with its CLIP encoder), with `two` Wan 2.2's pair of transformers,
+    with `dense` Wan 2.2 5B: its VAE, a timestep for every token, one folder for both tasks.
+    """
     from diffusers import (
         AutoencoderKLWan,
         UniPCMultistepScheduler,
@@ -167,7 +169,7 @@ def wan(image: bool = False, two: bool = False) -> Any:
         WanPipeline,
     )
 
-    clip_dim = 16 if image and not two else None
+    clip_dim = 16 if image and not two and not dense else None
     parts: dict[str, Any] = {
         "tokenizer": t5_tokenizer(64),
         "text_encoder": t5_encoder("umt5"),
@@ -186,6 +188,18 @@ def wan(image: bool = False, two: bool = False) -> Any:
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
         ),
     }
+    if dense:
+        parts["expand_timesteps"] = True
+        parts["transformer"] = wan_transformer(False, None, channels=48)
+        parts["vae"] = AutoencoderKLWan(
+            base_dim=3, decoder_base_dim=3, z_dim=48, dim_mult=[1, 1, 1, 1], num_res_blocks=1,
+            temperal_downsample=[False, True, True], in_channels=12, out_channels=12, patch_size=2,
+            is_residual=True, scale_factor_spatial=16, scale_factor_temporal=4,
+            latents_mean=[0.0] * 48, latents_std=[1.5] * 48,
+        )  # fmt: skip
+        parts["scheduler"] = UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0
+        )
     if not image:
         return WanPipeline(**parts)
     if clip_dim:
@@ -435,6 +449,8 @@ PIPELINES = {
     "wan2.1-i2v": lambda: wan(image=True),
     "wan2.2-t2v": lambda: wan(two=True),
     "wan2.2-i2v": lambda: wan(image=True, two=True),
+    "wan2.2-5b-t2v": lambda: wan(dense=True),
+    "wan2.2-5b-i2v": lambda: wan(image=True, dense=True),
     "ltx-t2v": lambda: ltx(),
     "ltx-i2v": lambda: ltx(image=True),
     "hunyuan-t2v": lambda: hunyuan(),
@@ -442,6 +458,11 @@ PIPELINES = {
     "hunyuan-i2v-concat": lambda: hunyuan_image("latent_concat"),
     "mochi-t2v": lambda: mochi(),
 }
+
+
+def unpacked(pipe: Any, tokens: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Tokens [B, S, C] of LTX's kinds as latents in the shape of `like`."""
+    return pipe._unpack_latents(tokens, *like.shape[2:])
 
 
 def save(name: str, folder: Path | str, seed: int = 0) -> Path:

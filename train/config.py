@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field, fields
+from dataclasses import field
 from typing import Any, Literal, TypeVar
 
 from realdpo.config import settings
@@ -30,6 +30,9 @@ class TrainConfig:
         (), "Names of the layers that get adapters; empty: the attention projections."
     )
     lora_dropout: float = _set(0.0, "Dropout before the adapters.")
+    task: Literal["i2v", "t2v"] | None = _set(
+        None, "i2v or t2v, for a folder whose weights do both (LTX-Video, Wan 2.2 5B)."
+    )
     expert: Literal["high", "low"] = _set(
         "high", "Wan 2.2: which of its two transformers, by noise level."
     )
@@ -211,8 +214,3 @@ FREE_ON_RESUME = frozenset(
         "model", "revision", "batch", "accumulation", "branches", "gradient_checkpointing",
     }
 )  # fmt: skip
-
-
-def describe() -> list[tuple[str, str, str]]:
-    """(name, default, help) of every setting, for `--help` and the docs."""
-    return [(f.name, repr(f.default), f.metadata["help"]) for f in fields(TrainConfig)]

@@ -43,7 +43,7 @@ from realdpo.train.config import TrainConfig
 from realdpo.workspace import Workspace
 
 _POLL_SECONDS = 0.5
-TRANSFORM = 1  # raise when the way from a file to a latent changes
+TRANSFORM = 2  # raise when the way from a file to a latent changes
 
 
 @dataclass(frozen=True)
@@ -206,6 +206,9 @@ def refuse_shortcut(workspace: Workspace, allowed: bool) -> None:
     if not workspace.audit.is_file():
         return
     verdict = json.loads(workspace.audit.read_text(encoding="utf-8")).get("verdict")
+    if verdict == "too few":
+        progress.say("the audit has too few pairs to tell whether winners and losers differ in more "
+                     "than motion")  # fmt: skip
     if verdict != "shortcut":
         return
     if not allowed:

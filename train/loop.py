@@ -11,7 +11,7 @@ import functools
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -62,8 +62,14 @@ class RunSummary:
     stopped: str | None = None
 
 
-def run(workspace: Workspace, config: TrainConfig) -> RunSummary:
+def run(
+    workspace: Workspace,
+    config: TrainConfig,
+    on_step: Callable[[Mapping[str, float]], None] | None = None,
+) -> RunSummary:
     """Train on the workspace's pairs, or go on where an earlier run of that name stopped.
+
+    `on_step` gets the numbers of every step, on every process.
 
     Raises UserError for anything the user can mend, KeyboardInterrupt after saving on Ctrl-C.
     """
@@ -75,6 +81,8 @@ def run(workspace: Workspace, config: TrainConfig) -> RunSummary:
             values = trainer.train_step()
             advance(note=numbers.note(values))
             stopped = trainer.after_step(values)
+            if on_step is not None:
+                on_step(values)
             if trainer.agree(bool(interrupted)):
                 trainer.save()
                 raise KeyboardInterrupt
@@ -102,7 +110,7 @@ class Trainer:
         self.device = self.accelerator.device
         torch.manual_seed(seed_of(config.seed, "weights"))
 
-        spec = load.read_spec(config.model, config.revision, config.expert)
+        spec = load.read_spec(config.model, config.revision, config.expert, config.task)
         share = (self.accelerator.process_index, self.accelerator.num_processes)
         found = latents.prepare(workspace, spec, config, self.device, limit, share)
         self.pairs, self.watched, self.watched_by = held_out.split(found, config.held_out_pairs)

@@ -45,7 +45,7 @@ def generate(
 
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     family, kind = family_of(spec), getattr(diffusers, spec.pipeline)
-    pipe = kind.from_pretrained(spec.folder, **load.in_dtype(dtype)).to(device)
+    pipe = kind.from_pretrained(spec.folder, **load.in_dtype(load.dtypes(spec, dtype))).to(device)
     pipe.set_progress_bar_config(disable=True)
     wanted = [f"{n:02d}-base" for n in range(len(pairs))]
     missing = [n for n, stem in enumerate(wanted) if not _file(folder, stem).is_file()]
@@ -70,7 +70,7 @@ def generate(
 def _write(pipe: Any, family: Family, pair: Pair, config: TrainConfig, path: Path) -> None:
     width, height, frames = pair.size
     settings = settings_from(
-        family.traits, width=width, height=height, frames=frames, fps=pair.fps,
+        family, width=width, height=height, frames=frames, fps=pair.fps,
         steps=config.validation_steps, guidance=config.validation_guidance,
     )  # fmt: skip
     first = None

@@ -31,7 +31,7 @@ def family_of(spec: Spec) -> Family:
 def trainable_family(spec: Spec) -> Family:
     """As `family_of`. Raises UserError for a pipeline that cannot be trained."""
     found = family_of(spec)
-    if isinstance(found, Generic):
+    if not found.trainable:
         known = [name for family in FAMILIES for name in family.TASKS]
         raise UserError(
             f"{spec.folder} is a {spec.pipeline}, which cannot be trained here",

@@ -21,6 +21,7 @@ class Spec:
 
     parts: configurations by part; `pipeline` holds the options of the pipeline itself.
     classes: class names of the parts that are there. component: the transformer that is trained.
+    task: "t2v" or "i2v" where a class does both and one was chosen.
     """
 
     pipeline: str
@@ -28,6 +29,7 @@ class Spec:
     classes: Mapping[str, str] = field(default_factory=dict)
     folder: Path = Path()
     component: str = "transformer"
+    task: str | None = None
 
     def get(self, part: str, key: str, default: Any = None) -> Any:
         """A part's setting, or `default` where it is unset or None."""
@@ -58,23 +60,44 @@ class Traits:
 
     task: "t2v" or "i2v". width, height: multiples of `size_step`. frames: a multiple of
     `frame_step` plus one. fixed: its positions were learned for `width` and `height`, and it makes
-    no other size. The rest are the settings its authors recommend.
+    no other size. The rest are the settings its authors recommend, None where they are not known;
+    call, scheduler: further arguments of the pipeline's call and settings of its scheduler.
     """
 
     task: str
     size_step: int
     frame_step: int
-    width: int
-    height: int
-    frames: int
-    fps: int
+    width: int | None
+    height: int | None
+    frames: int | None
+    fps: float | None
     steps: int
     guidance: float
     fixed: bool = False
+    negative_prompt: str = ""
+    call: Mapping[str, Any] = field(default_factory=dict)
+    scheduler: Mapping[str, Any] = field(default_factory=dict)
+
+    def known(self, **given: Any) -> dict[str, Any]:
+        """What is given of width, height, frames and fps, and the authors' for the rest.
+
+        Raises UserError for what neither says.
+        """
+        names = ("width", "height", "frames", "fps")
+        found = {name: given.get(name) or getattr(self, name) for name in names}
+        if unknown := [name for name, value in found.items() if value is None]:
+            raise UserError(
+                f"the model's own {' and '.join(unknown)} cannot be read from its files",
+                "say it as its authors do, e.g. "
+                + " ".join(f"--set {name}={_EXAMPLES[name]}" for name in unknown),
+            )
+        return found
 
     def legal_size(self, width: int, height: int) -> tuple[int, int]:
         """The largest legal (width, height) within the given one; (0, 0) when there is none."""
         if self.fixed:
+            assert self.width is not None
+            assert self.height is not None
             fits = width >= self.width and height >= self.height
             return (self.width, self.height) if fits else (0, 0)
         w, h = width - width % self.size_step, height - height % self.size_step
@@ -113,6 +136,9 @@ class Traits:
             )
 
 
+_EXAMPLES = {"width": 1280, "height": 720, "frames": 81, "fps": 16}
+
+
 class Family:
     """A model family, bound to the facts of one of its pipelines. Each has a file of its own.
 
@@ -131,18 +157,24 @@ class Family:
     FLOAT32_PARTS: ClassVar[tuple[str, ...]] = ()
     """Parts that lose detail below float32, as their authors say."""
 
+    trainable: ClassVar[bool] = True
+
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
 
     @property
     def task(self) -> str:
         """ "t2v", or "i2v" for a model that starts from an image."""
-        return self.TASKS[self.spec.pipeline]
+        return self.spec.task or self.TASKS[self.spec.pipeline]
 
     @cached_property
     def traits(self) -> Traits:
         """What the model can make, and its authors' settings."""
         raise NotImplementedError
+
+    def tasks(self) -> tuple[str, ...]:
+        """What the folder's weights can do; more than its own class says where one serves both."""
+        return (self.task,)
 
     def arguments(self, settings: Any) -> dict[str, Any]:
         """Of the pipeline's call, beyond prompt, size, frames, steps and generator."""
@@ -150,6 +182,13 @@ class Family:
             "guidance_scale": settings.guidance,
             "negative_prompt": settings.negative_prompt or None,
         }
+
+    def scheduler(self, settings: Any) -> dict[str, Any]:
+        """Settings of the scheduler that its authors change with the shape of the video."""
+        return {}
+
+    def prepare(self, pipe: Any, settings: Any) -> None:
+        """What a pipeline must be told before its call."""
 
     def embed(self, pipe: Any, prompt: str, image: Tensor | None) -> dict[str, Tensor]:
         """Inputs made of the prompt (and of `image` [3, H, W] in -1..1, for image encoders).
@@ -163,8 +202,8 @@ class Family:
         raise NotImplementedError
 
     def encode(self, vae: Any, video: Tensor) -> Tensor:
-        """Latents of `video` [1, 3, F, H, W]: the posterior's mode, normalised."""
-        latents = vae.encode(video.to(vae.device, vae.dtype)).latent_dist.mode()
+        """Latents of `video` [1, 3, F, H, W]: the posterior's mode, normalised; float32."""
+        latents = vae.encode(video.to(vae.device, vae.dtype)).latent_dist.mode().float()
         config = vae.config
         if config.get("latents_mean") is not None:
             latents = normal(latents, config.latents_mean, config.latents_std)
@@ -173,10 +212,10 @@ class Family:
     def decode(self, vae: Any, latents: Tensor) -> Tensor:
         """The way back: latents of `encode` to video in about -1..1."""
         config = vae.config
-        latents = latents / config.get("scaling_factor", 1)
+        latents = latents.float() / config.get("scaling_factor", 1)
         if config.get("latents_mean") is not None:
             latents = denormal(latents, config.latents_mean, config.latents_std)
-        return vae.decode(latents).sample  # type: ignore[no-any-return]
+        return vae.decode(latents.to(vae.dtype)).sample  # type: ignore[no-any-return]
 
     def pack(self, pipe: Any, latents: Tensor) -> Tensor:
         """Latents of `encode` in the layout that the pipeline's `latents` argument takes."""

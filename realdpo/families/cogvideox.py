@@ -26,6 +26,7 @@ class CogVideoX(Family):
     def traits(self) -> Traits:
         factor = 2 ** (len(self.spec.vae["block_out_channels"]) - 1)
         transformer = self.spec.transformer
+        dpm = self.spec.get("scheduler", "_class_name") == "CogVideoXDPMScheduler"
         return Traits(
             task=self.task,
             # the pipeline checks the VAE's factor only, but the transformer cuts patches as well
@@ -39,6 +40,8 @@ class CogVideoX(Family):
             fps=16 if transformer.get("patch_size_t") else 8,
             steps=50,
             guidance=6.0,
+            # diffusers' example of image-to-video and the authors' cli_demo, for the DPM scheduler
+            call={"use_dynamic_cfg": True} if self.task == "i2v" and dpm else {},
             fixed=bool(transformer.get("use_learned_positional_embeddings")),
         )
 
@@ -79,7 +82,9 @@ class CogVideoX(Family):
         return self.padded(latents).to(pipe.transformer.dtype)
 
     def condition(self, vae: Any, image: Tensor, frames: int) -> dict[str, Tensor]:
-        latents = vae.encode(image.to(vae.device, vae.dtype).unsqueeze(2)).latent_dist.mode()
+        latents = (
+            vae.encode(image.to(vae.device, vae.dtype).unsqueeze(2)).latent_dist.mode().float()
+        )
         scale = self.spec.vae["scaling_factor"]
         # CogVideoX1.5 image-to-video was trained with its first frame scaled the wrong way round
         scale = 1 / scale if self.spec.vae.get("invert_scale_latents") else scale

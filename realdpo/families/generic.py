@@ -20,41 +20,63 @@ if TYPE_CHECKING:
 class Generic(Family):
     NAME = "generic"
     TASKS: ClassVar = {}
+    trainable = False
 
     @property
     def task(self) -> str:
-        return "i2v" if "image" in self._call else "t2v"
+        names = ("ImageToVideo", "I2V", "Image2Video", "Video2World")
+        own = "i2v" if any(name in self.spec.pipeline for name in names) else "t2v"
+        if "image" in self._call and self._call["image"].default is inspect.Parameter.empty:
+            own = "i2v"
+        return self.spec.task or own
+
+    def tasks(self) -> tuple[str, ...]:
+        return ("t2v", "i2v") if "image" in self._call and self.task == "t2v" else (self.task,)
 
     @cached_property
     def traits(self) -> Traits:
         spec, call = self.spec, self._call
-        if "num_frames" not in call:
-            raise UserError(
-                f"{spec.pipeline} does not make video: its call takes no num_frames",
-                "choose a video pipeline of diffusers",
-            )
+        for name in ("num_frames", "prompt"):
+            if name not in call:
+                raise UserError(
+                    f"{spec.pipeline} does not make video from text: its call takes no {name}",
+                    "choose a video pipeline of diffusers",
+                )
         blocks = spec.get("vae", "block_out_channels") or (0, 0, 0, 0)
-        spatial = spec.get("vae", "spatial_compression_ratio", 2 ** (len(blocks) - 1))
+        spatial = self._of_vae("spatial") or 2 ** (len(blocks) - 1)
         patch = spec.get("transformer", "patch_size", 2)
         return Traits(
             task=self.task,
             size_step=spatial * (patch if isinstance(patch, int) else patch[-1]),
-            frame_step=spec.get("vae", "temporal_compression_ratio", 1),
-            width=_number(call, "width", 512),
-            height=_number(call, "height", 512),
-            frames=_number(call, "num_frames", 17),
-            fps=8,
-            steps=_number(call, "num_inference_steps", 50),
-            guidance=float(_number(call, "guidance_scale", 1)),
+            frame_step=self._of_vae("temporal") or 1,
+            width=self._default("width"),
+            height=self._default("height"),
+            frames=self._default("num_frames"),
+            fps=self._default("frame_rate") or self._default("fps"),
+            steps=self._default("num_inference_steps") or 50,
+            guidance=float(self._default("guidance_scale") or 1),
         )
 
     def arguments(self, settings: Any) -> dict[str, Any]:
         wanted = {
-            **super().arguments(settings),
+            "guidance_scale": settings.guidance,
             "frame_rate": float(settings.fps),
             "fps": int(settings.fps),
         }
+        if settings.negative_prompt:  # some pipelines cannot take None for it
+            wanted["negative_prompt"] = settings.negative_prompt
         return {name: value for name, value in wanted.items() if name in self._call}
+
+    def _of_vae(self, kind: str) -> int | None:
+        """A compression of the VAE, under either of the names that its classes use."""
+        vae = self.spec.parts.get("vae", {})
+        names = (f"{kind}_compression_ratio", f"scale_factor_{kind}")
+        return next((int(vae[name]) for name in names if vae.get(name)), None)
+
+    def _default(self, name: str) -> Any:
+        """What the call takes when it is not told; None where it computes it, or has no such."""
+        value = self._call[name].default if name in self._call else None
+        return value if isinstance(value, (int, float)) else None
 
     def encode(self, vae: Any, video: Tensor) -> Tensor:
         raise self._unknown()
@@ -79,8 +101,3 @@ class Generic(Family):
             f"the latents of {self.spec.pipeline} are not known",
             "use --strategies generate=1 and --no-roundtrip-win with this model",
         )
-
-
-def _number(call: dict[str, inspect.Parameter], name: str, default: int) -> Any:
-    value = call[name].default if name in call else default
-    return value if isinstance(value, (int, float)) else default

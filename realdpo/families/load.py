@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -13,17 +12,16 @@ from typing import TYPE_CHECKING, Any
 from realdpo.errors import UserError
 from realdpo.families import family_of
 from realdpo.families.base import Spec
+from realdpo.families.fingerprint import fingerprint
 from realdpo.families.memory import memory_options, memory_told, place
 from realdpo.families.weights import load_lora
-from realdpo.ids import content_id, file_hash
+from realdpo.ids import content_id
 from realdpo.models import TINY, resolve_model
 from realdpo.progress import say
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-_SAMPLES, _SAMPLE_BYTES = 16, 1 << 20
 
 
 @dataclass(frozen=True)
@@ -69,39 +67,9 @@ def locate(model: str, revision: str | None = None) -> Model:
     return Model(source, folder.name, source, folder)
 
 
-def fingerprint(path: Path) -> str:
-    """32 hex digits that change when the weights do, without reading all of them.
-
-    Small files count whole; of large ones, the size and 16 evenly spaced blocks of 1 MiB.
-    Every fine-tuning changes nearly every weight, so a sample sees it.
-    """
-    digest = hashlib.sha256()
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    for file in files:
-        if any(part.startswith(".") for part in file.relative_to(path).parts):
-            continue
-        if file.suffix in (".md", ".txt") and path.is_dir():
-            continue
-        size = file.stat().st_size
-        digest.update(f"{file.relative_to(path).as_posix()}\0{size}\0".encode())
-        with open(file, "rb") as handle:
-            if size <= _SAMPLES * _SAMPLE_BYTES:
-                digest.update(handle.read())
-                continue
-            for k in range(_SAMPLES):
-                handle.seek((size - _SAMPLE_BYTES) * k // (_SAMPLES - 1))
-                digest.update(handle.read(_SAMPLE_BYTES))
-    return digest.hexdigest()[:32]
-
-
 def fingerprint_parts(spec: Spec, *components: str) -> str:
-    """An id of the weights and settings of some components, from their files' contents."""
-    hashes = {}
-    for component in components:
-        folder = spec.folder / component
-        files = sorted(f for f in folder.rglob("*") if f.is_file() and f.name != "README.md")
-        hashes[component] = {str(f.relative_to(folder)): _identity(f) for f in files}
-    return content_id(**hashes)
+    """An id of the weights and settings of some components; `fingerprint` of each."""
+    return content_id(**{name: fingerprint(spec.folder / name) for name in components})
 
 
 def spec_of_folder(folder: Path, component: str = "transformer") -> Spec:
@@ -129,14 +97,34 @@ def spec_of_pipeline(pipe: Any) -> Spec:
     return Spec(type(pipe).__name__, {**parts, "pipeline": dict(pipe.config)}, classes)
 
 
-def read_spec(model: str, revision: str | None = None, expert: str = "high") -> Spec:
+def with_task(spec: Spec, task: str | None) -> Spec:
+    """The facts with the pipeline class that does `task`; None leaves the folder's own.
+
+    Some publishers put one folder on the Hub for text-to-video and image-to-video. Raises
+    UserError when the weights cannot do it.
+    """
+    family = family_of(spec)
+    if task is None or task == family.task:
+        return spec
+    if task not in family.tasks():
+        raise UserError(
+            f"{spec.folder or spec.pipeline} is a {spec.pipeline}: its weights do {family.task}",
+            f"leave out the task, or give a model for {task}",
+        )
+    classes = [name for name, does in family.TASKS.items() if does == task]
+    return replace(spec, pipeline=classes[0] if classes else spec.pipeline, task=task)
+
+
+def read_spec(
+    model: str, revision: str | None = None, expert: str = "high", task: str | None = None
+) -> Spec:
     """The facts of `model` for training; a Hub model is fetched once, whole.
 
-    expert: "low" trains the second transformer of a model that has two. Raises UserError when
-    the folder lacks a part.
+    expert: "low" trains the second transformer of a model that has two. task: as for
+    `with_task`. Raises UserError when the folder lacks a part.
     """
     folder = _fetched(resolve_model(model), revision)
-    spec = spec_of_folder(folder)
+    spec = with_task(spec_of_folder(folder), task)
     if expert == "low" and "transformer_2" in spec.classes:
         spec = replace(spec, component="transformer_2")
     for part in (spec.component, "vae", "scheduler"):
@@ -155,7 +143,7 @@ def load_encoders(spec: Spec, dtype: torch.dtype, device: torch.device) -> Any:
     without: dict[str, Any] = {
         k: None for k in ("transformer", "transformer_2") if k in spec.classes
     }
-    pipe = kind.from_pretrained(spec.folder, **in_dtype(dtype), **without)
+    pipe = kind.from_pretrained(spec.folder, **in_dtype(dtypes(spec, dtype)), **without)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
 
@@ -181,30 +169,30 @@ def load_pipeline(
     revision: str | None = None,
     lora_scale: float = 1.0,
     quantization: Mapping[str, Any] | None = None,
+    task: str | None = None,
 ) -> Any:
     """Load `model` (`tiny`, a folder, a Hub id) ready to generate, with LoRA weights if given.
 
-    dtype, memory and quantization are as in BuildConfig; device: auto, cpu, cuda, cuda:1 ...
+    dtype, memory, quantization and task are as in BuildConfig; device: auto, cpu, cuda, cuda:1 ...
     What was chosen automatically is said aloud. Raises UserError when the model or the LoRA
     cannot be loaded or the device is not there.
     """
     import diffusers
-    import torch
 
     where = _device(device)
     found = locate(model, revision)
     kind = _dtype(dtype, where)
-    family = family_of(spec_of_folder(found.folder))
-    wishes = {"default": kind, **dict.fromkeys(family.FLOAT32_PARTS, torch.float32)}
+    spec = with_task(spec_of_folder(found.folder), task)
+    own = getattr(diffusers, spec.pipeline, diffusers.DiffusionPipeline)
     options: dict[str, Any] = {}
     if quantization is not None:
         options["quantization_config"] = diffusers.PipelineQuantizationConfig(**quantization)
     try:
         with _quiet_loading():
-            pipe = diffusers.DiffusionPipeline.from_pretrained(
+            pipe = own.from_pretrained(
                 found.source,
                 revision=found.revision if not Path(found.source).is_dir() else None,
-                **in_dtype(wishes),
+                **in_dtype(dtypes(spec, kind)),
                 use_safetensors=True,
                 **options,
             )
@@ -224,6 +212,13 @@ def load_pipeline(
         + (f", with LoRA {lora}" if lora else "")
     )
     return pipe
+
+
+def dtypes(spec: Spec, dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """The dtype of each part where `dtype` is asked for: some lose detail below float32."""
+    import torch
+
+    return {"default": dtype, **dict.fromkeys(family_of(spec).FLOAT32_PARTS, torch.float32)}
 
 
 def in_dtype(dtype: Any) -> dict[str, Any]:
@@ -258,18 +253,6 @@ def _quiet_loading() -> Iterator[None]:
             owner.enable_progress_bar()
 
 
-def lora_id(lora: str | None) -> str | None:
-    """What names LoRA weights in a pair's id: a fingerprint of local files, else the Hub id."""
-    if lora is None:
-        return None
-    path = Path(lora).expanduser()
-    if path.exists():
-        return fingerprint(path)
-    if path.is_absolute() or lora.startswith((".", "~")):
-        raise UserError(f"no LoRA weights at {lora}", "check the path of --lora")
-    return lora
-
-
 def _device(device: str) -> str:
     import torch
 
@@ -292,11 +275,6 @@ def _dtype(dtype: str, device: str) -> Any:
     if dtype == "auto":
         return torch.float32 if device == "cpu" else torch.bfloat16
     return getattr(torch, dtype)
-
-
-def _identity(file: Path) -> str:
-    """A name for a file's content. Files in the Hub's cache are links named by their hash."""
-    return Path(file.resolve()).name if file.is_symlink() else file_hash(file)
 
 
 def _fetched(name: str, revision: str | None) -> Path:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+DECODE_TIMESTEP, DECODE_NOISE = 0.05, 0.025  # the examples of the model card, for 0.9.1 and newer
+NEGATIVE = "worst quality, inconsistent motion, blurry, jittery, distorted"  # diffusers' example
+
+
 class LTX(Family):
     NAME = "ltx"
     TASKS: ClassVar = {"LTXPipeline": "t2v", "LTXImageToVideoPipeline": "i2v"}
@@ -36,7 +40,11 @@ class LTX(Family):
             fps=24,
             steps=50,
             guidance=3.0,
+            negative_prompt=NEGATIVE,
         )
+
+    def tasks(self) -> tuple[str, ...]:
+        return ("t2v", "i2v")
 
     @property
     def _ratios(self) -> tuple[int, int]:
@@ -57,7 +65,11 @@ class LTX(Family):
         return {
             **super().arguments(settings),
             "frame_rate": float(settings.fps),
-            **({"decode_timestep": 0.05, "decode_noise_scale": 0.025} if conditioned else {}),
+            **(
+                {"decode_timestep": DECODE_TIMESTEP, "decode_noise_scale": DECODE_NOISE}
+                if conditioned
+                else {}
+            ),
         }
 
     def prompt_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -73,18 +85,20 @@ class LTX(Family):
         return {"prompt_embeds": embeds[0], "prompt_mask": mask[0]}
 
     def encode(self, vae: Any, video: Tensor) -> Tensor:
-        latents = vae.encode(video.to(vae.device, vae.dtype)).latent_dist.mode()
+        latents = vae.encode(video.to(vae.device, vae.dtype)).latent_dist.mode().float()
         return normal(latents, vae.latents_mean, vae.latents_std) * vae.config.scaling_factor
 
     def decode(self, vae: Any, latents: Tensor) -> Tensor:
         import torch
 
-        latents = latents / vae.config.scaling_factor
+        latents = latents.float() / vae.config.scaling_factor
         latents = denormal(latents, vae.latents_mean, vae.latents_std)
         timestep = None
-        if vae.config.timestep_conditioning:
-            timestep = torch.zeros(1, device=latents.device, dtype=latents.dtype)
-        return vae.decode(latents, timestep).sample  # type: ignore[no-any-return]
+        if vae.config.timestep_conditioning:  # as `arguments` asks of the pipeline
+            noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+            latents = torch.lerp(latents, noise.to(latents), DECODE_NOISE)
+            timestep = torch.tensor([DECODE_TIMESTEP], device=latents.device, dtype=vae.dtype)
+        return vae.decode(latents.to(vae.dtype), timestep).sample  # type: ignore[no-any-return]
 
     def pack(self, pipe: Any, latents: Tensor) -> Tensor:
         return pipe._pack_latents(latents, *self._patches)  # type: ignore[no-any-return]
@@ -117,7 +131,12 @@ class LTX(Family):
             num_frames=frames,
             height=height,
             width=width,
-            rope_interpolation_scale=(temporal / float(inputs["fps"][0]), spatial, spatial),
+            # of every sample its own frame rate; broadcast over the grid [B, 1, F, H, W]
+            rope_interpolation_scale=(
+                temporal / inputs["fps"].float().view(-1, 1, 1, 1, 1),
+                spatial,
+                spatial,
+            ),
             return_dict=False,
         )[0]
         return unpack(prediction, frames, height, width, *self._patches)  # type: ignore[no-any-return]

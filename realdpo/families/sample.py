@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from realdpo.errors import UserError
 from realdpo.families import family_of
-from realdpo.families.base import Family, Traits
+from realdpo.families.base import Family
 from realdpo.families.load import spec_of_pipeline
 from realdpo.families.memory import memory_told
 
@@ -19,7 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """Shape and sampling of a video: pixels, frames, frames a second, steps, guidance scale."""
+    """Shape and sampling of a video: pixels, frames, frames a second, steps, guidance scale.
+
+    call, scheduler: further arguments of the pipeline's call and settings of its scheduler.
+    """
 
     width: int
     height: int
@@ -28,6 +35,12 @@ class GenerationSettings:
     steps: int
     guidance: float
     negative_prompt: str = ""
+    call: Mapping[str, Any] = field(default_factory=dict)
+    scheduler: Mapping[str, Any] = field(default_factory=dict)
+
+    def key(self) -> dict[str, Any]:
+        """All that changes the video, for ids; what is empty is left out."""
+        return {k: v for k, v in asdict(self).items() if v or k not in ("call", "scheduler")}
 
 
 def settings_for(pipe: Any, **changes: Any) -> GenerationSettings:
@@ -35,19 +48,61 @@ def settings_for(pipe: Any, **changes: Any) -> GenerationSettings:
 
     Raises UserError with the nearest legal values when the model cannot make that shape.
     """
-    return settings_from(family_of(spec_of_pipeline(pipe)).traits, **changes)
+    return settings_from(family_of(spec_of_pipeline(pipe)), **changes)
 
 
-def settings_from(traits: Traits, **changes: Any) -> GenerationSettings:
-    """As `settings_for`, from a model's traits alone."""
-    defaults = {
-        name: getattr(traits, name)
-        for name in ("width", "height", "frames", "fps", "steps", "guidance")
-    }
+def settings_from(family: Family, **changes: Any) -> GenerationSettings:
+    """As `settings_for`, from a model's files alone.
+
+    call and scheduler add to those of the authors. Raises UserError for a name that the
+    pipeline's call or the scheduler does not know.
+    """
+    traits = family.traits
+    names = ("steps", "guidance", "negative_prompt")
     given = {name: value for name, value in changes.items() if value is not None}
-    settings = GenerationSettings(**{**defaults, **given})
+    call, scheduler = given.pop("call", {}), given.pop("scheduler", {})
+    own = {name: getattr(traits, name) for name in names}
+    settings = GenerationSettings(**{**own, **traits.known(**given), **given})
     traits.check(settings.width, settings.height, settings.frames)
-    return settings
+    _require_known(family, call, scheduler)
+    return replace(
+        settings,
+        call={**traits.call, **call},
+        scheduler={**traits.scheduler, **family.scheduler(settings), **scheduler},
+    )
+
+
+def _require_known(family: Family, call: Mapping[str, Any], scheduler: Mapping[str, Any]) -> None:
+    import diffusers
+
+    if call:
+        kind = getattr(diffusers, family.spec.pipeline)
+        known = set(inspect.signature(kind.__call__).parameters) - {"self"}
+        if unknown := sorted(set(call) - known):
+            raise UserError(
+                f"{family.spec.pipeline} has no argument {unknown[0]!r}",
+                f"it takes {', '.join(sorted(known))}",
+            )
+    if scheduler:
+        name = str(family.spec.get("scheduler", "_class_name"))
+        kind = getattr(diffusers, name, None)
+        known = set(inspect.signature(kind.__init__).parameters) - {"self"} if kind else set()
+        if kind and (unknown := sorted(set(scheduler) - known)):
+            raise UserError(
+                f"{name} has no setting {unknown[0]!r}", f"it has {', '.join(sorted(known))}"
+            )
+
+
+@contextlib.contextmanager
+def scheduling(pipe: Any, settings: GenerationSettings) -> Iterator[None]:
+    """The pipeline with the scheduler's settings changed as asked, for as long as it lasts."""
+    own = pipe.scheduler
+    if any(own.config.get(name) != value for name, value in settings.scheduler.items()):
+        pipe.scheduler = type(own).from_config(own.config, **settings.scheduler)
+    try:
+        yield
+    finally:
+        pipe.scheduler = own
 
 
 def generate_video(
@@ -93,16 +148,26 @@ def sample(
         "generator": torch.Generator("cpu").manual_seed(seed),
         "output_type": "np",
         **family.arguments(settings),
+        **settings.call,
         **more,
     }
     if family.task == "i2v":
         if image is None:
             raise ValueError("an image-to-video model needs the first frame")
         arguments["image"] = Image.fromarray(image)
+    family.prepare(pipe, settings)
     # some parts draw from the global generator; seeded and restored, it changes nothing else
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), memory_told(pipe):
+    with (
+        torch.random.fork_rng(devices=[]), torch.no_grad(), memory_told(pipe),
+        scheduling(pipe, settings),
+    ):  # fmt: skip
         torch.manual_seed(seed)
-        frames = pipe(**arguments).frames[0]
+        try:
+            frames = pipe(**arguments).frames[0]
+        except (UserError, RuntimeError, ValueError, MemoryError):
+            raise
+        except Exception as error:  # pipelines raise what they like; a failed video all the same
+            raise RuntimeError(f"{type(pipe).__name__}: {type(error).__name__}: {error}") from error
     video = np.asarray(frames, dtype=np.float32)
     if video.shape != (settings.frames, settings.height, settings.width, 3):
         raise RuntimeError(

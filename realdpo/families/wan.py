@@ -2,8 +2,9 @@
 
 Wan 2.2 14B has two transformers that share the schedule at `boundary_ratio`; one is trained at a
 time, on its own part (`expert`). Wan 2.2 5B (`expand_timesteps`) has a timestep for every token
-and takes its first frame as clean latents in place. Settings: the model cards of
-Wan-AI/Wan2.*-Diffusers (50 steps, guidance 5, 16 frames a second; the 2.2 5B model 24).
+and takes its first frame as clean latents in place. Settings: the authors' wan/configs (2.1: 50
+steps, guidance 5, 16 frames a second; 2.2 T2V 14B: 40 steps, guidance 4 for the high-noise expert
+and 3 for the low; I2V 14B 3.5 for both; 5B: 50 steps, guidance 5, 24 frames a second).
 """
 
 from __future__ import annotations
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+# `sample_neg_prompt` of the authors' wan/configs/shared_config.py
+NEGATIVE = (
+    "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，"
+    "低质量，JPEG压缩残留，丑陋的，残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，"
+    "毁容的，形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走"
+)
+
+
 class Wan(Family):
     NAME = "wan"
     TASKS: ClassVar = {"WanPipeline": "t2v", "WanImageToVideoPipeline": "i2v"}
@@ -25,19 +34,44 @@ class Wan(Family):
 
     @cached_property
     def traits(self) -> Traits:
-        spec, dense = self.spec, self._per_token  # 2.2 5B: 1280x704, 24 frames a second
+        spec, two = self.spec, self._two
         patch = spec.transformer.get("patch_size") or (1, 2, 2)
+        # 2.2 14B and the 720P checkpoints of 2.1, which are known by their schedule
+        large = two or (spec.get("scheduler", "flow_shift", 3.0) >= 5 and not self._per_token)
+        size, guidance = (1280, 720) if large else (832, 480), 5.0
+        if self._per_token:  # 2.2 5B
+            size = (1280, 704)
+        if two:
+            guidance = 4.0 if self.task == "t2v" else 3.5
         return Traits(
             task=self.task,
             size_step=spec.get("vae", "scale_factor_spatial", 8) * patch[1],
             frame_step=self._temporal,
-            width=1280 if dense else 832,
-            height=704 if dense else 480,
-            frames=121 if dense else 81,
-            fps=24 if dense else 16,
-            steps=50,
-            guidance=5.0,
+            width=size[0],
+            height=size[1],
+            frames=121 if self._per_token else 81,
+            fps=24 if self._per_token else 16,
+            steps=40 if two else 50,
+            guidance=guidance,
+            negative_prompt=NEGATIVE,
+            call={"guidance_scale_2": 3.0 if self.task == "t2v" else 3.5} if two else {},
         )
+
+    @property
+    def _two(self) -> bool:
+        """Whether there is a transformer for each part of the schedule."""
+        return bool({"transformer", "transformer_2"} <= set(self.spec.classes)) or bool(
+            self.spec.options.get("boundary_ratio")
+        )
+
+    def tasks(self) -> tuple[str, ...]:
+        return ("t2v", "i2v") if self._per_token else (self.task,)
+
+    def scheduler(self, settings: Any) -> dict[str, Any]:
+        if self._two or self._per_token or "flow_shift" not in self.spec.scheduler:
+            return {}
+        # "5.0 for 720P, 3.0 for 480P" (diffusers' example of WanPipeline)
+        return {"flow_shift": 5.0 if settings.width * settings.height > 832 * 624 else 3.0}
 
     @property
     def _temporal(self) -> int:

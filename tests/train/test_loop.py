@@ -417,6 +417,14 @@ def test_the_same_file_on_both_sides_gives_the_same_latent(tmp_path, model):
     assert pair.win == pair.lose[0]
 
 
+def test_an_audit_that_could_not_tell_is_said_and_refuses_nothing(tmp_path, capsys):
+    made = Workspace(tmp_path)
+    made.audit.parent.mkdir(parents=True)
+    made.audit.write_text(json.dumps({"verdict": "too few"}))
+    latents.refuse_shortcut(made, allowed=False)
+    assert "too few pairs" in capsys.readouterr().err
+
+
 def test_a_found_shortcut_is_refused(tmp_path):
     made = Workspace(tmp_path)
     made.audit.parent.mkdir(parents=True)

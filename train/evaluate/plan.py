@@ -13,7 +13,7 @@ from PIL import Image
 from realdpo import progress, report
 from realdpo.errors import UserError
 from realdpo.families import family_of
-from realdpo.families.load import locate, spec_of_folder
+from realdpo.families.load import locate, spec_of_folder, with_task
 from realdpo.families.sample import GenerationSettings, settings_from
 from realdpo.files import write_bytes
 from realdpo.ids import content_id, file_hash, seed_of
@@ -99,7 +99,9 @@ def systems_of(workspace: Workspace, config: EvalConfig) -> tuple[System, ...]:
     """The systems as the user named them. Raises UserError when there is none, or not that one."""
     if not config.systems:
         raise UserError("no system to evaluate", "give --system base=MODEL --system dpo=RUN")
-    return tuple(resolve(workspace, name, text) for name, text in config.systems.items())
+    return tuple(
+        resolve(workspace, name, text, config.task) for name, text in config.systems.items()
+    )
 
 
 def items_of(workspace: Workspace, config: EvalConfig, aspect: float = 1.5) -> list[Item]:
@@ -115,15 +117,18 @@ def _settings(systems: Sequence[System], config: EvalConfig) -> GenerationSettin
     """One form and sampling for all systems: the base model's, with the user's changes."""
     models = [s for s in systems if not s.videos]
     models.sort(key=lambda s: s.name != config.base_name)
-    names = ("width", "height", "frames", "fps", "steps", "guidance")
+    names = [
+        *("width", "height", "frames", "fps", "steps", "guidance"),
+        *("negative_prompt", "call", "scheduler"),
+    ]
     changes = {name: getattr(config, name) for name in names}
     settings = None
     for system in models:
-        traits = family_of(spec_of_folder(locate(system.model).folder)).traits
+        family = family_of(with_task(spec_of_folder(locate(system.model).folder), system.task))
         if settings is None:
-            settings = settings_from(traits, **changes)
+            settings = settings_from(family, **changes)
         else:
-            traits.check(settings.width, settings.height, settings.frames)
+            family.traits.check(settings.width, settings.height, settings.frames)
     return settings
 
 
@@ -132,7 +137,8 @@ def _needs_picture(systems: Sequence[System]) -> str:
     for system in systems:
         if system.videos:
             continue
-        if family_of(spec_of_folder(locate(system.model).folder)).task == "i2v":
+        spec = with_task(spec_of_folder(locate(system.model).folder), system.task)
+        if family_of(spec).task == "i2v":
             return system.name
     return ""
 
@@ -223,7 +229,7 @@ def _task(planned: Plan, system: System, item: Item, number: int) -> Task:
         prompt=item.prompt,
         image=file_hash(item.image) if item.image else None,
         seed=seed,
-        settings=asdict(planned.settings),
+        settings=planned.settings.key(),
         crf=planned.config.crf,
     )
     image = str(item.image) if item.image else None
