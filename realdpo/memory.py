@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from realdpo.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 GB = 1e9
@@ -96,6 +97,18 @@ def told(doing: Callable[[], str], hint: Callable[[], str]) -> Iterator[None]:
         raise OutOfMemory(f"memory ran out while {doing()}", hint()) from error
 
 
+@contextlib.contextmanager
+def reserved(size: int, device: torch.device) -> Iterator[None]:
+    """Hold `size` bytes of a GPU within the block, in place of what will be there later."""
+    import torch
+
+    held = torch.empty(size if device.type == "cuda" else 0, dtype=torch.uint8, device=device)
+    try:
+        yield
+    finally:
+        del held
+
+
 def empty_cache() -> None:
     """Give what a GPU's allocator keeps for later back to the GPU."""
     import torch
@@ -110,6 +123,124 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
 
     lists = [part for part in model.children() if isinstance(part, nn.ModuleList)]
     return [block for part in lists for block in part]
+
+
+def keep_blocks_apart(model: nn.Module, device: torch.device) -> list[_Carrier]:
+    """Keep the frozen weights of repeated blocks in main memory, and bring them for each use.
+
+    What is trained stays on the device, so the optimizer steps as ever. A block's weights come when
+    it is called, in the backward pass when a checkpointed block is called again, and the next
+    block's come on a stream of their own meanwhile. The tensors that come are new ones and take the
+    parameters' places for the call: what autograd keeps of them it keeps itself, and nothing can be
+    put back stale. What checkpointing keeps between blocks waits in main memory as well.
+    Call before the model is moved; `move_rest` moves the rest. Returns what carries each block.
+    """
+    blocks = blocks_of(model)
+    carriers = [_Carrier(block, device) for block in blocks]
+    for index, block in enumerate(blocks):
+        block.forward = _brought(block.forward, carriers, index)  # type: ignore[method-assign]
+    kept = {id(p) for carrier in carriers for p in carrier.masters}
+    model._kept_apart = kept  # type: ignore[assignment]
+    # DDP would want every parameter on one device; these have no gradients to exchange.
+    model._ddp_params_and_buffers_to_ignore = [  # type: ignore[assignment]
+        name for name, p in model.named_parameters() if id(p) in kept
+    ]
+    real = model.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        import torch
+
+        pinned = device.type == "cuda"
+        with torch.autograd.graph.save_on_cpu(pin_memory=pinned):
+            return real(*args, **kwargs)
+
+    model.forward = forward  # type: ignore[method-assign]
+    return carriers
+
+
+def move_rest(model: nn.Module, device: torch.device) -> nn.Module:
+    """Move all of a model to `device` but the weights that are kept apart."""
+    kept = getattr(model, "_kept_apart", set())
+    for part in model.modules():
+        for parameter in part._parameters.values():
+            if parameter is not None and id(parameter) not in kept:
+                parameter.data = parameter.data.to(device)
+        for name, buffer in part._buffers.items():
+            if buffer is not None:
+                part._buffers[name] = buffer.to(device)
+    return model
+
+
+class _Carrier:
+    """The frozen weights of one block: in main memory, and on the device while they are used."""
+
+    def __init__(self, block: nn.Module, device: torch.device) -> None:
+        import torch
+
+        self.device = device
+        self.places = [
+            (part, name, parameter)
+            for part in block.modules()
+            for name, parameter in part._parameters.items()
+            if parameter is not None and not parameter.requires_grad
+        ]
+        self.masters = [parameter for _, _, parameter in self.places]
+        self.coming: list[torch.Tensor] | None = None
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        if device.type == "cuda":
+            for parameter in self.masters:
+                parameter.data = parameter.data.pin_memory()
+
+    def fetch(self) -> None:
+        """Begin to bring the weights; on a GPU this runs beside what it computes meanwhile."""
+        import torch
+
+        if self.coming is not None:
+            return
+        if self.stream is None:
+            self.coming = [p.detach().to(self.device, copy=True) for p in self.masters]
+            return
+        with torch.cuda.stream(self.stream):
+            self.coming = [p.detach().to(self.device, non_blocking=True) for p in self.masters]
+
+    @contextlib.contextmanager
+    def here(self) -> Iterator[None]:
+        """The weights are on the device, in the parameters' places, within the block."""
+        import torch
+
+        self.fetch()
+        here, self.coming = self.coming or [], None
+        if self.stream is not None:
+            current = torch.cuda.current_stream(self.device)
+            current.wait_stream(self.stream)
+            for tensor in here:
+                tensor.record_stream(current)
+        for (part, name, _), tensor in zip(self.places, here, strict=True):
+            part._parameters[name] = tensor  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            for part, name, parameter in self.places:
+                part._parameters[name] = parameter
+
+
+def _brought(
+    forward: Callable[..., Any], carriers: Sequence[_Carrier], index: int
+) -> Callable[..., Any]:
+    """`forward` of block `index` with its weights brought, and the next block's on their way."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        import torch
+
+        with carriers[index].here():
+            # A backward pass calls its checkpointed blocks from the last to the first.
+            backward = torch._C._current_graph_task_id() != -1
+            following = index - 1 if backward else index + 1
+            if 0 <= following < len(carriers):
+                carriers[following].fetch()
+            return forward(*args, **kwargs)
+
+    return call
 
 
 # How much a computation takes

@@ -14,9 +14,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn import functional
@@ -29,6 +30,9 @@ from realdpo.train import noise, step
 from realdpo.train.config import TrainConfig
 from realdpo.train.draws import Batch
 from realdpo.train.step import Task
+
+if TYPE_CHECKING:
+    from realdpo.train.latents import Pair
 
 RESERVE = (1.0e9, 0.04)
 """Bytes, and a share of the rest, for the CUDA context, kernels' workspaces and fragmentation."""
@@ -58,9 +62,14 @@ class Estimate:
 
     @property
     def line(self) -> str:
-        parts = {k: v for k, v in asdict(self).items() if k != "rung" and v >= 5e6}
-        told = ", ".join(f"{name} {value / GB:.1f}" for name, value in parts.items())
-        return f"{self.total / GB:.1f} GB ({told})"
+        parts = {k: v for k, v in asdict(self).items() if k != "rung" and v}
+        told = ", ".join(f"{name} {value / GB:{_digits(value)}}" for name, value in parts.items())
+        return f"{self.total / GB:{_digits(self.total)}} GB ({told})"
+
+
+def _digits(size: float) -> str:
+    """A tenth of a gigabyte is enough, but for models that have none."""
+    return ".1f" if size >= 0.05 * GB else ".1g"
 
 
 @dataclass(frozen=True)
@@ -110,11 +119,17 @@ def estimate(
     processes: int = 1,
     sharded: bool = False,
     device: str = "cuda",
+    counted: dict[tuple[int, bool], tuple[float, float]] | None = None,
+    model: nn.Module | None = None,
 ) -> Estimate:
-    """Bytes of one step on one device. `losers` of the pair; `processes` share what is `sharded`."""
+    """Bytes of one step on one device. `losers` of the pair; `processes` share what is `sharded`.
+
+    counted: activations that were counted before, by branches and checkpointing; added to. model:
+    the whole transformer on meta, if it was built before.
+    """
     lora = config.weights == "lora"
     share = processes if sharded else 1
-    model = _built(spec, config, dict(spec.transformer))
+    model = _built(spec, config, dict(spec.transformer)) if model is None else model
     frozen = [p for p in model.parameters() if not p.requires_grad]
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     wide = 4 if not lora or config.precision == "fp32" else 2
@@ -122,7 +137,11 @@ def estimate(
     inside = {id(p) for block in memory.blocks_of(model) for p in block.parameters()}
     linear = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
     linear = [w for w in linear if id(w) in inside and not w.requires_grad]
-    activations, each = _activations(spec, config, shapes, losers, rung, device)
+    copies = config.batch * (1 + losers if rung.together and config.objective == "dpo" else 1)
+    counted, key = {} if counted is None else counted, (copies, rung.checkpointing)
+    if key not in counted:
+        counted[key] = _activations(spec, config, shapes, *key, device)
+    activations, each = counted[key]
     if rung.bits < 16 and lora:
         per_weight = {8: 1.0, 4: 0.53}[rung.bits]  # with a scale for every 64 weights
         weights -= sum(w.numel() for w in linear) * (wide - per_weight)
@@ -151,14 +170,33 @@ def estimate(
 def ladder(
     spec: Spec, config: TrainConfig, shapes: Shapes, losers: int, rungs: Sequence[Rung] = RUNGS,
     **where: Any,
-) -> list[Estimate]:  # fmt: skip
-    """An estimate for each rung."""
-    return [estimate(spec, config, shapes, losers, rung, **where) for rung in rungs]
+) -> Iterator[Estimate]:  # fmt: skip
+    """An estimate for each rung, made when it is asked for."""
+    counted: dict[tuple[int, bool], tuple[float, float]] = {}
+    model = _built(spec, config, dict(spec.transformer))
+    for rung in rungs:
+        yield estimate(spec, config, shapes, losers, rung, counted=counted, model=model, **where)
 
 
-def choose(estimates: Sequence[Estimate], room: float) -> Estimate | None:
-    """The first estimate that fits into `room` bytes."""
-    return next((found for found in estimates if found.total <= room), None)
+def first_that_fits(
+    spec: Spec, config: TrainConfig, shapes: Shapes, losers: int, rungs: Sequence[Rung], room: float,
+    **where: Any,
+) -> Estimate:  # fmt: skip
+    """The first rung that fits into `room` bytes; the last when none does."""
+    for found in ladder(spec, config, shapes, losers, rungs, **where):
+        if found.total <= room:
+            break
+    return found
+
+
+def shapes_of_pair(pair: Pair) -> Shapes:
+    """The shapes of an encoded pair, from its files; of a first frame's copies, those of one."""
+    inputs: dict[str, tuple[int, ...]] = {}
+    for index, path in enumerate(pair.inputs):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - it is no dictionary
+                inputs[name] = tuple(file.get_slice(name).get_shape())[index:]
+    return Shapes(pair.shape, inputs)
 
 
 def _gathered(model: nn.Module) -> float:
@@ -191,17 +229,16 @@ def _built(spec: Spec, config: TrainConfig, settings: dict[str, Any]) -> Any:
 
 
 def _activations(
-    spec: Spec, config: TrainConfig, shapes: Shapes, losers: int, rung: Rung, device: str
+    spec: Spec, config: TrainConfig, shapes: Shapes, copies: int, checkpointing: bool, device: str
 ) -> tuple[float, float]:
     """Bytes of activations at the peak of a step, and how much of it one more block adds."""
     settings = dict(spec.transformer)
     depths = {k: int(settings[k]) for k in _DEPTHS if k in settings}
-    copies = config.batch * (1 + losers if rung.together and config.objective == "dpo" else 1)
     few = {k: min(depth, 2) for k, depth in depths.items()}
 
     def at(**changed: int) -> float:
         cut = {**settings, **few, **changed}
-        return float(peak_of_branch(spec, config, cut, shapes, copies, rung.checkpointing, device))
+        return float(peak_of_branch(spec, config, cut, shapes, copies, checkpointing, device))
 
     base = at()
     more = {k: max(0.0, at(**{k: few[k] + 1}) - base) for k in depths if depths[k] > few[k]}
@@ -233,8 +270,9 @@ def peak_of_branch(
 
 
 def branch_work(
-    model: Any, family: Family, config: TrainConfig, shapes: Shapes, copies: int, device: str
-) -> Any:
+    model: Any, family: Family, config: TrainConfig, shapes: Shapes, copies: int, device: str,
+    backward: bool = True,
+) -> Any:  # fmt: skip
     """A function that takes one forward and one backward of `copies` branches, as training does."""
     half = {"fp32": None, "fp16": torch.float16}.get(config.precision, torch.bfloat16)
     spec = family.spec
@@ -259,7 +297,8 @@ def branch_work(
         with _as_cuda() if device == "cuda" and half is not None else contextlib.nullcontext():
             with narrow:
                 error, _ = step.branch(model, task, batch, clean)
-            error.sum().backward()
+            if backward:
+                error.sum().backward()
 
     return work
 

@@ -19,7 +19,7 @@ import io
 import itertools
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,6 @@ from realdpo.errors import UserError
 from realdpo.families import Family, Spec, trainable_family
 from realdpo.families import load as loading
 from realdpo.files import atomic_path, write_text
-from realdpo.media.decode import read_clip
 from realdpo.train.config import TrainConfig
 from realdpo.workspace import Workspace
 
@@ -177,6 +176,12 @@ def encode(
             advance(note=place.split)
     cache.drop()
     return cache
+
+
+def leaner(config: TrainConfig) -> Callable[[], str]:
+    """What to try when encoding runs out of memory."""
+    tiled = "build pairs of smaller or shorter videos"
+    return lambda: tiled if config.vae_tiling else "encode in tiles: --set vae_tiling=true"
 
 
 @contextlib.contextmanager
@@ -363,6 +368,8 @@ class Cache:
         return Pair(*known, win, lose, tuple(inputs), shapes.pop(), size, shown)
 
     def _latents(self, video: bytes, side: str) -> Path:
+        from realdpo.media.decode import read_clip  # PyAV, which reads what is encoded needs not
+
         def make() -> dict[str, Tensor]:
             try:
                 clip = read_clip(video)[0]
@@ -436,6 +443,8 @@ class Cache:
     def _first_frame(self, row: Mapping[str, Any]) -> np.ndarray:
         stored = row["first_frame"]
         if stored is None or stored["bytes"] is None:
+            from realdpo.media.decode import read_clip
+
             frames, _ = read_clip(row["win"]["bytes"])
             return np.asarray(frames[0])
         return np.array(Image.open(io.BytesIO(stored["bytes"])).convert("RGB"))

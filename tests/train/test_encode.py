@@ -12,6 +12,7 @@ import torch
 from realdpo import tables
 from realdpo.errors import UserError
 from realdpo.families import load as loading
+from realdpo.media import decode
 from realdpo.train import latents
 from realdpo.train.config import TrainConfig
 
@@ -45,17 +46,16 @@ def test_shares_wait_for_each_other_without_a_collective(made, config, spec, mon
     def work(k):
         found[k] = latents.prepare(made, spec, config, CPU, share=(k, 2))
 
-    second = threading.Thread(target=work, args=(1,))
-    second.start()
-    rows = latents.rows_of(made)
-    latents.encode(made, spec, config, CPU, rows, (0, 2))
-    work(0)
-    second.join()
+    latents.encode(made, spec, config, CPU, latents.rows_of(made), (0, 2))
+    first = threading.Thread(target=work, args=(0,))  # waits; loading is not for two threads
+    first.start()
+    work(1)
+    first.join()
     assert found[0] == found[1]
     assert [len(found[0][split]) for split in ("train", "validation")] == [3, 1]
     assert len({pair.pair_id for pairs in found[0].values() for pair in pairs}) == 4
     monkeypatch.setattr(loading, "load_encoders", refuse_loading)
-    monkeypatch.setattr(latents, "read_clip", refuse_loading)
+    monkeypatch.setattr(decode, "read_clip", refuse_loading)
     assert latents.prepare(made, spec, config, CPU) == found[0]
 
 
@@ -65,14 +65,14 @@ def test_a_share_encodes_its_own_rows_only(made, config, spec):
     assert [cache.known(row) is not None for row in rows] == [False, True, False, True]
 
 
-def test_a_damaged_latent_is_made_again(made, config, spec, capsys):
+def test_a_damaged_latent_is_made_again(made, config, spec, said):
     pair = latents.prepare(made, spec, config, CPU)["train"][0]
     whole = pair.win.read_bytes()
     pair.win.write_bytes(whole[:-7])
     with pytest.raises(UserError, match=rf"pair {pair.pair_id}.*{pair.win.name} cannot be read"):
         latents.load(pair)
     latents.prepare(made, spec, config, CPU)
-    assert f"{pair.win} is damaged; it is made again" in capsys.readouterr().err
+    assert f"{pair.win} is damaged; it is made again" in said()
     assert pair.win.read_bytes() == whole
 
 
