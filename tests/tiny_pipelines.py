@@ -439,6 +439,92 @@ def mochi() -> Any:
     )
 
 
+def skyreels(image: bool = False) -> Any:
+    """SkyReels-V2: Wan's parts, a transformer class of its own, CLIP for image-to-video."""
+    from diffusers import (
+        SkyReelsV2ImageToVideoPipeline,
+        SkyReelsV2Pipeline,
+        SkyReelsV2Transformer3DModel,
+    )
+
+    parts = dict(wan(image).components)
+    parts = {n: p for n, p in parts.items() if n != "transformer_2" and p is not None}
+    config = {k: v for k, v in parts["transformer"].config.items() if not k.startswith("_")}
+    parts["transformer"] = SkyReelsV2Transformer3DModel(**config)
+    return (SkyReelsV2ImageToVideoPipeline if image else SkyReelsV2Pipeline)(**parts)
+
+
+CHAT = (
+    "{% for m in messages %}{{'<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n'}}"
+    "{% endfor %}{% if add_generation_prompt %}{{'<|im_start|>assistant\\n'}}{% endif %}"
+)
+
+
+def hunyuan15(image: bool = False) -> Any:
+    """HunyuanVideo-1.5: Qwen2.5-VL's text model, ByT5 for glyphs, SigLIP, a guider."""
+    from diffusers import (
+        AutoencoderKLHunyuanVideo15,
+        ClassifierFreeGuidance,
+        FlowMatchEulerDiscreteScheduler,
+        HunyuanVideo15ImageToVideoPipeline,
+        HunyuanVideo15Pipeline,
+        HunyuanVideo15Transformer3DModel,
+    )
+    from tokenizers import pre_tokenizers
+    from transformers import (
+        ByT5Tokenizer,
+        Qwen2_5_VLTextConfig,
+        SiglipImageProcessor,
+        SiglipVisionConfig,
+        SiglipVisionModel,
+        T5Config,
+        T5EncoderModel,
+    )
+    from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
+    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
+
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    letters = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *special]
+    parts: dict[str, Any] = {
+        "tokenizer": Qwen2Tokenizer(
+            vocab={token: i for i, token in enumerate(letters)}, merges=[], eos_token="<|im_end|>",
+            pad_token="<|endoftext|>", additional_special_tokens=special, chat_template=CHAT,
+        ),
+        "text_encoder": Qwen2_5_VLTextModel(
+            Qwen2_5_VLTextConfig(
+                vocab_size=len(letters), hidden_size=16, intermediate_size=16, num_hidden_layers=3,
+                num_attention_heads=2, num_key_value_heads=2,
+                rope_parameters={"type": "mrope", "mrope_section": [1, 1, 2], "rope_theta": 1e4},
+            )
+        ),
+        "tokenizer_2": ByT5Tokenizer(),
+        "text_encoder_2": T5EncoderModel(
+            T5Config(vocab_size=384, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+        ),
+        "transformer": HunyuanVideo15Transformer3DModel(
+            in_channels=9, out_channels=4, num_attention_heads=2, attention_head_dim=10,
+            num_layers=2, num_refiner_layers=1, text_embed_dim=16, text_embed_2_dim=8,
+            image_embed_dim=8, rope_axes_dim=(2, 4, 4), target_size=64,
+            task_type="i2v" if image else "t2v",
+        ),
+        "vae": AutoencoderKLHunyuanVideo15(
+            latent_channels=4, block_out_channels=(8, 8, 8, 8, 8), layers_per_block=1,
+        ),
+        "scheduler": FlowMatchEulerDiscreteScheduler(shift=5.0),
+        "guider": ClassifierFreeGuidance(guidance_scale=6.0),
+    }  # fmt: skip
+    if not image:
+        return HunyuanVideo15Pipeline(**parts)
+    parts["image_encoder"] = SiglipVisionModel(
+        SiglipVisionConfig(
+            hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2,
+            image_size=27, patch_size=1,
+        )
+    )  # fmt: skip
+    parts["feature_extractor"] = SiglipImageProcessor(size={"height": 27, "width": 27})
+    return HunyuanVideo15ImageToVideoPipeline(**parts)
+
+
 PIPELINES = {
     "cogvideox-2b": lambda: cogvideox(rotary=False),
     "cogvideox-5b": lambda: cogvideox(),
@@ -457,6 +543,10 @@ PIPELINES = {
     "hunyuan-i2v": lambda: hunyuan_image("token_replace"),
     "hunyuan-i2v-concat": lambda: hunyuan_image("latent_concat"),
     "mochi-t2v": lambda: mochi(),
+    "skyreels-t2v": lambda: skyreels(),
+    "skyreels-i2v": lambda: skyreels(image=True),
+    "hunyuan15-t2v": lambda: hunyuan15(),
+    "hunyuan15-i2v": lambda: hunyuan15(image=True),
 }
 
 

@@ -7,6 +7,8 @@ from dataclasses import field
 from typing import Any, Literal, TypeVar
 
 from realdpo.config import settings
+from realdpo.errors import UserError
+from realdpo.precision import Dtype, short_name
 
 T = TypeVar("T")
 
@@ -38,8 +40,21 @@ class TrainConfig:
     )
 
     # Objective
-    objective: Literal["dpo", "sft"] = _set(
-        "dpo", "Preference training, or plain training on winners."
+    objective: Literal["contrast", "dpo", "sft"] = _set(
+        "contrast",
+        "contrast: real clips against the reference's own prediction, without generated losers; "
+        "dpo: against generated losers; sft: plain fine-tuning.",
+    )
+    data: Literal["auto", "clips", "pairs"] = _set(
+        "auto",
+        "What is trained on: the dataset's clips, or pairs. auto: pairs for dpo, and for the "
+        "others clips where there are some.",
+    )
+    gamma: float = _set(
+        0.75, "Strength of the contrast, below 1: the optimum is 1 / (1 - gamma) times as far."
+    )
+    contrast_above: float = _set(
+        0.4, "The contrast acts at noise levels above this share of the schedule."
     )
     loss: Literal["sigmoid", "ipo", "hinge", "linear"] = _set(
         "sigmoid", "Form of the preference loss."
@@ -99,9 +114,7 @@ class TrainConfig:
     seed: int = _set(0, "Seed of every random choice.")
 
     # Speed and memory
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = _set(
-        "auto", "Autocast dtype; auto: bf16 on a GPU, fp32 on a CPU."
-    )
+    precision: Dtype = _set("auto", "Autocast dtype; auto: bf16 on a GPU, fp32 on a CPU.")
     memory: Literal[
         "auto", "side-by-side", "checkpointing", "one-by-one", "8bit", "4bit", "blocks"
     ] = _set(
@@ -137,9 +150,16 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "precision", short_name(self.precision))
         checks = {
             "rank must be at least 1": self.rank >= 1,
             "beta must be above 0": self.beta > 0,
+            "gamma must be in [0, 1)": 0 <= self.gamma < 1,
+            "contrast_above must be in [0, 1]": 0 <= self.contrast_above <= 1,
+            "only dpo has a reference_bank": not (
+                self.reference_bank and self.objective != "dpo"
+            ),
+            "dpo needs data = pairs": not (self.objective == "dpo" and self.data == "clips"),
             "label_smoothing must be in [0, 0.5)": 0 <= self.label_smoothing < 0.5,
             "sdpo_mu must be in [0, 1]": self.sdpo_mu is None or 0 <= self.sdpo_mu <= 1,
             "0 <= t_low < t_high <= 1 must hold": 0 <= self.t_low < self.t_high <= 1,
@@ -168,7 +188,7 @@ class TrainConfig:
         }  # fmt: skip
         for rule, holds in checks.items():
             if not holds:
-                raise ValueError(rule)
+                raise UserError(f"[train] {rule}")
 
     @property
     def run_name(self) -> str:
@@ -191,8 +211,11 @@ class TrainConfig:
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "realdpo": {},
+    # RealDPO's objective with settings of our own: generated losers, and an SFT term beside them.
+    "realdpo-paper": {"objective": "dpo"},
     # RealDPO's released script; docs/training.md lists what its code did beyond these settings.
     "realdpo-released": {
+        "objective": "dpo",
         "weights": "full",
         "beta": 5000.0,
         "sft_weight": 0.0,

@@ -154,7 +154,7 @@ def estimate(
         weights -= sum(sizes) - 2 * max(sizes)  # one is used while the next one comes
         activations -= each * (len(sizes) - 1)
     moment = {"adamw": 8.0, "adamw8bit": 2.0}[config.optimizer]
-    copied = config.objective == "dpo" and config.reference_mode != "adapter-off"
+    copied = config.objective != "sft" and config.reference_mode != "adapter-off"
     parts = {
         "weights": weights / share,
         "trained": 4.0 * trained / share if lora else 0.0,

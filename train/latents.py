@@ -32,7 +32,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from realdpo import ids, progress, tables
+from realdpo import ids, integrity, progress, tables
 from realdpo import models as names
 from realdpo.errors import UserError
 from realdpo.families import Family, Spec, trainable_family
@@ -96,6 +96,7 @@ class Row:
     split: str
     shard: Path
     number: int
+    clips: bool = False  # of the dataset, not of pairs
 
 
 def prepare(
@@ -116,7 +117,7 @@ def prepare(
     Raises UserError when there are no pairs, the audit found a shortcut, or a pair does not fit
     the model.
     """
-    rows = rows_of(workspace, limit)
+    rows = rows_of(workspace, config, limit)
     cache = encode(workspace, spec, config, device, rows, share)
     pairs = {row: cache.known(row) for row in rows}
     missing = [row for row, pair in pairs.items() if pair is None]
@@ -133,14 +134,37 @@ def prepare(
     return found
 
 
-def rows_of(workspace: Workspace, limit: int | None = None) -> list[Row]:
-    """The rows of the workspace's shards, at most `limit` of a split. Raises UserError without any."""
-    rows = []
+def rows_of(workspace: Workspace, config: TrainConfig, limit: int | None = None) -> list[Row]:
+    """The rows of the workspace's shards, at most `limit` of a split. Raises UserError without any.
+
+    Rows of pairs, or of the dataset's clips (see `trains_on_clips`), of which those without a prompt
+    are left out.
+    """
+    clips = trains_on_clips(workspace, config)
+    folder, kind = (
+        (workspace.data, tables.DATASET) if clips else (workspace.pair_data, tables.PAIR_SHARD)
+    )
+    rows: list[Row] = []
+    silent = 0
     for split in ("train", "validation"):
-        shards = sorted(workspace.pair_data.glob(f"{split}-*.parquet"))
-        places = (Row(split, path, k) for path in shards for k in range(_count(path)))
-        rows += itertools.islice(places, limit)
+        places = []
+        for shard in sorted(folder.glob(f"{split}-*.parquet")):
+            tables.check(shard, kind)
+            prompts = pq.read_table(shard, columns=["prompt"]).column(0).to_pylist()
+            for number, prompt in enumerate(prompts):
+                if clips and not (prompt or "").strip():
+                    silent += 1
+                else:
+                    places.append(Row(split, shard, number, clips))
+        rows += places[:limit]
+    if silent:
+        progress.say(f"{silent} clips without a prompt are not trained on")
     if not any(row.split == "train" for row in rows):
+        if clips:
+            raise UserError(
+                f"no clips with prompts for training in {workspace.data}",
+                f"make them with: realdpo curate ingest FOOTAGE -w {workspace.root}",
+            )
         raise UserError(
             f"no pairs for training in {workspace.pair_data}",
             f"make them with: realdpo pairs build -w {workspace.root}",
@@ -157,8 +181,9 @@ def encode(
     share: tuple[int, int] = (0, 1),
 ) -> Cache:
     """Encode every n-th of `rows`, from the k-th on, for the `share` (k, n); returns the cache."""
-    refuse_shortcut(workspace, config.allow_shortcut)
-    refuse_other_model(workspace, spec, config)
+    if not trains_on_clips(workspace, config):
+        refuse_shortcut(workspace, config.allow_shortcut)
+        refuse_other_model(workspace, spec, config)
     cache = Cache(workspace.step("latents"), trainable_family(spec), config, device)
     mine = [row for row in rows[share[0] :: share[1]] if cache.known(row) is None]
     if not mine:
@@ -198,12 +223,23 @@ def _named(row: Mapping[str, Any]) -> Iterator[None]:
         ) from error
 
 
+def trains_on_clips(workspace: Workspace, config: TrainConfig) -> bool:
+    """Whether a run takes the dataset's clips, not pairs: see `TrainConfig.data`."""
+    if config.data != "auto":
+        return config.data == "clips"
+    return config.objective != "dpo" and any(workspace.data.glob("train-*.parquet"))
+
+
 def winner(workspace: Workspace, pair: Pair) -> bytes:
     """The mp4 bytes of a pair's real clip, as its shard holds them."""
-    shards = sorted(workspace.pair_data.glob("*.parquet"))
-    wanted = [("pair_id", "=", pair.pair_id)]
-    rows = (pq.read_table(s, columns=["win"], filters=wanted).to_pylist() for s in shards)
-    return next(bytes(found[0]["win"]["bytes"]) for found in rows if found)
+    of_pair = (workspace.pair_data, "pair_id", "win")
+    of_clip = (workspace.data, "clip_id", "video")
+    for folder, name, column in (of_pair, of_clip):
+        for shard in sorted(folder.glob("*.parquet")):
+            wanted = [(name, "=", pair.pair_id)]
+            if found := pq.read_table(shard, columns=[column], filters=wanted).to_pylist():
+                return bytes(found[0][column]["bytes"])
+    raise UserError(f"{pair.pair_id} is in no shard of {workspace.root} any more")
 
 
 def refuse_shortcut(workspace: Workspace, allowed: bool) -> None:
@@ -229,8 +265,8 @@ def refuse_shortcut(workspace: Workspace, allowed: bool) -> None:
 def refuse_other_model(workspace: Workspace, spec: Spec, config: TrainConfig) -> None:
     """Raise UserError for pairs that were made for another task or by another model.
 
-    What a shard does not say is said to be unknown. Plain training uses no losers, so whose they
-    are does not matter to it.
+    What a shard does not say is said to be unknown. Only losers are made by a model: whose they
+    are matters to preference training alone.
     """
     told = []
     for shard in sorted(workspace.pair_data.glob("*.parquet")):
@@ -240,7 +276,7 @@ def refuse_other_model(workspace: Workspace, spec: Spec, config: TrainConfig) ->
     own = name.rpartition("/")[2].lower()
     made = lambda row: (row["model"] or own).rpartition("/")[2].lower()  # noqa: E731
     tasks = [row for row in told if row["task"] not in (None, task)]
-    others = [row for row in told if made(row) != own] if config.objective != "sft" else []
+    others = [row for row in told if made(row) != own] if config.objective == "dpo" else []
     for rows, words in (
         (tasks, lambda row: f"is of the task {row['task']}, and {name} is trained for {task}"),
         (others, lambda row: f"has losers of the model {row['model']}, not of {name}"),
@@ -256,7 +292,7 @@ def refuse_other_model(workspace: Workspace, spec: Spec, config: TrainConfig) ->
             )
         progress.say(f"warning: {line}")
     unknown = sum(row["model"] is None for row in told)
-    if unknown and config.objective != "sft":
+    if unknown and config.objective == "dpo":
         progress.say(f"{unknown} of {len(told)} pairs do not say which model made their losers")
 
 
@@ -462,7 +498,7 @@ class Cache:
                 f"pair {row['pair_id']} is {width}x{height} with {frames} frames; {self.spec.folder} "
                 f"takes {step}k+1 frames (nearest: {near}) and sides that are multiples of "
                 f"{multiple} (nearest: {size})",
-                "build the pairs with the model that is to be trained",
+                "build the pairs, or ingest the clips with --target, for the model that is trained",
             )
 
     def _id(self, *components: str) -> str:
@@ -514,21 +550,35 @@ def _empty(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def _count(shard: Path) -> int:
-    tables.check(shard, tables.PAIR_SHARD)
-    return int(pq.read_metadata(shard).num_rows)
-
-
 def _read_rows(rows: Sequence[Row]) -> Iterator[tuple[Row, dict[str, Any]]]:
     """The rows and what is in them, one at a time: videos of a whole shard need not fit in memory."""
     wanted = ["pair_id", "clip_id", "source_id", "prompt", "win", "lose", "first_frame"]
     wanted += ["width", "height", "frames", "fps"]
+    of_clip = ["clip_id", "source_id", "prompt", "video", "width", "height", "frames", "fps"]
     for shard, group in itertools.groupby(rows, key=lambda row: row.shard):
         numbers = {row.number: row for row in group}
-        batches = pq.ParquetFile(shard).iter_batches(batch_size=1, columns=wanted)
+        clips = next(iter(numbers.values())).clips
+        file = pq.ParquetFile(shard)
+        batches = file.iter_batches(batch_size=1, columns=of_clip if clips else wanted)
         for number, batch in enumerate(batches):
             if number in numbers:
-                yield numbers[number], batch.to_pylist()[0]
+                found = batch.to_pylist()[0]
+                if not clips:
+                    integrity.require_row(found, tables.PAIR_SHARD, shard)
+                    sides = [
+                        ids.bytes_hash(side["bytes"]) for side in (found["win"], *found["lose"])
+                    ]
+                    if problem := integrity.pair_problem(found["prompt"], sides):
+                        raise UserError(
+                            f"{shard}: pair {found['pair_id']}: {problem}", "remove that row"
+                        )
+                yield numbers[number], _as_pair(found) if clips else found
+
+
+def _as_pair(clip: dict[str, Any]) -> dict[str, Any]:
+    """A clip of the dataset as a pair without losers."""
+    video = clip.pop("video")
+    return {**clip, "pair_id": clip["clip_id"], "win": video, "lose": [], "first_frame": None}
 
 
 def _pixels(frames: np.ndarray) -> Tensor:

@@ -127,6 +127,7 @@ class Trainer:
         if config.objective == "dpo" and (line := draws.tell_uneven(self.pairs, config, self.even)):
             progress.say(line)
         self.aim = step.aim_of(config) if config.objective == "dpo" else None
+        self.contrast = objective.Contrast(config.gamma, config.contrast_above)
 
         self.sharded = self.accelerator.distributed_type == "FSDP"
         self.rungs = setup.allowed_rungs(config, self.sharded)
@@ -458,6 +459,12 @@ class Trainer:
         def backward(loss: Tensor) -> None:
             self.accelerator.backward(loss / self.config.accumulation)
 
+        if self.config.objective == "contrast":
+            assert self.reference is not None
+            return step.contrast(
+                model, self.task, batch, self.contrast, self.reference, backward,
+                self.config.plain_weight,
+            )  # fmt: skip
         if self.reference is None or self.aim is None:
             return step.sft(model, self.task, batch, backward, self.config.plain_weight)
         ref_win, ref_lose = step.reference_errors(
@@ -476,6 +483,10 @@ class Trainer:
             return
         batch = self.batch(0).to(self.device)
         self.model.train()
+        if self.aim is None:
+            apart = step.distance_moved(self.model, self.task, batch, self.reference)
+            stops.reference_moved(apart, self.inner)
+            return
         with self.reference.active():
             ref_win, ref_lose = step.branch_errors(self.model, self.task, batch, self.together)
         win, lose = step.branch_errors(self.model, self.task, batch, self.together)
@@ -486,12 +497,13 @@ class Trainer:
         self.model.eval()
         with self._told("measuring held-out pairs"):
             return held_out.measure_shared(
-                self.model, self.task, self.watched, self.config, self.together, self.accelerator
-            )
+                self.model, self.task, self.watched, self.config, self.together, self.accelerator,
+                self.reference if self.config.objective == "contrast" else None,
+            )  # fmt: skip
 
     def _held_out(self, now: held_out.Table) -> dict[str, Any]:
         assert self.base is not None
-        found = held_out.summary(now, self.base, self.config.beta)
+        found = held_out.summary(now, self.base, self.config)
         self.log.held_out(self.step, found)
         key = held_out.rank(found, self.config.objective)
         if self.step and (self.best is None or key < self.best[0]):

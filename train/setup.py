@@ -177,8 +177,8 @@ def rate(at: int, config: TrainConfig) -> float:
 
 
 def reference(config: TrainConfig, model: nn.Module) -> Reference | None:
-    """The reference of preference training; plain training has none."""
-    if config.objective != "dpo":
+    """The reference of contrast and preference training; plain training has none."""
+    if config.objective == "sft":
         return None
     return Reference(model, config.reference_mode, config.ema_rate, config.ema_every)
 

@@ -13,13 +13,15 @@ from realdpo.families.base import Family, Spec, Traits
 from realdpo.families.cogvideox import CogVideoX
 from realdpo.families.generic import Generic
 from realdpo.families.hunyuan import Hunyuan
+from realdpo.families.hunyuan15 import Hunyuan15
 from realdpo.families.ltx import LTX
 from realdpo.families.mochi import Mochi
+from realdpo.families.skyreels import SkyReels
 from realdpo.families.wan import Wan
 
 __all__ = ["FAMILIES", "Family", "Spec", "Traits", "family_of", "trainable_family"]
 
-FAMILIES: tuple[type[Family], ...] = (CogVideoX, Wan, LTX, Hunyuan, Mochi)
+FAMILIES: tuple[type[Family], ...] = (CogVideoX, Wan, LTX, Hunyuan, Mochi, Hunyuan15, SkyReels)
 
 
 def family_of(spec: Spec) -> Family:

@@ -59,8 +59,8 @@ class Traits:
     """What a model can make and how it is best asked.
 
     task: "t2v" or "i2v". width, height: multiples of `size_step`. frames: a multiple of
-    `frame_step` plus one. fixed: its positions were learned for `width` and `height`, and it makes
-    no other size. The rest are the settings its authors recommend, None where they are not known;
+    `frame_step` plus one. sizes: the only (width, height) that it makes, where these are few. The
+    rest are the settings its authors recommend, None where they are not known;
     call, scheduler: further arguments of the pipeline's call and settings of its scheduler.
     """
 
@@ -73,7 +73,7 @@ class Traits:
     fps: float | None
     steps: int
     guidance: float
-    fixed: bool = False
+    sizes: tuple[tuple[int, int], ...] = ()
     negative_prompt: str = ""
     call: Mapping[str, Any] = field(default_factory=dict)
     scheduler: Mapping[str, Any] = field(default_factory=dict)
@@ -95,11 +95,9 @@ class Traits:
 
     def legal_size(self, width: int, height: int) -> tuple[int, int]:
         """The largest legal (width, height) within the given one; (0, 0) when there is none."""
-        if self.fixed:
-            assert self.width is not None
-            assert self.height is not None
-            fits = width >= self.width and height >= self.height
-            return (self.width, self.height) if fits else (0, 0)
+        if self.sizes:
+            within = [(w, h) for w, h in self.sizes if w <= width and h <= height]
+            return max(within, key=lambda size: size[0] * size[1], default=(0, 0))
         w, h = width - width % self.size_step, height - height % self.size_step
         return (w, h) if w and h else (0, 0)
 
@@ -113,18 +111,20 @@ class Traits:
 
     def check(self, width: int, height: int, frames: int) -> None:
         """Raises UserError with the nearest legal values when the shape is not legal."""
-        if self.fixed and (width, height) != (self.width, self.height):
+        if self.sizes and (width, height) not in self.sizes:
+            near = min(self.sizes, key=lambda size: abs(size[0] - width) + abs(size[1] - height))
+            only = "only" if len(self.sizes) == 1 else "nearest"
             raise UserError(
-                f"this model cannot make {width}x{height} video: its positions were learned for "
-                "one size",
-                f"the only legal size is {self.width}x{self.height}",
+                f"this model cannot make {width}x{height} video: it makes {len(self.sizes)} "
+                f"{'size' if len(self.sizes) == 1 else 'sizes'} only",
+                f"the {only} legal size is {near[0]}x{near[1]}",
             )
         if width % self.size_step or height % self.size_step or width <= 0 or height <= 0:
             step = self.size_step
-            near = [max(step, round(v / step) * step) for v in (width, height)]
+            w, h = (max(step, round(v / step) * step) for v in (width, height))
             raise UserError(
                 f"this model cannot make {width}x{height} video: sides are multiples of {step}",
-                f"the nearest legal size is {near[0]}x{near[1]}",
+                f"the nearest legal size is {w}x{h}",
             )
         if frames < 2 or (frames - 1) % self.frame_step:
             step = self.frame_step
@@ -157,6 +157,8 @@ class Family:
     FLOAT32_PARTS: ClassVar[tuple[str, ...]] = ()
     """Parts that lose detail below float32, as their authors say."""
 
+    KEEPS_REGIONS: ClassVar[bool] = True
+    """Whether its pipeline lets latents be put back between steps."""
     trainable: ClassVar[bool] = True
 
     def __init__(self, spec: Spec) -> None:

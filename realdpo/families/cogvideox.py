@@ -26,6 +26,7 @@ class CogVideoX(Family):
     def traits(self) -> Traits:
         factor = 2 ** (len(self.spec.vae["block_out_channels"]) - 1)
         transformer = self.spec.transformer
+        width, height = (transformer[f"sample_{side}"] * factor for side in ("width", "height"))
         dpm = self.spec.get("scheduler", "_class_name") == "CogVideoXDPMScheduler"
         return Traits(
             task=self.task,
@@ -34,15 +35,18 @@ class CogVideoX(Family):
             # The decoder treats a first frame apart only in an odd number of latent frames:
             # 5 frames become 2 latent frames, and those come back as 8 frames.
             frame_step=2 * int(self.spec.vae["temporal_compression_ratio"]),
-            width=transformer["sample_width"] * factor,
-            height=transformer["sample_height"] * factor,
+            width=width,
+            height=height,
             frames=transformer["sample_frames"],
             fps=16 if transformer.get("patch_size_t") else 8,
             steps=50,
             guidance=6.0,
             # diffusers' example of image-to-video and the authors' cli_demo, for the DPM scheduler
             call={"use_dynamic_cfg": True} if self.task == "i2v" and dpm else {},
-            fixed=bool(transformer.get("use_learned_positional_embeddings")),
+            # positions that were learned are there for one size
+            sizes=((width, height),)
+            if transformer.get("use_learned_positional_embeddings")
+            else (),
         )
 
     @property

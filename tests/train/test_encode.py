@@ -46,7 +46,7 @@ def test_shares_wait_for_each_other_without_a_collective(made, config, spec, mon
     def work(k):
         found[k] = latents.prepare(made, spec, config, CPU, share=(k, 2))
 
-    latents.encode(made, spec, config, CPU, latents.rows_of(made), (0, 2))
+    latents.encode(made, spec, config, CPU, latents.rows_of(made, config), (0, 2))
     first = threading.Thread(target=work, args=(0,))  # waits; loading is not for two threads
     first.start()
     work(1)
@@ -60,7 +60,7 @@ def test_shares_wait_for_each_other_without_a_collective(made, config, spec, mon
 
 
 def test_a_share_encodes_its_own_rows_only(made, config, spec):
-    rows = latents.rows_of(made)
+    rows = latents.rows_of(made, config)
     cache = latents.encode(made, spec, config, CPU, rows, (1, 2))
     assert [cache.known(row) is not None for row in rows] == [False, True, False, True]
 
@@ -110,7 +110,7 @@ def test_on_a_gpu_latents_are_kept_in_bfloat16_and_widened_when_read(made, confi
 def test_the_text_encoders_leave_before_the_vae_comes(made, config, spec, monkeypatch):
     """Where each part is, at every use: never text encoder and VAE on the device together."""
     cache = latents.Cache(made.step("latents"), latents.trainable_family(spec), config, CPU)
-    _, row = next(latents._read_rows(latents.rows_of(made)))
+    _, row = next(latents._read_rows(latents.rows_of(made, config)))
     cache.prompt(row)
     assert cache._pipe is not None
     assert cache._pipe.vae is None  # kept apart, on the CPU
