@@ -1,5 +1,5 @@
-"""Device memory: the ladder of ways to save it, how much of it a computation takes, and words for
-when it runs out. `train` and `pairs` climb the same way, each with its own rungs.
+"""Device memory: the ladder of ways to save it in training, how much of it a computation takes, and
+words for when it runs out. What a pipeline that generates can do beside is in `families.memory`.
 
 `count_peak` runs anything with tensors that have shapes but no contents (PyTorch's FakeTensorMode), so
 that what a 14B model needs is known on any machine in seconds.
@@ -79,6 +79,8 @@ def ran_out(error: BaseException) -> bool:
     """Whether `error` says that memory ran out, on a GPU or in the machine."""
     import torch
 
+    if isinstance(error, UserError):
+        return False
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     # a CPU's allocator raises a plain RuntimeError
@@ -92,7 +94,7 @@ def told(doing: Callable[[], str], hint: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:  # torch's own is a RuntimeError
-        if isinstance(error, UserError) or not ran_out(error):
+        if not ran_out(error):
             raise
         raise OutOfMemory(f"memory ran out while {doing()}", hint()) from error
 

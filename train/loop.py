@@ -131,6 +131,10 @@ class Trainer:
 
         self.sharded = self.accelerator.distributed_type == "FSDP"
         self.rungs = setup.allowed_rungs(config, self.sharded)
+        newest = checkpoint.latest(self.folder / "checkpoints")
+        if newest and config.memory == "auto":  # a base quantised otherwise would be another base
+            bits = checkpoint.bits_of(newest)
+            self.rungs = [rung for rung in self.rungs if rung.bits == bits]
         self._build(self._choose_rung())
         self.bank = setup.bank(workspace, self.task, self.pairs, config, self.device)
         self.step = 0
@@ -227,8 +231,11 @@ class Trainer:
         wanted = range(self.config.batch)
         batch = draws.batch([self.largest], wanted, self.config, self.even)
         self.model.train()
+        bank, self.bank = self.bank, None  # a trial's draw is none of a run's
+        held = bool(self.optimizer.optimizer.state)  # of a resumed run the moments are there
+        later = 0 if held else setup.moment_bytes(self.inner, self.config)
         try:
-            with memory.reserved(setup.moment_bytes(self.inner, self.config), self.device):
+            with memory.reserved(later, self.device):
                 self._backward(batch.to(self.device), self.inner)
             return True
         except (RuntimeError, MemoryError) as error:
@@ -236,6 +243,7 @@ class Trainer:
                 raise
             return False
         finally:
+            self.bank = bank
             self.optimizer.zero_grad(set_to_none=True)
             memory.empty_cache()
 
@@ -405,6 +413,7 @@ class Trainer:
             identity.digest(self.pairs), len(self.pairs), identity.digest(self.watched),
             len(self.watched), self.fingerprint, config.batch * config.accumulation * world, world,
             str(min(own)) if self.even or len(own) == 1 else "own",
+            self.rung.bits,
         )  # fmt: skip
 
     @functools.cached_property

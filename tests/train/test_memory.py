@@ -119,7 +119,7 @@ def test_blocks_add_alike_so_that_few_stand_for_many(narrow):
 
 def test_the_ladder_goes_down_and_parts_add_up(narrow):
     spec, shapes = narrow
-    found = list(estimate.ladder(spec, TrainConfig(rank=4), shapes, 3))
+    found = list(estimate.ladder(spec, TrainConfig(objective="dpo", rank=4), shapes, 3))
     totals = [entry.total for entry in found]
     assert totals == sorted(totals, reverse=True)
     assert [entry.rung for entry in found] == [rung.name for rung in RUNGS]
@@ -144,7 +144,7 @@ def test_the_first_way_that_fits_is_taken(narrow, monkeypatch):
     spec, shapes = narrow
     monkeypatch.setattr(estimate, "_activations", lambda *a: (a[3] * 1e9, 1e6))
     choose = lambda room: estimate.first_that_fits(  # noqa: E731
-        spec, TrainConfig(rank=4), shapes, 3, RUNGS, room
+        spec, TrainConfig(objective="dpo", rank=4), shapes, 3, RUNGS, room
     )
     assert choose(1e12).rung == "side-by-side"
     assert choose(3e9).rung == "one-by-one"
@@ -286,7 +286,7 @@ def test_everything_of_a_forward_is_on_the_device_that_was_asked_for():
 @pytest.fixture
 def config(model) -> TrainConfig:
     return TrainConfig(
-        model=str(model), steps=2, rank=2, warmup=0, held_out_levels=1, held_out_pairs=1,
+        model=str(model), objective="dpo", steps=2, rank=2, warmup=0, held_out_levels=1, held_out_pairs=1,
         condition_draws=0,
     )  # fmt: skip
 
@@ -313,7 +313,19 @@ def test_memory_that_runs_out_is_one_line_with_the_way_on(
     monkeypatch.setattr(where, name, out_of_memory)
     done = CliRunner().invoke(
         app,
-        ["train", "-w", str(tmp_path), "--model", str(model), "--steps", "1", "--set", "rank=2"],
+        [
+            "train",
+            "-w",
+            str(tmp_path),
+            "--model",
+            str(model),
+            "--steps",
+            "1",
+            "--set",
+            "rank=2",
+            "--objective",
+            "dpo",
+        ],
     )
     assert done.exit_code == 1
     assert words in done.output
@@ -400,7 +412,18 @@ def test_memory_is_flat_over_steps(fresh, config):
 def test_dry_run_prints_the_estimate_by_part_for_a_card(fresh, model):
     done = CliRunner().invoke(
         app,
-        ["train", "-w", str(fresh.root), "--model", str(model), "--dry-run", "--gpu", "24"],
+        [
+            "train",
+            "-w",
+            str(fresh.root),
+            "--model",
+            str(model),
+            "--dry-run",
+            "--gpu",
+            "24",
+            "--objective",
+            "dpo",
+        ],
     )
     assert done.exit_code == 0, done.output
     for part in ("weights", "activations", "moments", "reserve", "encoding", "blocks", "fits"):

@@ -87,7 +87,7 @@ def test_shards_in_bfloat16_compute_on_the_inputs_of_one_process(fresh, changes,
     }  # fmt: skip
     sets = [f"--set={key}={value}" for key, value in settings.items()]
     command = [sys.executable, "-m", "realdpo", "train", "-w", str(fresh.root), "--steps", "2"]
-    command += ["--model", str(model), *sets]
+    command += ["--model", str(model), "--objective", "dpo", *sets]
     wan = {**FSDP, "FSDP_TRANSFORMER_CLS_TO_WRAP": "WanTransformerBlock"}
     for name, extra, environment in (
         ("one", ["--set=batch=2"], {}),
