@@ -21,6 +21,13 @@ OPTIONS = (
 """What `--memory` takes: diffusers' own names, `auto` and `none`."""
 
 
+def check_options(memory: str) -> None:
+    """Raises UserError for an option, of several joined by commas, that there is not."""
+    for option in memory.split(","):
+        if option not in OPTIONS:
+            raise UserError(f"no memory option {option!r}", f"choose from {', '.join(OPTIONS)}")
+
+
 def weights_bytes(pipe: Any) -> dict[str, int]:
     """Bytes of each part of a pipeline as loaded."""
     import torch
