@@ -162,7 +162,7 @@ def keep_blocks_apart(model: nn.Module, device: torch.device) -> list[_Carrier]:
 
 def move_rest(model: nn.Module, device: torch.device) -> nn.Module:
     """Move all of a model to `device` but the weights that are kept apart."""
-    kept = getattr(model, "_kept_apart", set())
+    kept: set[int] = getattr(model, "_kept_apart", set())  # type: ignore[arg-type]
     for part in model.modules():
         for parameter in part._parameters.values():
             if parameter is not None and id(parameter) not in kept:

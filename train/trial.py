@@ -90,11 +90,10 @@ def _largest(
         rows += file.read(columns=["width", "height", "frames", *counts]).to_pylist()
     if not rows:
         traits = trainable_family(spec).traits
-        return (
-            (traits.width, traits.height, traits.frames),
-            config.losers or 3,
-            "the model's own size",
-        )
+        if traits.width is None or traits.height is None or traits.frames is None:
+            raise UserError("how large the pairs will be is not known", "build some pairs first")
+        own = (traits.width, traits.height, traits.frames)
+        return own, config.losers or 3, "the model's own size"
     sizes = [(row["width"], row["height"], row["frames"]) for row in rows]
     losers = max(len(row["lose"]) for row in rows)
     return (

@@ -24,6 +24,7 @@ from realdpo.families import FAMILIES, family_of, load
 from realdpo.families.sample import generate_video, settings_from
 from realdpo.families.weights import load_lora, save_weights
 from realdpo.media.decode import read_clip
+from realdpo.memory import RUNGS
 from realdpo.pairs import conform
 from realdpo.pairs.generate import regenerate, roundtrip, to_tensor
 from realdpo.publish import model_card
@@ -255,7 +256,7 @@ def test_what_is_trained_is_saved_loaded_and_sampled(case, weights, tmp_path):
     """Steps on one pair lower its preference loss and its plain loss; a pipeline loads the rest."""
     family, spec = case.family, case.spec
     config = TrainConfig(model=str(case.folder), weights=weights, rank=4, alpha=8.0)
-    model = setup.policy(config, spec, torch.device("cpu"))
+    model = setup.policy(config, spec, torch.device("cpu"), RUNGS[0])
     with torch.no_grad():
         lose = torch.flip(latents._pixels(case.clip), (1,))[None]
         win, lose = (
