@@ -38,6 +38,7 @@ from realdpo.errors import UserError
 from realdpo.families import Family, Spec, trainable_family
 from realdpo.families import load as loading
 from realdpo.files import atomic_path, write_text
+from realdpo.regions import Region
 from realdpo.train.config import TrainConfig
 from realdpo.workspace import Workspace
 
@@ -60,6 +61,7 @@ class Pair:
     shape: tuple[int, ...]  # of a latent without batch axis
     size: tuple[int, int, int]  # width, height, frames of the video
     first_frame: Path | None  # PNG, for image-to-video
+    regions: tuple[Region | None, ...] = ()  # what each loser was made anew in; None: all of it
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Sample:
     lose: Tensor
     inputs: dict[str, Tensor]
     images: dict[str, Tensor]
+    regions: tuple[Region | None, ...] = ()  # one per loser
 
 
 def load(pair: Pair, losers: Sequence[int] | None = None) -> Sample:
@@ -86,6 +89,7 @@ def load(pair: Pair, losers: Sequence[int] | None = None) -> Sample:
         torch.stack(lose) if lose else win.new_zeros(0, *win.shape),
         {**prompt, "fps": torch.tensor(pair.fps)},
         image[0] if image else {},
+        tuple(pair.regions[index] for index in chosen) if pair.regions else (),
     )
 
 
@@ -351,6 +355,7 @@ class Cache:
         stored["lose"] = tuple(files[name] for name in stored["lose"])
         stored["inputs"] = tuple(files[name] for name in stored["inputs"])
         stored["shape"], stored["size"] = tuple(stored["shape"]), tuple(stored["size"])
+        stored["regions"] = _regions(stored["regions"])
         if stored["first_frame"]:
             stored["first_frame"] = files[stored["first_frame"]]
         return Pair(**stored)
@@ -401,7 +406,9 @@ class Cache:
         known = (row["pair_id"], row["clip_id"], row["source_id"], row["prompt"], row["fps"])
         size = (row["width"], row["height"], row["frames"])
         shown = None if image is None else self._png(image)
-        return Pair(*known, win, lose, tuple(inputs), shapes.pop(), size, shown)
+        regions = tuple(r and Region(**{n: tuple(v) for n, v in r.items()})
+                        for r in row.get("regions") or [])  # fmt: skip
+        return Pair(*known, win, lose, tuple(inputs), shapes.pop(), size, shown, regions)
 
     def _latents(self, video: bytes, side: str) -> Path:
         from realdpo.media.decode import read_clip  # PyAV, which reads what is encoded needs not
@@ -553,7 +560,7 @@ def _empty(device: torch.device) -> None:
 def _read_rows(rows: Sequence[Row]) -> Iterator[tuple[Row, dict[str, Any]]]:
     """The rows and what is in them, one at a time: videos of a whole shard need not fit in memory."""
     wanted = ["pair_id", "clip_id", "source_id", "prompt", "win", "lose", "first_frame"]
-    wanted += ["width", "height", "frames", "fps"]
+    wanted += ["width", "height", "frames", "fps", "regions"]  # shards of before lack the last
     of_clip = ["clip_id", "source_id", "prompt", "video", "width", "height", "frames", "fps"]
     for shard, group in itertools.groupby(rows, key=lambda row: row.shard):
         numbers = {row.number: row for row in group}
@@ -579,6 +586,10 @@ def _as_pair(clip: dict[str, Any]) -> dict[str, Any]:
     """A clip of the dataset as a pair without losers."""
     video = clip.pop("video")
     return {**clip, "pair_id": clip["clip_id"], "win": video, "lose": [], "first_frame": None}
+
+
+def _regions(stored: Sequence[Mapping[str, Any] | None] | None) -> tuple[Region | None, ...]:
+    return tuple(r and Region(**{n: tuple(v) for n, v in r.items()}) for r in stored or [])
 
 
 def _pixels(frames: np.ndarray) -> Tensor:

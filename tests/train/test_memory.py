@@ -392,7 +392,7 @@ def test_when_the_last_rung_does_not_fit_that_is_said(fresh, config, monkeypatch
 def test_full_training_has_no_base_to_quantise(fresh, config):
     names = [rung.name for rung in setup.allowed_rungs(replace(config, weights="full"), False)]
     assert names == ["side-by-side", "checkpointing", "one-by-one"]
-    with pytest.raises(ValueError, match="need weights = lora"):
+    with pytest.raises(UserError, match="need weights = lora"):
         replace(config, weights="full", memory="4bit")
 
 
