@@ -589,7 +589,10 @@ def _as_pair(clip: dict[str, Any]) -> dict[str, Any]:
 
 
 def _regions(stored: Sequence[Mapping[str, Any] | None] | None) -> tuple[Region | None, ...]:
-    return tuple(r and Region(**{n: tuple(v) for n, v in r.items()}) for r in stored or [])
+    return tuple(
+        None if region is None else Region(**{n: tuple(span) for n, span in region.items()})
+        for region in stored or []
+    )
 
 
 def _pixels(frames: np.ndarray) -> Tensor:
