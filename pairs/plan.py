@@ -115,6 +115,12 @@ def plan(workspace: Workspace, config: BuildConfig, device: str = "auto") -> Pla
     tasks = sorted(
         (_task(found, common, shapes, clip) for clip in chosen), key=lambda task: task.pair_id
     )
+    if not any(task.clip["prompt"] for task in tasks):
+        raise UserError(
+            f"none of the {len(tasks)} clips has a prompt",
+            f"caption them: realdpo curate caption -w {workspace.root}, or take file names as "
+            "prompts: realdpo curate ingest FOOTAGE --set captions.file_names=true",
+        )
     if all(task.unfit for task in tasks):
         raise UserError(
             f"none of the {len(tasks)} clips fits {model.id}: {tasks[0].unfit}",
