@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from realdpo.errors import UserError
 from realdpo.families import Spec
 from realdpo.families.weights import read_weights, save_weights
+from realdpo.files import replace_folder
 from realdpo.train.log import plain
 from realdpo.train.reference import Reference, let_go
 
@@ -89,9 +90,7 @@ def save(
                 "before",
             ) from error
         raise
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(unfinished, folder)
+    replace_folder(unfinished, folder)
 
 
 def load(

@@ -562,6 +562,7 @@ def _read_rows(rows: Sequence[Row]) -> Iterator[tuple[Row, dict[str, Any]]]:
     wanted = ["pair_id", "clip_id", "source_id", "prompt", "win", "lose", "first_frame"]
     wanted += ["width", "height", "frames", "fps", "regions"]  # shards of before lack the last
     of_clip = ["clip_id", "source_id", "prompt", "video", "width", "height", "frames", "fps"]
+    of_clip += ["sha256"]
     for shard, group in itertools.groupby(rows, key=lambda row: row.shard):
         numbers = {row.number: row for row in group}
         clips = next(iter(numbers.values())).clips
@@ -570,8 +571,8 @@ def _read_rows(rows: Sequence[Row]) -> Iterator[tuple[Row, dict[str, Any]]]:
         for number, batch in enumerate(batches):
             if number in numbers:
                 found = batch.to_pylist()[0]
+                integrity.require_row(found, tables.DATASET if clips else tables.PAIR_SHARD, shard)
                 if not clips:
-                    integrity.require_row(found, tables.PAIR_SHARD, shard)
                     sides = [
                         ids.bytes_hash(side["bytes"]) for side in (found["win"], *found["lose"])
                     ]
@@ -585,6 +586,7 @@ def _read_rows(rows: Sequence[Row]) -> Iterator[tuple[Row, dict[str, Any]]]:
 def _as_pair(clip: dict[str, Any]) -> dict[str, Any]:
     """A clip of the dataset as a pair without losers."""
     video = clip.pop("video")
+    clip.pop("sha256")
     return {**clip, "pair_id": clip["clip_id"], "win": video, "lose": [], "first_frame": None}
 
 

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import json
 import math
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +27,7 @@ from realdpo import memory, progress
 from realdpo.errors import UserError
 from realdpo.families import load
 from realdpo.families.weights import save_weights
-from realdpo.files import write_text
+from realdpo.files import replace_folder, write_text
 from realdpo.ids import seed_of
 from realdpo.memory import Rung
 from realdpo.train import (
@@ -348,7 +349,10 @@ class Trainer:
         weights = checkpoint.whole_weights(self.inner)
         target = self.folder / "weights"
         if self.main:
-            save_weights(weights, self.inner, self.task.family.spec, target)
+            unfinished = self.folder / ".weights.unfinished"
+            shutil.rmtree(unfinished, ignore_errors=True)
+            save_weights(weights, self.inner, self.task.family.spec, unfinished)
+            replace_folder(unfinished, target)
         if self.config.validation_videos:
             self._videos(f"step-{self.step:06d}")
         times = [row["seconds"] for row in log.read(self.folder / "log.jsonl")]

@@ -411,9 +411,15 @@ def test_the_same_file_on_both_sides_gives_the_same_latent(tmp_path, model):
     rows[1]["lose"] = [rows[0]["win"]]
     tables.write(path, tables.from_rows(tables.PAIR_SHARD, rows), tables.PAIR_SHARD)
     spec = load.read_spec(str(model))
-    first, second = latents.prepare(made, spec, TrainConfig(), torch.device("cpu"))["train"]
-    assert torch.equal(latents.load(first).win, latents.load(second).lose[0])
-    assert first.win == second.lose[0]
+    one, two = latents.prepare(made, spec, TrainConfig(), torch.device("cpu"))["train"]
+    assert torch.equal(latents.load(one).win, latents.load(two).lose[0])
+    assert one.win == two.lose[0]
+    # In one pair it would be no loser.
+    for wrong in ({"lose": [rows[1]["win"]]}, {"prompt": " "}):
+        broken = [rows[0], {**rows[1], **wrong}]
+        tables.write(path, tables.from_rows(tables.PAIR_SHARD, broken), tables.PAIR_SHARD)
+        with pytest.raises(UserError, match=rows[1]["pair_id"]):
+            latents.prepare(made, spec, TrainConfig(), torch.device("cpu"))
 
 
 def test_an_audit_that_could_not_tell_is_said_and_refuses_nothing(tmp_path, capsys):
