@@ -29,6 +29,7 @@ from realdpo.workspace import Workspace
 # Little footage, so little is asked of it: this is about the machinery, not the thresholds.
 OPEN = {f"{name}_{side}": "off" for name, side in [
     ("motion.subject", "min"), ("motion.subject_share", "min"), ("source.short_side", "min"),
+    ("motion.camera_confidence", "min"),
     ("box.share", "max"), ("detail.sharpness", "min"), ("detail.blocking", "max"),
     ("motion.shake", "max"), ("motion.camera", "max"), ("motion.unexplained", "max"),
     ("frozen.share", "max"), ("luma.mean", "min"), ("flash.flicker", "max"),
