@@ -36,7 +36,7 @@ from realdpo.curate.config import SLOWEST, TARGETS, IngestConfig
 from realdpo.curate.shots import divide, divide_given, finder
 from realdpo.curate.sources import Candidate
 from realdpo.errors import UserError
-from realdpo.files import sweep, write_bytes, write_text
+from realdpo.files import write_bytes, write_text
 from realdpo.ledger import Ledger
 from realdpo.progress import bar, say
 from realdpo.workspace import Workspace
@@ -76,7 +76,6 @@ def ingest(
     notes = sources.Notes()
     candidates = sources.find(footage, workspace.root, notes)
     with workspace.lock("curate ingest"):
-        sweep(workspace.root)
         before = earlier.read_earlier(workspace)
         chosen = {**decide.stored(workspace), **_given(config)}
         limits = {**_of_target(config), **chosen}
@@ -111,6 +110,11 @@ def ingest(
         write_dataset(workspace, clips, sizes, config)
         for name in set(removed) - set(clips["clip_id"].to_pylist()):
             workspace.clip_file(name).unlink(missing_ok=True)
+        unused = sum(bool(row.get("captions")) for row in owners.values())
+        if unused and config.caption != SIDECAR:
+            notes.add(
+                f"captions came with {unused} sources and are not used: --caption sidecar takes them"
+            )
         if strange := licences.not_understood(row["license"] for row in known.rows):
             texts = ", ".join(f"{text!r} ({count})" for text, count in strange.items())
             notes.add(f"licences that are not understood, of sources: {texts}")

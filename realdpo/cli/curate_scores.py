@@ -35,7 +35,7 @@ def decide(
         if dry_run:
             result = room.decide(place, overrides, write=False)
         else:
-            with place.lock("curate decide"):
+            with place.lock("curate decide", sweeps=False):
                 result = room.decide(place, overrides)
                 place.save_config("curate decide", room.saved_toml(overrides))
         if json_:
