@@ -284,8 +284,8 @@ def test_bfloat16_computes_in_half_and_trains_in_float32(fresh, config, weights)
 def test_one_by_one_equals_together(fresh, config):
     for changes in ({}, {"sdpo_mu": 0.5, "sft_weight": 10.0, "batch": 2}):
         grads = []
-        for branches in ("together", "one-by-one"):
-            trainer = Trainer(fresh, replace(config, branches=branches, name=branches, **changes))
+        for memory in ("side-by-side", "one-by-one"):
+            trainer = Trainer(fresh, replace(config, memory=memory, name=memory, **changes))
             trainer.inner.double()
             with torch.no_grad():
                 for name, p in checkpoint.trained(trainer.inner):
@@ -336,7 +336,7 @@ def test_two_processes_equal_one_with_twice_the_batch(fresh, config, model):
     for extra in (
         ["--name", "one", "--set", "batch=2"],
         ["--name", "two", "--num-processes", "2"],
-        ["--name", "two-apart", "--num-processes", "2", "--branches", "one-by-one"],
+        ["--name", "two-apart", "--num-processes", "2", "--memory", "one-by-one"],
     ):
         done = subprocess.run(
             [*run, *extra], env=environment, capture_output=True, text=True, cwd=ROOT
