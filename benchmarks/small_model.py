@@ -17,6 +17,7 @@ from typing import Any
 import figures
 import numpy as np
 import torch
+import worlds
 from diffusers import CogVideoXDDIMScheduler, CogVideoXTransformer3DModel
 from torch import Tensor
 from transformers import T5Config, T5EncoderModel
@@ -27,14 +28,20 @@ from realdpo.train.models import Spec, cogvideox
 
 BLOCK, CHANNELS = 4, 16
 GRID = figures.SIZE // BLOCK
-WORDS = sorted({w for text in figures.ACTIONS.values() for w in f"a person {text}".split()})
+CAPTIONS = [text for world in worlds.BY_NAME.values() for text in world.captions.values()]
+WORDS = sorted({word for text in CAPTIONS for word in text.split()})
 TOKENS = 8
 
 
 @dataclass(frozen=True)
 class BasePlan:
-    """How the base model is made. damaged: share of its clips whose motion is damaged."""
+    """How the base model is made. damaged: share of its clips whose motion is damaged.
 
+    world: what is drawn (see `worlds`). seed: of its weights, its clips and their order.
+    """
+
+    world: str = "figures"
+    seed: int = 0
     clips: int = 8000
     steps: int = 6000
     batch: int = 16
@@ -93,8 +100,7 @@ def text_embeddings() -> dict[str, Tensor]:
         T5Config(vocab_size=len(WORDS) + 1, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
     ).eval()
     found = {}
-    for text in figures.ACTIONS.values():
-        caption = f"a person {text}"
+    for caption in CAPTIONS:
         ids = [WORDS.index(w) + 1 for w in caption.split()][:TOKENS]
         ids += [0] * (TOKENS - len(ids))
         with torch.no_grad():
@@ -103,7 +109,7 @@ def text_embeddings() -> dict[str, Tensor]:
 
 
 def new_model(plan: BasePlan) -> CogVideoXTransformer3DModel:
-    torch.manual_seed(0)
+    torch.manual_seed(plan.seed)
     return CogVideoXTransformer3DModel(
         num_attention_heads=plan.heads, attention_head_dim=32, in_channels=2 * CHANNELS,
         out_channels=CHANNELS, time_embed_dim=64, text_embed_dim=32, num_layers=plan.layers,
@@ -177,7 +183,10 @@ def pretrain(
 
     They are an average over the last thousand steps or so, as large models are sampled from.
     """
-    clips = figures.make_clips(1, plan.clips, tuple(figures.ACTIONS), plan.damaged)
+    world = worlds.BY_NAME[plan.world]
+    clips = figures.make_clips(
+        1 + 1000 * plan.seed, plan.clips, world.actions, plan.damaged, world.make_clip
+    )
     latents = code.encode(np.stack([clip.frames for clip in clips]))
     model = new_model(plan)
     task = task_of(model)
@@ -185,7 +194,7 @@ def pretrain(
         model.parameters(), lr=plan.lr, betas=(0.9, 0.99), weight_decay=1e-4
     )
     average = {name: value.clone() for name, value in model.state_dict().items()}
-    rng, curve = np.random.default_rng(2), []
+    rng, curve = np.random.default_rng(2 + 1000 * plan.seed), []
     for k in range(plan.steps):
         for group in optimizer.param_groups:
             warm = min(1.0, (k + 1) / 100)
