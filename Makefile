@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 HEADLESS = @$(BIN)/python -c "import cv2" 2>/dev/null || \
 	$(BIN)/python -m pip install --quiet --force-reinstall --no-deps opencv-python-headless
 
-.PHONY: install demo test lint miniature clean
+.PHONY: install demo test lint docs miniature clean
 
 install: $(VENV)/.demo
 	@echo "realdpo is in $(BIN)/realdpo"
@@ -35,6 +35,10 @@ $(VENV)/.test: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[test]"
 	$(HEADLESS)
 	@touch $@ $(VENV)/.demo
+
+docs: $(VENV)/.test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "the site is in build/site"
 
 miniature: $(VENV)/.demo
 	$(BIN)/python benchmarks/miniature.py

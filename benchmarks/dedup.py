@@ -1,6 +1,6 @@
 """Near-duplicate search over 100,000 clips whose fingerprints come from real footage.
 
-    python benchmarks/dedup.py [--clips 100000] [--baseline-clips 400]
+    python benchmarks/dedup.py [--clips 65536] [--block 32768] [--baseline-clips 400]
 
 Every clip is a double exposure of two random cuts of the demo's films (which are fetched once): other
 moments, crops, mirrorings and speeds, 2 to 10 seconds long. Four sources in ten have an unmoving
@@ -11,6 +11,10 @@ noise, all at once.
 Prints the time, the planted copies that were found and the pairs besides, and the ratio to comparing
 every pair by `dedup.same`, one after another, measured on fewer clips of the same making and scaled by the
 number of pairs; those pairs must be the ones that the search finds among these clips.
+
+The search runs in blocks, as `curate decide` does it, one after another in this process. From the time
+that two blocks take, the times for 1 and 10 million clips are computed: the work is the same for every two
+blocks, and there are so and so many of them.
 """
 
 from __future__ import annotations
@@ -19,14 +23,19 @@ import argparse
 import itertools
 import os
 import resource
+import tempfile
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 from decide import timed
 
-from realdpo.curate import dedup
+from realdpo.curate import dedup, dedup_blocks
 from realdpo.demo import footage
 from realdpo.media.decode import frames
 
@@ -128,19 +137,54 @@ def one_by_one(prints: list[Any], owners: list[str]) -> set[tuple[int, int]]:
     }
 
 
+class Took:
+    """`dedup.compare`, with the processor seconds of every two blocks written down."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[bool, list[float]] = {True: [], False: []}
+
+    def __call__(self, one: Any, other: Any, settings: Any) -> Any:
+        result, _, processor = timed(dedup.compare, one, other, settings)
+        self.seconds[other is None].append(processor)
+        return result
+
+    def mean(self, *, same: bool) -> float:
+        return float(np.mean(self.seconds[same] or [np.nan]))
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--clips", type=int, default=100_000)
+    options.add_argument("--clips", type=int, default=65_536)
+    options.add_argument("--block", type=int, default=dedup_blocks.BLOCK)
     options.add_argument("--baseline-clips", type=int, default=400)
     options = options.parse_args()
     count, few = options.clips, min(options.clips, options.baseline_clips)
     print(f"{count} clips, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     (prints, owners, copies), wall, _ = timed(made_up, count, 0)
     print(f"made in                {wall:8.1f} s, {len(set(owners))} sources")
-    found, wall, processor = timed(dedup.pairs, prints, owners)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clips.parquet"
+        table = pa.table({"source_id": owners, "phash": pa.array(prints, pa.list_(pa.uint64()))})
+        pq.write_table(table, path, row_group_size=16_384)
+        del table
+        serial, took = dedup_blocks.Where("serial"), Took()
+        dedup_blocks.compare = took
+        pairs, wall, processor = timed(
+            partial(dedup_blocks.find, path, Path(folder), where=serial, block=options.block)
+        )
+    found = [(i, j) for i, j in pairs.tolist()]
     print(f"near-duplicates        {wall:8.1f} s wall {processor:8.1f} s processor")
     hit = len(copies & set(found))
     print(f"  {hit} of {len(copies)} copies found, {len(found) - hit} pairs besides")
+    alone, across = took.mean(same=True), took.mean(same=False)
+    print(f"  a block with itself {alone:.2f} s, with another {across:.2f} s processor")
+    for many in (1_000_000, 10_000_000):
+        blocks = -(-many // options.block)
+        hours = (blocks * alone + blocks * (blocks - 1) / 2 * across) / 3600
+        print(
+            f"  {many:>10,} clips: {blocks * (blocks + 1) // 2:,} comparisons of blocks, "
+            f"{hours:,.1f} core-hours (computed)"
+        )
     naive, slow, slow_processor = timed(one_by_one, prints[:few], owners[:few])
     scale = (count * (count - 1)) / (few * (few - 1))
     print(

@@ -11,7 +11,6 @@ import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import figures
@@ -22,9 +21,9 @@ from diffusers import CogVideoXDDIMScheduler, CogVideoXTransformer3DModel
 from torch import Tensor
 from transformers import T5Config, T5EncoderModel
 
+from realdpo.families import Spec, family_of
 from realdpo.train import noise, step
 from realdpo.train.draws import Batch
-from realdpo.train.models import Spec, cogvideox
 
 BLOCK, CHANNELS = 4, 16
 GRID = figures.SIZE // BLOCK
@@ -130,8 +129,8 @@ def scheduler() -> CogVideoXDDIMScheduler:
 
 def task_of(model: Any) -> step.Task:
     config = dict(scheduler().config)
-    spec = Spec(Path(), "CogVideoXImageToVideoPipeline", {}, dict(model.config), {}, config)
-    return step.Task(cogvideox, spec, noise.from_scheduler(config))
+    spec = Spec("CogVideoXImageToVideoPipeline", {"transformer": dict(model.config)})
+    return step.Task(family_of(spec), noise.from_scheduler(config))
 
 
 def inputs_of(
@@ -170,7 +169,7 @@ def sample(
         if start is not None:
             x = process.add_noise(start[low : low + 16], x, timesteps[:1].repeat(len(x)))
         for t in timesteps:
-            v = cogvideox.forward(model, task.spec, x, t.repeat(len(x)), dict(part))
+            v = task.family.forward(model, x, t.repeat(len(x)), dict(part))
             x = process.step(v, int(t), x, return_dict=False)[0]
         made.append(x)
     return torch.cat(made)

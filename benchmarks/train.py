@@ -19,15 +19,16 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from diffusers import CogVideoXDPMScheduler, CogVideoXTransformer3DModel
 from torch import Tensor, nn
 
-from realdpo.train import models, noise, objective, step
+from realdpo.families import Spec, family_of
+from realdpo.families.cogvideox import CogVideoX
+from realdpo.families.weights import add_lora
+from realdpo.train import noise, objective, step
 from realdpo.train.draws import Batch
-from realdpo.train.models import Spec, cogvideox
 from realdpo.train.reference import Reference
 
 BETA = 500.0
@@ -56,7 +57,7 @@ def main() -> int:
     twin = copy.deepcopy(model).requires_grad_(False)  # the released loop's second copy
     if asked.lora:
         model.requires_grad_(False)
-        models.add_lora(model, 32, 32.0, 0.0, cogvideox.TARGETS)
+        add_lora(model, 32, 32.0, 0.0, CogVideoX.TARGETS)
     else:
         model.requires_grad_(True)
     reference = Reference(model, "adapter-off" if asked.lora else "frozen")
@@ -112,8 +113,9 @@ def batch_of(model: CogVideoXTransformer3DModel, losers: int) -> Batch:
 def variants_of(
     model: CogVideoXTransformer3DModel, twin: nn.Module, reference: Reference, batch: Batch
 ) -> dict[str, Callable[[], None]]:
-    spec = Spec(Path(), "CogVideoXPipeline", {}, dict(model.config), {}, SCHEDULER)
-    task = step.Task(cogvideox, spec, noise.from_scheduler(SCHEDULER))  # type: ignore[arg-type]
+    spec = Spec("CogVideoXPipeline", {"transformer": dict(model.config)})
+    family = family_of(spec)
+    task = step.Task(family, noise.from_scheduler(SCHEDULER))  # type: ignore[arg-type]
     aim = objective.Objective(beta=BETA)
 
     def ours(together: bool, stored: tuple[Tensor, Tensor] | None = None) -> Callable[[], None]:
@@ -128,7 +130,7 @@ def variants_of(
     with reference.active():
         bank = step.branch_errors(model, task, batch, True)
     return {
-        "released": lambda: released(model, twin, batch, cogvideox._rotary(spec, 5, 16, 16, "cpu")),
+        "released": lambda: released(model, twin, batch, family._rotary(5, 16, 16, "cpu")),
         "together": ours(True),
         "one by one": ours(False),
         "together, bank": ours(True, bank),

@@ -1,0 +1,62 @@
+"""Footage to a dataset: find shots, score, decide, caption, cut and shard.
+
+`ingest` runs the whole way. Scores and shots of one file need no workspace:
+`realdpo.curate.scores.score_file("clip.mp4")`, `realdpo.curate.shots.find_shots("film.mp4")`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from realdpo.curate.config import IngestConfig
+    from realdpo.workspace import Workspace
+
+__all__ = ["ingest", "scores", "shots"]
+
+
+def ingest(
+    work: Workspace | str | Path,
+    footage: Sequence[str | Path] | str | Path,
+    *,
+    config: IngestConfig | None = None,
+    progress: bool = True,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Bring the workspace to what `footage` and the settings ask for; goes on where it stopped.
+
+    Args:
+        work: the workspace, or its folder.
+        footage: files, folders, patterns, manifests or addresses.
+        config: whole settings, instead of single ones.
+        progress: show progress bars on stderr.
+        settings: fields of `realdpo.curate.config.IngestConfig`, such as `target` and `caption`.
+
+    Returns:
+        The funnel: how many sources and clips there are, and why clips were dropped.
+
+    Raises:
+        UserError: footage that is not there, a wrong setting, a workspace in use, a full disk.
+    """
+    from realdpo.config import build, to_toml
+    from realdpo.curate import ingestion
+    from realdpo.curate.config import IngestConfig
+    from realdpo.progress import shown
+    from realdpo.workspace import Workspace
+
+    workspace = Workspace.of(work)
+    chosen = config or build(IngestConfig, settings, "ingest")
+    named = [footage] if isinstance(footage, (str, Path)) else footage
+    with shown(progress):
+        result = ingestion.ingest(workspace, [str(name) for name in named], chosen)
+    workspace.save_config("curate ingest", to_toml("ingest", chosen))
+    return result
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("scores", "shots"):
+        return importlib.import_module(f"realdpo.curate.{name}")
+    raise AttributeError(f"module 'realdpo.curate' has no attribute {name!r}")

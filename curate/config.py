@@ -58,8 +58,11 @@ class ShotSettings:
     """Shot boundaries, by PySceneDetect's detectors.
 
     The defaults are the best single setting over its three benchmark sets (BBC, AutoShot,
-    ClipShots). threshold: None takes the detector's own (adaptive 3.5, content 31,
-    threshold 12, transnetv2 0.4).
+    ClipShots). detector: finds hard cuts. threshold: of the detector; unset takes its own
+    (adaptive 3.5, content 31, threshold 12, transnetv2 0.4). window: frames on either side that
+    the adaptive detector compares a change with. min_content: least change, in levels, that the
+    adaptive detector takes for a cut. min_seconds: least time between
+    two cuts.
     """
 
     detector: Literal["adaptive", "content", "threshold", "transnetv2"] = "adaptive"
@@ -103,7 +106,7 @@ class SourceSettings:
 class ShardSettings:
     """The dataset that is written.
 
-    shard_mb: video bytes of one shard. row_group_mb: of one row group; the Hub's viewer reads
+    format: of the files. to: fsspec address that gets a copy, such as s3://bucket/set. shard_mb: video bytes of one shard. row_group_mb: of one row group; the Hub's viewer reads
     one at a time. validation, test: shares of the sources.
     """
 
@@ -121,8 +124,8 @@ class IngestConfig:
 
     target: name of a preset in TARGETS. decide: thresholds, `<group>.<name>_min` or `_max`,
     over the defaults of `curate.decide`; a target smaller than its `source.short_side_min` lowers
-    that one to its own size. caption: name of a captioner; captions: how it is
-    asked. extras: scores of sampled frames to run (people, text, nsfw). engine: where steps
+    that one to its own size. caption: name of a captioner. captions: how it is
+    asked. per_action: keep at most so many clips of each action; 0 keeps all. extras: scores of sampled frames to run (people, text, nsfw). engine: where steps
     run. workers: processes, 0 for as many as cores. address: of a Ray cluster, empty starts
     one here.
     """

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,6 +69,10 @@ LIMITS: tuple[Limit, ...] = (
 
 KEPT_ONE_SIDE = ("_min", "_max")
 
+# What `apply` finds anew, besides everything that is named after a score.
+_OURS = ("duplicate", "per_action", "known")
+_JUDGED = ("clip_id", "start_s", "end_s", "keep", "reasons", "duplicate_of", "path")
+
 Thresholds = Mapping[str, float]
 
 
@@ -114,54 +118,99 @@ def reasons(
     scores: columns of float [count], NaN where not measured; scores that are absent break none.
     """
     result: list[list[str]] = [[] for _ in range(count)]
+    for rows, texts in _broken(scores, limits):
+        for row, text in zip(rows.tolist(), texts, strict=True):
+            result[row].append(text)
+    return result
+
+
+def _broken(
+    scores: Mapping[str, npt.NDArray[Any]], limits: Thresholds
+) -> Iterator[tuple[npt.NDArray[np.intp], list[str]]]:
+    """For each limit in turn the rows that break it, and what is said of each."""
     for key in sorted(limits):
         name, least = key[:-4], key.endswith("_min")
         if name not in scores:
             continue
         # As stored: a value on the limit must not fall to the other side by rounding.
         values, limit = np.asarray(scores[name], np.float32), np.float32(limits[key])
-        for index in np.flatnonzero(values < limit if least else values > limit):
-            sign = "<" if least else ">"
-            result[index].append(f"{name}={_short(values[index], limit)}{sign}{limit:.6g}")
-    return result
+        rows = np.flatnonzero(values < limit if least else values > limit)
+        sign = "<" if least else ">"
+        yield rows, [f"{name}={_short(v, limit)}{sign}{limit:.6g}" for v in values[rows]]
 
 
 def apply(
     clips: pa.Table,
     overrides: Mapping[str, Any] | None = None,
-    links: Sequence[tuple[int, int]] | None = None,
+    links: Iterable[tuple[int, int]] | None = None,
+    known: Mapping[int, str] | None = None,
 ) -> pa.Table:
     """Set `keep`, `reasons` and `duplicate_of` of a clips table.
 
-    Reasons that are not ours to judge (licence, `too_short`, `transition`) stay. links: pairs of
+    Reasons that are not ours to judge (licence, `too_short`) stay. links: pairs of
     rows that show the same footage, None finds them by `phash`. Of such a pair the larger, then
-    longer clip is kept.
+    longer clip is kept. known: rows that show footage of another set, and which.
     """
     import pyarrow as pa
 
     limits = thresholds(overrides)
     count = clips.num_rows
     scores = columns(clips)
-    fixed = [
-        [text for text in row or () if not _ours(text)] for row in clips["reasons"].to_pylist()
-    ]
-    found = [old + new for old, new in zip(fixed, reasons(scores, limits, count), strict=True)]
+    # Reasons of all rows one after another: a million lists of texts would take gigabytes.
+    said = [_kept_reasons(clips["reasons"])]
+    for rows, texts in _broken(scores, limits):
+        said.append((rows, pa.array(texts, pa.string())))
+    if known:
+        shown = sorted(known.items())
+        said.append((np.array([row for row, _ in shown], np.intp), pa.array([f"known={what}" for _, what in shown])))  # fmt: skip
+    passed = np.ones(count, bool)
+    for rows, _ in said:
+        passed[rows] = False
     if links is None:
         links = find_links(clips)
-    ids = clips["clip_id"].to_pylist()
-    copies = _copies(clips, scores, [not row for row in found], links)
-    for copy, original in copies.items():
-        found[copy].append(f"duplicate={ids[original]}")
+    copies = _copies(clips, scores, passed, links)
+    ids = clips["clip_id"]
+    originals = {copy: ids[original].as_py() for copy, original in copies.items()}
+    order = np.array(sorted(originals), np.intp)
+    names = [originals[row] for row in order.tolist()]
+    said.append((order, pa.array([f"duplicate={name}" for name in names], pa.string())))
+    passed[order] = False
+    duplicate_of = np.full(count, None, object)
+    duplicate_of[order] = names
     return _with(
         clips,
         {
-            "keep": pa.array([not row for row in found], pa.bool_()),
-            "reasons": pa.array(found, pa.list_(pa.string())),
-            "duplicate_of": pa.array(
-                [ids[copies[i]] if i in copies else None for i in range(count)], pa.string()
-            ),
+            "keep": pa.array(passed, pa.bool_()),
+            "reasons": _as_lists(said, count),
+            "duplicate_of": pa.array(duplicate_of, pa.string()),
         },
     )
+
+
+def _kept_reasons(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.intp], pa.Array]:
+    """Rows and texts of the reasons that are not for `apply` to find anew."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    column = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    if not len(column):
+        return np.empty(0, np.intp), pa.array([], pa.string())
+    rows, texts = pc.list_parent_indices(column), column.flatten()
+    names = pc.list_element(pc.split_pattern(texts, "=", max_splits=1), 0)
+    ours = pc.or_(pc.match_substring(names, "."), pc.is_in(names, pa.array(_OURS)))
+    fixed = pc.invert(ours)
+    return rows.filter(fixed).to_numpy(zero_copy_only=False).astype(np.intp), texts.filter(fixed)
+
+
+def _as_lists(said: Sequence[tuple[npt.NDArray[np.intp], pa.Array]], count: int) -> pa.ListArray:
+    """One list a row out of (rows, texts), each row's texts in the order of `said`."""
+    import pyarrow as pa
+
+    rows = np.concatenate([rows for rows, _ in said])
+    texts = pa.concat_arrays([texts.cast(pa.string()) for _, texts in said])
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=count))])
+    order = pa.array(np.argsort(rows, kind="stable"))
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), texts.take(order))
 
 
 def decide(
@@ -171,26 +220,39 @@ def decide(
 
     Raises UserError when there are no clips or a threshold is wrong.
     """
+    import pyarrow.compute as pc
+
     from realdpo import tables
+    from realdpo.curate import against, dedup_blocks
 
     path = workspace.require(workspace.clips, "curate ingest FOOTAGE")
     limits = thresholds(overrides)
-    clips = tables.read(path, tables.CLIPS)
-    before = sum(bool(keep) for keep in clips["keep"].to_pylist())
-    links = _stored_links(workspace, clips) if write else None
-    after = apply(clips, overrides, links)
+    names = tables.check(path, tables.CLIPS).names
+    # Fingerprints are most of a table, and are compared in blocks, out of the file.
+    light = [name for name in names if "." in name or name in _JUDGED]
+    clips = tables.read(path, tables.CLIPS, light)
+    folder = workspace.step("dedup")
+    links = dedup_blocks.find(path, folder, keep=write).tolist()
+    known = against.known_rows(workspace, path, keep=write)
+    after = apply(clips, overrides, links, known)
     if write:
-        tables.write(path, after, tables.CLIPS)
-    kept = sum(after["keep"].to_pylist())
-    paths = zip(after["keep"].to_pylist(), after["path"].to_pylist(), strict=True)
+        changed = {name: after[name] for name in ("keep", "reasons", "duplicate_of")}
+        tables.replace_columns(path, tables.CLIPS, changed)
+    uncut = pc.and_(after["keep"], pc.is_null(after["path"]))
     return {
         "clips": clips.num_rows,
-        "kept": kept,
-        "kept_before": before,
-        "not_cut_yet": sum(keep and path is None for keep, path in paths),
-        "dropped": count_reasons(after["reasons"].to_pylist()),
+        "kept": _count(after["keep"]),
+        "kept_before": _count(clips["keep"]),
+        "not_cut_yet": _count(uncut),
+        "dropped": count_column(after["reasons"]),
         "thresholds": limits,
     }
+
+
+def _count(flags: pa.ChunkedArray) -> int:
+    import pyarrow.compute as pc
+
+    return int(pc.sum(flags).as_py() or 0)
 
 
 def text(result: Mapping[str, Any], dry_run: bool = False) -> str:
@@ -227,6 +289,24 @@ def count_reasons(rows: Iterable[Sequence[str] | None]) -> dict[str, int]:
         for name in {reason_name(text) for text in row or ()}:
             counts[name] = counts.get(name, 0) + 1
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def count_column(reasons: pa.ChunkedArray) -> dict[str, int]:
+    """`count_reasons` of a column of lists."""
+    import numpy as np
+    import pyarrow.compute as pc
+
+    column = reasons.combine_chunks() if reasons.num_chunks != 1 else reasons.chunk(0)
+    if not len(column.flatten()):
+        return {}
+    names = pc.list_element(pc.split_pattern(column.flatten(), "=", max_splits=1), 0)
+    coded = names.dictionary_encode()
+    rows = pc.list_parent_indices(column).to_numpy(zero_copy_only=False).astype(np.int64)
+    size = len(coded.dictionary)
+    once = np.unique(rows * size + coded.indices.to_numpy(zero_copy_only=False)) % size
+    counts = np.bincount(once, minlength=size).tolist()
+    found = zip(coded.dictionary.to_pylist(), counts, strict=True)
+    return dict(sorted(found, key=lambda item: (-item[1], item[0])))
 
 
 def reason_name(text: str) -> str:
@@ -285,33 +365,11 @@ def stored(workspace: Workspace) -> dict[str, Any]:
     return load_overrides(path, ()) if path.exists() else {}
 
 
-def _stored_links(workspace: Workspace, clips: pa.Table) -> list[tuple[int, int]]:
-    """Near-duplicates, found once for a set of clips and kept under steps/."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from realdpo import ids
-    from realdpo.curate import dedup
-    from realdpo.files import atomic_path
-
-    names = clips["clip_id"].to_pylist()
-    key = ids.content_id(clips=names, settings=dedup.DedupSettings())
-    path = workspace.step("dedup") / f"{key}.parquet"
-    if not path.exists():
-        links = find_links(clips)
-        table = pa.table({side: [link[i] for link in links] for i, side in enumerate("ij")})
-        with atomic_path(path) as temporary:
-            pq.write_table(table, temporary)
-        return links
-    table = pq.read_table(path)
-    return list(zip(table["i"].to_pylist(), table["j"].to_pylist(), strict=True))
-
-
 def _copies(
     clips: pa.Table,
     scores: Mapping[str, npt.NDArray[np.float32]],
-    passed: Sequence[bool],
-    links: Sequence[tuple[int, int]],
+    passed: npt.NDArray[np.bool_],
+    links: Iterable[tuple[int, int]],
 ) -> dict[int, int]:
     """Which rows are copies of which better row, among those that passed everything else."""
     near: dict[int, list[int]] = {}
@@ -320,7 +378,8 @@ def _copies(
             near.setdefault(left, []).append(right)
             near.setdefault(right, []).append(left)
     side = scores.get("source.short_side")
-    ids = clips["clip_id"].to_pylist()
+    column = clips["clip_id"]
+    ids = {row: column[row].as_py() for row in near}
     length = clips["end_s"].to_numpy() - clips["start_s"].to_numpy()
 
     def rank(row: int) -> tuple[float, float, str]:
@@ -333,11 +392,6 @@ def _copies(
                 if rank(other) > rank(row):
                     copies.setdefault(other, row)
     return copies
-
-
-def _ours(reason: str) -> bool:
-    name = reason_name(reason)
-    return "." in name or name in ("duplicate", "per_action")
 
 
 def _short(value: np.float32, limit: np.float32) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,76 @@ def unpack(words: Sequence[int] | npt.NDArray[np.uint64]) -> Floats:
     return np.asarray(words, np.uint64).view(np.uint8).reshape(-1, CELLS**2).astype(np.float32)
 
 
+@dataclass(frozen=True)
+class Prints:
+    """Fingerprints of N clips, ready to be compared.
+
+    cells: uint8 [R, 64], all clips' samples one after another; lengths: samples of each [N];
+    means: float32 [N, 64], unit vectors of the mean pictures (see `picture`); owners: a number
+    for the source of each [N]; places: where each stands in the caller's order [N].
+    """
+
+    cells: npt.NDArray[np.uint8]
+    lengths: npt.NDArray[np.int64]
+    means: Floats
+    owners: npt.NDArray[np.int64]
+    places: npt.NDArray[np.int64]
+
+    def series(self, clips: npt.NDArray[np.intp]) -> Floats:
+        """Cells over time [P, T, 64] of clips of one length."""
+        firsts = self._firsts[clips][:, None] + np.arange(self.lengths[clips[0]])
+        return self.cells[firsts].astype(np.float32)
+
+    @cached_property
+    def _firsts(self) -> npt.NDArray[np.int64]:
+        return np.cumsum(self.lengths) - self.lengths
+
+
+def gather(
+    words: npt.NDArray[np.uint64],
+    counts: npt.NDArray[np.integer[Any]],
+    owners: npt.NDArray[np.integer[Any]],
+    first: int = 0,
+) -> Prints:
+    """Prints of clips whose words stand one after another, `counts` of them each.
+
+    Clips without words match nothing and are left out. first: place of the first clip.
+    """
+    known = np.flatnonzero(counts)
+    lengths = counts[known].astype(np.int64) // WORDS
+    cells = np.ascontiguousarray(words, np.uint64).view(np.uint8).reshape(-1, CELLS**2)
+    if not len(known):
+        means = np.empty((0, CELLS**2), np.float32)
+    else:
+        sums = np.add.reduceat(cells, np.cumsum(lengths) - lengths, axis=0, dtype=np.uint32)
+        means = picture((sums / lengths[:, None]).astype(np.float32))
+    return Prints(cells, lengths, means, owners[known].astype(np.int64), known + first)
+
+
+def compare(
+    one: Prints, other: Prints | None = None, settings: DedupSettings | None = None
+) -> npt.NDArray[np.int64]:
+    """Places (i, j) of the pairs of the same footage [P, 2], sorted; within one set i < j.
+
+    other: the set to compare with; None compares `one` with itself. Every pair is looked at.
+    """
+    settings = settings or DedupSettings()
+    two = one if other is None else other
+    found: list[npt.NDArray[np.int64]] = [np.empty((0, 2), np.int64)]
+    for i, j in _candidates(one.means, two.means, settings.candidate, within=other is None):
+        for some in _of_equal_lengths(one.lengths[i], two.lengths[j]):
+            left, right = i[some], j[some]
+            agree = _same(
+                one.series(left),
+                two.series(right),
+                one.owners[left] == two.owners[right],
+                settings,
+            )
+            found.append(np.stack([one.places[left[agree]], two.places[right[agree]]], axis=1))
+    result = np.concatenate(found)
+    return result[np.lexsort((result[:, 1], result[:, 0]))]
+
+
 def pairs(
     fingerprints: Sequence[npt.NDArray[np.uint64] | None],
     sources: Sequence[str] | None = None,
@@ -81,31 +152,17 @@ def pairs(
 
     sources: what each clip was cut from. Clips of one source show other moments of it, so they
     must agree as frames that are shown again do. None: each clip has a source of its own.
+    For sets that do not fit into memory see `curate.dedup_blocks`.
     """
-    settings = settings or DedupSettings()
-    known = [i for i, words in enumerate(fingerprints) if words is not None and len(words)]
-    if len(known) < 2:
+    if not fingerprints:
         return []
-    prints = [np.asarray(fingerprints[i], np.uint64) for i in known]
-    rows = np.concatenate(prints).view(np.uint8).reshape(-1, CELLS**2)
-    lengths = np.array([len(words) // WORDS for words in prints])
-    firsts = np.cumsum(lengths) - lengths
-    owners: npt.NDArray[np.intp] = np.arange(len(known))
+    prints = [np.asarray([] if w is None else w, np.uint64) for w in fingerprints]
+    owners = np.arange(len(prints))
     if sources is not None:
-        owners = np.unique([sources[i] for i in known], return_inverse=True)[1]
-    means = picture(np.stack([unpack(words).mean(axis=0) for words in prints]))
-
-    def series(clips: npt.NDArray[np.intp]) -> Floats:
-        places = firsts[clips][:, None] + np.arange(lengths[clips[0]])
-        return rows[places].astype(np.float32)
-
-    found: list[tuple[int, int]] = []
-    for i, j in _candidates(means, settings.candidate):
-        for some in _of_equal_lengths(lengths[i], lengths[j]):
-            one, two = i[some], j[some]
-            agree = _same(series(one), series(two), owners[one] == owners[two], settings)
-            found += zip(one[agree].tolist(), two[agree].tolist(), strict=True)
-    return sorted((known[i], known[j]) for i, j in found)
+        owners = np.unique(np.asarray(sources), return_inverse=True)[1]
+    counts = np.array([len(words) for words in prints])
+    found = compare(gather(np.concatenate(prints), counts, owners), settings=settings)
+    return [(i, j) for i, j in found.tolist()]
 
 
 def same(
@@ -217,19 +274,25 @@ def _hopeful(a: Floats, b: Floats, least: Floats, settings: DedupSettings) -> Bo
     return result
 
 
-def _candidates(means: Floats, least: float, block: int = 512) -> Iterator[tuple[Places, Places]]:
-    """Batches of pairs i < j of unit vectors whose product is at least `least`.
+def _candidates(
+    one: Floats, two: Floats, least: float, *, within: bool, block: int = 512
+) -> Iterator[tuple[Places, Places]]:
+    """Batches of pairs of unit vectors whose product is at least `least`.
 
-    Every pair is looked at. A batch is large enough to hold many pairs of equal lengths.
+    Every pair is looked at; within one set, i < j only. A batch is large enough to hold many
+    pairs of equal lengths.
     """
     waiting: list[tuple[Places, Places]] = []
-    for top in range(0, len(means), block):
-        rows = means[top : top + block]
-        for left in range(top, len(means), 4 * block):
-            product = rows @ means[left : left + 4 * block].T
+    for top in range(0, len(one), block):
+        rows = one[top : top + block]
+        for left in range(top if within else 0, len(two), 4 * block):
+            product = rows @ two[left : left + 4 * block].T
             i, j = np.divmod(np.flatnonzero(product >= least), product.shape[1])
-            ordered = top + i < left + j
-            waiting.append((top + i[ordered], left + j[ordered]))
+            if within:
+                ordered = top + i < left + j
+                i, j = i[ordered], j[ordered]
+            if len(i):
+                waiting.append((top + i, left + j))
         if sum(len(i) for i, _ in waiting) >= BATCH:
             yield np.concatenate([i for i, _ in waiting]), np.concatenate([j for _, j in waiting])
             waiting = []

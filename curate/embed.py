@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from realdpo import ids, tables
+from realdpo.config import settings
 from realdpo.curate.caption import show
 from realdpo.errors import UserError
 from realdpo.files import atomic_path
@@ -32,7 +33,7 @@ Row = Mapping[str, Any]
 VERSION = b"1"
 
 
-@dataclass(frozen=True)
+@settings
 class EmbedConfig:
     """`[embed]`: which open_clip model looks at what, and what is scored with it."""
 

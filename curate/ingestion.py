@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from realdpo import engine, ids, tables
-from realdpo.curate import analyse, cut, shards, sources
+from realdpo.curate import against, analyse, cut, dedup_blocks, shards, sources
 from realdpo.curate.config import TARGETS, IngestConfig
 from realdpo.curate.shots import divide, finder
 from realdpo.curate.sources import Candidate
@@ -131,7 +131,9 @@ def identify(
 
 
 def _fetch(candidate: Candidate, folder: Path, max_bytes: int) -> Path:
-    return sources.download(candidate.path, folder, max_bytes=max_bytes, sha256=candidate.sha256)
+    return sources.download(
+        candidate.path, folder, max_bytes=max_bytes, sha256=candidate.sha256, sha1=candidate.sha1
+    )
 
 
 # --- shots and scores: the one decode -----------------------------------------------------------
@@ -306,12 +308,14 @@ def choose(
         )
     ]
     clips = _set(clips, "reasons", fixed)
-    links = decide.find_links(clips)
+    where = dedup_blocks.Where(config.engine, config.workers, config.address)
+    links = dedup_blocks.find(clips, workspace.step("dedup"), where=where).tolist()
+    known = against.known_rows(workspace, clips, where)
     limits = {**decide.stored(workspace), **config.decide}
-    clips = decide.apply(clips, limits, links)
+    clips = decide.apply(clips, limits, links, known)
     if not config.extras:
         return clips
-    return decide.apply(look(workspace, clips, facts, config), limits, links)
+    return decide.apply(look(workspace, clips, facts, config), limits, links, known)
 
 
 def look(
@@ -477,7 +481,8 @@ def split(clips: pa.Table, config: IngestConfig) -> pa.Table:
         )
         if wish
     }
-    links = [(a, b) for a, b in links if a in set(kept) and b in set(kept)]
+    there = set(kept)
+    links = [(a, b) for a, b in links if a in there and b in there]
     place = shards.assign(kept, config.shards, linked=links, wishes=wishes)
     return _set(clips, "split", [place.get(s) for s in clips["source_id"].to_pylist()])
 

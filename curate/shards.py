@@ -69,6 +69,8 @@ def write(
     """
     import pyarrow.compute as pc
 
+    # Fingerprints are no part of a dataset, and most of a table.
+    clips = clips.select([name for name in clips.schema.names if name != "phash"])
     written: list[Path] = []
     for split in SPLITS:
         rows = clips.filter(pc.equal(clips["split"], split))
@@ -130,7 +132,7 @@ def _write_tar(path: Path, rows: pa.Table, workspace: Workspace) -> None:
         atomic_path(path) as temporary,
         tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar,
     ):
-        for row in rows.drop_columns(["phash"]).to_pylist():
+        for row in rows.to_pylist():
             words = json.dumps(row, sort_keys=True, default=str).encode()
             video = workspace.clip_file(row["clip_id"]).read_bytes()
             for ending, data in (("json", words), ("mp4", video)):
@@ -143,7 +145,7 @@ def _write_folder(folder: Path, rows: pa.Table, workspace: Workspace) -> list[Pa
     import json
 
     lines, written = [], []
-    for row in rows.drop_columns(["phash"]).to_pylist():
+    for row in rows.to_pylist():
         name = f"{row['clip_id']}.mp4"
         lines.append(json.dumps({"file_name": name, **row}, sort_keys=True, default=str))
         write_bytes(folder / name, workspace.clip_file(row["clip_id"]).read_bytes())

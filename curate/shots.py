@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from realdpo.curate.config import ClipSettings, ShotSettings, Target
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     import numpy.typing as npt
 
@@ -165,6 +167,18 @@ def _pieces(
     count = math.ceil(length / exact(settings.max_seconds))
     edges = [_snap(start + length * i / count, times) for i in range(count)] + [end]
     return [Span(shot, a, b) for a, b in pairwise(edges)]
+
+
+def find_shots(path: str | Path, settings: ShotSettings | None = None) -> list[Span]:
+    """The shots of a video file, trimmed as `ingest` trims them, whatever their length.
+
+    Raises UserError when the file cannot be read as video.
+    """
+    from realdpo.curate.analyse import Task, analyse
+
+    seen = analyse(Task("", str(path), settings or ShotSettings()))
+    whole = ClipSettings(min_seconds=1e-3, max_seconds=1e6)
+    return divide(seen.times, seen.cuts, seen.soft, Fraction(seen.facts["fps"]), whole, Target())
 
 
 def exact(seconds: float) -> Fraction:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from realdpo import waiting
 from realdpo.errors import UserError
 
 EXTENSIONS = frozenset(
@@ -34,7 +35,8 @@ class Candidate:
     """Footage that may become clips, and what its owner says about it.
 
     path: a local path, or an fsspec address such as s3://bucket/a.mp4 or https://host/a.mp4.
-    sha256: of the file as the manifest promises it, if it does. split: the user's wish.
+    sha256, sha1: of the file as the manifest promises it, if it does; sha1 is what archives give,
+    and is compared when the file is downloaded. split: the user's wish.
     """
 
     path: str
@@ -46,6 +48,7 @@ class Candidate:
     retrieved_at: str | None = None
     split: str | None = None
     sha256: str | None = None
+    sha1: str | None = None
 
     @property
     def remote(self) -> bool:
@@ -132,12 +135,13 @@ def download(
     *,
     max_bytes: int,
     sha256: str | None = None,
+    sha1: str | None = None,
     attempts: int = 6,
 ) -> Path:
     """Fetch a URL over HTTP(S) into `folder`, going on where an earlier try broke off.
 
     The file is named by the hash of its URL. attempts: in a row that bring nothing new. Raises UserError when it is larger than
-    `max_bytes`, its hash is not `sha256`, or the server refuses it.
+    `max_bytes`, its hash is not `sha256` or `sha1`, or the server refuses it.
     """
     import httpx
 
@@ -167,8 +171,19 @@ def download(
     if sha256 and sha256_of(str(part)) != sha256.lower():
         part.unlink()
         raise UserError(f"{url}: the file that came is not the one whose sha256 was given")
+    if sha1 and _sha1_of(part) != sha1.lower():
+        part.unlink()
+        raise UserError(f"{url}: the file that came is not the one whose sha1 was given")
     os.replace(part, target)
     return target
+
+
+def _sha1_of(path: Path) -> str:
+    digest = hashlib.sha1(usedforsecurity=False)
+    with open(path, "rb") as handle:
+        while block := handle.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _fetch(url: str, part: Path, max_bytes: int) -> None:
@@ -176,7 +191,8 @@ def _fetch(url: str, part: Path, max_bytes: int) -> None:
 
     have = part.stat().st_size if part.exists() else 0
     mark = part.with_suffix(".etag")
-    headers = {"Accept-Encoding": "identity"}
+    # Wikimedia refuses programs that do not say who they are.
+    headers = {"Accept-Encoding": "identity", "User-Agent": waiting.user_agent()}
     if have:
         headers["Range"] = f"bytes={have}-"
     if have and mark.exists():
@@ -272,7 +288,7 @@ def _remote(argument: str) -> Iterator[Candidate]:
 
 
 def _manifest(path: Path) -> Iterator[Candidate]:
-    for number, row in enumerate(_manifest_rows(path), start=1):
+    for number, row in enumerate(read_manifest(path), start=1):
         where = f"{path}, row {number}"
         if not isinstance(row, Mapping):
             raise UserError(f"{where} is no JSON object", 'such as {"path": "a.mp4"}')
@@ -291,7 +307,7 @@ def _manifest(path: Path) -> Iterator[Candidate]:
 
 
 _TEXTS = ("path", "url", "split", "license", "author", "source_url", "title", "retrieved_at",
-          "sha256")  # fmt: skip
+          "sha256", "sha1")  # fmt: skip
 
 
 def _cell(value: Any, where: str) -> str | None:
@@ -301,19 +317,27 @@ def _cell(value: Any, where: str) -> str | None:
     return None if value is None or value != value else str(value) or None
 
 
-def _manifest_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+def read_manifest(path: Path) -> Iterator[Any]:
+    """Rows of a CSV, JSONL or Parquet file, a batch at a time; those of JSONL may be anything.
+
+    Raises UserError that names the file, and of JSONL the line, when it cannot be read.
+    """
     try:
         if path.suffix.lower() == ".parquet":
             import pyarrow.parquet as pq
 
-            yield from pq.read_table(path).to_pylist()
+            with pq.ParquetFile(path) as table:
+                for batch in table.iter_batches(10_000):
+                    yield from batch.to_pylist()
         elif path.suffix.lower() == ".csv":
             with open(path, newline="", encoding="utf-8-sig") as handle:
                 yield from csv.DictReader(handle)
         else:
-            for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
-                if line.strip():
-                    yield _json(line, f"{path}, line {number}")
+            # Not by splitlines, which also breaks at characters that JSON text may hold.
+            with open(path, encoding="utf-8-sig", newline="\n") as handle:
+                for number, line in enumerate(handle, 1):
+                    if line.strip():
+                        yield _json(line, f"{path}, line {number}")
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as a manifest: {_reason(error)}") from error
 

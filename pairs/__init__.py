@@ -1,0 +1,55 @@
+"""A dataset to preference pairs: generate what the model makes of every prompt, and compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from realdpo.pairs.config import BuildConfig
+    from realdpo.workspace import Workspace
+
+__all__ = ["build"]
+
+
+def build(
+    work: Workspace | str | Path,
+    *,
+    config: BuildConfig | None = None,
+    shard: tuple[int, int] = (1, 1),
+    devices: str = "auto",
+    engine: str = "local",
+    address: str = "",
+    progress: bool = True,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Generate losers for every kept clip, and write the pairs; goes on where it stopped.
+
+    Args:
+        work: the workspace, or its folder.
+        config: whole settings, instead of single ones.
+        shard: (i, n) makes the i-th of n parts, counting from 1, for n machines on one folder.
+        devices: `auto` for every GPU, or names joined by commas, one worker each.
+        engine: `local`, or `ray` for a cluster that shares the folder; address: of the cluster.
+        progress: show progress bars on stderr.
+        settings: fields of `realdpo.pairs.config.BuildConfig`, such as `model` and `losers`.
+
+    Returns:
+        The summary: pairs, losers, failures and the audit's verdict.
+
+    Raises:
+        UserError: a wrong setting, a model that is not there, no clips.
+    """
+    from realdpo import config as configs
+    from realdpo.pairs import building
+    from realdpo.pairs.config import BuildConfig
+    from realdpo.progress import shown
+    from realdpo.workspace import Workspace
+
+    workspace = Workspace.of(work)
+    chosen = config or configs.build(BuildConfig, settings, "pairs")
+    with shown(progress):
+        workspace.save_config("pairs build", configs.to_toml("pairs", chosen))
+        return building.build(
+            workspace, chosen, shard=shard, devices=devices, engine=engine, address=address
+        )

@@ -1,14 +1,16 @@
 """Can winners be told from losers without looking at motion? Then training would learn that.
 
-The test works on differences within a pair: for every loser the winner's numbers minus its own,
-and the same with the sign turned, which a logistic regression without intercept must tell apart.
-Folds are by pair, so that no pair is judged by a model that has seen it. An area under the curve
-(AUC) of 0.5 is chance, 1 is certainty. Motion is reported apart: there the sides should differ.
+Whether they can is decided by a permutation test over pairs (see `permutation`), which finds
+something in pairs whose sides are alike one time in twenty at most; how well they can is the area
+under the curve (AUC): 0.5 is chance, 1 is certainty. All numbers together are judged by a logistic
+regression without intercept on the differences within pairs, whose folds are by pair, so that no
+pair is judged by a model that has seen it. Motion is reported apart: there the sides should differ.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,21 @@ from typing import TYPE_CHECKING, Any
 from realdpo.errors import UserError
 from realdpo.files import write_text
 from realdpo.ledger import Ledger
-from realdpo.pairs.statistics import FEATURES, FILE, FIRST, GRID, MOTION, WHOLE, measure
+from realdpo.pairs import permutation
+from realdpo.pairs.permutation import ALPHA
+from realdpo.pairs.statistics import (
+    FEATURES,
+    FILE,
+    FIRST,
+    GRID,
+    LOOK,
+    MOTION,
+    ONE_SPEED,
+    REMEDIES,
+    SPEED,
+    WHOLE,
+    measure,
+)
 from realdpo.progress import bar, say
 from realdpo.workspace import Workspace
 
@@ -30,17 +46,21 @@ if TYPE_CHECKING:
 Pair = tuple[Mapping[str, float], Sequence[Mapping[str, float]]]
 """A winner's numbers and those of its losers."""
 
-MEASURES = 3  # version of the numbers; part of the key under which they are kept
-FEWEST = 8  # pairs for a cross-validated verdict
+MEASURES = 4  # version of the numbers; part of the key under which they are kept
+FEWEST = 8  # pairs for a cross-validated AUC
 _MOST = 4000  # pairs looked at; more sharpen nothing
 _MOST_LATENTS = 200
 _BOOTSTRAPS = 500
-_ORDER = ("clean", "suspicious", "shortcut")
+CLEAN, TOO_FEW, SUSPICIOUS, SHORTCUT = "clean", "too few", "suspicious", "shortcut"
+_ORDER = (CLEAN, TOO_FEW, SUSPICIOUS, SHORTCUT)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """shortcut: an AUC from which training would learn it. suspicious: from which to look."""
+    """shortcut: an AUC from which training would learn it. suspicious: from which to look.
+
+    Both only count for a difference that is surely there, with a p-value of 0.05 at most.
+    """
 
     shortcut: float = 0.9
     suspicious: float = 0.7
@@ -74,10 +94,8 @@ def columns(row: Mapping[str, Any], measured: Mapping[str, dict[str, float]]) ->
     if not win or not losers:
         return {}
     names = [*FEATURES, *MOTION]
-    return {
-        f"audit.{name}": sum(lose[name] - win[name] for lose in losers) / len(losers)
-        for name in names
-    }
+    means = {name: sum(lose[name] - win[name] for lose in losers) / len(losers) for name in names}
+    return {f"audit.{name}": mean for name, mean in means.items() if math.isfinite(mean)}
 
 
 def audit_rows(
@@ -97,7 +115,7 @@ def audit_rows(
     if encoded:
         inside = latents.audit_latents(encoded, same_first_frame)
         found["latents"] = inside
-        if inside["verdict"] != "clean":
+        if inside["verdict"] not in (CLEAN, TOO_FEW):
             found["verdict"] = max(found["verdict"], inside["verdict"], key=_ORDER.index)
             found["summary"] = f"{inside['summary']} In the videos: {found['summary']}"
     write_text(workspace.audit, json.dumps(found, indent=2, sort_keys=True) + "\n")
@@ -125,50 +143,102 @@ def audit(pairs: Sequence[Pair], same_first_frame: bool, rule: Rule = Rule()) ->
     """The verdict on pairs of (winner's numbers, its losers' numbers).
 
     same_first_frame: image-to-video, where the first frame is the same picture on both sides.
-    auc is what all numbers together achieve, with auc_low and auc_high (95 % by bootstrap over
-    pairs); preparation_auc is what those achieve that only the preparation of the videos can
-    have caused: of the first frame and the file, for text-to-video all. verdict: `shortcut`
-    when the preparation tells the sides apart, `suspicious` when their look does, else `clean`.
-    features: strongest first, each in words. motion: reported apart. Deterministic.
+    verdict: `shortcut` when the preparation of the videos tells the sides apart (in image-to-video
+    the first frame and the file, else everything but what motion may show in), `suspicious` when
+    their look does, `clean` when nothing does, `too few` when so few pairs could not say.
+    p: chance of so clear a difference if there is none, over all numbers; preparation_p: of those
+    of the preparation. auc: what all numbers together achieve, with auc_low and auc_high (95 % by
+    bootstrap over pairs; None for fewer than 8 pairs), and preparation_auc. features: surest
+    first, each with its p, its AUC, words and what to do. motion: reported apart. not_measured:
+    numbers that pairs lack, their videos being too small, too short or never still, and how many
+    pairs. Deterministic.
     Raises UserError when there is no pair.
     """
     import numpy as np
 
     if not pairs:
         raise UserError("there are no pairs to audit", "make some with: realdpo pairs build")
-    names = [*FILE, *WHOLE, *(FIRST if same_first_frame else ())]
-    differences, groups = _differences(pairs, names)
+    names = [*FILE, *WHOLE, *(FIRST if same_first_frame else ()), *LOOK, *SPEED]
+    values = _values(pairs, names)
+    measured = [np.isfinite(v).all(axis=0) for v in values]
+    for v, known in zip(values, measured, strict=True):
+        v[:, ~known] = 0.0  # what one side lacks tells nothing of the pair
     tolerance = np.array([FEATURES[name].tolerance for name in names])
-    # in units of the tolerance, and none within it
-    beyond = np.sign(differences) * np.maximum(0.0, np.abs(differences) / tolerance - 1)
-    prepared = [k for k, name in enumerate(names) if name in FILE or name in FIRST]
+    caused = {*FILE, *FIRST} if same_first_frame else {*FILE, *FIRST, *WHOLE}
+    prepared = [k for k, name in enumerate(names) if name in caused]
+    steady = [k for k, name in enumerate(names) if name in SPEED]
+    told = told_apart(values, tolerance, prepared, steady)
     found: dict[str, Any] = {
         "pairs": len(pairs),
-        "losers": len(groups),
-        "method": "cross-validated logistic regression by pair"
-        if len(pairs) >= FEWEST
-        else f"agreement of the differences, there being fewer than {FEWEST} pairs",
+        "losers": sum(len(v) - 1 for v in values),
+        **told.found,
+        "features": _surest(names, values, told, caused),
+        "not_measured": {
+            name: int(missing)
+            for name, missing in zip(names, len(pairs) - np.sum(measured, axis=0), strict=True)
+            if missing
+        },
+        "first_frame_difference": _first_frames(pairs),
+        "motion": _motion(pairs),
     }
-    found |= told_apart("", beyond, groups)
-    found |= told_apart("preparation_", beyond[:, prepared] if same_first_frame else beyond, groups)
-    found["features"] = _strongest(names, differences, beyond)
-    found["first_frame_difference"] = _first_frames(pairs)
-    found["motion"] = _motion(pairs)
     found["verdict"] = verdict(found, rule)
     found["summary"] = _summary(found)
     return found
 
 
-def told_apart(prefix: str, beyond: Floats, groups: Groups) -> dict[str, Any]:
-    """AUC and its interval (None for a handful of pairs) under keys that begin with `prefix`."""
-    low = high = None
-    if groups.max() + 1 >= FEWEST:
-        scores = cross_validated(beyond, groups)
-        value = round(auc(scores), 4)
-        low, high = auc_interval(scores, groups)
-    else:
-        value = _few(beyond)
-    return {f"{prefix}auc": value, f"{prefix}auc_low": low, f"{prefix}auc_high": high}
+@dataclass(frozen=True)
+class Told:
+    """How well sides are told apart: `found` for the report; p and AUC of each feature [K].
+
+    beyond [N, K]: winner minus loser of every loser, in tolerances, and none within.
+    """
+
+    found: dict[str, Any]
+    p: Floats
+    aucs: Floats
+    beyond: Floats
+
+
+def told_apart(
+    values: Sequence[Floats],
+    tolerance: Floats,
+    prepared: Sequence[int],
+    steady: Sequence[int] = (),
+) -> Told:
+    """Test values [1 + N, K] of each pair, the winner's first.
+
+    prepared: features that only the preparation can have changed. steady: as in
+    `permutation.compare_sides`; they take no part in what all features together achieve.
+    """
+    import numpy as np
+
+    test = permutation.compare_sides(values, tolerance, steady, ONE_SPEED)
+    differences = np.concatenate([v[:1] - v[1:] for v in values])
+    groups = np.repeat(np.arange(len(values)), [len(v) - 1 for v in values])
+    beyond = np.sign(differences) * np.maximum(0.0, np.abs(differences) / tolerance - 1)
+    aucs = 0.5 + np.abs(np.sign(beyond).mean(axis=0)) / 2
+    found: dict[str, Any] = {
+        "smallest_p": test.smallest,
+        "method": "which of a pair's videos is called the winner, "
+        + ("all ways" if test.exact else "2,000 ways drawn"),
+    }
+    others = [k for k in range(beyond.shape[1]) if k not in steady]
+    for prefix, part in (("", others), ("preparation_", list(prepared))):
+        low = high = value = None
+        if len(values) >= FEWEST and part:
+            scores = cross_validated(beyond[:, part], groups)
+            value = round(auc(scores), 4)
+            low, high = auc_interval(scores, groups)
+        looked = part if prefix else range(beyond.shape[1])
+        sure = [k for k in looked if test.p[k] <= ALPHA]
+        found |= {
+            f"{prefix}p": round(float(min((test.p[k] for k in looked), default=1.0)), 5),
+            f"{prefix}clearest": round(float(max(aucs[k] for k in sure)), 4) if sure else 0.5,
+            f"{prefix}auc": value,
+            f"{prefix}auc_low": low,
+            f"{prefix}auc_high": high,
+        }
+    return Told(found, test.p, aucs, beyond)
 
 
 def cross_validated(differences: Floats, groups: Groups, folds: int = 5) -> Floats:
@@ -225,72 +295,58 @@ def auc_interval(scores: Floats, groups: Groups) -> tuple[float, float]:
     return round(float(low), 4), round(float(high), 4)
 
 
-def _differences(pairs: Sequence[Pair], names: list[str]) -> tuple[Floats, Groups]:
-    """Winner minus loser [N, K], and the pair of each row; file size for what is shown."""
+def _values(pairs: Sequence[Pair], names: list[str]) -> list[Floats]:
+    """The numbers [1 + N, K] of each pair, the winner's first; file size for what is shown."""
     import numpy as np
 
-    wins = np.array([[win[n] for n in names] for win, losers in pairs for _ in losers])
-    loses = np.array([[lose[n] for n in names] for _, losers in pairs for lose in losers])
-    groups = np.array([k for k, (_, losers) in enumerate(pairs) for _ in losers])
-    differences = wins - loses
+    values = [np.array([[v[n] for n in names] for v in (win, *losers)]) for win, losers in pairs]
     # How large a file is follows from how much moves and how sharp it is. What follows is taken
     # off, by the slope over all videos, so that a still loser is not caught by its file size.
     index = names.index("size")
-    causes = ("motion", "sharpness", "noise")
-    x = np.array([[win[c] - lose[c] for c in causes] for win, losers in pairs for lose in losers])
     every = [v for win, losers in pairs for v in (win, *losers)]
-    all_x = np.array([[v[c] for c in causes] for v in every])
-    all_y = np.array([v["size"] for v in every])
-    design = np.column_stack([all_x, np.ones(len(all_x))])
+    causes = np.array([[v[c] for c in ("motion", "sharpness", "noise")] for v in every])
+    design = np.column_stack([causes, np.ones(len(every))])
     if len(every) > 4 * design.shape[1]:
-        slope = np.linalg.lstsq(design, all_y, rcond=None)[0]
-        differences[:, index] -= x @ slope[:-1]
+        sizes = np.array([v["size"] for v in every])
+        left = sizes - design @ np.linalg.lstsq(design, sizes, rcond=None)[0]
     else:
-        differences[:, index] = 0.0  # too few videos to know what a size should be
-    return differences, groups
+        left = np.zeros(len(every))  # too few videos to know what a size should be
+    start = 0
+    for each in values:
+        each[:, index] = left[start : start + len(each)]
+        start += len(each)
+    return values
 
 
-def _few(beyond: Floats) -> float:
-    """For a handful of pairs: how surely the clearest feature has one sign, as an AUC.
-
-    beyond [N, K]: differences in units of their tolerance. With mean m and spread s of the
-    differences the sides overlap like two normal distributions that lie 2m apart:
-    AUC = Phi(sqrt(2) m / s). A spread below the tolerance is chance, so s is 1 at least.
-    """
-    import math
-
+def _surest(
+    names: list[str], values: Sequence[Floats], told: Told, caused: set[str]
+) -> list[dict[str, Any]]:
+    """Every feature with its p-value and by how much the losers differ, surest first."""
     import numpy as np
 
-    mean = np.abs(beyond.mean(axis=0))
-    spread = beyond.std(axis=0, ddof=1) if len(beyond) > 1 else np.zeros(beyond.shape[1])
-    ratio = float((mean / np.maximum(spread, 1.0)).max())
-    return round(0.5 * (1 + math.erf(min(ratio, 30.0))), 4)
-
-
-def _strongest(names: list[str], differences: Floats, beyond: Floats) -> list[dict[str, Any]]:
-    """Every feature with how often and by how much the losers differ, clearest first."""
-    import numpy as np
-
+    gaps = np.concatenate([v[1:] - v[:1] for v in values])  # loser minus winner
     found = []
     for k, name in enumerate(names):
         feature = FEATURES[name]
-        share = float((beyond[:, k] < 0).mean())  # the loser has more
-        less = float((beyond[:, k] > 0).mean())
-        typical = float(np.median(-differences[:, k]))
-        word = feature.more if share >= less else feature.less
-        words = f"losers are {word} in {max(share, less):.0%} of cases (median {typical:+.3g}"
+        more, less = (float((told.beyond[:, k] * side < 0).mean()) for side in (1, -1))
+        typical = float(np.median(gaps[:, k]))
+        word = feature.more if more >= less else feature.less
+        words = f"losers are {word} in {max(more, less):.0%} of cases (median {typical:+.3g}"
         found.append(
             {
                 "name": name,
                 "group": feature.group,
-                "auc": round(0.5 + abs(share - less) / 2, 4),
+                "preparation": name in caused,
+                "p": round(float(told.p[k]), 5),
+                "auc": round(float(told.aucs[k]), 4),
                 "loser_minus_winner": round(typical, 4),
                 "words": f"{words} {feature.unit}".rstrip() + ")"
-                if max(share, less)
+                if max(more, less)
                 else "no difference that matters",
+                "remedy": REMEDIES[feature.group] if told.p[k] <= ALPHA else None,
             }
         )
-    return sorted(found, key=lambda f: (-f["auc"], f["name"]))
+    return sorted(found, key=lambda f: (f["p"], -f["auc"], not f["preparation"], f["name"]))
 
 
 def _first_frames(pairs: Sequence[Pair]) -> float:
@@ -322,27 +378,46 @@ def _motion(pairs: Sequence[Pair]) -> dict[str, Any]:
 
 
 def verdict(found: Mapping[str, Any], rule: Rule) -> str:
-    """clean, suspicious or shortcut, from auc and preparation_auc with their intervals."""
+    """clean, too few, suspicious or shortcut, from the p-values and what they allow to count."""
 
-    def at_least(prefix: str, level: float, surely: float) -> bool:
-        value, low = found[f"{prefix}auc"], found[f"{prefix}auc_low"]
-        return value >= level and (low is None or low > surely)
+    def reaches(prefix: str, level: float) -> bool:
+        together = found[f"{prefix}auc"] or 0.5
+        sure = found[f"{prefix}p"] <= ALPHA
+        return sure and max(together, found[f"{prefix}clearest"]) >= level
 
-    if at_least("preparation_", rule.shortcut, rule.suspicious):
-        return "shortcut"
-    if at_least("", rule.suspicious, 0.5) or at_least("preparation_", rule.suspicious, 0.5):
-        return "suspicious"
-    return "clean"
+    if found["smallest_p"] > ALPHA:
+        return TOO_FEW
+    if reaches("preparation_", rule.shortcut):
+        return SHORTCUT
+    if reaches("", rule.suspicious):
+        return SUSPICIOUS
+    return CLEAN
 
 
 def _summary(found: Mapping[str, Any]) -> str:
-    low, high = found["auc_low"], found["auc_high"]
-    interval = f" ({low:.2f} to {high:.2f})" if low is not None else ""
+    if found["verdict"] == TOO_FEW:
+        losers = max(1, round(found["losers"] / found["pairs"]))
+        return (
+            "Too few pairs to tell: however clear a difference, chance would make as clear a one "
+            f"with p = {found['smallest_p']:.2g}. With {_counted(losers, 'loser')} each, "
+            f"{permutation.pairs_needed(losers)} pairs can tell."
+        )
+    chance = f"p = {found['p']:.2g}"
+    if found["auc"] is not None:
+        low, high = found["auc_low"], found["auc_high"]
+        chance += f", AUC {found['auc']:.2f} ({low:.2f} to {high:.2f})"
     start = {
-        "clean": "The sides are not told apart without looking at motion",
-        "suspicious": "The sides look different apart from their motion",
-        "shortcut": "The sides were not prepared alike: a model would learn that instead of motion",
+        CLEAN: "The sides are not told apart without looking at motion",
+        SUSPICIOUS: "The sides look different apart from their motion",
+        SHORTCUT: "The sides were not prepared alike: a model would learn that instead of motion",
     }[found["verdict"]]
-    clear = [f["words"] for f in found["features"] if f["auc"] >= 0.65][:3]
-    why = ": " + "; ".join(clear) if clear and found["verdict"] != "clean" else ""
-    return f"{start} (AUC {found['auc']:.2f}{interval}){why}."
+    clear = [f for f in found["features"] if f["remedy"]][:3]
+    if not clear or found["verdict"] == CLEAN:
+        return f"{start} ({chance})."
+    why = "; ".join(f["words"] for f in clear)
+    remedies = dict.fromkeys(f["remedy"] for f in clear)
+    return f"{start} ({chance}): {why}. To mend it: {'; '.join(remedies)}."
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}" + ("s" if number != 1 else "")

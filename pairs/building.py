@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from realdpo import ids
 from realdpo.errors import UserError
+from realdpo.families.memory import OutOfMemory
 from realdpo.files import write_bytes
 from realdpo.ledger import Ledger
 from realdpo.pairs import conform
 from realdpo.pairs.config import BuildConfig
 from realdpo.pairs.interchange import imported
-from realdpo.pairs.pipeline import OutOfMemory
 from realdpo.pairs.plan import Loser, Plan, Task, loser, plan
 from realdpo.pairs.publish import publish, read_reviews
 from realdpo.progress import bar, say
@@ -55,6 +55,11 @@ def build(
     engine: "local", or "ray" for workers on a cluster that shares the folder.
     """
     planned = plan(workspace, config)
+    if not planned.family.trainable:
+        say(
+            f"{planned.family.spec.pipeline} is of no family that `realdpo train` can train: these "
+            "pairs are for another trainer, or for study"
+        )
     if imported(workspace):
         raise UserError(
             f"{workspace.root} holds pairs that were imported", "build in another workspace with -w"
@@ -157,7 +162,7 @@ def _work(
     root: Path, config: BuildConfig, shard: tuple[int, int], device: str, progress: bool = False
 ) -> int:
     """Make every unfinished pair of the shard that nobody else is making; how many it made."""
-    from realdpo.pairs.generate import adapter_of, load_pipeline
+    from realdpo.families.load import load_pipeline
 
     workspace = Workspace(root)
     planned = plan(workspace, config)
@@ -176,8 +181,9 @@ def _work(
         revision=config.revision,
         lora_scale=config.lora_scale,
         quantization=config.quantization,
+        task=config.task,
     )
-    adapter = adapter_of(pipe)
+    family = planned.family
     made = 0
     total = len(mine) * (1 + config.losers)
     done = total - len(left) * (1 + config.losers)
@@ -191,7 +197,7 @@ def _work(
                         busy.append(task)
                         continue
                     ledger.refresh()
-                    for note in _make(task, planned, ledger, workspace, pipe, adapter):
+                    for note in _make(task, planned, ledger, workspace, pipe, family):
                         advance(1, note)
                     made += 1
             ledger.refresh()
@@ -215,9 +221,10 @@ def _silent(*_: Any) -> None:
 
 
 def _make(
-    task: Task, planned: Plan, ledger: Ledger, workspace: Workspace, pipe: Any, adapter: Any
+    task: Task, planned: Plan, ledger: Ledger, workspace: Workspace, pipe: Any, family: Any
 ) -> Iterator[str]:
     """Make what a pair still lacks, yielding a note a video. An error fails its video only."""
+    from realdpo.families.sample import to_uint8
     from realdpo.pairs import generate
 
     config, form, settings = planned.config, task.form, task.settings
@@ -237,14 +244,14 @@ def _make(
             started = time.perf_counter()
             broken = None
             if part == "win":
-                video = generate.roundtrip(pipe, adapter, real) if config.roundtrip_win else real
+                video = generate.roundtrip(pipe, family, real) if config.roundtrip_win else real
                 extra: dict[str, Any] = {}
             else:
                 how = loser(task.pair_id, int(part.removeprefix("lose")), config)
-                raw = _generate(pipe, adapter, task, how, real, image)
+                raw, strength = _generate(pipe, family, task, how, real, image)
                 broken = generate.why_broken(raw)
-                video = conform.generated(generate.to_uint8(raw), form)
-                extra = {"seed": how.seed, "strategy": how.strategy, "strength": how.strength}
+                video = conform.generated(to_uint8(raw), form)
+                extra = {"seed": how.seed, "strategy": how.strategy, "strength": strength}
             seconds = time.perf_counter() - started
             data = conform.write(conform.with_first_frame(video, image), form, config.crf)
         except OutOfMemory:
@@ -267,17 +274,19 @@ def _make(
 
 
 def _generate(
-    pipe: Any, adapter: Any, task: Task, how: Loser, real: Video, image: Video | None
-) -> npt.NDArray[np.float32]:
+    pipe: Any, family: Any, task: Task, how: Loser, real: Video, image: Video | None
+) -> tuple[npt.NDArray[np.float32], float | None]:
+    """A loser, and the strength that it was really made with, where there is one."""
+    from realdpo.families.sample import sample
     from realdpo.pairs import generate
 
     assert task.settings is not None
     prompt = task.clip["prompt"]
     if how.strategy == "generate":
-        return generate.sample(pipe, adapter, prompt, image, how.seed, task.settings)
+        return sample(pipe, family, prompt, image, how.seed, task.settings), None
     assert how.strength is not None
     return generate.regenerate(
-        pipe, adapter, prompt, real, how.seed, task.settings, how.strength, how.box
+        pipe, family, prompt, real, how.seed, task.settings, how.strength, how.box
     )
 
 

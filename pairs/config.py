@@ -25,12 +25,15 @@ class BuildConfig:
     """How preference pairs are made. What is None is taken from the model.
 
     model: `tiny`, a pipeline folder or a Hub id; revision: a commit or branch of the Hub id.
-    lora: LoRA weights (file, folder or Hub id) of an earlier round; round: which round this is.
+    lora: LoRA weights (file, folder or Hub id) of an earlier round. lora_scale: how much of them
+    is applied. negative_prompt: what videos should not show; unset is the authors' own. round: which round this is.
     losers: generations a clip. strategies: weights of `generate` (from prompt and first frame),
     `renoise` (the real clip noised and denoised) and `local` (only a region and time span of it).
     strength: range of the noise share for `renoise`, where 0 is the clip and 1 is noise alone;
     0.65-0.8 is the range of DenseDPO. local_strength: the same for `local`.
-    width, height (pixels), frames, fps, steps, guidance: shape and sampling of every video.
+    task: i2v or t2v, for a folder whose weights do both. width, height (pixels), frames, fps, steps,
+    guidance: shape and sampling of every video. call, scheduler: further arguments
+    of the pipeline's call and settings of its scheduler.
     roundtrip_win: pass the real clip through the model's VAE, which the losers went through.
     keep_broken: pair generations that are NaN, black, blank or frozen as well.
     splits: which splits get pairs. seed: part of every pair's id, so a new seed is a new set.
@@ -42,6 +45,7 @@ class BuildConfig:
 
     model: str = "tiny"
     revision: str | None = None
+    task: Literal["i2v", "t2v"] | None = None
     lora: str | None = None
     lora_scale: float = 1.0
     round: int = 1
@@ -55,7 +59,9 @@ class BuildConfig:
     fps: float | None = None
     steps: int | None = None
     guidance: float | None = None
-    negative_prompt: str = ""
+    negative_prompt: str | None = None
+    call: Mapping[str, Any] = field(default_factory=dict)
+    scheduler: Mapping[str, Any] = field(default_factory=dict)
     roundtrip_win: bool = True
     keep_broken: bool = False
     splits: tuple[str, ...] = ("train", "validation", "test")

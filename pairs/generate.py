@@ -1,8 +1,4 @@
-"""Videos from a pipeline: from prompt and first frame, or from a real clip noised part of the way.
-
-`generate_video` is also what evaluation uses, so that a pair's loser and a test video are made
-by the same code.
-"""
+"""Losers from a real clip noised part of the way, winners through the VAE, and what is broken."""
 
 from __future__ import annotations
 
@@ -13,8 +9,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from realdpo.pairs.adapters import Adapter, Traits, facts_of_pipeline, of
-from realdpo.pairs.pipeline import load_pipeline, memory_told
+from realdpo.families import Family
+from realdpo.families.memory import memory_told
+from realdpo.families.sample import GenerationSettings, sample, scheduling, to_uint8
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,33 +19,6 @@ if TYPE_CHECKING:
     import torch
 
     Video = npt.NDArray[np.uint8]
-
-__all__ = [
-    "Box",
-    "GenerationSettings",
-    "adapter_of",
-    "generate_video",
-    "load_pipeline",
-    "regenerate",
-    "roundtrip",
-    "sample",
-    "settings_for",
-    "to_uint8",
-    "why_broken",
-]
-
-
-@dataclass(frozen=True)
-class GenerationSettings:
-    """Shape and sampling of a video: pixels, frames, frames a second, steps, guidance scale."""
-
-    width: int
-    height: int
-    frames: int
-    fps: float
-    steps: int
-    guidance: float
-    negative_prompt: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,141 +30,53 @@ class Box:
     columns: tuple[float, float]
 
 
-def adapter_of(pipe: Any) -> Adapter:
-    """The adapter of a loaded pipeline."""
-    return of(facts_of_pipeline(pipe))
-
-
-def settings_for(pipe: Any, **changes: Any) -> GenerationSettings:
-    """The settings a model's authors recommend, with `changes` (None changes nothing).
-
-    Raises UserError with the nearest legal values when the model cannot make that shape.
-    """
-    facts = facts_of_pipeline(pipe)
-    return settings_from(of(facts).traits(facts), **changes)
-
-
-def settings_from(traits: Traits, **changes: Any) -> GenerationSettings:
-    """As `settings_for`, from a model's traits alone."""
-    defaults = {
-        name: getattr(traits, name)
-        for name in ("width", "height", "frames", "fps", "steps", "guidance")
-    }
-    given = {name: value for name, value in changes.items() if value is not None}
-    settings = GenerationSettings(**{**defaults, **given})
-    traits.check(settings.width, settings.height, settings.frames)
-    return settings
-
-
-def generate_video(
-    pipe: Any,
-    adapter: Adapter,
-    prompt: str,
-    image: Video | None,
-    seed: int,
-    settings: GenerationSettings,
-) -> Video:
-    """A video for `prompt`: uint8 [F, H, W, 3], the same for the same seed on the same device.
-
-    image: uint8 [H, W, 3], the first frame, for image-to-video models and None for others.
-    NaN becomes 0; use `sample` to see it. Raises OutOfMemory, which says what to try next.
-    """
-    return to_uint8(sample(pipe, adapter, prompt, image, seed, settings))
-
-
-def sample(
-    pipe: Any,
-    adapter: Adapter,
-    prompt: str,
-    image: Video | None,
-    seed: int,
-    settings: GenerationSettings,
-    **more: Any,
-) -> npt.NDArray[np.float32]:
-    """As `generate_video`, but float32 in 0..1 with whatever NaN the model made.
-
-    `more` goes to the pipeline's call.
-    """
-    import numpy as np
-    import torch
-    from PIL import Image
-
-    facts = facts_of_pipeline(pipe)
-    arguments: dict[str, Any] = {
-        "prompt": prompt,
-        "height": settings.height,
-        "width": settings.width,
-        "num_frames": settings.frames,
-        "num_inference_steps": settings.steps,
-        # on the CPU, so that the noise does not depend on the kind of GPU
-        "generator": torch.Generator("cpu").manual_seed(seed),
-        "output_type": "np",
-        **adapter.arguments(facts, settings),
-        **more,
-    }
-    if adapter.traits(facts).task == "i2v":
-        if image is None:
-            raise ValueError("an image-to-video model needs the first frame")
-        arguments["image"] = Image.fromarray(image)
-    # some parts draw from the global generator; seeded and restored, it changes nothing else
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), memory_told(pipe):
-        torch.manual_seed(seed)
-        frames = pipe(**arguments).frames[0]
-    video = np.asarray(frames, dtype=np.float32)
-    if video.shape != (settings.frames, settings.height, settings.width, 3):
-        raise RuntimeError(
-            f"{type(pipe).__name__} made {video.shape}, asked for {settings.frames} frames of "
-            f"{settings.width}x{settings.height}"
-        )
-    return video
-
-
 def regenerate(
     pipe: Any,
-    adapter: Adapter,
+    family: Family,
     prompt: str,
     real: Video,
     seed: int,
     settings: GenerationSettings,
     strength: float,
     box: Box | None = None,
-) -> npt.NDArray[np.float32]:
+) -> tuple[npt.NDArray[np.float32], float]:
     """The real clip noised to `strength` and denoised by the same model and scheduler.
 
     real: uint8 [F, H, W, 3] of the settings' shape; its first frame conditions image-to-video.
     strength: share of noise in signal plus noise amplitude, in 0..1; for flow models that is
     sigma, for others the timestep with the same signal-to-noise ratio. With `box`, only that
     region and time span changes: at every step the rest is put back at its own noise level
-    (Lugmayr et al. 2022, RePaint, without the resampling). Returns float32 [F, H, W, 3] in 0..1.
+    (Lugmayr et al. 2022, RePaint, without the resampling). Returns float32 [F, H, W, 3] in 0..1,
+    and the strength of the step that was begun at: the schedule has so many steps and no others.
     """
     import torch
 
-    facts = facts_of_pipeline(pipe)
-    with torch.no_grad(), memory_told(pipe):
-        clean = adapter.encode(pipe, to_tensor(pipe, real)).float()
+    with torch.no_grad(), memory_told(pipe), scheduling(pipe, settings), _encoded_once(pipe):
+        clean = family.encode(pipe.vae, to_tensor(pipe, real)).float()
         noise = torch.randn(
             clean.shape, generator=torch.Generator("cpu").manual_seed(seed ^ 0x5EED)
         ).to(clean)
-        mask = None if box is None else _mask(box, clean, adapter.FRAME_AXIS)
+        mask = None if box is None else _mask(box, clean, family.TIME_AXIS)
+
+        given = family.clean_frames()
 
         def at(level: tuple[float, float]) -> torch.Tensor:
             mixed = level[0] * clean + level[1] * noise
-            if facts.pipeline == "LTXImageToVideoPipeline":
-                mixed[:, :, :1] = clean[:, :, :1]  # its pipeline never noises the first frame
-            return adapter.pack(pipe, mixed)
+            mixed[:, :, :given] = clean[:, :, :given]  # the pipeline never noises what is given
+            return family.pack(pipe, mixed)
 
         def put_back(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             assert mask is not None
             latents = tensors["latents"]
             kept = at(levels(pipe.scheduler)[step + 1]).to(latents)
-            packed = adapter.pack(pipe, mask).to(latents)
+            packed = family.pack(pipe, mask).to(latents)
             return {"latents": packed * latents + (1 - packed) * kept}
 
-        start = _first_level(pipe, adapter, prompt, real, seed, settings, strength)
+        start = _first_level(pipe, family, prompt, real, seed, settings, strength)
         with _late_start(pipe.scheduler, strength, corrector=mask is None):
-            return sample(
+            video = sample(
                 pipe,
-                adapter,
+                family,
                 prompt,
                 real[0],
                 seed,
@@ -202,6 +84,42 @@ def regenerate(
                 latents=at(start),
                 **({} if mask is None else {"callback_on_step_end": put_back}),
             )
+    return video, start[1] / (start[0] + start[1])
+
+
+@contextlib.contextmanager
+def _encoded_once(pipe: Any) -> Iterator[None]:
+    """The pipeline, which meanwhile encodes the same prompt and picture once only.
+
+    A schedule is read by a call that is stopped early, and a text encoder may be large.
+    """
+    known: dict[str, Any] = {}
+
+    def once(name: str) -> Callable[..., Any]:
+        original = getattr(pipe, name)
+
+        @functools.wraps(original)
+        def encode(*args: Any, **kwargs: Any) -> Any:
+            values = [*args, *(value for _, value in sorted(kwargs.items()))]
+            told = [v for v in values if isinstance(v, (str, int, float, list, type(None)))]
+            key = repr((name, told))
+            if key not in known:
+                known[key] = original(*args, **kwargs)
+            return known[key]
+
+        return encode
+
+    names = [name for name in ("encode_prompt", "encode_image") if hasattr(pipe, name)]
+    before = {name: vars(pipe).get(name) for name in names}
+    for name in names:
+        setattr(pipe, name, once(name))
+    try:
+        yield
+    finally:
+        for name, own in before.items():
+            delattr(pipe, name)
+            if own is not None:
+                setattr(pipe, name, own)
 
 
 def levels(scheduler: Any) -> list[tuple[float, float]]:
@@ -221,13 +139,13 @@ def levels(scheduler: Any) -> list[tuple[float, float]]:
     raise ValueError(f"the noise levels of {type(scheduler).__name__} are not known")
 
 
-def roundtrip(pipe: Any, adapter: Adapter, video: Video) -> Video:
+def roundtrip(pipe: Any, family: Family, video: Video) -> Video:
     """`video` encoded and decoded by the model's VAE; uint8 [F, H, W, 3] in and out."""
     import torch
 
     with torch.no_grad(), memory_told(pipe):
-        latents = adapter.encode(pipe, to_tensor(pipe, video))
-        decoded = adapter.decode(pipe, latents)[0].float().permute(1, 2, 3, 0)
+        latents = family.encode(pipe.vae, to_tensor(pipe, video))
+        decoded = family.decode(pipe.vae, latents)[0].float().permute(1, 2, 3, 0)
     pipe.maybe_free_model_hooks()
     return to_uint8(((decoded + 1) / 2).clamp(0, 1).cpu().numpy())
 
@@ -240,20 +158,6 @@ def to_tensor(pipe: Any, video: Video) -> torch.Tensor:
     tensor = tensor.to(device=pipe._execution_device, dtype=torch.float32)
     return (tensor / 127.5 - 1).to(pipe.vae.dtype)
 
-
-def to_uint8(video: npt.NDArray[np.float32]) -> Video:
-    """Values in 0..1 to bytes, rounded; NaN becomes 0."""
-    import numpy as np
-
-    given = video.reshape(-1)
-    made = np.empty(given.shape, np.uint8)
-    for start in range(0, given.size, _BLOCK):  # in pieces that stay in the cache
-        part = slice(start, start + _BLOCK)
-        made[part] = np.round(np.nan_to_num(given[part]).clip(0, 1) * 255)
-    return made.reshape(video.shape)
-
-
-_BLOCK = 1 << 16
 
 # A code value of 8-bit video is 1/255. Decoded H.264 of a still scene differs by less than a
 # quarter of one on average; a picture whose brightest pixel is below 16 shows nothing.
@@ -284,7 +188,7 @@ def why_broken(video: npt.NDArray[Any]) -> str | None:
 
 def _first_level(
     pipe: Any,
-    adapter: Adapter,
+    family: Family,
     prompt: str,
     real: Video,
     seed: int,
@@ -297,7 +201,7 @@ def _first_level(
     read from a call that is stopped as soon as it has been set.
     """
 
-    class Stop(Exception):
+    class Stop(BaseException):  # nothing on the way takes it for a failure
         pass
 
     def stop() -> None:
@@ -307,7 +211,7 @@ def _first_level(
         _late_start(pipe.scheduler, strength, after=stop),
         contextlib.suppress(Stop),
     ):
-        sample(pipe, adapter, prompt, real[0], seed, settings)
+        sample(pipe, family, prompt, real[0], seed, settings)
     return levels(pipe.scheduler)[0]
 
 

@@ -15,12 +15,14 @@ import pyarrow.compute as pc
 
 from realdpo import ids, tables
 from realdpo.errors import UserError
+from realdpo.families import Family, Traits, family_of
+from realdpo.families.load import Model, locate, spec_of_folder, with_task
+from realdpo.families.sample import GenerationSettings, settings_from
+from realdpo.families.weights import lora_id
 from realdpo.pairs import conform
-from realdpo.pairs.adapters import Traits, of
 from realdpo.pairs.config import BuildConfig
 from realdpo.pairs.conform import Form
-from realdpo.pairs.generate import Box, GenerationSettings, settings_from
-from realdpo.pairs.pipeline import Model, facts_of_folder, locate, lora_id, scheduler_name
+from realdpo.pairs.generate import Box
 from realdpo.workspace import Workspace
 
 _COLUMNS = [
@@ -53,10 +55,14 @@ class Plan:
 
     config: BuildConfig
     model: Model
-    traits: Traits
+    family: Family
     lora: str | None
     scheduler: str
     tasks: tuple[Task, ...]
+
+    @property
+    def traits(self) -> Traits:
+        return self.family.traits
 
 
 def plan(workspace: Workspace, config: BuildConfig) -> Plan:
@@ -66,18 +72,23 @@ def plan(workspace: Workspace, config: BuildConfig) -> Plan:
     """
     workspace.require(workspace.clips, "curate ingest FOOTAGE")
     model = locate(config.model, config.revision)
-    facts = facts_of_folder(model.folder)
-    adapter = of(facts)
-    traits = adapter.traits(facts)
-    if adapter.NAME == "generic" and (
+    spec = with_task(spec_of_folder(model.folder), config.task)
+    family = family_of(spec)
+    if not family.trainable and (
         config.roundtrip_win or any(config.strategies.get(s) for s in ("renoise", "local"))
     ):
         raise UserError(
-            f"the latents of {facts.pipeline} are not known, so winners cannot pass through its "
+            f"the latents of {spec.pipeline} are not known, so winners cannot pass through its "
             "VAE and clips cannot be renoised",
             "use --strategies generate and --no-roundtrip-win with this model",
         )
-    found = Plan(config, model, traits, lora_id(config.lora), scheduler_name(facts), ())
+    scheduler = str(spec.get("scheduler", "_class_name", "?"))
+    if config.strategies.get("local") and not family.KEEPS_REGIONS:
+        raise UserError(
+            f"{spec.pipeline} does not let a region be kept between its steps",
+            "leave `local` out of --strategies with this model",
+        )
+    found = Plan(config, model, family, lora_id(config.lora), scheduler, ())
     clips = tables.read(workspace.clips, tables.CLIPS, _COLUMNS)
     chosen = clips.filter(
         pc.field("keep")
@@ -120,6 +131,8 @@ def _common(made_by: Plan) -> str:
         roundtrip=config.roundtrip_win,
         encoder=conform.encoder(config.crf),
         seed=config.seed,
+        # only where it is another than the folder's own, so that ids stay what they were
+        **({"task": config.task} if config.task else {}),
     )
 
 
@@ -133,7 +146,7 @@ def _task(
     shape = (clip["width"], clip["height"], clip["frames"], clip["fps"])
     if shape not in shapes:
         try:
-            shapes[shape] = _settings(made_by.config, made_by.traits, clip)
+            shapes[shape] = _settings(made_by.config, made_by.family, clip)
         except conform.Unfit as error:
             shapes[shape] = str(error)
     made = shapes[shape] if clip["prompt"] else "the clip has no prompt"
@@ -143,18 +156,22 @@ def _task(
         clip=clip["clip_id"],
         clip_bytes=clip["sha256"],
         prompt=clip["prompt"],
-        settings=None if settings is None else vars(settings),
+        settings=None if settings is None else settings.key(),
     )
     return Task(pair_id, clip, settings, made if isinstance(made, str) else None)
 
 
-def _settings(config: BuildConfig, traits: Traits, clip: dict[str, Any]) -> GenerationSettings:
+def _settings(config: BuildConfig, family: Family, clip: dict[str, Any]) -> GenerationSettings:
     """The model's own shape, or the nearest legal one that the clip can fill. Raises Unfit."""
-    fps = Fraction(config.fps or traits.fps).limit_denominator(1001)
+    traits = family.traits
+    own = traits.known(
+        width=config.width, height=config.height, frames=config.frames, fps=config.fps
+    )
+    fps = Fraction(own["fps"]).limit_denominator(1001)
     available = len(conform.frames_at(clip["frames"], Fraction(clip["fps"]), fps))
-    frames = config.frames or traits.legal_frames(min(traits.frames, available))
+    frames = config.frames or traits.legal_frames(min(own["frames"], available))
     width, height = traits.legal_size(
-        min(clip["width"], traits.width), min(clip["height"], traits.height)
+        min(clip["width"], own["width"]), min(clip["height"], own["height"])
     )
     width, height = config.width or width, config.height or height
     if frames < 2 or frames > available:
@@ -165,10 +182,14 @@ def _settings(config: BuildConfig, traits: Traits, clip: dict[str, Any]) -> Gene
     if not width or not height or width > clip["width"] or height > clip["height"]:
         raise conform.Unfit(
             f"the clip is {clip['width']}x{clip['height']}, too small for this model"
-            + (f", which makes {traits.width}x{traits.height} only" if traits.fixed else "")
+            + (
+                f", which makes {traits.width}x{traits.height} only"
+                if len(traits.sizes) == 1
+                else ""
+            )
         )
     return settings_from(
-        traits,
+        family,
         width=width,
         height=height,
         frames=frames,
@@ -176,6 +197,8 @@ def _settings(config: BuildConfig, traits: Traits, clip: dict[str, Any]) -> Gene
         steps=config.steps,
         guidance=config.guidance,
         negative_prompt=config.negative_prompt,
+        call=config.call,
+        scheduler=config.scheduler,
     )
 
 

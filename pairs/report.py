@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from realdpo import ids, report, tables
 from realdpo.errors import UserError
-from realdpo.pairs.statistics import FEATURES, MOTION
+from realdpo.pairs.statistics import FEATURES, MOTION, SPEED
 from realdpo.workspace import Workspace
 
 
@@ -57,9 +57,11 @@ def _audit(found: Mapping[str, Any]) -> Markup:
         {
             "number": f["name"].replace("_", " "),
             "cause": f["group"],
+            "p": f["p"],
             "AUC": f["auc"],
             "loser - winner": f["loser_minus_winner"],
             "in words": f["words"],
+            "what to do": f["remedy"] or "",
         }
         for f in found["features"]
         if f["auc"] > 0.55
@@ -135,6 +137,8 @@ def _difference(row: Mapping[str, Any]) -> str:
     for name, feature in {**MOTION, **FEATURES}.items():
         value = row.get(f"audit.{name}")
         if value is None or name.startswith("first_") or abs(value) <= feature.tolerance:
+            continue
+        if name in SPEED:  # speaks of all pairs together
             continue
         words.append(f"{feature.more if value > 0 else feature.less} ({value:+.2g})")
     return "losers are " + ", ".join(words) if words else "losers differ in nothing measured"

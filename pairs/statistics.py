@@ -1,7 +1,8 @@
-"""What can be counted on a finished video file that says nothing of how things move in it.
+"""What can be counted on a finished video file that says nothing of what moves in it.
 
 Each number has a group (how a difference would have come about), words to report it in, and a
-tolerance: the difference between two sides that is too small to teach a model anything.
+tolerance: the difference between two sides that is too small to teach a model anything. A number
+that a video is too small or too short for is NaN.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,28 +28,97 @@ class Feature:
     tolerance: float
 
 
-_LEVELS = "levels"
-_ENCODING = "encoding"
+LEVELS, DETAIL, TEXTURE, ENCODING = "levels", "detail", "texture", "encoding"
+TIME, RATE = "time", "rate"
+REMEDIES = {
+    LEVELS: "read both sides in one range and colour space; where the model itself draws other "
+    "colours, give it its authors' steps and guidance, or use --strategies renoise or local, whose "
+    "losers keep the clip's",
+    DETAIL: "match sharpness and noise: pass winners through the model's VAE (--roundtrip-win), give "
+    "the model its authors' steps, or use --strategies renoise or local",
+    TEXTURE: "a decoder left its trace on one side only: pass winners through the model's VAE "
+    "(--roundtrip-win)",
+    ENCODING: "make both sides from the originals: what was encoded once more, or by another "
+    "encoder, keeps its marks",
+    TIME: "cut both sides where the first of them stops moving",
+    RATE: "play both sides at the rate the model was made for: --set fps=N, and losers from "
+    "elsewhere resampled",
+}
+"""What to do about a difference, by the group of the number that shows it."""
+
 # Tolerances: 2 of 255 code values is what 8-bit video at crf 12 may lose by itself; 5 % of a
 # ratio (0.05 in natural logarithm) is the spread of sharpness between encodes of one take.
 _PICTURE = {
-    "red": Feature(_LEVELS, "redder", "less red", "of 255", 2.0),
-    "green": Feature(_LEVELS, "greener", "less green", "of 255", 2.0),
-    "blue": Feature(_LEVELS, "bluer", "less blue", "of 255", 2.0),
-    "contrast": Feature(_LEVELS, "of higher contrast", "of lower contrast", "of 255", 2.0),
-    "saturation": Feature(_LEVELS, "more colourful", "less colourful", "of 255", 2.0),
-    "dark": Feature(_LEVELS, "brighter in the shadows", "darker in the shadows", "of 255", 3.0),
-    "bright": Feature(_LEVELS, "brighter in the lights", "darker in the lights", "of 255", 3.0),
-    "noise": Feature("detail", "noisier", "less noisy", "of 255", 0.5),
-    "blocks": Feature("detail", "blockier", "less blocky", "of 255", 0.5),
-    "sharpness": Feature("detail", "sharper", "softer", "log", 0.05),
+    "red": Feature(LEVELS, "redder", "less red", "of 255", 2.0),
+    "green": Feature(LEVELS, "greener", "less green", "of 255", 2.0),
+    "blue": Feature(LEVELS, "bluer", "less blue", "of 255", 2.0),
+    "contrast": Feature(LEVELS, "of higher contrast", "of lower contrast", "of 255", 2.0),
+    "saturation": Feature(LEVELS, "more colourful", "less colourful", "of 255", 2.0),
+    "dark": Feature(LEVELS, "brighter in the shadows", "darker in the shadows", "of 255", 3.0),
+    "bright": Feature(LEVELS, "brighter in the lights", "darker in the lights", "of 255", 3.0),
+    "noise": Feature(DETAIL, "noisier", "less noisy", "of 255", 0.5),
+    "chroma_noise": Feature(DETAIL, "noisier in colour", "less noisy in colour", "of 255", 0.3),
+    "blocks": Feature(DETAIL, "blockier", "less blocky", "of 255", 0.5),
+    "sharpness": Feature(DETAIL, "sharper", "softer", "log", 0.05),
+    "texture": Feature(
+        TEXTURE, "finer in their finest detail", "coarser in their finest detail", "log", 0.05
+    ),
 }
 
+# The sides of a latent's cell: 8 pixels in most models, 16 and 32 in others. Below a third of a
+# code value a pattern is less than rounding makes.
+LATTICES = (8, 16, 32)
+_LATTICE = {
+    f"lattice_{side}": Feature(
+        TEXTURE,
+        f"patterned every {side} pixels",
+        f"less patterned every {side} pixels",
+        "of 255",
+        0.3,
+    )
+    for side in LATTICES
+}
+
+PULSES = (4, 8)
+_IN_TIME = {
+    f"pulse_{step}": Feature(
+        TEXTURE,
+        f"changing more in texture every {step} frames",
+        f"changing less in texture every {step} frames",
+        "log",
+        0.1,
+    )
+    for step in PULSES
+} | {
+    "start_sharpness": Feature(
+        TEXTURE, "sharper at their first frame", "softer at their first frame", "log", 0.1
+    ),
+    "start_step": Feature(
+        TEXTURE,
+        "changing more in texture after their first frame",
+        "changing less in texture after their first frame",
+        "log",
+        0.2,
+    ),
+}
+"""Of how texture changes, in proportion to how it changes otherwise, so that motion cancels."""
+
+LOOK = {
+    "flicker": Feature(
+        DETAIL, "of noise that flickers more", "of noise that flickers less", "log", 0.1
+    ),
+    "flicker_slope": Feature(
+        DETAIL, "of noise that drifts", "of noise that is new in every frame", "log", 0.05
+    ),
+}
+"""The temporal spectrum of the noise in what stands still. How a camera's noise flickers, a model
+must learn as well: it never counts as a difference in preparation."""
+
 FILE = {
-    "key_frames": Feature(_ENCODING, "cut into more key frames", "of fewer key frames", "", 0.5),
-    "b_frames": Feature(_ENCODING, "richer in B-frames", "poorer in B-frames", "share", 0.02),
+    "key_frames": Feature(ENCODING, "cut into more key frames", "of fewer key frames", "", 0.5),
+    "b_frames": Feature(ENCODING, "richer in B-frames", "poorer in B-frames", "share", 0.02),
     "frozen_tail": Feature(
-        "time", "frozen longer at the end", "less frozen at the end", "frames", 1.0
+        TIME, "frozen longer at the end", "less frozen at the end", "frames", 1.0
     ),
 }
 """Of the file as a whole; with the pairs' own encoder these are the same for every video."""
@@ -60,7 +130,7 @@ FIRST = {
     for name, f in _PICTURE.items()
 } | {
     "first_size": Feature(
-        _ENCODING,
+        ENCODING,
         "larger in the first frame's bytes",
         "smaller in the first frame's bytes",
         "log",
@@ -70,18 +140,33 @@ FIRST = {
 """Of the first frame, which in image-to-video is the same picture on both sides, whatever the
 model did afterwards: here a difference can only have come from how the sides were prepared."""
 
-WHOLE = _PICTURE | {
-    "size": Feature(
-        _ENCODING,
-        "larger files for what they show",
-        "smaller files for what they show",
-        "log",
-        0.15,
-    )
-}
+WHOLE = (
+    _PICTURE
+    | _LATTICE
+    | _IN_TIME
+    | {
+        "size": Feature(
+            ENCODING,
+            "larger files for what they show",
+            "smaller files for what they show",
+            "log",
+            0.15,
+        )
+    }
+)
 """Of all frames: prepared differently, or drawn differently by the model."""
 
-FEATURES = FILE | FIRST | WHOLE
+SPEED = {
+    "speed": Feature(
+        RATE, "faster by one factor in all pairs", "slower by one factor in all pairs", "log", 0.02
+    )
+}
+"""How far things move from frame to frame, in thousandths of the width. The sides are meant to
+differ in it, but not all by one factor: then the frame rates do."""
+ONE_SPEED = 0.22
+"""So large is that factor's logarithm at least: 1.25 times, between 24 and 30 frames a second."""
+
+FEATURES = FILE | FIRST | WHOLE | LOOK | SPEED
 
 MOTION = {"motion": Feature("motion", "moving more", "moving less", "log", 0.0)}
 """In which the sides are meant to differ."""
@@ -126,6 +211,9 @@ def pixels(video: npt.NDArray[np.uint8]) -> dict[str, float]:
         **picture(chosen),
         **{f"first_{name}": value for name, value in picture(video[:1]).items()},
         **dict(zip(GRID, grid(video[0]), strict=True)),
+        **{f"lattice_{side}": lattice(_luma(chosen), side) for side in LATTICES},
+        **in_time(_luma(every)),
+        "speed": speed(video),
         "frozen_tail": float(tail),
         "motion": float(np.log(moves.mean() + 0.1)),
     }
@@ -139,7 +227,7 @@ def picture(video: npt.NDArray[np.uint8]) -> dict[str, float]:
     means = video.reshape(-1, 3).mean(axis=0)
     r, g, b = (video[..., k] for k in range(3))  # faster than over the last axis
     spread = np.maximum(np.maximum(r, g), b) - np.minimum(np.minimum(r, g), b)
-    luma = np.stack([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in video]).astype(np.float32)
+    luma = _luma(video)
     low, high = np.quantile(luma, [0.01, 0.99])
     laplacian = float(np.mean([np.abs(cv2.Laplacian(f, cv2.CV_32F)).mean() for f in luma]))
     return {
@@ -151,9 +239,153 @@ def picture(video: npt.NDArray[np.uint8]) -> dict[str, float]:
         "dark": float(low),
         "bright": float(high),
         "noise": float(np.mean([noise_level(f) for f in luma])),
+        "chroma_noise": float(np.mean([chroma_noise(f) for f in video])),
         "blocks": blockiness(luma),
         "sharpness": float(np.log(laplacian + 0.1)),
+        "texture": float(np.mean([texture(f) for f in luma])),
     }
+
+
+def _luma(video: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Brightness [F, H, W] of frames [F, H, W, 3], of 255."""
+    import cv2
+    import numpy as np
+
+    return np.stack([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in video]).astype(np.float32)
+
+
+def chroma_noise(frame: npt.NDArray[np.uint8]) -> float:
+    """`noise_level` of both colour channels of a picture [H, W, 3], at the half size they are
+    stored in."""
+    import cv2
+    import numpy as np
+
+    height, width = frame.shape[:2]
+    half = cv2.resize(
+        frame.astype(np.float32), (width // 2, height // 2), interpolation=cv2.INTER_AREA
+    )
+    colours = cv2.cvtColor(half, cv2.COLOR_RGB2YCrCb)[..., 1:]
+    return float(np.mean([noise_level(np.ascontiguousarray(colours[..., k])) for k in range(2)]))
+
+
+def texture(luma: npt.NDArray[np.float32]) -> float:
+    """How much of a picture [H, W] is detail of one or two pixels, to that of four, as a log.
+
+    The two finest bands of a Laplacian pyramid: a decoder that invents or loses the finest
+    detail changes one and not the other, where a sharper lens changes both.
+    """
+    import cv2
+    import numpy as np
+
+    fine = cv2.GaussianBlur(luma, (0, 0), 1.0)
+    coarse = cv2.GaussianBlur(luma, (0, 0), 2.0)
+    return float(
+        np.log((np.abs(luma - fine).mean() + 0.05) / (np.abs(fine - coarse).mean() + 0.05))
+    )
+
+
+def lattice(luma: npt.NDArray[np.float32], side: int) -> float:
+    """How far the strongest of `side` places in a cell stands out, in pictures [F, H, W], of 255.
+
+    Steps between neighbouring pixels, averaged over all cells of the grid, along both axes:
+    the largest of the means beyond their median. NaN where fewer than four cells fit.
+    """
+    import numpy as np
+
+    found = []
+    for axis, others in ((2, (0, 1)), (1, (0, 2))):
+        steps = np.abs(np.diff(luma, axis=axis)).mean(axis=others)
+        cells = (len(steps) + 1) // side  # the last pixel has no step
+        if cells >= 4:
+            padded = np.append(steps, np.nan)[: cells * side]
+            folded = np.nanmedian(padded.reshape(cells, side), axis=0)
+            found.append(float(folded.max() - np.median(folded)))
+    return float(np.mean(found)) if found else float("nan")
+
+
+def in_time(luma: npt.NDArray[np.float32]) -> dict[str, float]:
+    """How fine texture changes from frame to frame, of pictures [F, H, W] at half size.
+
+    pulse_4, pulse_8: changes at every 4th and 8th frame, where a latent frame ends, to those
+    between. start_*: the first frame to those that follow. flicker: the change where the picture
+    stands still, which is the noise's; flicker_slope: over two frames to over one. All are
+    logarithms; NaN for a video that is too short, or in which nothing stands still.
+    """
+    import cv2
+    import numpy as np
+
+    smooth = np.stack([cv2.GaussianBlur(f, (0, 0), 1.5) for f in luma])
+    fine = luma - smooth
+    steps = np.abs(np.diff(fine, axis=0)).mean(axis=(1, 2)) + 0.05
+    found = {}
+    for step in PULSES:
+        at = np.arange(1, len(steps))  # the first step is `start_step`
+        on = at % step == 0
+        known = on.sum() >= 2 and (~on).any()
+        ratio = np.log(np.mean(steps[at[on]]) / np.mean(steps[at[~on]])) if known else np.nan
+        found[f"pulse_{step}"] = float(ratio)
+    size = np.abs(fine).mean(axis=(1, 2)) + 0.05
+    if len(luma) < 4:
+        return found | dict.fromkeys(
+            ("start_sharpness", "start_step", "flicker", "flicker_slope"), float("nan")
+        )
+    found["start_sharpness"] = float(np.log(size[0] / size[1:5].mean()))
+    found["start_step"] = float(np.log(steps[0] / np.median(steps[1:])))
+    still = _still(smooth)
+    if sum(int(s.sum()) for s in still) < _FEWEST_STILL:
+        return found | {"flicker": float("nan"), "flicker_slope": float("nan")}
+    once, twice = (
+        float(np.mean([np.abs(_by_block(f)[s]).sum() for f, s in zip(frames, still, strict=True)]))
+        / (np.mean([s.sum() for s in still]) * _BLOCK**2)
+        + 0.1
+        for frames in (fine[1:-1] - fine[:-2], fine[2:] - fine[:-2])
+    )
+    found["flicker"] = float(np.log(once))
+    found["flicker_slope"] = float(np.log(twice / once))
+    return found
+
+
+_BLOCK = 8
+_STILL = 1.0  # of 255: a smoothed block that changes less over two frames stands still
+_FEWEST_STILL = 32  # such blocks, over all frames of a video
+
+
+def _by_block(frame: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """A picture [H, W] as its blocks [count, 64]."""
+    rows, columns = frame.shape[0] // _BLOCK, frame.shape[1] // _BLOCK
+    whole = frame[: rows * _BLOCK, : columns * _BLOCK].reshape(rows, _BLOCK, columns, _BLOCK)
+    return whole.transpose(0, 2, 1, 3).reshape(rows * columns, _BLOCK * _BLOCK)
+
+
+def _still(smooth: npt.NDArray[np.float32]) -> list[npt.NDArray[np.bool_]]:
+    """Which blocks of each frame stand still over the two frames that follow."""
+    import numpy as np
+
+    return [
+        np.maximum(np.abs(_by_block(b - a)).mean(axis=1), np.abs(_by_block(c - a)).mean(axis=1))
+        < _STILL
+        for a, b, c in zip(smooth[:-2], smooth[1:-1], smooth[2:], strict=True)
+    ]
+
+
+def speed(video: npt.NDArray[np.uint8]) -> float:
+    """Log of how far things move a frame, in thousandths of the width (DIS optical flow)."""
+    import cv2
+    import numpy as np
+
+    height, width = video.shape[1:3]
+    scale = min(1.0, 160 / max(height, width))
+    size = (max(32, round(width * scale)), max(32, round(height * scale)))
+    small = [
+        cv2.resize(cv2.cvtColor(f, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_AREA)
+        for f in video
+    ]
+    fresh: Any = None  # flow to start from
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+    moved = [
+        float(np.linalg.norm(flow.calc(a, b, fresh), axis=2).mean()) for a, b in pairwise(small)
+    ]
+    return float(np.log(1000 * np.mean(moved or [0.0]) / size[0] + 0.1))
 
 
 def grid(frame: npt.NDArray[np.uint8]) -> list[float]:

@@ -7,10 +7,13 @@ import importlib.util
 import itertools
 import logging
 import multiprocessing
+import multiprocessing.context
 import os
 import signal
 import socket
+import sys
 import threading
+import types
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -158,9 +161,30 @@ def _alone(step: Callable[[Row], Value], row: Row) -> Outcome[Row, Value]:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
+class _Process(multiprocessing.context.SpawnProcess):
+    """A spawned process that does not run the user's script again.
+
+    Python imports the script in every spawned process, which then starts the work once more, if
+    its author did not guard it by `if __name__ == "__main__"`. No step is defined there.
+    """
+
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:
+        script = sys.modules["__main__"]
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        try:
+            return multiprocessing.context.SpawnProcess._Popen(process_obj)
+        finally:
+            sys.modules["__main__"] = script
+
+
+class _Context(multiprocessing.context.SpawnContext):
+    Process = _Process
+
+
 def _pool(workers: int) -> futures.ProcessPoolExecutor:
     # Fork would copy the locks of FFmpeg's and OpenCV's threads in whatever state they are.
-    context = multiprocessing.get_context("spawn")
+    context = _Context()
     return futures.ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
 
 

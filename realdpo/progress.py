@@ -1,12 +1,32 @@
-"""Progress bars on stderr: items, rate, time remaining."""
+"""Progress bars on stderr: items, rate, time remaining; and what a command says meanwhile."""
 
 from __future__ import annotations
 
 import contextlib
 import contextvars
+import logging
 from collections.abc import Callable, Iterator
 
 quiet: contextvars.ContextVar[bool] = contextvars.ContextVar("quiet", default=False)
+logger = logging.getLogger("realdpo")
+
+_speaks = False  # of the process, not of a context: threads that generate speak too
+
+
+def speak() -> None:
+    """From now on `say` writes to stderr: for the command line. A library only logs."""
+    global _speaks
+    _speaks = True
+
+
+@contextlib.contextmanager
+def shown(bars: bool) -> Iterator[None]:
+    """Show progress bars within, or do not."""
+    token = quiet.set(not bars)
+    try:
+        yield
+    finally:
+        quiet.reset(token)
 
 
 @contextlib.contextmanager
@@ -59,8 +79,10 @@ def bar(
 
 
 def say(text: str) -> None:
-    """One line for the user on stderr, unless quiet."""
-    if not quiet.get():
+    """One line for the user: on stderr under a command unless quiet, to the log of a library."""
+    if not _speaks:
+        logger.info(text)
+    elif not quiet.get():
         import sys
 
         print(text, file=sys.stderr, flush=True)

@@ -22,6 +22,9 @@ from realdpo.files import atomic_path
 NAME_KEY = b"realdpo.table"
 VERSION_KEY = b"realdpo.version"
 
+ROW_GROUP = 65_536
+"""Rows that stand together in a file, and are in memory at once where a table is streamed."""
+
 MEDIA = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 """How `datasets` stores a Video or an Image: the bytes and a file name."""
 
@@ -246,7 +249,37 @@ def write(path: str | Path, table: pa.Table, kind: TableKind, **options: Any) ->
     schema = kind.full_schema(score_columns(table))
     table = table.select(schema.names).cast(schema)
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, **{"compression": "zstd", **options})
+        defaults = {"compression": "zstd", "row_group_size": ROW_GROUP}
+        pq.write_table(table, temporary, **{**defaults, **options})
+
+
+def replace_columns(
+    path: str | Path, kind: TableKind, columns: Mapping[str, pa.ChunkedArray]
+) -> None:
+    """Write the table at `path` again with these columns in the place of theirs.
+
+    It goes through a row group at a time, so that a table larger than memory can be changed.
+    Raises as `read` and `write` do, and ValueError for a column of another length.
+    """
+    schema = check(path, kind)
+    rows = pq.read_metadata(path).num_rows
+    if wrong := [name for name, column in columns.items() if len(column) != rows]:
+        raise ValueError(f"{wrong[0]} has {len(columns[wrong[0]])} rows, the table {rows}")
+    extra = [name for name in (*schema.names, *columns) if "." in name]
+    full = kind.full_schema(dict.fromkeys(extra))
+    first = 0
+    with (
+        atomic_path(path) as temporary,
+        pq.ParquetFile(path) as old,
+        pq.ParquetWriter(temporary, full, compression="zstd") as out,
+    ):
+        for batch in old.iter_batches(ROW_GROUP):
+            part = {name: column.slice(first, batch.num_rows) for name, column in columns.items()}
+            whole = pa.table(
+                {name: part[name] if name in part else batch[name] for name in full.names}
+            )
+            out.write_table(whole.cast(full))
+            first += batch.num_rows
 
 
 def read(path: str | Path, kind: TableKind, columns: Sequence[str] | None = None) -> pa.Table:

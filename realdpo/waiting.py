@@ -77,6 +77,10 @@ class Pace:
             self._sleep(left)
         self._next = self._clock() + self.seconds
 
+    def hold(self, seconds: float) -> None:
+        """Let the next request wait this long from now, because a quota is used up."""
+        self._next = max(self._next, self._clock() + seconds)
+
 
 def user_agent(contact: str = "") -> str:
     """Who asks, as servers that are free for all want to know: `realdpo/0.1.0 (contact)`.

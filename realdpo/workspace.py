@@ -13,23 +13,32 @@ from pathlib import Path
 
 from realdpo.errors import UserError
 from realdpo.files import write_text
+from realdpo.table_files import ClipsFile, PairsFile, SourcesFile
 
 SPLITS = ("train", "validation", "test")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Workspace:
     """Paths of a workspace. Nothing is created until something is written."""
 
     root: Path
 
-    @property
-    def sources(self) -> Path:
-        return self.root / "sources.parquet"
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        object.__setattr__(self, "root", Path(root))
+
+    @classmethod
+    def of(cls, work: Workspace | str | os.PathLike[str]) -> Workspace:
+        """`work` itself, or the workspace in that folder."""
+        return work if isinstance(work, Workspace) else cls(work)
 
     @property
-    def clips(self) -> Path:
-        return self.root / "clips.parquet"
+    def sources(self) -> SourcesFile:
+        return SourcesFile(self.root / "sources.parquet")
+
+    @property
+    def clips(self) -> ClipsFile:
+        return ClipsFile(self.root / "clips.parquet")
 
     @property
     def clip_files(self) -> Path:
@@ -40,8 +49,8 @@ class Workspace:
         return self.root / "data"
 
     @property
-    def pairs(self) -> Path:
-        return self.root / "pairs" / "pairs.parquet"
+    def pairs(self) -> PairsFile:
+        return PairsFile(self.root / "pairs" / "pairs.parquet")
 
     @property
     def pair_videos(self) -> Path:

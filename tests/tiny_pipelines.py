@@ -139,15 +139,15 @@ def cogvideox(image: bool = False, version15: bool = False, rotary: bool = True)
     )
 
 
-def wan_transformer(image: bool, clip_dim: int | None) -> Any:
+def wan_transformer(image: bool, clip_dim: int | None, channels: int = 16) -> Any:
     from diffusers import WanTransformer3DModel
 
     return WanTransformer3DModel(
         patch_size=(1, 2, 2),
         num_attention_heads=2,
         attention_head_dim=12,
-        in_channels=36 if image else 16,
-        out_channels=16,
+        in_channels=36 if image else channels,
+        out_channels=channels,
         text_dim=32,
         freq_dim=32,
         ffn_dim=32,
@@ -158,8 +158,10 @@ def wan_transformer(image: bool, clip_dim: int | None) -> Any:
     )
 
 
-def wan(image: bool = False, two: bool = False) -> Any:
-    """Wan 2.1 (image-to-video with its CLIP encoder) or, with `two`, Wan 2.2's pair of transformers."""
+def wan(image: bool = False, two: bool = False, dense: bool = False) -> Any:
+    """Wan 2.1 (image-to-video with its CLIP encoder), with `two` Wan 2.2's pair of transformers,
+    with `dense` Wan 2.2 5B: its VAE, a timestep for every token, one folder for both tasks.
+    """
     from diffusers import (
         AutoencoderKLWan,
         UniPCMultistepScheduler,
@@ -167,7 +169,7 @@ def wan(image: bool = False, two: bool = False) -> Any:
         WanPipeline,
     )
 
-    clip_dim = 16 if image and not two else None
+    clip_dim = 16 if image and not two and not dense else None
     parts: dict[str, Any] = {
         "tokenizer": t5_tokenizer(64),
         "text_encoder": t5_encoder("umt5"),
@@ -186,6 +188,18 @@ def wan(image: bool = False, two: bool = False) -> Any:
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
         ),
     }
+    if dense:
+        parts["expand_timesteps"] = True
+        parts["transformer"] = wan_transformer(False, None, channels=48)
+        parts["vae"] = AutoencoderKLWan(
+            base_dim=3, decoder_base_dim=3, z_dim=48, dim_mult=[1, 1, 1, 1], num_res_blocks=1,
+            temperal_downsample=[False, True, True], in_channels=12, out_channels=12, patch_size=2,
+            is_residual=True, scale_factor_spatial=16, scale_factor_temporal=4,
+            latents_mean=[0.0] * 48, latents_std=[1.5] * 48,
+        )  # fmt: skip
+        parts["scheduler"] = UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0
+        )
     if not image:
         return WanPipeline(**parts)
     if clip_dim:
@@ -425,6 +439,92 @@ def mochi() -> Any:
     )
 
 
+def skyreels(image: bool = False) -> Any:
+    """SkyReels-V2: Wan's parts, a transformer class of its own, CLIP for image-to-video."""
+    from diffusers import (
+        SkyReelsV2ImageToVideoPipeline,
+        SkyReelsV2Pipeline,
+        SkyReelsV2Transformer3DModel,
+    )
+
+    parts = dict(wan(image).components)
+    parts = {n: p for n, p in parts.items() if n != "transformer_2" and p is not None}
+    config = {k: v for k, v in parts["transformer"].config.items() if not k.startswith("_")}
+    parts["transformer"] = SkyReelsV2Transformer3DModel(**config)
+    return (SkyReelsV2ImageToVideoPipeline if image else SkyReelsV2Pipeline)(**parts)
+
+
+CHAT = (
+    "{% for m in messages %}{{'<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n'}}"
+    "{% endfor %}{% if add_generation_prompt %}{{'<|im_start|>assistant\\n'}}{% endif %}"
+)
+
+
+def hunyuan15(image: bool = False) -> Any:
+    """HunyuanVideo-1.5: Qwen2.5-VL's text model, ByT5 for glyphs, SigLIP, a guider."""
+    from diffusers import (
+        AutoencoderKLHunyuanVideo15,
+        ClassifierFreeGuidance,
+        FlowMatchEulerDiscreteScheduler,
+        HunyuanVideo15ImageToVideoPipeline,
+        HunyuanVideo15Pipeline,
+        HunyuanVideo15Transformer3DModel,
+    )
+    from tokenizers import pre_tokenizers
+    from transformers import (
+        ByT5Tokenizer,
+        Qwen2_5_VLTextConfig,
+        SiglipImageProcessor,
+        SiglipVisionConfig,
+        SiglipVisionModel,
+        T5Config,
+        T5EncoderModel,
+    )
+    from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
+    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
+
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    letters = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *special]
+    parts: dict[str, Any] = {
+        "tokenizer": Qwen2Tokenizer(
+            vocab={token: i for i, token in enumerate(letters)}, merges=[], eos_token="<|im_end|>",
+            pad_token="<|endoftext|>", additional_special_tokens=special, chat_template=CHAT,
+        ),
+        "text_encoder": Qwen2_5_VLTextModel(
+            Qwen2_5_VLTextConfig(
+                vocab_size=len(letters), hidden_size=16, intermediate_size=16, num_hidden_layers=3,
+                num_attention_heads=2, num_key_value_heads=2,
+                rope_parameters={"type": "mrope", "mrope_section": [1, 1, 2], "rope_theta": 1e4},
+            )
+        ),
+        "tokenizer_2": ByT5Tokenizer(),
+        "text_encoder_2": T5EncoderModel(
+            T5Config(vocab_size=384, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+        ),
+        "transformer": HunyuanVideo15Transformer3DModel(
+            in_channels=9, out_channels=4, num_attention_heads=2, attention_head_dim=10,
+            num_layers=2, num_refiner_layers=1, text_embed_dim=16, text_embed_2_dim=8,
+            image_embed_dim=8, rope_axes_dim=(2, 4, 4), target_size=64,
+            task_type="i2v" if image else "t2v",
+        ),
+        "vae": AutoencoderKLHunyuanVideo15(
+            latent_channels=4, block_out_channels=(8, 8, 8, 8, 8), layers_per_block=1,
+        ),
+        "scheduler": FlowMatchEulerDiscreteScheduler(shift=5.0),
+        "guider": ClassifierFreeGuidance(guidance_scale=6.0),
+    }  # fmt: skip
+    if not image:
+        return HunyuanVideo15Pipeline(**parts)
+    parts["image_encoder"] = SiglipVisionModel(
+        SiglipVisionConfig(
+            hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2,
+            image_size=27, patch_size=1,
+        )
+    )  # fmt: skip
+    parts["feature_extractor"] = SiglipImageProcessor(size={"height": 27, "width": 27})
+    return HunyuanVideo15ImageToVideoPipeline(**parts)
+
+
 PIPELINES = {
     "cogvideox-2b": lambda: cogvideox(rotary=False),
     "cogvideox-5b": lambda: cogvideox(),
@@ -435,13 +535,24 @@ PIPELINES = {
     "wan2.1-i2v": lambda: wan(image=True),
     "wan2.2-t2v": lambda: wan(two=True),
     "wan2.2-i2v": lambda: wan(image=True, two=True),
+    "wan2.2-5b-t2v": lambda: wan(dense=True),
+    "wan2.2-5b-i2v": lambda: wan(image=True, dense=True),
     "ltx-t2v": lambda: ltx(),
     "ltx-i2v": lambda: ltx(image=True),
     "hunyuan-t2v": lambda: hunyuan(),
     "hunyuan-i2v": lambda: hunyuan_image("token_replace"),
     "hunyuan-i2v-concat": lambda: hunyuan_image("latent_concat"),
     "mochi-t2v": lambda: mochi(),
+    "skyreels-t2v": lambda: skyreels(),
+    "skyreels-i2v": lambda: skyreels(image=True),
+    "hunyuan15-t2v": lambda: hunyuan15(),
+    "hunyuan15-i2v": lambda: hunyuan15(image=True),
 }
+
+
+def unpacked(pipe: Any, tokens: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Tokens [B, S, C] of LTX's kinds as latents in the shape of `like`."""
+    return pipe._unpack_latents(tokens, *like.shape[2:])
 
 
 def save(name: str, folder: Path | str, seed: int = 0) -> Path:

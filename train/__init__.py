@@ -1,1 +1,22 @@
-"""Preference pairs in, weights out: the objective, the reference, the loop and what it reports."""
+"""Clips or preference pairs in, weights out. The room can be called: `realdpo.train(work, ...)`.
+
+The objective stands alone: `from realdpo.train import objective` in a loop of your own.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from typing import Any
+
+
+class _Room(types.ModuleType):
+    """A module that is also the function `realdpo.api.train`."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        from realdpo.api import train
+
+        return train(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _Room

@@ -20,9 +20,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from realdpo.errors import UserError
-from realdpo.train import models
+from realdpo.families import Spec
+from realdpo.families.weights import read_weights, save_weights
 from realdpo.train.log import plain
-from realdpo.train.models import Spec
 from realdpo.train.reference import Reference, let_go
 
 
@@ -65,7 +65,7 @@ def save(
             unfinished.mkdir(parents=True)
         weights = whole_weights(model, main)
         if main:
-            models.save_weights(weights, model, spec, unfinished)
+            save_weights(weights, model, spec, unfinished)
         del weights
         moments = _gathered(_moments(model, optimizer), main)
         if main:
@@ -108,7 +108,7 @@ def load(
     """
     try:
         state = read_state(folder)
-        weights = models.read_weights(model, spec, folder)
+        weights = read_weights(model, spec, folder)
         with torch.no_grad():
             for name, parameter in trained(model):
                 parameter.copy_(_like(parameter, weights[name]))

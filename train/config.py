@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field, fields
+from dataclasses import field
 from typing import Any, Literal, TypeVar
 
 from realdpo.config import settings
@@ -30,6 +30,9 @@ class TrainConfig:
         (), "Names of the layers that get adapters; empty: the attention projections."
     )
     lora_dropout: float = _set(0.0, "Dropout before the adapters.")
+    task: Literal["i2v", "t2v"] | None = _set(
+        None, "i2v or t2v, for a folder whose weights do both (LTX-Video, Wan 2.2 5B)."
+    )
     expert: Literal["high", "low"] = _set(
         "high", "Wan 2.2: which of its two transformers, by noise level."
     )
@@ -118,8 +121,12 @@ class TrainConfig:
         0, "Held-out prompts to generate at fixed seeds, base beside tuned."
     )
     validation_every: int = _set(0, "Steps between generated videos; 0: only at the end.")
-    validation_steps: int = _set(20, "Denoising steps of generated videos.")
-    validation_guidance: float = _set(6.0, "Classifier-free guidance of generated videos.")
+    validation_steps: int | None = _set(
+        None, "Denoising steps of generated videos; None: as the model's authors."
+    )
+    validation_guidance: float | None = _set(
+        None, "Guidance of generated videos; None: as the model's authors."
+    )
     trackers: tuple[str, ...] = _set((), "Beside CSV: tensorboard, wandb.")
     allow_shortcut: bool = _set(False, "Train although the audit can tell the sides apart.")
     allow_other_model: bool = _set(
@@ -206,8 +213,3 @@ FREE_ON_RESUME = frozenset(
         "model", "revision", "batch", "accumulation", "branches", "gradient_checkpointing",
     }
 )  # fmt: skip
-
-
-def describe() -> list[tuple[str, str, str]]:
-    """(name, default, help) of every setting, for `--help` and the docs."""
-    return [(f.name, repr(f.default), f.metadata["help"]) for f in fields(TrainConfig)]

@@ -29,14 +29,14 @@ from torch import Tensor
 from realdpo import ids, progress, tables
 from realdpo import models as names
 from realdpo.errors import UserError
+from realdpo.families import Family, Spec, trainable_family
+from realdpo.families import load as loading
 from realdpo.files import atomic_path
 from realdpo.media.decode import read_clip
-from realdpo.train import models
 from realdpo.train.config import TrainConfig
-from realdpo.train.models import Family, Spec
 from realdpo.workspace import Workspace
 
-TRANSFORM = 1  # raise when the way from a file to a latent changes
+TRANSFORM = 2  # raise when the way from a file to a latent changes
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,9 @@ def prepare(
     the model.
     """
     refuse_shortcut(workspace, config.allow_shortcut)
-    family = models.family_of(spec)
+    family = trainable_family(spec)
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    cache = _Cache(workspace.step("latents"), spec, family, config, device, dtype)
+    cache = _Cache(workspace.step("latents"), family, config, device, dtype)
     found: dict[str, list[Pair]] = {}
     for split in ("train", "validation"):
         shards = sorted(workspace.pair_data.glob(f"{split}-*.parquet"))
@@ -127,6 +127,9 @@ def refuse_shortcut(workspace: Workspace, allowed: bool) -> None:
     if not workspace.audit.is_file():
         return
     verdict = json.loads(workspace.audit.read_text(encoding="utf-8")).get("verdict")
+    if verdict == "too few":
+        progress.say("the audit has too few pairs to tell whether winners and losers differ in more "
+                     "than motion")  # fmt: skip
     if verdict != "shortcut":
         return
     if not allowed:
@@ -148,7 +151,7 @@ def refuse_other_model(workspace: Workspace, spec: Spec, config: TrainConfig) ->
     told = []
     for shard in sorted(workspace.pair_data.glob("*.parquet")):
         told += pq.read_table(shard, columns=["pair_id", "model", "task"]).to_pylist()
-    task = "i2v" if spec.image else "t2v"
+    task = trainable_family(spec).task
     name = names.name_of(config.model)
     own = name.rpartition("/")[2].lower()
     made = lambda row: (row["model"] or own).rpartition("/")[2].lower()  # noqa: E731
@@ -173,10 +176,10 @@ def refuse_other_model(workspace: Workspace, spec: Spec, config: TrainConfig) ->
         progress.say(f"{unknown} of {len(told)} pairs do not say which model made their losers")
 
 
-def video_latents(family: Family, spec: Spec, vae: Any, clip: np.ndarray) -> Tensor:
+def video_latents(family: Family, vae: Any, clip: np.ndarray) -> Tensor:
     """Latents [...] float32 of one clip, uint8 [F, H, W, 3]: the only way from pixels to latents."""
     with torch.no_grad():
-        return family.encode(vae, spec, _pixels(clip).unsqueeze(0))[0].float().cpu()
+        return family.padded(family.encode(vae, _pixels(clip).unsqueeze(0)))[0].float().cpu()
 
 
 class _Cache:
@@ -185,31 +188,30 @@ class _Cache:
     def __init__(
         self,
         folder: Path,
-        spec: Spec,
         family: Family,
         config: TrainConfig,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
+        spec = family.spec
         self.folder, self.spec, self.family = folder, spec, family
         self.device, self.dtype = device, dtype
         self.vae_id = self._id("vae")
-        texts = [c for c in spec.options if c.startswith(("text_encoder", "tokenizer"))]
-        images = [c for c in spec.options if c.startswith(("image_encoder", "image_processor"))]
-        self.sees_image = any((spec.options[c] or [None])[0] for c in images)
-        used = [c for c in texts + images if (spec.options[c] or [None])[0]]
+        texts = [c for c in spec.classes if c.startswith(("text_encoder", "tokenizer"))]
+        images = [c for c in spec.classes if c.startswith(("image_encoder", "image_processor"))]
+        self.sees_image = bool(images)
         # How many tokens of prompt and picture are kept is in the transformer's settings, and two
         # models with one text encoder may differ in it.
         shape = {k: v for k, v in spec.transformer.items() if not k.startswith("_")}
-        self.text_id = ids.content_id(encoder=self._id(*used), transformer=shape)
-        self.draws = config.condition_draws if family.condition_noise(spec) else 0
+        self.text_id = ids.content_id(encoder=self._id(*texts, *images), transformer=shape)
+        self.draws = config.condition_draws if family.condition_noise() else 0
         self._pipe: Any = None
 
     def pair(self, row: dict[str, Any]) -> Pair:
         self._check_size(row)
         win = self._latents(row["win"]["bytes"])
         lose = tuple(self._latents(video["bytes"]) for video in row["lose"])
-        image = self._first_frame(row) if self.spec.image else None
+        image = self._first_frame(row) if self.family.task == "i2v" else None
         inputs = [self._prompt(row["prompt"], image)]
         if image is not None:
             inputs.append(self._image(image, row["frames"]))
@@ -227,9 +229,7 @@ class _Cache:
     def _latents(self, video: bytes) -> Path:
         return self._file(
             "video",
-            lambda: {
-                "latents": video_latents(self.family, self.spec, self.vae, read_clip(video)[0])
-            },
+            lambda: {"latents": video_latents(self.family, self.vae, read_clip(video)[0])},
             vae=self.vae_id,
             video=ids.bytes_hash(video),
         )
@@ -239,7 +239,7 @@ class _Cache:
 
         def make() -> dict[str, Tensor]:
             pixels = None if seen is None else _pixels(seen[None])[:, 0]
-            return self.family.embed(self.pipe, self.spec, prompt, pixels)
+            return self.family.embed(self.pipe, prompt, pixels)
 
         seen_id = None if seen is None else ids.bytes_hash(seen.tobytes())
         return self._file("prompt", make, text=self.text_id, prompt=prompt, image=seen_id)
@@ -251,9 +251,9 @@ class _Cache:
             clean = _pixels(image[None])[:, 0].unsqueeze(0)
             copies = [
                 clean,
-                *_noised(clean, self.draws, self.family.condition_noise(self.spec), image_id),
+                *_noised(clean, self.draws, self.family.condition_noise(), image_id),
             ]
-            each = [self.family.condition(self.vae, self.spec, c, frames) for c in copies]
+            each = [self.family.condition(self.vae, c, frames) for c in copies]
             return {name: torch.cat([made[name] for made in each]) for name in each[0]}
 
         return self._file(
@@ -299,7 +299,7 @@ class _Cache:
         return np.array(Image.open(io.BytesIO(stored["bytes"])).convert("RGB"))
 
     def _check_size(self, row: dict[str, Any]) -> None:
-        step, multiple = self.family.factors(self.spec)
+        step, multiple = self.family.traits.frame_step, self.family.traits.size_step
         width, height, frames = row["width"], row["height"], row["frames"]
         if width % multiple or height % multiple or (frames - 1) % step or frames < 2:
             below = max(1, (frames - 1) // step) * step + 1
@@ -315,12 +315,12 @@ class _Cache:
             )
 
     def _id(self, *components: str) -> str:
-        return models.fingerprint(self.spec, *components)
+        return loading.fingerprint_parts(self.spec, *components)
 
     @property
     def pipe(self) -> Any:
         if self._pipe is None:
-            self._pipe = models.load_encoders(self.spec, self.dtype, self.device)
+            self._pipe = loading.load_encoders(self.spec, self.dtype, self.device)
         return self._pipe
 
     @property

@@ -11,7 +11,7 @@ import functools
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from torch import Tensor
 
 from realdpo import config as configs
 from realdpo import progress
+from realdpo.families import load
+from realdpo.families.weights import save_weights
 from realdpo.files import write_text
 from realdpo.ids import seed_of
 from realdpo.train import (
@@ -31,7 +33,6 @@ from realdpo.train import (
     identity,
     latents,
     log,
-    models,
     numbers,
     objective,
     setup,
@@ -61,8 +62,14 @@ class RunSummary:
     stopped: str | None = None
 
 
-def run(workspace: Workspace, config: TrainConfig) -> RunSummary:
+def run(
+    workspace: Workspace,
+    config: TrainConfig,
+    on_step: Callable[[Mapping[str, float]], None] | None = None,
+) -> RunSummary:
     """Train on the workspace's pairs, or go on where an earlier run of that name stopped.
+
+    `on_step` gets the numbers of every step, on every process.
 
     Raises UserError for anything the user can mend, KeyboardInterrupt after saving on Ctrl-C.
     """
@@ -74,6 +81,8 @@ def run(workspace: Workspace, config: TrainConfig) -> RunSummary:
             values = trainer.train_step()
             advance(note=numbers.note(values))
             stopped = trainer.after_step(values)
+            if on_step is not None:
+                on_step(values)
             if trainer.agree(bool(interrupted)):
                 trainer.save()
                 raise KeyboardInterrupt
@@ -101,7 +110,7 @@ class Trainer:
         self.device = self.accelerator.device
         torch.manual_seed(seed_of(config.seed, "weights"))
 
-        spec = models.read_spec(config.model, config.revision, config.expert)
+        spec = load.read_spec(config.model, config.revision, config.expert, config.task)
         if self.main:
             latents.refuse_other_model(workspace, spec, config)
         with self.accelerator.main_process_first():
@@ -211,7 +220,7 @@ class Trainer:
         weights = checkpoint.whole_weights(self.inner)
         target = self.folder / "weights"
         if self.main:
-            models.save_weights(weights, self.inner, self.task.spec, target)
+            save_weights(weights, self.inner, self.task.family.spec, target)
         if self.config.validation_videos:
             self._videos(f"step-{self.step:06d}")
         times = [row["seconds"] for row in log.read(self.folder / "log.jsonl")]
@@ -244,7 +253,7 @@ class Trainer:
         }
         folder = self.folder / "checkpoints"
         checkpoint.save(
-            folder / f"step-{self.step:06d}", self.inner, self.task.spec,
+            folder / f"step-{self.step:06d}", self.inner, self.task.family.spec,
             self.optimizer.optimizer, self.reference, state, self.main,
         )  # fmt: skip
         if self.main:
@@ -256,7 +265,7 @@ class Trainer:
     def _take(self, newest: Path) -> None:
         """Go on from the checkpoint `newest`: the other half of `save`."""
         state = checkpoint.load(
-            newest, self.inner, self.task.spec, self.optimizer.optimizer, self.reference
+            newest, self.inner, self.task.family.spec, self.optimizer.optimizer, self.reference
         )
         self.step, self.recent = state["step"], state["recent"]
         if state["base"]:
@@ -280,7 +289,8 @@ class Trainer:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        return models.fingerprint(self.task.spec, self.task.spec.component)
+        spec = self.task.family.spec
+        return load.fingerprint_parts(spec, spec.component)
 
     # Between processes
 
@@ -379,7 +389,7 @@ class Trainer:
         if self.main:
             chosen = self.watched[: self.config.validation_videos]
             videos.generate(
-                weights, self.task.spec, chosen, self.config, self.workspace, self.folder, name,
+                weights, self.task.family.spec, chosen, self.config, self.workspace, self.folder, name,
                 self.device,
             )  # fmt: skip
         self.accelerator.wait_for_everyone()

@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from realdpo.errors import UserError
+from realdpo.families import Spec, load, trainable_family, weights
 from realdpo.ids import content_id
-from realdpo.train import models, noise
+from realdpo.train import noise
 from realdpo.train.config import TrainConfig
 from realdpo.train.latents import Pair
-from realdpo.train.models import Spec
 from realdpo.train.reference import Reference
 from realdpo.train.step import Bank, Task
 from realdpo.workspace import Workspace
@@ -67,12 +67,12 @@ def task(spec: Spec, pairs: Sequence[Pair], config: TrainConfig) -> Task:
             "pairs of different sizes cannot share a batch",
             "use --set batch=1 and as much accumulation",
         )
-    family, shape = models.family_of(spec), pairs[0].shape
+    family, shape = trainable_family(spec), pairs[0].shape
     channels = shape[1] if family.TIME_AXIS == 1 else shape[0]
     process = noise.from_scheduler(spec.scheduler, math.prod(shape) // channels)
     if boundary := spec.options.get("boundary_ratio"):
         process = noise.restrict(process, boundary, above=spec.component == "transformer")
-    return Task(family, spec, process, config.weighting)
+    return Task(family, process, config.weighting)
 
 
 def policy(config: TrainConfig, spec: Spec, device: torch.device) -> nn.Module:
@@ -84,7 +84,7 @@ def policy(config: TrainConfig, spec: Spec, device: torch.device) -> nn.Module:
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision(config, device))
     # Full weights stay in float32 (a step of 1e-6 vanishes in bfloat16); autocast computes in
     # the half type. Frozen weights under adapters need no such care.
-    model = models.load_transformer(spec, half if lora and half else torch.float32)
+    model = load.load_transformer(spec, half if lora and half else torch.float32)
     open_weights(model, config, spec)
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()  # type: ignore[operator]
@@ -94,8 +94,8 @@ def policy(config: TrainConfig, spec: Spec, device: torch.device) -> nn.Module:
 def open_weights(model: nn.Module, config: TrainConfig, spec: Spec) -> None:
     """Let gradients into what is trained: adapters, which are added, or all weights."""
     if config.weights == "lora":
-        targets = config.targets or models.family_of(spec).TARGETS
-        models.add_lora(model, config.rank, config.alpha, config.lora_dropout, targets)
+        targets = config.targets or trainable_family(spec).TARGETS
+        weights.add_lora(model, config.rank, config.alpha, config.lora_dropout, targets)
     else:
         model.requires_grad_(True)
 
@@ -146,7 +146,7 @@ def bank(
     c = config
     draw = (c.seed, c.timesteps, c.t_low, c.t_high, c.logit_mean, c.logit_std, c.timestep_bins)
     name = content_id(
-        model=models.fingerprint(task.spec, task.spec.component), draw=list(draw),
+        model=load.fingerprint_parts(task.family.spec, task.family.spec.component), draw=list(draw),
         losers=c.losers, weighting=c.weighting, precision=precision(c, device),
         condition=c.condition_draws,
         latents=[p.win.name for p in pairs] + [f.name for p in pairs for f in p.lose],

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from realdpo.families import Family
 from realdpo.train import noise, objective
 from realdpo.train.config import TrainConfig
 from realdpo.train.draws import Batch
-from realdpo.train.models import Family, Spec
 from realdpo.train.objective import Errors, Objective
 from realdpo.train.reference import Reference
 
@@ -30,7 +30,6 @@ class Task:
     """What stays the same over a run: model facts, noise process, and how errors are weighed."""
 
     family: Family
-    spec: Spec
     process: noise.Process
     weighting: noise.Weighting = "uniform"
 
@@ -64,9 +63,9 @@ def branch(model: Any, task: Task, batch: Batch, clean: Tensor) -> tuple[Tensor,
     timestep = level.timestep.to(noisy.device)
     if timestep.is_floating_point():
         timestep = timestep.float()
-    prediction = task.family.forward(model, task.spec, noisy.to(_dtype(model)), timestep, inputs)
+    prediction = task.family.forward(model, noisy.to(_dtype(model)), timestep, inputs)
     target = noise.target(task.process, clean, grain, level)
-    skip = task.family.clean_frames(task.spec)
+    skip = task.family.clean_frames()
     axis, length = task.family.TIME_AXIS, clean.shape[task.family.TIME_AXIS] - skip
     prediction, target = (x.narrow(axis, skip, length) for x in (prediction, target))
     weight = noise.weights(task.process, level, task.weighting)

@@ -15,13 +15,14 @@ from PIL import Image
 from torch import Tensor
 
 from realdpo import progress
+from realdpo.families import Family, Spec, family_of, load
+from realdpo.families.sample import generate_video, settings_from
 from realdpo.files import write_bytes, write_text
 from realdpo.ids import seed_of
 from realdpo.media.encode import EncodeSettings, encode
-from realdpo.train import checkpoint, latents, models, setup
+from realdpo.train import checkpoint, latents, setup
 from realdpo.train.config import TrainConfig
 from realdpo.train.latents import Pair
-from realdpo.train.models import Spec
 from realdpo.workspace import Workspace
 
 
@@ -43,8 +44,8 @@ def generate(
     import diffusers
 
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    kind = getattr(diffusers, spec.pipeline)
-    pipe = kind.from_pretrained(spec.folder, **models.in_dtype(dtype)).to(device)
+    family, kind = family_of(spec), getattr(diffusers, spec.pipeline)
+    pipe = kind.from_pretrained(spec.folder, **load.in_dtype(load.dtypes(spec, dtype))).to(device)
     pipe.set_progress_bar_config(disable=True)
     wanted = [f"{n:02d}-base" for n in range(len(pairs))]
     missing = [n for n, stem in enumerate(wanted) if not _file(folder, stem).is_file()]
@@ -53,7 +54,7 @@ def generate(
             write_text(folder / "videos" / f"{number:02d}.txt", pairs[number].prompt)
             real = latents.winner(workspace, pairs[number])
             write_bytes(_file(folder, f"{number:02d}-real"), real)
-            _write(pipe, spec, pairs[number], config, _file(folder, wanted[number]))
+            _write(pipe, family, pairs[number], config, _file(folder, wanted[number]))
             advance(note="base")
         tuned = getattr(pipe, spec.component)
         setup.open_weights(tuned, config, spec)
@@ -62,30 +63,24 @@ def generate(
                 parameter.copy_(weights[trained])
         tuned.eval()
         for number, pair in enumerate(pairs):
-            _write(pipe, spec, pair, config, _file(folder, f"{number:02d}-{name}"))
+            _write(pipe, family, pair, config, _file(folder, f"{number:02d}-{name}"))
             advance(note=name)
 
 
-def _write(pipe: Any, spec: Spec, pair: Pair, config: TrainConfig, path: Path) -> None:
+def _write(pipe: Any, family: Family, pair: Pair, config: TrainConfig, path: Path) -> None:
     width, height, frames = pair.size
-    options = {"num_frames": frames} | models.family_of(spec).sampling(spec, pair.fps, frames)
+    settings = settings_from(
+        family, width=width, height=height, frames=frames, fps=pair.fps,
+        steps=config.validation_steps, guidance=config.validation_guidance,
+    )  # fmt: skip
+    first = None
     if pair.first_frame is not None:
-        options["image"] = Image.open(pair.first_frame).convert("RGB")
+        first = np.asarray(Image.open(pair.first_frame).convert("RGB"))
     # The seed belongs to the pair, so base and tuned start from the same noise.
-    random = torch.Generator().manual_seed(seed_of("validation video", pair.pair_id))
+    seed = seed_of("validation video", pair.pair_id)
     with torch.autocast(pipe.device.type, torch.bfloat16, enabled=pipe.device.type == "cuda"):
-        made = pipe(
-            prompt=pair.prompt,
-            width=width,
-            height=height,
-            num_inference_steps=config.validation_steps,
-            guidance_scale=config.validation_guidance,
-            generator=random,
-            output_type="np",
-            **options,
-        ).frames[0]
-    pixels = (np.asarray(made) * 255).round().clip(0, 255).astype(np.uint8)
-    write_bytes(path, encode(pixels, pair.fps, EncodeSettings()))
+        made = generate_video(pipe, family, pair.prompt, first, seed, settings)
+    write_bytes(path, encode(made, pair.fps, EncodeSettings()))
 
 
 def _file(folder: Path, stem: str) -> Path:

@@ -27,6 +27,7 @@ class CaptionConfig:
     max_tokens: int = 320
     """Longest answer, in the captioner's tokens."""
     temperature: float = 0.1
+    """Of the answer's sampling; 0 always takes the likeliest word."""
     repetition_penalty: float = 1.05
     """Only for transformers:, servers have their own."""
     concurrency: int = 16

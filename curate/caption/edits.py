@@ -75,6 +75,16 @@ def take_in(ws: Workspace, file: Path, rows: Sequence[Row]) -> tuple[int, int]:
     return len(taken), same
 
 
+def read_rows(file: Path) -> list[dict[str, str]]:
+    """The rows of an edits file as they stand. Raises UserError when it cannot be read."""
+    return _read(file)
+
+
+def write_rows(file: Path, rows: Iterable[Row]) -> None:
+    """Write an edits file."""
+    _write(file, FIELDS, rows)
+
+
 def give_out(file: Path, rows: Iterable[Row]) -> int:
     """Write the clips' captions to a CSV that a person can edit and `take_in` reads."""
     rows = list(rows)

@@ -43,6 +43,8 @@ All speeds are in picture heights per second and depend on neither frame rate no
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from realdpo.curate.scores.stream import (
     LUMA_SECONDS,
     NAMES,
@@ -52,4 +54,27 @@ from realdpo.curate.scores.stream import (
     summarise,
 )
 
-__all__ = ["LUMA_SECONDS", "NAMES", "StreamScores", "fingerprint", "measure", "summarise"]
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = [
+    "LUMA_SECONDS",
+    "NAMES",
+    "StreamScores",
+    "fingerprint",
+    "measure",
+    "score_file",
+    "summarise",
+]
+
+
+def score_file(path: str | Path) -> dict[str, float]:
+    """Scores of a whole video file, as `ingest` stores them; NaN where one cannot be measured.
+
+    Raises UserError when the file cannot be read as video.
+    """
+    from realdpo.curate.analyse import Task, analyse
+    from realdpo.curate.config import ShotSettings
+
+    seen = analyse(Task("", str(path), ShotSettings()))
+    return summarise(seen.scores, 0.0, float(seen.times[-1]) + 1.0)

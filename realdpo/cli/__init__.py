@@ -9,16 +9,41 @@ from collections.abc import Iterator
 from typing import Any
 
 import typer
+import typer.core
 
 import realdpo
 
+_PANELS = {
+    "Steps, in order": ("curate", "pairs", "train", "sample", "rounds", "export-lora", "eval"),
+    "Publish": ("push-hub", "pull", "card"),
+    "Try and check": ("demo", "doctor"),
+}
+
+
+class _InOrder(typer.core.TyperGroup):
+    """Lists the commands in the order of the work."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        order = [name for names in _PANELS.values() for name in names]
+        found = super().list_commands(ctx)
+        return sorted(found, key=lambda name: order.index(name) if name in order else len(order))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        command = super().get_command(ctx, cmd_name)
+        for panel, names in _PANELS.items():
+            if command is not None and cmd_name in names:
+                command.rich_help_panel = panel  # type: ignore[attr-defined]
+        return command
+
+
 app = typer.Typer(
     name="realdpo",
+    cls=_InOrder,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    help="Raw footage in; a curated dataset, preference pairs and a fine-tuned video model out.",
-    epilog="Example: [bold]realdpo demo[/bold] runs the whole way on a small model.",
+    help="Turn footage into a dataset, contrast it with a video model, and fine-tune the model.",
+    epilog="Example: [bold]realdpo demo[/bold] runs the whole way with a small model.",
 )
 
 
@@ -44,8 +69,9 @@ def guard(as_json: bool = False) -> Iterator[None]:
     With `as_json` the progress bars are off and the error is a JSON document on stdout.
     """
     from realdpo.errors import UserError
-    from realdpo.progress import quiet
+    from realdpo.progress import quiet, speak
 
+    speak()
     token = quiet.set(as_json)
     try:
         yield

@@ -11,7 +11,7 @@ import typer
 from realdpo import cli
 from realdpo.cli import options
 
-app = typer.Typer(no_args_is_help=True, help="Footage in, a dataset you would trust out.")
+app = typer.Typer(no_args_is_help=True, help="Turn footage into a curated dataset.")
 cli.app.add_typer(app, name="curate")
 
 
@@ -66,6 +66,7 @@ def ingest(
         str | None,
         typer.Option(help="Also copy the dataset to this fsspec address, such as s3://bucket/set."),
     ] = None,
+    show_settings: bool = options.settings_of("curate ingest"),
     config: options.Config = None,
     set_: options.Set = None,
     dry_run: options.DryRun = False,
@@ -129,5 +130,5 @@ def _sorted_sets(sets: Sequence[str], names: set[str]) -> tuple[list[str], list[
     return own, [s for s in sets if s not in own]
 
 
-for _name in ("curate_scores", "curate_caption"):
+for _name in ("curate_source", "curate_scores", "curate_caption", "curate_sets"):
     importlib.import_module(f"realdpo.cli.{_name}")

@@ -59,6 +59,7 @@ def caption(
     verify_model: Annotated[
         str | None, typer.Option(help="Name of the judging model at an openai: server.")
     ] = None,
+    show_settings: bool = options.settings_of("curate caption"),
     config: options.Config = None,
     set_: options.Set = None,
     dry_run: options.DryRun = False,
@@ -138,6 +139,7 @@ def embed(
         str | None,
         typer.Option(help="Weights of the LAION aesthetic head (.safetensors or .pth), ViT-L-14."),
     ] = None,
+    show_settings: bool = options.settings_of("curate embed"),
     config: options.Config = None,
     set_: options.Set = None,
     dry_run: options.DryRun = False,

@@ -45,6 +45,7 @@ def evaluate(
     seeds: Annotated[int | None, typer.Option(help="Videos a prompt and system.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale.")] = None,
+    task: options.Task = None,
     clip: Annotated[
         str | None, typer.Option(metavar="ARCHITECTURE:WEIGHTS", help="open_clip model.")
     ] = None,
@@ -60,6 +61,7 @@ def evaluate(
         str, typer.Option(metavar="I/N", help="Make the I-th of N parts of the videos.")
     ] = "1/1",
     seed: options.Seed = None,
+    show_settings: bool = options.settings_of("eval"),
     config: options.Config = None,
     sets: options.Set = None,
     dry_run: options.DryRun = False,
@@ -88,6 +90,7 @@ def evaluate(
                 "seeds": seeds,
                 "steps": steps,
                 "guidance": guidance,
+                "task": task,
                 "clip": clip,
                 "frechet": frechet,
                 "judge.url": judge,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from realdpo.cli import app, emit, guard
-from realdpo.cli.options import Config, DryRun, Json, Set, Workspace
+from realdpo.cli.options import Config, DryRun, Json, Set, Workspace, settings_of
 
 if TYPE_CHECKING:
     from realdpo.publish.hub import Plan
@@ -44,6 +44,7 @@ def push_hub(
         ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    show_settings: bool = settings_of("push-hub"),
     dry_run: DryRun = False,
     as_json: Json = False,
     config: Config = None,

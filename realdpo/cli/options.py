@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,4 +25,24 @@ DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Show the settings and what would be done; do nothing.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document; no progress bars.")]
+
+
+def settings_of(command: str) -> Any:
+    """The option `--settings`, which lists what `--set` can change in a command, and stops."""
+
+    def show(wanted: bool) -> None:
+        if wanted:
+            from realdpo.settings_help import settings_text
+
+            print(settings_text(command))
+            raise typer.Exit
+
+    text = "List every setting that --set takes, and stop."
+    return typer.Option(False, "--settings", is_eager=True, callback=show, help=text)
+
+
+Task = Annotated[
+    str | None,
+    typer.Option("--task", help="i2v or t2v, for a folder whose weights do both."),
+]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything random.")]

@@ -36,6 +36,7 @@ def build(
     round_: Annotated[int | None, typer.Option("--round", help="Which round this is.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale.")] = None,
+    task: options.Task = None,
     roundtrip_win: Annotated[
         bool | None,
         typer.Option(
@@ -71,6 +72,7 @@ def build(
         typer.Option(help="File of choices from `pairs report`; rejected pairs leave the shards."),
     ] = None,
     seed: options.Seed = None,
+    show_settings: bool = options.settings_of("pairs build"),
     config: options.Config = None,
     sets: options.Set = None,
     dry_run: options.DryRun = False,
@@ -96,6 +98,7 @@ def build(
                 "round": round_,
                 "steps": steps,
                 "guidance": guidance,
+                "task": task,
                 "roundtrip_win": roundtrip_win,
                 "keep_broken": keep_broken,
                 "memory": memory,
@@ -134,7 +137,10 @@ def build(
 
 @app.command(epilog="Example: [bold]realdpo pairs audit -w work[/bold]")
 def audit(workspace: options.Workspace, as_json: options.Json = False) -> None:
-    """Try to tell winners from losers without looking at motion: clean, suspicious or shortcut."""
+    """Try to tell winners from losers without looking at motion.
+
+    The verdict is clean, suspicious or shortcut, or that there are too few pairs to tell.
+    """
     with cli.guard(as_json):
         from realdpo.pairs.audit import audit_workspace
         from realdpo.workspace import Workspace
@@ -143,14 +149,19 @@ def audit(workspace: options.Workspace, as_json: options.Json = False) -> None:
         if as_json:
             cli.emit(found)
             return
-        print(f"verdict     {found['verdict']}")
-        print(f"pairs       {found['pairs']}, {found['method']}")
-        for name in ("auc", "preparation_auc"):
-            low, high = found[f"{name}_low"], found[f"{name}_high"]
-            span = f" ({low:.3f} to {high:.3f})" if low is not None else ""
-            print(f"{name:<16}{found[name]:.3f}{span}")
+        told = {"too few": "too few pairs to tell"}.get(found["verdict"], found["verdict"])
+        print(f"verdict     {told}")
+        print(f"pairs       {found['pairs']} with {found['losers']} losers, {found['method']}")
+        for name, what in (("", "all numbers"), ("preparation_", "preparation")):
+            low, high, value = (found[f"{name}auc{end}"] for end in ("_low", "_high", ""))
+            span = f", AUC {value:.3f} ({low:.3f} to {high:.3f})" if value is not None else ""
+            print(f"{what:<12}p {found[f'{name}p']:.4f}{span}")
         for feature in found["features"][:5]:
-            print(f"{feature['auc']:.2f}  {feature['name']:<18}{feature['words']}")
+            print(f"p {feature['p']:.4f}  {feature['name']:<18}{feature['words']}")
+        for remedy in dict.fromkeys(f["remedy"] for f in found["features"] if f["remedy"]):
+            print(f"to do       {remedy}")
+        for name, missing in found["not_measured"].items():
+            print(f"not judged  {name}, which {missing} pairs lack")
         print(f"first frames differ by {found['first_frame_difference']:.2f} of 255")
         print(f"motion      {found['motion']['words']}")
         if "latents" in found:

@@ -34,6 +34,7 @@ def train(
     model: Annotated[
         str | None, typer.Option("--model", help="tiny, a pipeline folder, or a Hub id.")
     ] = None,
+    task: options.Task = None,
     preset: Annotated[
         str, typer.Option("--preset", help="realdpo, or realdpo-released: the published settings.")
     ] = "realdpo",
@@ -56,9 +57,7 @@ def train(
         int, typer.Option("--num-processes", help="Processes on this machine (one per GPU).")
     ] = 1,
     seed: options.Seed = None,
-    show: Annotated[
-        bool, typer.Option("--settings", help="List every setting for --set, and stop.")
-    ] = False,
+    show_settings: bool = options.settings_of("train"),
     config: options.Config = None,
     sets: options.Set = None,
     dry_run: options.DryRun = False,
@@ -73,17 +72,13 @@ def train(
     with worker(), cli.guard(as_json), quiet_peer():
         from realdpo import config as configs
         from realdpo.errors import UserError
-        from realdpo.train.config import PRESETS, TrainConfig, describe
+        from realdpo.train.config import PRESETS, TrainConfig
         from realdpo.workspace import Workspace
 
-        if show:
-            for key, default, text in describe():
-                print(f"{key:<24}{default:<14}{text}")
-            return
         if preset not in PRESETS:
             raise UserError(f"no preset {preset!r}", f"presets: {', '.join(PRESETS)}")
         flags = {
-            "model": model, "objective": objective, "name": name, "steps": steps, "lr": lr,
+            "model": model, "task": task, "objective": objective, "name": name, "steps": steps, "lr": lr,
             "beta": beta, "branches": branches, "reference_bank": reference_bank, "seed": seed,
         }  # fmt: skip
         settings = configs.resolve(

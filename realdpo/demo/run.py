@@ -287,20 +287,21 @@ def _sample_tuned(workspace: Workspace, config: BuildConfig, run: str) -> None:
     import numpy as np
     from PIL import Image
 
-    from realdpo.pairs import conform, generate
+    from realdpo.families import family_of
+    from realdpo.families.load import load_pipeline, spec_of_pipeline
+    from realdpo.families.sample import generate_video, settings_for
+    from realdpo.pairs import conform
 
-    pipe = generate.load_pipeline(config.model, config.dtype, "cpu", str(weights), config.memory)
-    adapter = generate.adapter_of(pipe)
+    pipe = load_pipeline(config.model, config.dtype, "cpu", str(weights), config.memory)
+    family = family_of(spec_of_pipeline(pipe))
     with bar("tuned", len(todo), "videos") as advance:
         for row in todo:
             image = np.asarray(Image.open(workspace.pair_videos / row["first_frame"]))
-            settings = generate.settings_for(
+            settings = settings_for(
                 pipe, width=row["width"], height=row["height"], frames=row["frames"],
                 fps=row["fps"], steps=row["steps"], guidance=row["guidance"],
             )  # fmt: skip
-            video = generate.generate_video(
-                pipe, adapter, row["prompt"], image, row["seeds"][0], settings
-            )
+            video = generate_video(pipe, family, row["prompt"], image, row["seeds"][0], settings)
             form = conform.Form(
                 row["width"], row["height"], row["frames"],
                 Fraction(row["fps"]).limit_denominator(1001),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 class EncodeSettings:
     """How clips are written. Part of every clip's id.
 
+    codec: as FFmpeg names it. preset: of x264, from ultrafast to veryslow. pix_fmt: pixel format.
     crf: H.264 constant quality, 0 (lossless) to 51; 12 is visually lossless, so that what a
     model learns is the footage and not the codec. gop: frames between key frames at most.
     x264_params: further settings as x264 names them; pairs turn off `mbtree`, with which the

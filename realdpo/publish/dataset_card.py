@@ -292,13 +292,24 @@ def _audit_text(audit: Mapping[str, Any] | None) -> Markup:
         "moving better.",
         "suspicious": "**Perhaps**: the sides differ in more than motion, but not clearly.",
         "clean": "**No shortcut was found.**",
+        "too few": "**Not known**: there are too few pairs to tell.",
     }.get(str(audit.get("verdict")), "**Not known.**")
     said = [audit.get("summary"), (audit.get("motion") or {}).get("words")]
     rows = [
-        {"what": part.get("name"), "auc": part.get("auc"), "seen": part.get("words")}
+        {
+            "what": part.get("name"),
+            "p": part.get("p"),
+            "auc": part.get("auc"),
+            "seen": part.get("words"),
+        }
         for part in audit.get("features", [])
     ]
-    columns = {"what": "statistic", "auc": "AUC (0.5 is chance)", "seen": "difference"}
+    columns = {
+        "what": "statistic",
+        "p": "p (of chance)",
+        "auc": "AUC (0.5 is chance)",
+        "seen": "difference",
+    }
     return Markup("\n\n").join(
         [
             Markup(verdict),  # noqa: S704

@@ -93,3 +93,14 @@ def test_errors_are_json_where_a_script_reads(tmp_path: Path) -> None:
     result = run("curate", "decide", "-w", str(tmp_path / "none"), "--json")
     assert result.returncode == 1
     assert "clips.parquet" in json.loads(result.stdout)["error"]
+
+
+def test_help_lists_the_commands_in_the_order_of_the_work() -> None:
+    from typer.testing import CliRunner
+
+    from realdpo.cli import app
+
+    told = CliRunner().invoke(app, ["--help"]).output
+    names = ("curate", "pairs", "train", "eval", "push-hub", "demo")
+    places = [told.index(f" {name} ") for name in names]
+    assert places == sorted(places)

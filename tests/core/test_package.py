@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import sysconfig
@@ -12,6 +13,27 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    import realdpo
+
+    version = realdpo.__version__
+    assert f'version = "{version}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert f"version: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_the_documentation_builds_without_a_warning(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-d", tmp_path],
+        cwd=ROOT,
+        check=True,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+    )
+    page = (tmp_path / "reference" / "api" / "index.html").read_text(encoding="utf-8")
+    assert "realdpo.curate.ingest" in page
+    assert "whole settings, instead of single ones" in page
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +53,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(original.read_bytes())
     out = tmp_path_factory.mktemp("dist")
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", out, source], check=True
-    )
+    # The wheel is built from the source distribution, as pip does with one from an index.
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", out, source]
+    subprocess.run(build, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-m", "twine", "check", "--strict", *out.iterdir()], check=True)
     (made,) = out.glob("*.whl")
     return made
 

@@ -9,6 +9,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import tiny_pipelines
+import torch
 from judge_server import Server
 from PIL import Image
 from typer.testing import CliRunner
@@ -17,10 +18,10 @@ from realdpo import config as configs
 from realdpo import ids, tables
 from realdpo.cli import app
 from realdpo.errors import UserError
+from realdpo.families import family_of, load, weights
 from realdpo.media import decode
 from realdpo.media.encode import encode
 from realdpo.pairs import conform
-from realdpo.train import models
 from realdpo.train.config import TrainConfig
 from realdpo.train.evaluate import commands, plan, run, systems
 from realdpo.train.evaluate.config import EvalConfig
@@ -50,13 +51,13 @@ def workspace(tmp_path_factory, street):
                      "path": f"clips/{clip_id}.mp4"})  # fmt: skip
     tables.write(place.clips, tables.from_rows(tables.CLIPS, rows), tables.CLIPS)
     folder = tiny_pipelines.save("cogvideox-5b-i2v", place.root / "model")
-    spec = models.read_spec(str(folder))
+    spec = load.read_spec(str(folder))
     import torch
 
     for name in ("lora", "full"):
-        model = models.load_transformer(spec, torch.float32)
+        model = load.load_transformer(spec, torch.float32)
         if name == "lora":  # as it starts: the identity
-            models.add_lora(model, 4, 4.0, 0.0, models.family_of(spec).TARGETS)
+            weights.add_lora(model, 4, 4.0, 0.0, family_of(spec).TARGETS)
             trained = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
         else:
             model.requires_grad_(True)
@@ -66,7 +67,7 @@ def workspace(tmp_path_factory, street):
                 )
             trained = {n: p.detach() for n, p in model.named_parameters()}
         run_folder = place.runs / name
-        models.save_weights(trained, model, spec, run_folder / "weights")
+        weights.save_weights(trained, model, spec, run_folder / "weights")
         settings = TrainConfig(model=str(folder), name=name)
         (run_folder / "config.toml").write_text(configs.to_toml("train", settings))
     return place
@@ -285,20 +286,24 @@ def test_what_the_user_got_wrong_is_one_clear_line(workspace, tmp_path):
         EvalConfig(systems={"real": "tiny"})
 
 
-def test_a_lora_of_the_second_transformer_is_not_loaded_into_the_first(tmp_path):
+def test_a_lora_of_the_second_transformer_says_so_where_it_is_loaded(tmp_path):
     place = Workspace(tmp_path / "w")
     model = tiny_pipelines.save("wan2.2-t2v", tmp_path / "wan")
-    weights = place.runs / "late" / "weights"
-    weights.mkdir(parents=True)
-    (weights / "pytorch_lora_weights.safetensors").write_bytes(b"x")
-    config = weights.parent / "config.toml"
-    for expert in ("high", "low"):
-        settings = TrainConfig(model=str(model), name="late", expert=expert)
-        config.write_text(configs.to_toml("train", settings))
-        if expert == "high":
-            assert systems.resolve(place, "a", "late").lora == str(weights)
-    with pytest.raises(UserError, match="second transformer"):
-        systems.resolve(place, "a", "late")
+    spec = load.read_spec(str(model), expert="low")
+    second = load.load_transformer(spec, torch.float32)
+    weights.add_lora(second, 2, 2.0, 0.0, family_of(spec).TARGETS)
+    trained = {n: p.detach() for n, p in second.named_parameters() if p.requires_grad}
+    run_folder = place.runs / "late"
+    weights.save_weights(trained, second, spec, run_folder / "weights")
+    settings = TrainConfig(model=str(model), name="late", expert="low")
+    (run_folder / "config.toml").write_text(configs.to_toml("train", settings))
+    system = systems.resolve(place, "a", "late")
+    pipe = load.load_pipeline(system.model, lora=system.lora)
+    adapted = {
+        part: any("lora" in n for n, _ in getattr(pipe, part).named_parameters())
+        for part in ("transformer", "transformer_2")
+    }
+    assert adapted == {"transformer": False, "transformer_2": True}
 
 
 def test_dry_run_counts_and_writes_nothing(workspace, tmp_path):

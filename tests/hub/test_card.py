@@ -143,7 +143,7 @@ def test_an_audit_shows_with_its_numbers(made: workspaces.Made) -> None:
         json.dumps(
             {
                 "verdict": "suspicious", "summary": "told apart with AUC 0.81", "auc": 0.81,
-                "features": [{"name": "sharpness", "auc": 0.8125, "words": "losers are blurrier"}],
+                "features": [{"name": "sharpness", "p": 0.002, "auc": 0.8125, "words": "blurrier"}],
                 "motion": {"words": "losers move 0.50 times as much"},
             }
         )
@@ -151,7 +151,7 @@ def test_an_audit_shows_with_its_numbers(made: workspaces.Made) -> None:
     card = card_of(made, "pairs")
     readme = card.readme
     assert "**Perhaps**" in readme
-    assert "| sharpness | 0.8125 | losers are blurrier |" in readme
+    assert "| sharpness | 0.002 | 0.8125 | blurrier |" in readme
     assert "Losers move 0.50 times as much." in readme
     assert b"suspicious" in card.files["pairs/audit.json"]
 

@@ -127,3 +127,17 @@ def test_a_claim_is_one_processs_alone_and_ends_with_it(tmp_path: Path) -> None:
     other.wait()
     with ledger.claim("a") as mine:
         assert mine
+
+
+def test_a_script_without_a_guard_is_not_run_again_by_its_workers(tmp_path) -> None:
+    script = tmp_path / "unguarded.py"
+    script.write_text(
+        "import math\nfrom realdpo import engine\nprint('begun')\n"
+        "print([o.value for o in engine.run(math.sqrt, [4.0, 9.0], workers=2)])\n"
+    )
+    told = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, check=True
+    ).stdout
+    assert told.splitlines()[0] == "begun"
+    assert told.count("begun") == 1
+    assert "2.0" in told

@@ -20,10 +20,10 @@ from pair_workspace import fabricate
 
 from realdpo import tables
 from realdpo.errors import UserError
+from realdpo.families.load import fingerprint
 from realdpo.media.decode import read_clip
 from realdpo.pairs.building import build, preview
 from realdpo.pairs.config import BuildConfig
-from realdpo.pairs.pipeline import fingerprint
 from realdpo.pairs.publish import apply_review, reviews_path
 from realdpo.workspace import Workspace
 
@@ -120,7 +120,7 @@ def test_a_second_run_makes_nothing_and_changes_nothing(built, monkeypatch) -> N
     before = contents(workspace)
     table = workspace.pairs.stat().st_mtime_ns
     monkeypatch.setattr(
-        "realdpo.pairs.generate.load_pipeline", lambda *a, **k: pytest.fail("loaded")
+        "realdpo.families.load.load_pipeline", lambda *a, **k: pytest.fail("loaded")
     )
     build(workspace, config, devices="cpu")
     assert contents(workspace) == before
@@ -252,9 +252,9 @@ def test_running_out_of_memory_ends_the_run_and_says_what_to_try(
 ) -> None:
     import torch
 
-    from realdpo.pairs import generate
+    from realdpo.families import load as loading
 
-    load = generate.load_pipeline
+    load = loading.load_pipeline
     asked: list[int] = []
 
     def cramped(error):
@@ -279,7 +279,7 @@ def test_running_out_of_memory_ends_the_run_and_says_what_to_try(
     cpu = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 8 bytes")
     for error, memory in ((gpu, "auto"), (cpu, "vae_slicing")):
         asked.clear()
-        monkeypatch.setattr(generate, "load_pipeline", cramped(error))
+        monkeypatch.setattr(loading, "load_pipeline", cramped(error))
         config = dataclasses.replace(config, memory=memory)
         with pytest.raises(UserError, match="^cpu ran out of memory with [a-z_ ]+$") as caught:
             build(workspace, config, devices="cpu")
@@ -293,7 +293,7 @@ def test_running_out_of_memory_ends_the_run_and_says_what_to_try(
     ]
     assert len(records) == 2 * 3 + 1  # two pairs, a run each, and the winner of the third
     assert not any("error" in record for _, record in records)
-    monkeypatch.setattr(generate, "load_pipeline", load)
+    monkeypatch.setattr(loading, "load_pipeline", load)
     assert build(workspace, config, devices="cpu")["by_status"] == {"ok": 3}
 
 

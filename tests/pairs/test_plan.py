@@ -11,17 +11,10 @@ import tiny_pipelines
 from pair_workspace import fabricate
 
 from realdpo.errors import UserError
-from realdpo.pairs.adapters import Facts, of
+from realdpo.families import Spec, family_of
+from realdpo.families.load import fingerprint, locate, spec_of_folder
+from realdpo.families.memory import OutOfMemory, choose_memory, memory_told, next_memory
 from realdpo.pairs.config import BuildConfig, parse_strategies
-from realdpo.pairs.pipeline import (
-    OutOfMemory,
-    choose_memory,
-    facts_of_folder,
-    fingerprint,
-    locate,
-    memory_told,
-    next_memory,
-)
 from realdpo.pairs.plan import loser, plan
 
 
@@ -102,8 +95,7 @@ def test_strategies_are_mixed_by_their_weights() -> None:
     ],
 )
 def test_legal_shapes_come_from_the_models_own_files(tmp_path, name, size_step, frame_step) -> None:
-    facts = facts_of_folder(tiny_pipelines.save(name, tmp_path))
-    traits = of(facts).traits(facts)
+    traits = family_of(spec_of_folder(tiny_pipelines.save(name, tmp_path))).traits
     assert (traits.size_step, traits.frame_step) == (size_step, frame_step)
     assert traits.task == ("i2v" if "i2v" in name else "t2v")
     assert traits.legal_frames(2 * frame_step) == frame_step + 1
@@ -117,7 +109,7 @@ def test_legal_shapes_come_from_the_models_own_files(tmp_path, name, size_step, 
 
 def test_released_cogvideox_gets_its_own_shape() -> None:
     # config.json of THUDM/CogVideoX-5b-I2V, in what matters here
-    facts = Facts(
+    spec = Spec(
         "CogVideoXImageToVideoPipeline",
         {
             "vae": {"block_out_channels": [128, 256, 256, 512], "temporal_compression_ratio": 4},
@@ -131,7 +123,7 @@ def test_released_cogvideox_gets_its_own_shape() -> None:
             },
         },
     )
-    traits = of(facts).traits(facts)
+    traits = family_of(spec).traits
     assert (traits.width, traits.height, traits.frames, traits.fps) == (720, 480, 49, 8)
     assert (traits.steps, traits.guidance) == (50, 6.0)
     # its positions were learned: diffusers refuses every other size

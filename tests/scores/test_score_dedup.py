@@ -238,7 +238,7 @@ def test_no_pair_of_pictures_is_overlooked(seed: int, count: int) -> None:
     want = {(i, j) for i in range(count) for j in range(i + 1, count) if means[i] @ means[j] >= 0.5}
     found = {
         (int(i), int(j))
-        for batch in dedup._candidates(means, 0.5, block=7)
+        for batch in dedup._candidates(means, means, 0.5, within=True, block=7)
         for i, j in zip(*batch, strict=True)
     }
     doubtful = {

@@ -122,9 +122,9 @@ def test_pairs_of_another_task_or_model_are_refused_unless_insisted(own, config,
     rewrite(own, "train", lambda rows: [rows[0], {**rows[1], **change}])
     with pytest.raises(UserError, match=rf"{words}.*\(1 of 5 pairs\)"):
         loop.run(own, config)
-    from realdpo.train import models
+    from realdpo.families import load
 
-    spec = models.read_spec(config.model)
+    spec = load.read_spec(config.model)
     latents.refuse_other_model(own, spec, replace(config, allow_other_model=True))
     if "model" in change:  # plain training learns nothing from losers
         latents.refuse_other_model(own, spec, replace(config, objective="sft"))

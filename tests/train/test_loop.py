@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import load_file
 
 from realdpo.errors import UserError
-from realdpo.train import checkpoint, held_out, latents, log, loop, models, step
+from realdpo.families import load
+from realdpo.train import checkpoint, held_out, latents, log, loop, step
 from realdpo.train.config import PRESETS, TrainConfig
 from realdpo.train.loop import Trainer
 from realdpo.train.reference import Reference
@@ -380,7 +381,7 @@ def test_killed_at_any_moment_and_resumed(fresh, config, model):
 
 
 def test_latents_are_one_function_and_keyed_by_what_they_are_made_of(fresh, config, model):
-    spec = models.read_spec(str(model))
+    spec = load.read_spec(str(model))
     prepare = lambda c=config: latents.prepare(fresh, spec, c, torch.device("cpu"))  # noqa: E731
     pair = prepare()["train"][0]
     times = {p: p.stat().st_mtime_ns for p in fresh.step("latents").iterdir()}
@@ -392,7 +393,8 @@ def test_latents_are_one_function_and_keyed_by_what_they_are_made_of(fresh, conf
     assert clean.inputs[1] != pair.inputs[1]
     assert clean.win == pair.win
     # the same encoders under a transformer that takes fewer tokens
-    short = replace(spec, transformer={**spec.transformer, "max_text_seq_length": 8})
+    fewer = {**spec.transformer, "max_text_seq_length": 8}
+    short = replace(spec, parts={**spec.parts, "transformer": fewer})
     other = latents.prepare(fresh, short, config, torch.device("cpu"))["train"][0]
     assert other.win == pair.win
     assert len(latents.load(other).inputs["prompt_embeds"]) == 8
@@ -408,11 +410,19 @@ def test_the_same_file_on_both_sides_gives_the_same_latent(tmp_path, model):
     row = tables.read(path, tables.PAIR_SHARD).to_pylist()[0]
     row["lose"] = [row["win"]]
     tables.write(path, tables.from_rows(tables.PAIR_SHARD, [row]), tables.PAIR_SHARD)
-    spec = models.read_spec(str(model))
+    spec = load.read_spec(str(model))
     pair = latents.prepare(made, spec, TrainConfig(), torch.device("cpu"))["train"][0]
     sample = latents.load(pair)
     assert torch.equal(sample.win, sample.lose[0])
     assert pair.win == pair.lose[0]
+
+
+def test_an_audit_that_could_not_tell_is_said_and_refuses_nothing(tmp_path, capsys):
+    made = Workspace(tmp_path)
+    made.audit.parent.mkdir(parents=True)
+    made.audit.write_text(json.dumps({"verdict": "too few"}))
+    latents.refuse_shortcut(made, allowed=False)
+    assert "too few pairs" in capsys.readouterr().err
 
 
 def test_a_found_shortcut_is_refused(tmp_path):
@@ -431,7 +441,7 @@ def test_without_pairs_the_way_to_them_is_named(tmp_path, config):
 
 
 def test_without_a_validation_split_clips_are_held_back(work, model, config):
-    spec = models.read_spec(str(model))
+    spec = load.read_spec(str(model))
     found = latents.prepare(work, spec, config, torch.device("cpu"))
     train, watched, how = held_out.split({"train": found["train"]}, 8)
     assert len(watched) == 1

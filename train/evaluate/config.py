@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field
-from typing import Literal
+from typing import Any, Literal
 
 from realdpo.config import settings
 from realdpo.errors import UserError
@@ -17,8 +17,9 @@ class JudgeConfig:
     """A vision-language model as judge; without a url there is none.
 
     url: base of an OpenAI-compatible server, up to and including /v1. model: the name it is
-    asked by. runs: how often everything is judged, in other orders. frames: shown per video, at
-    most `height` pixels high. key_variable: environment variable that holds the key. allow_used:
+    asked by. runs: how often everything is judged, in other orders. frames: shown per video.
+    height: of a shown frame at most, in pixels. timeout: seconds until a request is given up.
+    attempts: of a request. key_variable: environment variable that holds the key. allow_used:
     judge although the model captioned or filtered the data.
     """
 
@@ -45,11 +46,15 @@ class JudgeConfig:
 class EvalConfig:
     """What is compared, on which prompts, by what.
 
-    systems: name -> a run of this workspace, a model (`tiny`, folder, Hub id), MODEL+LORA, or a
+    name: of this comparison; its files go to eval/NAME. systems: name -> a run of this workspace, a model (`tiny`, folder, Hub id), MODEL+LORA, or a
     folder of finished videos. base: the one the others are compared to; the first when empty.
-    benchmark: a folder with prompts and first frames; empty is the workspace's `split`. prompts:
-    at most so many (0: all). seeds: videos a prompt and system. What is None of width, height
-    (pixels), frames, fps, steps and guidance is the base model's own. seed: all videos' seeds
+    benchmark: a folder with prompts and first frames; empty is the workspace's `split`. split: the
+    workspace's clips whose prompts are used. prompts:
+    at most so many (0: all). seeds: videos a prompt and system. width,
+    height (pixels), frames, fps, steps, guidance, negative_prompt: of every video; unset is the
+    base model's own. call, scheduler: further arguments of the pipeline's call and settings of its
+    scheduler. task: i2v or t2v, for models whose weights do both; a run's own is that of its
+    training. seed: all videos' seeds
     derive from it and the prompt, so every system gets the same. clip: open_clip model as
     ARCHITECTURE:WEIGHTS. frechet: feature network as NETWORK:WEIGHTS. vbench: its dimensions.
     dtype, memory: as for `pairs build`. crf: H.264 quality of generated videos.
@@ -69,6 +74,10 @@ class EvalConfig:
     fps: float | None = None
     steps: int | None = None
     guidance: float | None = None
+    negative_prompt: str | None = None
+    call: Mapping[str, Any] = field(default_factory=dict)
+    scheduler: Mapping[str, Any] = field(default_factory=dict)
+    task: Literal["i2v", "t2v"] | None = None
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     memory: str = "auto"
     crf: int = 12

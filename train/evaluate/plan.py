@@ -12,14 +12,14 @@ from PIL import Image
 
 from realdpo import progress, report
 from realdpo.errors import UserError
+from realdpo.families import family_of
+from realdpo.families.load import locate, spec_of_folder, with_task
+from realdpo.families.sample import GenerationSettings, settings_from
 from realdpo.files import write_bytes
 from realdpo.ids import content_id, file_hash, seed_of
 from realdpo.media import MediaError
 from realdpo.media.decode import read_clip
 from realdpo.pairs import conform
-from realdpo.pairs.adapters import of
-from realdpo.pairs.generate import GenerationSettings, settings_from
-from realdpo.pairs.pipeline import facts_of_folder, locate
 from realdpo.train.evaluate import benchmark
 from realdpo.train.evaluate.benchmark import Item
 from realdpo.train.evaluate.config import EvalConfig
@@ -99,7 +99,9 @@ def systems_of(workspace: Workspace, config: EvalConfig) -> tuple[System, ...]:
     """The systems as the user named them. Raises UserError when there is none, or not that one."""
     if not config.systems:
         raise UserError("no system to evaluate", "give --system base=MODEL --system dpo=RUN")
-    return tuple(resolve(workspace, name, text) for name, text in config.systems.items())
+    return tuple(
+        resolve(workspace, name, text, config.task) for name, text in config.systems.items()
+    )
 
 
 def items_of(workspace: Workspace, config: EvalConfig, aspect: float = 1.5) -> list[Item]:
@@ -115,26 +117,29 @@ def _settings(systems: Sequence[System], config: EvalConfig) -> GenerationSettin
     """One form and sampling for all systems: the base model's, with the user's changes."""
     models = [s for s in systems if not s.videos]
     models.sort(key=lambda s: s.name != config.base_name)
-    names = ("width", "height", "frames", "fps", "steps", "guidance")
+    names = [
+        *("width", "height", "frames", "fps", "steps", "guidance"),
+        *("negative_prompt", "call", "scheduler"),
+    ]
     changes = {name: getattr(config, name) for name in names}
     settings = None
     for system in models:
-        facts = facts_of_folder(locate(system.model).folder)
-        traits = of(facts).traits(facts)
+        family = family_of(with_task(spec_of_folder(locate(system.model).folder), system.task))
         if settings is None:
-            settings = settings_from(traits, **changes)
+            settings = settings_from(family, **changes)
         else:
-            traits.check(settings.width, settings.height, settings.frames)
+            family.traits.check(settings.width, settings.height, settings.frames)
     return settings
 
 
 def _needs_picture(systems: Sequence[System]) -> str:
     """The name of a system that makes videos from a first frame; empty when there is none."""
     for system in systems:
-        if not system.videos:
-            facts = facts_of_folder(locate(system.model).folder)
-            if of(facts).traits(facts).task == "i2v":
-                return system.name
+        if system.videos:
+            continue
+        spec = with_task(spec_of_folder(locate(system.model).folder), system.task)
+        if family_of(spec).task == "i2v":
+            return system.name
     return ""
 
 
@@ -224,7 +229,7 @@ def _task(planned: Plan, system: System, item: Item, number: int) -> Task:
         prompt=item.prompt,
         image=file_hash(item.image) if item.image else None,
         seed=seed,
-        settings=asdict(planned.settings),
+        settings=planned.settings.key(),
         crf=planned.config.crf,
     )
     image = str(item.image) if item.image else None

@@ -68,7 +68,7 @@ def generate(planned: Plan, devices: Sequence[str], shard: tuple[int, int]) -> N
                 continue
             rows = [(device, wanted[k :: len(devices)]) for k, device in enumerate(devices)]
             model = model_folder(system, planned.folder / "models")
-            work = partial(_generate, planned, model, system.lora)
+            work = partial(_generate, planned, model, system.lora, system.task)
             if len(devices) == 1:
                 work(rows[0], lambda: advance(note=system.name))  # noqa: B023
                 continue
@@ -85,20 +85,23 @@ def _generate(
     planned: Plan,
     model: str,
     lora: str | None,
+    does: str | None,
     part: tuple[str, Sequence[Task]],
     advance: Callable[[], None] = lambda: None,
 ) -> None:
-    from realdpo.pairs.generate import adapter_of, generate_video, load_pipeline
+    from realdpo.families import family_of
+    from realdpo.families.load import load_pipeline, spec_of_pipeline, with_task
+    from realdpo.families.sample import generate_video
 
     device, tasks = part
     if not tasks:
         return
     config, settings = planned.config, planned.settings
     assert settings is not None
-    pipe = load_pipeline(model, config.dtype, device, lora, config.memory)
-    adapter = adapter_of(pipe)
+    pipe = load_pipeline(model, config.dtype, device, lora, config.memory, task=does)
+    family = family_of(with_task(spec_of_pipeline(pipe), does))
     for task in tasks:
         image = benchmark.load_picture(Path(task.image)) if task.image else None
-        video = generate_video(pipe, adapter, task.prompt, image, task.seed, settings)
+        video = generate_video(pipe, family, task.prompt, image, task.seed, settings)
         write_bytes(planned.video(task.key), conform.write(video, planned.form, config.crf))
         advance()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from realdpo.config import load_toml
 from realdpo.errors import UserError
+from realdpo.families.load import fingerprint, locate
 from realdpo.ids import content_id
-from realdpo.pairs.pipeline import facts_of_folder, fingerprint, locate
 from realdpo.workspace import Workspace
 
 
@@ -16,7 +16,7 @@ from realdpo.workspace import Workspace
 class System:
     """What makes videos. videos: a folder of finished ones, else `model` (with `lora`) makes them.
 
-    transformer: a fully trained transformer's folder that replaces the model's own. revision
+    task: as for `realdpo.families.load.with_task`. transformer: a fully trained transformer's folder that replaces the model's own. revision
     changes when any weight does.
     """
 
@@ -27,10 +27,14 @@ class System:
     transformer: str | None = None
     videos: str | None = None
     revision: str = ""
+    task: str | None = None
 
 
-def resolve(workspace: Workspace, name: str, text: str) -> System:
-    """A system from what the user wrote: a run's name, a model, MODEL+LORA, a folder of videos."""
+def resolve(workspace: Workspace, name: str, text: str, task: str | None = None) -> System:
+    """A system from what the user wrote: a run's name, a model, MODEL+LORA, a folder of videos.
+
+    task: of models; a run has its own.
+    """
     run_folder = workspace.runs / text
     if text and (run_folder / "config.toml").is_file():
         return _of_run(name, text, run_folder)
@@ -54,7 +58,9 @@ def resolve(workspace: Workspace, name: str, text: str) -> System:
     if lora and not Path(lora).exists() and "/" not in lora:
         raise UserError(f"{name}={text}: the LoRA {lora} is not there")
     weights = fingerprint(Path(lora)) if lora and Path(lora).exists() else lora
-    return System(name, text, model, lora or None, revision=f"{found.revision}+{weights}")
+    return System(
+        name, text, model, lora or None, revision=f"{found.revision}+{weights}", task=task
+    )
 
 
 def _of_run(name: str, text: str, folder: Path) -> System:
@@ -66,21 +72,16 @@ def _of_run(name: str, text: str, folder: Path) -> System:
         )
     settings = load_toml(folder / "config.toml").get("train", {})
     model = str(settings.get("model", "tiny"))
-    found = locate(model)
+    # the base that it was trained on
+    found = locate(model, settings.get("revision"))
+    task = settings.get("task")
     revision = f"{found.revision}+{fingerprint(weights)}"
     if (weights / "pytorch_lora_weights.safetensors").is_file():
-        two = facts_of_folder(found.folder).parts.get("transformer_2")
-        if two and settings.get("expert") == "low":
-            raise UserError(
-                f"{name}={text}: the LoRA is of {model}'s second transformer",
-                "make the videos with load_lora_weights(..., load_into_transformer_2=True) and "
-                f"give their folder: --system {name}=FOLDER",
-            )
-        return System(name, text, model, lora=str(weights), revision=revision)
+        return System(name, text, model, lora=str(weights), revision=revision, task=task)
     parts = sorted(p.parent for p in weights.glob("*/config.json"))
     if len(parts) != 1:
         raise UserError(f"{name}={text}: {weights} holds neither a LoRA nor a transformer")
-    return System(name, text, model, transformer=str(parts[0]), revision=revision)
+    return System(name, text, model, transformer=str(parts[0]), revision=revision, task=task)
 
 
 def model_folder(system: System, links: Path) -> str:

@@ -1,0 +1,79 @@
+"""Pixabay: a key, one licence for all, and terms that forbid passing its files on as a set.
+
+https://pixabay.com/api/docs/. Answers are to be kept for 24 hours, which `Client` does, and
+systematic mass downloads are not allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from realdpo.curate.source.client import Client, key_from
+from realdpo.curate.source.film import Film, number, plain, whole
+
+NAME, ENDPOINT, PACE = "pixabay", "https://pixabay.com", 1.0
+KEY, KEY_PAGE = "PIXABAY_API_KEY", "https://pixabay.com/api/docs/"
+TERMS = (
+    "Pixabay's licence lets you use and change its videos, and forbids passing them on as a "
+    "collection; its API terms forbid systematic mass downloads. Clips of them stay with you; "
+    "what you publish of them is a list of their ids."
+)
+LICENSE_TEXT = "Pixabay Content License"
+LICENSE_PAGE = "https://pixabay.com/service/license-summary/"
+AT_ONCE = 200
+LONGEST_QUERY = 100  # characters
+
+
+def access() -> dict[str, Any]:
+    """What the client needs to be let in."""
+    return {"secret": ("key", key_from(KEY, NAME, KEY_PAGE))}
+
+
+def search(
+    client: Client, words: str, cursor: Mapping[str, Any] | None
+) -> tuple[list[Film], dict[str, Any] | None]:
+    """One page of films for the words, and where the next page begins (None at the end)."""
+    page = int((cursor or {}).get("page", 1))
+    answer = client.json(
+        "/api/videos/",
+        {
+            "q": words[:LONGEST_QUERY],
+            "video_type": "film",  # no animations
+            "safesearch": "true",
+            "per_page": AT_ONCE,
+            "page": page,
+        },
+        # Past the last page it says so with 400 and a line of text.
+        final=lambda status, text: status == 400 and "out of valid range" in text,
+    )
+    if answer.document is None:
+        return [], None
+    found = answer.document
+    films = [_film(hit, answer.retrieved_at) for hit in found.get("hits") or ()]
+    more = AT_ONCE * page < int(found.get("totalHits") or 0) and bool(films)
+    return [film for film in films if film.url], {"page": page + 1} if more else None
+
+
+def _film(hit: Mapping[str, Any], retrieved_at: str) -> Film:
+    sizes = hit.get("videos") or {}
+    # From the best; "large" is there without an address where the film is smaller.
+    file = next((s for n in ("large", "medium", "small", "tiny") if (s := sizes.get(n) or {}).get("url")), {})  # fmt: skip
+    tags = [tag for text in str(hit.get("tags") or "").split(",") if (tag := plain(text))]
+    return Film(
+        provider=NAME,
+        id=str(hit.get("id", "")),
+        url=str(file.get("url") or ""),
+        page=str(hit.get("pageURL") or ""),
+        title=", ".join(tags[:3]),
+        author=plain(hit.get("user")),
+        keywords=tuple(tags),
+        licences=(LICENSE_TEXT,),
+        license_text=LICENSE_TEXT,
+        license_url=LICENSE_PAGE,
+        bytes=whole(file.get("size")),
+        width=whole(file.get("width")),
+        height=whole(file.get("height")),
+        seconds=number(hit.get("duration")),
+        retrieved_at=retrieved_at,
+    )

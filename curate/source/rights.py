@@ -1,0 +1,71 @@
+"""What the licence texts of a film amount to: an SPDX id, and whether clips may be passed on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from realdpo import licences
+from realdpo.licences import Licence
+
+_SPDX = {
+    "mit": "MIT",
+    "apache-2.0": "Apache-2.0",
+    "bsd-3-clause": "BSD-3-Clause",
+    "bsd-2-clause": "BSD-2-Clause",
+    "odc-by": "ODC-By-1.0",
+    "odbl": "ODbL-1.0",
+    "cdla-permissive-2.0": "CDLA-Permissive-2.0",
+}
+_STRANGE = licences.read("a licence that nobody has heard of").problem
+
+
+@dataclass(frozen=True)
+class Rights:
+    """license: SPDX id where there is one, else a name; "" when none is stated. problem: why
+    changed copies must not be passed on, "" when they may."""
+
+    license: str
+    problem: str = ""
+
+
+def read_rights(texts: Sequence[str], *, choice: bool = False) -> Rights:
+    """Read every text that states a film's licence; those that say nothing readable yield to
+    those that do.
+
+    choice: of several licences the user may take one; the first that lets clips be passed on is.
+    Otherwise all of them bind, and a film under several is left out: nobody can say what holds.
+    """
+    if not texts:
+        return Rights("", licences.read(None).problem)
+    found = {
+        _spdx(text, licence): licence for text in texts if _known(licence := licences.read(text))
+    }
+    # "CC BY" beside "CC BY 4.0" is the same licence without its version.
+    found = {
+        name: licence
+        for name, licence in found.items()
+        if not any(other.startswith(f"{name.replace(' ', '-')}-") for other in found)
+    }
+    if not found:
+        return Rights(texts[0], licences.read(texts[0]).problem)
+    if len(found) == 1 or choice:
+        free = [name for name, licence in found.items() if not licence.problem]
+        name = (free or [*found])[0]
+        return Rights(name, found[name].problem)
+    if barred := [licence.problem for licence in found.values() if licence.problem]:
+        return Rights(" and ".join(found), barred[0])
+    return Rights(" and ".join(found), "several licences are stated at once")
+
+
+def _known(licence: Licence) -> bool:
+    return licence.id != "unknown" and licence.problem != _STRANGE
+
+
+def _spdx(text: str, licence: Licence) -> str:
+    if licence.id.startswith(("cc-", "cc0")):
+        return licence.id.upper()
+    if licence.name == "public domain":
+        mark = "publicdomain/mark" in text or "pdm" in text.lower()
+        return "CC-PDM-1.0" if mark else "public domain"
+    return _SPDX.get(licence.id, " ".join(text.split()))

@@ -1,0 +1,77 @@
+"""A table of addresses from elsewhere: CSV, JSONL or Parquet whose columns have other names."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from realdpo.curate.source.film import Film, number, plain, texts, whole
+from realdpo.curate.sources import read_manifest
+from realdpo.errors import UserError
+
+
+def films(path: Path, columns: Mapping[str, str]) -> Iterator[Film]:
+    """The rows of a table that name a film. columns: our name to the table's, where they differ.
+
+    Raises UserError when a named column is not there, or no row has an address.
+    """
+    now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    found = False
+    for number_, row in enumerate(read_manifest(path), 1):
+        if not isinstance(row, Mapping):
+            raise UserError(f"{path}, row {number_} is no JSON object")
+        if missing := [theirs for theirs in columns.values() if number_ == 1 and theirs not in row]:
+            there = ", ".join(str(name) for name in row)
+            raise UserError(f"{path} has no column {missing[0]!r}", f"its columns are: {there}")
+        film = _film(path, {name: row.get(columns.get(name, name)) for name in _NAMES}, now)
+        if film is not None:
+            found = True
+            yield film
+    if not found:
+        raise UserError(
+            f"no row of {path} has a `path` or `url`", "name the column: --column url=THEIRS"
+        )
+
+
+_NAMES = (
+    "url", "path", "license", "author", "source_url", "title", "keywords", "description",
+    "seconds", "width", "height", "bytes", "sha1", "sha256", "id", "retrieved_at",
+)  # fmt: skip
+
+
+def _film(path: Path, row: Mapping[str, Any], now: str) -> Film | None:
+    def text(name: str) -> str:
+        value = row.get(name)
+        return "" if value is None or value != value else plain(value)
+
+    place = text("path") or text("url")
+    if not place:
+        return None
+    if "://" not in place:
+        place = os.path.abspath(path.parent / Path(place).expanduser())
+    words = row.get("keywords")
+    if isinstance(words, str):
+        words = words.replace(";", ",").split(",")
+    return Film(
+        provider=path.name,
+        id=text("id") or hashlib.sha256(place.encode()).hexdigest()[:16],
+        url=place,
+        page=text("source_url"),
+        title=text("title"),
+        author=text("author"),
+        keywords=tuple(texts(words)) if isinstance(words, (list, tuple)) else (),
+        description=text("description"),
+        licences=(text("license"),) if text("license") else (),
+        license_text=text("license"),
+        bytes=whole(row.get("bytes")),
+        sha1=text("sha1"),
+        sha256=text("sha256"),
+        width=whole(row.get("width")),
+        height=whole(row.get("height")),
+        seconds=number(row.get("seconds")),
+        retrieved_at=text("retrieved_at") or now,
+    )

@@ -1,0 +1,166 @@
+"""Could the sides of pairs differ as they do by chance? A test without assumptions about features.
+
+If winners and losers were prepared and drawn alike, any of the 1 + N videos of a pair could as
+well have been its winner. So the test names another one in every pair, over and over, and asks how
+often the clearest feature then speaks as loudly as it does for the real winners. With one loser
+that is the sign-flip test. The loudest of all features is compared with the loudest of all, so
+that looking at many costs nothing (Westfall and Young 1993, single-step max-T): the chance that
+any p-value of a set of pairs whose sides are alike is at most alpha is at most alpha, for any
+number of pairs and whatever the features' distribution and dependence. What it takes is that the
+winner's place within a pair is as good as drawn, and independently from pair to pair: pairs, not
+clips, are what is exchanged, and clips of one film may resemble each other as they like.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float64]
+
+ALPHA = 0.05
+"""Chance of a finding where there is nothing, over all features together."""
+
+_ENUMERATED = 4096  # as many ways to name the winners are gone through one by one
+_SAMPLED = 1999  # of more, so many are drawn; with the real one a p-value is a multiple of 1/2000
+_BLOCK = 256  # ways at a time, which bounds the memory
+_LOUD = 2.0  # differences beyond this multiple of a feature's median one count as that
+_STEADY, _STEADY_SHARE = 0.25, 0.5  # spread of a steady feature: at most this, and of its mean
+
+
+@dataclass(frozen=True)
+class Finding:
+    """p: of each feature [K], corrected for their number; smallest: what the test can reach.
+
+    exact: every way to name the winners was gone through, none drawn.
+    """
+
+    p: Floats
+    smallest: float
+    exact: bool
+
+    @property
+    def can_tell(self) -> bool:
+        """Whether there are pairs enough for a finding, however clear the difference."""
+        return self.smallest <= ALPHA
+
+
+def compare_sides(
+    values: Sequence[Floats],
+    tolerance: Floats,
+    steady: Sequence[int] = (),
+    level: float = 0.0,
+    seed: int = 0,
+) -> Finding:
+    """How surely each feature tells winners from losers.
+
+    values: of each pair [1 + N, K], the winner first; N may differ. tolerance [K]: differences up
+    to it count as none. steady: features that count only where all pairs differ by one and the
+    same amount of at least `level` (their values are logarithms: one ratio for all pairs), give or
+    take a quarter; other differences in them are not looked for. Deterministic for a seed.
+    """
+    import numpy as np
+
+    apart = [_against_others(v, tolerance) for v in values]
+    sizes = np.array([len(a) for a in apart])
+    bound = _bound(values, tolerance)
+    rows = np.concatenate([np.clip(a, -bound, bound).mean(axis=1) for a in apart])
+    raw = np.concatenate([_mean_gaps(v) for v in values])
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    variance = np.add.reduceat(rows**2, starts, axis=0) / sizes[:, None]
+    scale = np.sqrt(variance.sum(axis=0))
+    scale[scale == 0] = 1.0
+    exact = math.prod(int(n) for n in sizes) <= _ENUMERATED
+    loudest, observed = [], None
+    for chosen in _ways(sizes, starts, exact, seed):
+        loud = np.abs(chosen @ rows) / scale
+        for k in steady:
+            loud[:, k] *= _is_steady(chosen, raw[:, k], len(sizes), level)
+        if observed is None:
+            observed = loud[0]  # the first way is the real one
+        loudest.append(loud.max(axis=1))
+    assert observed is not None
+    # equal but for the order of sums is equal
+    reached = np.concatenate(loudest)[:, None] >= observed[None] * (1 - 1e-9) - 1e-12
+    smallest = _smallest([int(n) for n in sizes])
+    return Finding(reached.mean(axis=0), smallest, exact)
+
+
+def pairs_needed(losers: int) -> int:
+    """The fewest pairs with so many losers each that can lead to a finding."""
+    return next(n for n in range(1, 99) if _smallest([1 + losers] * n) <= ALPHA)
+
+
+def _smallest(sizes: Sequence[int]) -> float:
+    """The smallest p-value there can be: of one way in all, or of two where sides are mirrored."""
+    ways = math.prod(sizes)
+    mirrored = 2 if all(n == 2 for n in sizes) else 1
+    return max(mirrored / ways, 1 / (_SAMPLED + 1) if ways > _ENUMERATED else 0.0)
+
+
+def _against_others(values: Floats, tolerance: Floats) -> Floats:
+    """Each video minus each other one, beyond tolerance and in its units: [1 + N, N, K]."""
+    import numpy as np
+
+    gaps = (values[:, None] - values[None]) / tolerance
+    beyond = np.sign(gaps) * np.maximum(0.0, np.abs(gaps) - 1)
+    others = ~np.eye(len(values), dtype=bool)
+    return beyond[others].reshape(len(values), len(values) - 1, -1)
+
+
+def _bound(values: Sequence[Floats], tolerance: Floats) -> Floats:
+    """So large may a difference count, by feature: one odd pair must not drown the others.
+
+    Taken from all videos of each pair, so that it is the same whoever is named the winner.
+    """
+    import numpy as np
+
+    every = np.abs(np.concatenate([_against_others(v, tolerance).reshape(-1, v.shape[1])
+                                   for v in values]))  # fmt: skip
+    every = np.where(every > 0, every, np.nan)
+    known = np.isfinite(every).any(axis=0)
+    bound = np.ones(every.shape[1])
+    bound[known] = _LOUD * np.nanmedian(every[:, known], axis=0)
+    return bound
+
+
+def _mean_gaps(values: Floats) -> Floats:
+    """Each video minus the mean of the others: [1 + N, K]."""
+    count = len(values)
+    return values - (values.sum(axis=0) - values) / (count - 1)
+
+
+def _is_steady(chosen: Floats, gaps: Floats, pairs: int, level: float) -> npt.NDArray[np.bool_]:
+    """Whether a feature's gaps are large and nearly one for all pairs, by way [B]."""
+    import numpy as np
+
+    mean = chosen @ gaps / pairs
+    spread = np.sqrt(np.maximum(0.0, chosen @ gaps**2 / pairs - mean**2))
+    size = np.abs(mean)
+    return (size >= level) & (spread <= np.minimum(_STEADY, _STEADY_SHARE * size))
+
+
+def _ways(
+    sizes: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], exact: bool, seed: int
+) -> Iterator[Floats]:
+    """Ways to name the winners, the real one first, as 0/1 [B, videos] in blocks."""
+    import numpy as np
+
+    random = np.random.default_rng(seed)
+    total = math.prod(sizes.tolist()) if exact else 1 + _SAMPLED
+    for start in range(0, total, _BLOCK):
+        numbers = np.arange(start, min(start + _BLOCK, total))
+        if exact:
+            ways = np.stack(np.unravel_index(numbers, tuple(sizes)), axis=1)
+        else:
+            ways = random.integers(0, sizes, (len(numbers), len(sizes)))
+            ways[numbers == 0] = 0
+        chosen = np.zeros((len(ways), int(sizes.sum())))
+        np.put_along_axis(chosen, ways + starts, 1.0, axis=1)
+        yield chosen

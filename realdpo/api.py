@@ -1,0 +1,104 @@
+"""What Python users and the commands both call: `train` and `evaluate`.
+
+`realdpo.curate` and `realdpo.pairs` hold their own; see `realdpo` for how they are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from realdpo.workspace import Workspace
+
+if TYPE_CHECKING:
+    from realdpo.train.config import TrainConfig
+    from realdpo.train.evaluate.config import EvalConfig
+    from realdpo.train.runs import Run
+
+
+def train(
+    work: Workspace | str | Path,
+    *,
+    preset: str = "realdpo",
+    config: TrainConfig | None = None,
+    on_step: Callable[[Mapping[str, float]], None] | None = None,
+    progress: bool = True,
+    **settings: Any,
+) -> Run:
+    """Fine-tune a model, or go on where a run of that name stopped. Returns the run.
+
+    Args:
+        work: the workspace, or its folder.
+        preset: the settings that yours are laid over; see `realdpo.train.config.PRESETS`.
+        config: whole settings, instead of a preset and single ones.
+        on_step: called after every step with its numbers (`loss`, `lr`, `grad_norm`, ...).
+        progress: show a progress bar on stderr.
+        settings: fields of `realdpo.train.config.TrainConfig`, such as `model` and `steps`.
+
+    Raises:
+        UserError: a wrong setting, or a workspace with nothing to train on.
+    """
+    from realdpo.config import build, to_toml
+    from realdpo.errors import UserError
+    from realdpo.progress import shown
+    from realdpo.train import loop
+    from realdpo.train.config import PRESETS, TrainConfig
+    from realdpo.train.runs import Run
+
+    if preset not in PRESETS:
+        raise UserError(f"no preset {preset!r}", f"presets: {', '.join(PRESETS)}")
+    workspace = Workspace.of(work)
+    chosen = config or build(TrainConfig, {**PRESETS[preset], **settings}, "train")
+    with shown(progress), workspace.lock("train"):
+        workspace.save_config("train", to_toml("train", chosen))
+        return Run(loop.run(workspace, chosen, on_step).folder)
+
+
+def evaluate(
+    work: Workspace | str | Path,
+    *,
+    systems: Mapping[str, str | Path | Run] | None = None,
+    config: EvalConfig | None = None,
+    devices: str = "auto",
+    shard: tuple[int, int] = (1, 1),
+    progress: bool = True,
+    **settings: Any,
+) -> dict[str, Any] | None:
+    """Compare systems on the same prompts and seeds, and write the page of evidence.
+
+    Args:
+        work: the workspace, or its folder.
+        systems: name -> a `Run`, the name of one, a model, MODEL+LORA, or a folder of videos.
+        config: whole settings, instead of `systems` and single ones.
+        devices: `auto` for every GPU, or names joined by commas.
+        shard: (i, n) makes the i-th of n parts of the videos, counting from 1.
+        progress: show progress bars on stderr.
+        settings: fields of `realdpo.train.evaluate.config.EvalConfig`, such as `prompts`.
+
+    Returns:
+        The summary that the page shows, or None when only a part of the videos was made.
+
+    Raises:
+        UserError: a wrong setting or a system that is not there.
+    """
+    from realdpo.config import build, to_toml
+    from realdpo.progress import shown
+    from realdpo.train.evaluate import commands
+    from realdpo.train.evaluate.config import EvalConfig
+
+    workspace = Workspace.of(work)
+    named = {name: system_text(what, workspace) for name, what in (systems or {}).items()}
+    chosen = config or build(EvalConfig, {**settings, "systems": named}, "eval")
+    with shown(progress), workspace.lock(f"eval --name {chosen.name}"):
+        workspace.save_config("eval", to_toml("eval", chosen))
+        return commands.evaluate(workspace, chosen, commands.devices_of(devices), shard)
+
+
+def system_text(what: str | Path | Run, workspace: Workspace) -> str:
+    """How `--system NAME=WHAT` writes `what`."""
+    if isinstance(what, (str, Path)):
+        return str(what)
+    if what.folder.resolve().parent == workspace.runs.resolve():
+        return what.name
+    return f"{what.model}+{what.weights}"

@@ -1,0 +1,42 @@
+"""Model families: one file each, with what they share beside them.
+
+`family_of(spec)` gives the family of a pipeline: its legal shapes, its authors' settings, how it
+is called, how it encodes, conditions and predicts. Generation, training, evaluation and sampling
+all go through it, so that they cannot differ. Nothing here imports torch or diffusers until a
+model is loaded: a plan needs a folder's JSON files alone.
+"""
+
+from __future__ import annotations
+
+from realdpo.errors import UserError
+from realdpo.families.base import Family, Spec, Traits
+from realdpo.families.cogvideox import CogVideoX
+from realdpo.families.generic import Generic
+from realdpo.families.hunyuan import Hunyuan
+from realdpo.families.hunyuan15 import Hunyuan15
+from realdpo.families.ltx import LTX
+from realdpo.families.mochi import Mochi
+from realdpo.families.skyreels import SkyReels
+from realdpo.families.wan import Wan
+
+__all__ = ["FAMILIES", "Family", "Spec", "Traits", "family_of", "trainable_family"]
+
+FAMILIES: tuple[type[Family], ...] = (CogVideoX, Wan, LTX, Hunyuan, Mochi, Hunyuan15, SkyReels)
+
+
+def family_of(spec: Spec) -> Family:
+    """The family of a pipeline by its class; `Generic` for one that none of them knows."""
+    kind = next((family for family in FAMILIES if spec.pipeline in family.TASKS), Generic)
+    return kind(spec)
+
+
+def trainable_family(spec: Spec) -> Family:
+    """As `family_of`. Raises UserError for a pipeline that cannot be trained."""
+    found = family_of(spec)
+    if not found.trainable:
+        known = [name for family in FAMILIES for name in family.TASKS]
+        raise UserError(
+            f"{spec.folder} is a {spec.pipeline}, which cannot be trained here",
+            f"known pipelines: {', '.join(known)}",
+        )
+    return found

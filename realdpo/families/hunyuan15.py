@@ -1,0 +1,108 @@
+"""HunyuanVideo-1.5, text-to-video and image-to-video; guidance is a part of the pipeline.
+
+The first frame and a mask are further channels in both tasks, all zero for text-to-video; SigLIP
+sees the picture too. The image-to-video pipeline chooses its size from a list by the picture's
+aspect. Settings: the model card of tencent/HunyuanVideo-1.5 (50 steps, guidance 6, 121 frames, 24 a
+second; the shift is in each checkpoint's scheduler), sizes by `target_size` (640: 480p, 960: 720p).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from realdpo.errors import UserError
+from realdpo.families.base import Family, Traits, picture
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PICTURE_TOKENS = 729  # `vision_num_semantic_tokens` of the pipeline
+
+
+class Hunyuan15(Family):
+    NAME = "hunyuan15"
+    TASKS: ClassVar = {
+        "HunyuanVideo15Pipeline": "t2v",
+        "HunyuanVideo15ImageToVideoPipeline": "i2v",
+    }
+    KEEPS_REGIONS = False
+
+    @cached_property
+    def traits(self) -> Traits:
+        spec = self.spec
+        step = int(spec.get("vae", "spatial_compression_ratio", 16))
+        large = spec.get("transformer", "target_size", 640) > 640
+        return Traits(
+            task=self.task,
+            size_step=step * spec.get("transformer", "patch_size", 1),
+            frame_step=int(spec.get("vae", "temporal_compression_ratio", 4)),
+            width=1280 if large else 848,
+            height=720 if large else 480,
+            frames=121,
+            fps=24,
+            steps=50,
+            guidance=float(spec.get("guider", "guidance_scale", 6.0)),
+            sizes=self._sizes(step) if self.task == "i2v" else (),
+        )
+
+    def _sizes(self, step: int) -> tuple[tuple[int, int], ...]:
+        """(width, height) of the pipeline's list: as many patches as fit the target's square."""
+        many = round((self.spec.get("transformer", "target_size", 640) / step) ** 2)
+        found = []
+        wide, high = many, 1
+        while wide > 0:
+            if max(wide, high) / min(wide, high) <= 4:
+                found.append((wide * step, high * step))
+            if (high + 1) * wide <= many:
+                high += 1
+            else:
+                wide -= 1
+        return tuple(found)
+
+    def arguments(self, settings: Any) -> dict[str, Any]:
+        return {"negative_prompt": settings.negative_prompt or None}
+
+    def prepare(self, pipe: Any, settings: Any) -> None:
+        pipe.guider = pipe.guider.new(guidance_scale=settings.guidance)
+
+    def embed(self, pipe: Any, prompt: str, image: Tensor | None) -> dict[str, Tensor]:
+        text, mask, glyphs, glyph_mask = pipe.encode_prompt(prompt=prompt, batch_size=1)
+        made = {"text": text[0], "mask": mask[0], "glyphs": glyphs[0], "glyph_mask": glyph_mask[0]}
+        if image is not None:
+            shown = pipe.encode_image(picture(image), 1, pipe._execution_device, text.dtype)
+            made["image_embeds"] = shown[0]
+        return made
+
+    def condition(self, vae: Any, image: Tensor, frames: int) -> dict[str, Tensor]:
+        return {"first_latent": self.encode(vae, image.unsqueeze(2))}
+
+    def forward(
+        self, transformer: Any, noisy: Tensor, timestep: Tensor, inputs: Mapping[str, Tensor]
+    ) -> Tensor:
+        import torch
+
+        if self.spec.transformer.get("use_meanflow"):
+            raise UserError("a step-distilled HunyuanVideo-1.5 is not trained here")
+        held = torch.zeros_like(noisy)
+        mask = noisy.new_zeros(len(noisy), 1, *noisy.shape[2:])
+        width = self.spec.get("transformer", "image_embed_dim", 1152)
+        shown = noisy.new_zeros(len(noisy), PICTURE_TOKENS, width)
+        if self.task == "i2v":
+            held[:, :, :1] = inputs["first_latent"]
+            mask[:, :, 0] = 1
+            shown = inputs["image_embeds"]
+        text = {
+            name: inputs[name].to(noisy.dtype) for name in ("text", "mask", "glyphs", "glyph_mask")
+        }
+        return transformer(  # type: ignore[no-any-return]
+            hidden_states=torch.cat([noisy, held, mask], dim=1),
+            timestep=timestep,
+            encoder_hidden_states=text["text"],
+            encoder_attention_mask=text["mask"],
+            encoder_hidden_states_2=text["glyphs"],
+            encoder_attention_mask_2=text["glyph_mask"],
+            image_embeds=shown.to(noisy.dtype),
+            return_dict=False,
+        )[0]

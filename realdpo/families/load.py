@@ -1,0 +1,300 @@
+"""A model's pipeline: where it is, what its files say of it, and loading it or its parts."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from realdpo.errors import UserError
+from realdpo.families import family_of
+from realdpo.families.base import Spec
+from realdpo.families.fingerprint import fingerprint
+from realdpo.families.memory import memory_options, memory_told, place
+from realdpo.families.weights import load_lora
+from realdpo.ids import content_id
+from realdpo.models import TINY, resolve_model
+from realdpo.progress import say
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Model:
+    """A pipeline that was found. id: the same on every machine. revision: of its weights.
+
+    source: what from_pretrained takes. folder: where its JSON files are.
+    """
+
+    id: str
+    revision: str
+    source: str
+    folder: Path
+
+
+def locate(model: str, revision: str | None = None) -> Model:
+    """Find `model` and its revision; of a Hub model only the JSON files are fetched.
+
+    A folder's revision is a fingerprint of its files. Raises UserError when there is no such
+    model or the Hub cannot be reached.
+    """
+    source = resolve_model(model)
+    folder = Path(source)
+    if folder.is_dir():
+        name = TINY if model == TINY else folder.resolve().name
+        return Model(name, fingerprint(folder), source, folder)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(
+            snapshot_download(source, revision=revision, allow_patterns=["*.json"], tqdm_class=None)
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"cannot get the model {model}: {reason}",
+            "check the id and the network; log in with `hf auth login` if it is gated, or give "
+            "a local pipeline folder",
+        ) from None
+    if not (folder / "model_index.json").is_file():
+        raise UserError(f"{model} has no model_index.json", "choose a diffusers pipeline")
+    return Model(source, folder.name, source, folder)
+
+
+def fingerprint_parts(spec: Spec, *components: str) -> str:
+    """An id of the weights and settings of some components; `fingerprint` of each."""
+    return content_id(**{name: fingerprint(spec.folder / name) for name in components})
+
+
+def spec_of_folder(folder: Path, component: str = "transformer") -> Spec:
+    """The facts in a pipeline folder's JSON files. Raises UserError when they are damaged."""
+    index = _json(folder / "model_index.json")
+    parts = {"pipeline": {k: v for k, v in index.items() if not isinstance(v, list)}}
+    classes = {}
+    for name, value in index.items():
+        if isinstance(value, list) and len(value) == 2 and value[0] is not None:
+            classes[name] = str(value[1])
+            for file in ("config.json", "scheduler_config.json", "guider_config.json"):
+                if (folder / name / file).is_file():
+                    parts[name] = _json(folder / name / file)
+    return Spec(str(index.get("_class_name", "?")), parts, classes, folder, component)
+
+
+def spec_of_pipeline(pipe: Any) -> Spec:
+    """The facts of a loaded pipeline; equal to those of its folder in all that families read."""
+    parts = {
+        name: dict(part.config) if not hasattr(part.config, "to_dict") else part.config.to_dict()
+        for name, part in pipe.components.items()
+        if hasattr(part, "config")
+    }
+    classes = {name: type(part).__name__ for name, part in pipe.components.items() if part}
+    return Spec(type(pipe).__name__, {**parts, "pipeline": dict(pipe.config)}, classes)
+
+
+def with_task(spec: Spec, task: str | None) -> Spec:
+    """The facts with the pipeline class that does `task`; None leaves the folder's own.
+
+    Some publishers put one folder on the Hub for text-to-video and image-to-video. Raises
+    UserError when the weights cannot do it.
+    """
+    family = family_of(spec)
+    if task is None or task == family.task:
+        return spec
+    if task not in family.tasks():
+        raise UserError(
+            f"{spec.folder or spec.pipeline} is a {spec.pipeline}: its weights do {family.task}",
+            f"leave out the task, or give a model for {task}",
+        )
+    classes = [name for name, does in family.TASKS.items() if does == task]
+    return replace(spec, pipeline=classes[0] if classes else spec.pipeline, task=task)
+
+
+def read_spec(
+    model: str, revision: str | None = None, expert: str = "high", task: str | None = None
+) -> Spec:
+    """The facts of `model` for training; a Hub model is fetched once, whole.
+
+    expert: "low" trains the second transformer of a model that has two. task: as for
+    `with_task`. Raises UserError when the folder lacks a part.
+    """
+    folder = _fetched(resolve_model(model), revision)
+    spec = with_task(spec_of_folder(folder), task)
+    if expert == "low" and "transformer_2" in spec.classes:
+        spec = replace(spec, component="transformer_2")
+    for part in (spec.component, "vae", "scheduler"):
+        if part not in spec.parts:
+            raise UserError(
+                f"{folder / part} holds no configuration", "the folder is not a whole pipeline"
+            )
+    return spec
+
+
+def load_encoders(spec: Spec, dtype: torch.dtype, device: torch.device) -> Any:
+    """The pipeline without its transformers: text encoders and VAE, for filling the cache."""
+    import diffusers
+
+    kind = getattr(diffusers, spec.pipeline)
+    without: dict[str, Any] = {
+        k: None for k in ("transformer", "transformer_2") if k in spec.classes
+    }
+    pipe = kind.from_pretrained(spec.folder, **in_dtype(dtypes(spec, dtype)), **without)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(device)
+
+
+def load_transformer(spec: Spec, dtype: torch.dtype) -> nn.Module:
+    """The transformer that is trained, in `dtype`, on the CPU, without gradients."""
+    import diffusers
+
+    kind = getattr(diffusers, spec.classes[spec.component])
+    model: nn.Module = kind.from_pretrained(
+        spec.folder, subfolder=spec.component, **in_dtype(dtype)
+    )
+    return model.requires_grad_(False)
+
+
+def load_pipeline(
+    model: str,
+    dtype: str = "auto",
+    device: str = "auto",
+    lora: str | None = None,
+    memory: str = "auto",
+    *,
+    revision: str | None = None,
+    lora_scale: float = 1.0,
+    quantization: Mapping[str, Any] | None = None,
+    task: str | None = None,
+) -> Any:
+    """Load `model` (`tiny`, a folder, a Hub id) ready to generate, with LoRA weights if given.
+
+    dtype, memory, quantization and task are as in BuildConfig; device: auto, cpu, cuda, cuda:1 ...
+    What was chosen automatically is said aloud. Raises UserError when the model or the LoRA
+    cannot be loaded or the device is not there.
+    """
+    import diffusers
+
+    where = _device(device)
+    found = locate(model, revision)
+    kind = _dtype(dtype, where)
+    spec = with_task(spec_of_folder(found.folder), task)
+    own = getattr(diffusers, spec.pipeline, diffusers.DiffusionPipeline)
+    options: dict[str, Any] = {}
+    if quantization is not None:
+        options["quantization_config"] = diffusers.PipelineQuantizationConfig(**quantization)
+    try:
+        with _quiet_loading():
+            pipe = own.from_pretrained(
+                found.source,
+                revision=found.revision if not Path(found.source).is_dir() else None,
+                **in_dtype(dtypes(spec, kind)),
+                use_safetensors=True,
+                **options,
+            )
+    except (OSError, ValueError, AttributeError, ImportError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"cannot load the model {model}: {reason}") from error
+    pipe.set_progress_bar_config(disable=True)
+    if lora is not None:
+        load_lora(pipe, lora, lora_scale)
+    options_used = memory_options(pipe, memory, where)
+    pipe.memory_options = options_used
+    with memory_told(pipe, where):
+        place(pipe, options_used, where)
+    say(
+        f"model {found.id} on {where} in {str(kind).removeprefix('torch.')}"
+        + (f", {', '.join(options_used)}" if options_used else "")
+        + (f", with LoRA {lora}" if lora else "")
+    )
+    return pipe
+
+
+def dtypes(spec: Spec, dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """The dtype of each part where `dtype` is asked for: some lose detail below float32."""
+    import torch
+
+    return {"default": dtype, **dict.fromkeys(family_of(spec).FLOAT32_PARTS, torch.float32)}
+
+
+def in_dtype(dtype: Any) -> dict[str, Any]:
+    """The argument of diffusers' `from_pretrained` for a dtype (or a table of them by part), by the name its version takes.
+
+    0.42 warns of `torch_dtype`; older versions take a `dtype` and may ignore it in silence.
+    """
+    import diffusers
+
+    major, minor = (int(part) for part in diffusers.__version__.split(".")[:2])
+    return {"dtype" if (major, minor) >= (0, 42) else "torch_dtype": dtype}
+
+
+@contextlib.contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """No bars for parts that load in a moment; downloads keep theirs, which is another's."""
+    import warnings
+
+    import diffusers
+    import transformers
+
+    bars = (diffusers.utils.logging, transformers.utils.logging)
+    for owner in bars:
+        owner.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            # the newer name of `torch_dtype` is not known to older versions
+            warnings.filterwarnings("ignore", message=".*torch_dtype.*")
+            yield
+    finally:
+        for owner in bars:
+            owner.enable_progress_bar()
+
+
+def _device(device: str) -> str:
+    import torch
+
+    if device == "auto":
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda"):
+        index = int(device.partition(":")[2] or 0)
+        if index >= torch.cuda.device_count():
+            raise UserError(
+                f"there is no device {device}: this machine has {torch.cuda.device_count()} GPUs",
+                "choose another --device",
+            )
+        return f"cuda:{index}"
+    return device
+
+
+def _dtype(dtype: str, device: str) -> Any:
+    import torch
+
+    if dtype == "auto":
+        return torch.float32 if device == "cpu" else torch.bfloat16
+    return getattr(torch, dtype)
+
+
+def _fetched(name: str, revision: str | None) -> Path:
+    if Path(name).is_dir():
+        return Path(name)
+    from diffusers import DiffusionPipeline
+
+    try:
+        return Path(DiffusionPipeline.download(name, revision=revision))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"cannot fetch {name}: {str(error).splitlines()[0]}",
+            "check the name, the network and `hf auth login`, or give a local folder",
+        ) from None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"cannot read {path}: {error}", "save or download the model again"
+        ) from None

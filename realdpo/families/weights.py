@@ -1,0 +1,256 @@
+"""Trained weights: adapters into a model, weights to and from files, and into a pipeline.
+
+Every place that loads weights goes through `load_lora`: a file says which transformer it is for,
+its keys are counted against that transformer, and what does not fit is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from realdpo.errors import UserError
+from realdpo.families.base import Spec
+from realdpo.families.fingerprint import fingerprint
+from realdpo.families.names import to_diffusers
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+COMPONENT = "realdpo.component"  # in a file's metadata: the transformer it is for
+ADAPTER = "round"
+LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for
+
+
+def add_lora(model: Any, rank: int, alpha: float, dropout: float, targets: tuple[str, ...]) -> None:
+    """Give `model` trainable float32 adapters. Raises UserError when no layer bears a target's name.
+
+    The adapters start as the identity (their second factor is zero).
+    """
+    from peft import LoraConfig
+
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]
+        lora_dropout=dropout,
+        target_modules=list(targets),
+    )
+    try:
+        model.add_adapter(config)
+    except ValueError as error:
+        raise UserError(
+            f"no layer of {type(model).__name__} is named {', '.join(targets)}: {error}",
+            "name linear layers of the model with --set 'targets=[\"to_q\"]'",
+        ) from None
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def save_weights(weights: Mapping[str, Tensor], model: Any, spec: Spec, folder: Path) -> None:
+    """Write trained `weights` (parameter name -> whole tensor) as safetensors diffusers loads.
+
+    LoRA: `pytorch_lora_weights.safetensors` for `pipe.load_lora_weights(folder)`, with its alpha,
+    which diffusers drops unless told, and the transformer it is for. Full: a transformer folder
+    for `from_pretrained`.
+    """
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    if not any("lora_" in name for name in weights):
+        target = folder / spec.component
+        target.mkdir(parents=True, exist_ok=True)
+        model.save_config(target)
+        whole = {**dict(model.named_buffers()), **kept}
+        kept = {n: whole[n].detach().cpu().contiguous() for n in model.state_dict()}
+        save_file(kept, target / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    layers = get_peft_model_state_dict(model, state_dict=kept)
+    config = model.peft_config["default"].to_dict()
+    told = {f"transformer.{k}": sorted(v) if isinstance(v, set) else v for k, v in config.items()}
+    save_file(
+        # Wan 2.2's second transformer too goes by this name in files
+        {f"transformer.{name}": tensor for name, tensor in layers.items()},
+        folder / LORA_FILE,
+        metadata={
+            "format": "pt",
+            "lora_adapter_metadata": json.dumps(told, indent=2, sort_keys=True),
+            COMPONENT: spec.component,
+        },
+    )
+
+
+def read_weights(model: nn.Module, spec: Spec, folder: Path) -> dict[str, Tensor]:
+    """What `save_weights` wrote, by the names of `model`'s trained parameters."""
+    from safetensors.torch import load_file
+
+    whole = folder / spec.component / "diffusion_pytorch_model.safetensors"
+    if whole.is_file():
+        return load_file(whole)
+    stored = load_file(folder / LORA_FILE)
+    # peft's files leave out the adapter's name: ...lora_A.weight for ...lora_A.default.weight
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    return {n: stored[f"transformer.{n.replace('.default.', '.')}"] for n in trained}
+
+
+def load_lora(pipe: Any, lora: str, scale: float = 1.0) -> dict[str, int]:
+    """Load LoRA weights (file, folder, Hub id, or several joined by commas) into a pipeline.
+
+    Returns how many layers of each transformer were adapted. Names of diffusers, peft, ComfyUI
+    and kohya are known. Raises UserError when a file cannot be read, does not say for which of
+    two transformers it is, or does not fit that transformer layer by layer.
+    """
+    loaded: dict[str, int] = {}
+    for file in [file for part in lora.split(",") for file in _files(part.strip())]:
+        tensors, told = _read(file)
+        component = _component(pipe, file, told)
+        if component in loaded:
+            raise UserError(
+                f"two files of {lora} are for {component}", "give one LoRA a transformer"
+            )
+        model = getattr(pipe, component)
+        layers = to_diffusers(tensors, pipe, model, file)
+        _require_fit(layers, model, component, file)
+        metadata = json.loads(told["lora_adapter_metadata"]) if _own(told) else None
+        try:
+            model.load_lora_adapter(
+                {f"transformer.{name}": tensor for name, tensor in layers.items()},
+                prefix="transformer",
+                adapter_name=ADAPTER,
+                metadata=metadata,
+            )
+            model.set_adapters([ADAPTER], [scale])
+        except (ValueError, KeyError, AttributeError, RuntimeError, TypeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"cannot load the LoRA weights {file}: {reason}") from error
+        loaded[component] = len(layers) // 2
+    return loaded
+
+
+def lora_id(lora: str | None) -> str | None:
+    """What names LoRA weights in a pair's id: a fingerprint of local files, else the Hub id."""
+    if lora is None:
+        return None
+    named = []
+    for part in lora.split(","):
+        path = Path(part.strip()).expanduser()
+        if path.exists():
+            named.append(fingerprint(path))
+        elif path.is_absolute() or part.startswith((".", "~")):
+            raise UserError(f"no LoRA weights at {part}", "check the path of --lora")
+        else:
+            named.append(part)
+    return ",".join(named)
+
+
+def _files(lora: str) -> list[Path]:
+    """The safetensors files that `lora` stands for; of a Hub id, they are fetched."""
+    path = Path(lora).expanduser()
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        names = sorted(p.name for p in path.glob("*.safetensors"))
+        return [path / name for name in _chosen(names, lora)]
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        names = [n for n in HfApi().list_repo_files(lora) if n.endswith(".safetensors")]
+        return [Path(hf_hub_download(lora, name)) for name in _chosen(names, lora)]
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"cannot get the LoRA weights {lora}: {reason}",
+            "give the folder or safetensors file that training wrote, or a Hub id",
+        ) from None
+
+
+def _chosen(names: list[str], lora: str) -> list[str]:
+    """The LoRA files among `names`: those that diffusers names so, else the only one."""
+    ours = [name for name in names if Path(name).name.startswith("pytorch_lora_weights")]
+    found = ours or names
+    if not found or (len(found) > 1 and not ours):
+        held = "no safetensors file" if not found else f"{len(found)} safetensors files"
+        raise UserError(
+            f"cannot load the LoRA weights {lora}: it holds {held}", "name the file to load"
+        )
+    return found
+
+
+def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as opened:
+            # it is no dictionary
+            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+            return tensors, dict(opened.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"cannot load the LoRA weights {file}: {error}",
+            "give the folder or safetensors file that training wrote for this model",
+        ) from None
+
+
+def _own(told: Mapping[str, str]) -> bool:
+    return "lora_adapter_metadata" in told
+
+
+def _component(pipe: Any, file: Path, told: Mapping[str, str]) -> str:
+    """The transformer a file is for: as it says, as its name says, or the only one there is."""
+    there = [n for n in ("transformer", "transformer_2") if getattr(pipe, n, None) is not None]
+    name = file.name.lower()
+    by_name = {"high_noise": "transformer", "low_noise": "transformer_2"}
+    named = next((part for word, part in by_name.items() if word in name), None)
+    component = told.get(COMPONENT) or named or (there[0] if len(there) == 1 else None)
+    if component is None:
+        raise UserError(
+            f"{file} does not say for which of the two transformers it is",
+            "write high_noise or low_noise into the file's name",
+        )
+    if component not in there:
+        raise UserError(
+            f"{file} is for {component}, and this {type(pipe).__name__} has no such transformer",
+            "give the LoRA of this model",
+        )
+    return component
+
+
+def _require_fit(
+    layers: Mapping[str, Tensor], model: nn.Module, component: str, file: Path
+) -> None:
+    """Raise UserError unless every layer has both factors, and the model that layer in that shape."""
+    modules = dict(model.named_modules())
+    stems = {name.partition(".lora_")[0] for name in layers}
+    if not stems:
+        raise UserError(f"cannot load the LoRA weights {file}: it holds no layer")
+    missing = sorted(stem for stem in stems if stem not in modules)
+    halves = sorted(
+        stem
+        for stem in stems
+        if not {f"{stem}.lora_A.weight", f"{stem}.lora_B.weight"} <= layers.keys()
+    )
+    wrong = []
+    for stem in sorted(stems - set(missing) - set(halves)):
+        layer = modules[stem]
+        weight = getattr(getattr(layer, "base_layer", layer), "weight", None)
+        if weight is None or not hasattr(layer, "in_features"):
+            continue  # a convolution, or quantised: peft knows
+        down, up = layers[f"{stem}.lora_A.weight"], layers[f"{stem}.lora_B.weight"]
+        if (up.shape[0], down.shape[1]) != (layer.out_features, layer.in_features):
+            wrong.append(stem)
+    for found, words in (
+        (missing, "are not in this model"),
+        (halves, "lack one of their two factors"),
+        (wrong, "have other shapes than this model's"),
+    ):
+        if found:
+            raise UserError(
+                f"the LoRA weights {file} do not fit {component}: {len(found)} of {len(stems)} "
+                f"layers {words}, the first is {found[0]}",
+                "give the LoRA of this model",
+            )

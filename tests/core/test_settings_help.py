@@ -1,0 +1,42 @@
+"""Every setting of every command has a meaning, is listed by --settings, and is in the docs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from realdpo.cli import app
+from realdpo.settings_help import CLASSES, describe_settings, load_class, settings_page
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.mark.parametrize("command", CLASSES)
+def test_every_setting_has_a_default_and_a_meaning(command: str) -> None:
+    silent = [s.key for s in describe_settings(load_class(command)) if not s.help]
+    assert silent == []
+
+
+def test_a_docstring_with_several_names_and_units_is_read() -> None:
+    found = {s.key: s for s in describe_settings(load_class("pairs build"))}
+    assert found["height"].help == found["width"].help
+    assert found["width"].default == "unset"
+    nested = {s.key: s for s in describe_settings(load_class("curate ingest"))}
+    assert nested["sources.hdr"].kind == "tonemap | drop"
+
+
+@pytest.mark.parametrize(
+    "command", ["curate ingest", "curate embed", "pairs build", "train", "eval", "push-hub"]
+)
+def test_the_command_lists_them(command: str) -> None:
+    told = CliRunner().invoke(app, [*command.split(), "--settings"])
+    assert told.exit_code == 0, told.output
+    for setting in describe_settings(load_class(command)):
+        assert f"{setting.key} = {setting.default}" in told.output
+
+
+def test_the_page_is_up_to_date() -> None:
+    """Make it again with: python -m realdpo.settings_help > docs/settings.md"""
+    assert (DOCS / "settings.md").read_text(encoding="utf-8") == settings_page()

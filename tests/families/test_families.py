@@ -1,0 +1,306 @@
+"""Every family with a small model of the real classes: one test for all of them.
+
+What training gives the transformer is what the pipeline gives it; videos are those of the
+pipeline; what is trained and saved is what is loaded and sampled from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from fractions import Fraction
+from functools import cached_property
+
+import numpy as np
+import pytest
+import shards
+import tiny_pipelines
+import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from PIL import Image
+
+from realdpo.errors import UserError
+from realdpo.families import FAMILIES, family_of, load
+from realdpo.families.sample import generate_video, settings_from
+from realdpo.families.weights import load_lora, save_weights
+from realdpo.media.decode import read_clip
+from realdpo.pairs import conform
+from realdpo.pairs.generate import Box, regenerate, roundtrip, to_tensor
+from realdpo.train import checkpoint, latents, noise, setup, step
+from realdpo.train.config import TrainConfig
+from realdpo.train.draws import Batch
+
+PROMPT = "a man walking"
+NAMES = list(tiny_pipelines.PIPELINES)
+# what a user would hand to the pipeline's own call beside prompt, picture, size, frames and steps
+DIRECT = {
+    "cogvideox": {"max_sequence_length": 16},
+    "ltx": {"frame_rate": 8.0},
+    "hunyuan-i2v-concat": {"num_frames": 9},
+    # its guidance is a part of the pipeline, and its size that of the picture
+    "hunyuan15": {"guidance_scale": None},
+    "skyreels-t2v": {"flow_shift": 8.0},
+    "skyreels-i2v": {"flow_shift": 5.0},
+    "hunyuan15-i2v": {"width": None, "height": None},
+}
+
+
+class Case:
+    """One small pipeline; what is made of it is made once."""
+
+    def __init__(self, name: str, folder) -> None:
+        self.name, self.folder = name, tiny_pipelines.save(name, folder)
+        self.spec = load.read_spec(str(self.folder))
+        self.family = family_of(self.spec)
+        self.frames = self.family.traits.frame_step + 1
+        self.side = max(64, 2 * self.family.traits.size_step)
+        self.clip = shards.clip(0, 3.0, size=self.side, frames=self.frames)
+        self.image = self.clip[0] if self.family.task == "i2v" else None
+        self.shape = {"width": self.side, "height": self.side, "frames": self.frames, "fps": 8.0}
+
+    @cached_property
+    def pipe(self):
+        return self.load()
+
+    def load(self, dtype: str = "float32"):
+        pipe = load.load_pipeline(str(self.folder), dtype)
+        if self.family.NAME == "hunyuan15":
+            pipe.tokenizer_max_length = 16  # 1000 in the released one: minutes on a CPU
+        return pipe
+
+    def inputs(self, pipe, prompt: str) -> dict[str, torch.Tensor]:
+        pixels = latents._pixels(self.clip[:1])[:, 0]
+        with torch.no_grad():
+            made = self.family.embed(pipe, prompt, None if self.image is None else pixels)
+            if self.image is not None:
+                shown = self.family.condition(pipe.vae, pixels[None], self.frames)
+                made |= {name: tensor[0] for name, tensor in shown.items()}
+        return {n: t[None] for n, t in (made | {"fps": torch.tensor(8.0)}).items()}
+
+    def settings(self, **changes):
+        return settings_from(self.family, **self.shape, **changes)
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def case(request, tmp_path_factory) -> Case:
+    return Case(request.param, tmp_path_factory.mktemp(request.param))
+
+
+def calls_of(transformer, run) -> list[dict]:
+    """What the transformer was called with while `run` ran, and what it answered."""
+    calls = []
+    hook = transformer.register_forward_hook(
+        lambda _, args, kwargs, out: calls.append({**kwargs, "": out[0]}), with_kwargs=True
+    )
+    try:
+        with torch.no_grad():
+            run()
+    finally:
+        hook.remove()
+    return calls
+
+
+def is_nothing(value) -> bool:
+    return value is None or (isinstance(value, dict) and not value)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_training_gives_the_transformer_what_its_pipeline_gives_it(case, dtype, monkeypatch):
+    """All keywords and the answer, for a short, an empty and a long prompt."""
+    monkeypatch.setattr(DiagonalGaussianDistribution, "sample", lambda self, *_, **__: self.mode())
+    pipe = case.pipe if dtype == "float32" else case.load(dtype)
+    family, spec = case.family, case.spec
+    transformer = getattr(pipe, spec.component)
+    loose = {"atol": 1e-6, "rtol": 1e-5} if dtype == "float32" else {"atol": 2e-2, "rtol": 2e-2}
+    guidance = 6.0 if spec.transformer.get("guidance_embeds") else 1.0
+    settings = case.settings(steps=2, guidance=guidance)
+    settings = dataclasses.replace(settings, call={})
+    for prompt in (PROMPT, "", "a man walking on the street " * 100)[
+        : 3 if dtype == "float32" else 1
+    ]:
+        sample = lambda: generate_video(pipe, family, prompt, case.image, 0, settings)  # noqa: B023, E731
+        theirs = calls_of(transformer, sample)[-1]
+        hidden, timestep = theirs["hidden_states"], theirs["timestep"]
+        with torch.no_grad():
+            clean = family.padded(family.encode(pipe.vae, latents._pixels(case.clip)[None]))
+        if hidden.ndim == 3:
+            hidden = tiny_pipelines.unpacked(pipe, hidden, clean)
+        axis = 2 if family.TIME_AXIS == 1 else 1
+        noisy = hidden.narrow(axis, 0, clean.shape[axis])
+        clock = timestep.flatten().max().view(1)
+        inputs = case.inputs(pipe, prompt)
+        run = lambda: family.forward(transformer, noisy, clock, inputs)  # noqa: B023, E731
+        (ours,) = calls_of(transformer, run)
+        for key in theirs.keys() | ours.keys():
+            their, our = theirs.get(key), ours.get(key)
+            if is_nothing(their) and is_nothing(our):
+                continue
+            if isinstance(their, torch.Tensor):
+                our = our.expand_as(their) if our.ndim == their.ndim else our
+                torch.testing.assert_close(
+                    our.to(their.dtype), their, **loose, msg=lambda m, key=key: f"{key}: {m}"
+                )
+            elif isinstance(their, (tuple, list)):
+                for a, b in zip(our, their, strict=True):
+                    torch.testing.assert_close(
+                        torch.as_tensor(a).float().squeeze(), torch.as_tensor(b).float().squeeze()
+                    )
+            else:
+                assert our == their, key
+
+
+def test_encoding_is_undone_by_decoding_and_legal_shapes_come_back_whole(case):
+    traits, family, vae = case.family.traits, case.family, case.pipe.vae
+    assert traits.task == ("i2v" if "i2v" in case.name else "t2v")
+    assert family_of(load.spec_of_pipeline(case.pipe)).traits == traits  # a plan needs no weights
+    for frames in (1 + traits.frame_step, 1 + 2 * traits.frame_step):
+        clip = latents._pixels(shards.clip(1, 2.0, size=case.side, frames=frames))[None]
+        with torch.no_grad():
+            raw = vae.encode(clip).latent_dist.mode()
+            ours = family.encode(vae, clip)
+            seen = []
+            whole = vae.decode
+            vae.decode = lambda z, *a, **k: seen.append(z) or whole(z, *a, **k)  # noqa: B023
+            try:
+                decoded = family.decode(vae, ours)
+            finally:
+                del vae.decode
+        assert decoded.shape == clip.shape
+        if not vae.config.get("timestep_conditioning"):  # these decode what was noised a little
+            torch.testing.assert_close(seen[0], raw, atol=1e-5, rtol=1e-4)
+    with pytest.raises(UserError, match="multiples|sizes? only"):
+        traits.check(case.side + 2, case.side, case.frames)
+    with pytest.raises(UserError, match="plus 1"):
+        traits.check(case.side, case.side, case.frames + 1)
+
+
+@pytest.mark.slow
+def test_videos_are_the_pipelines_own_and_regions_are_kept(case, monkeypatch):
+    pipe, family, settings = case.pipe, case.family, case.settings(steps=2)
+    made = generate_video(pipe, family, PROMPT, case.image, 1, settings)
+    assert made.shape == case.clip.shape
+    named = {k: v for key, v in DIRECT.items() if case.name.startswith(key) for k, v in v.items()}
+    if case.image is not None:
+        named["image"] = Image.fromarray(case.image)
+    if family.NAME != "hunyuan":
+        named["negative_prompt"] = family.traits.negative_prompt or None
+    shift = named.pop("flow_shift", None)
+    if shift:
+        own, kind = pipe.scheduler, type(pipe.scheduler)
+        pipe.scheduler = kind.from_config(own.config, flow_shift=shift)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)  # some parts of diffusers draw from the global generator
+        arguments = {
+            "prompt": PROMPT, "width": case.side, "height": case.side, "num_frames": case.frames,
+            "num_inference_steps": 2, "guidance_scale": family.traits.guidance,
+            "generator": torch.Generator().manual_seed(1), "output_type": "np",
+            **family.traits.call, **named,
+        }  # fmt: skip
+        direct = pipe(**{k: v for k, v in arguments.items() if v is not None}).frames[0]
+    pipe.scheduler = own if shift else pipe.scheduler
+    assert np.array_equal(made, (np.asarray(direct) * 255).round().clip(0, 255).astype(np.uint8))
+    assert not np.array_equal(made, generate_video(pipe, family, PROMPT, case.image, 2, settings))
+
+    # the start of a renoised video lies the nearer to the real clip the less noise is asked for
+    assert roundtrip(pipe, family, case.clip).shape == case.clip.shape
+    packed, pack = [], family.pack
+    monkeypatch.setattr(family, "pack", lambda p, z: packed.append(z) or pack(p, z))
+    eight = case.settings(steps=8)
+    encoded = []
+    spy = pipe.encode_prompt
+    pipe.encode_prompt = lambda *a, **k: encoded.append(1) or spy(*a, **k)
+    generate_video(pipe, family, PROMPT, case.image, 1, settings)
+    usual = len(encoded)
+    used = [regenerate(pipe, family, PROMPT, case.clip, 1, eight, s)[1] for s in (0.2, 1.0)]
+    del pipe.encode_prompt
+    assert len(encoded) == 3 * usual, "a renoised loser encodes its prompt once"
+    assert used[0] < 0.85 * used[1]
+    with torch.no_grad():
+        clean = family.encode(pipe.vae, to_tensor(pipe, case.clip))
+    little, much = ((start - clean).norm() for start in packed)
+    assert little < 0.95 * much
+
+    if family.KEEPS_REGIONS:
+        check_regions(case, monkeypatch)
+    form = conform.Form(case.side, case.side, case.frames, Fraction(8))
+    video, fps = read_clip(conform.write(conform.with_first_frame(made, case.image), form, 12))
+    assert (video.shape, fps) == (made.shape, 8)
+
+
+def check_regions(case: Case, monkeypatch) -> None:
+    """Outside its region a local video is decoded from the real clip's own latents."""
+    pipe, family, eight = case.pipe, case.family, case.settings(steps=8)
+    decoded, decode = [], pipe.vae.decode
+    monkeypatch.setattr(
+        pipe.vae, "decode", lambda z, *rest, **more: decoded.append(z) or decode(z, *rest, **more)
+    )
+    roundtrip(pipe, family, case.clip)
+    regenerate(pipe, family, PROMPT, case.clip, 1, eight, 1.0)
+    regenerate(pipe, family, PROMPT, case.clip, 1, eight, 1.0, Box((0, 1), (0, 0.5), (0, 0.5)))
+    kept, whole, local = (z[:, :, -decoded[0].shape[2] :] for z in decoded)
+    apart = [(z - kept).abs()[:, :, 1:] for z in (whole, local)]  # the first frame is given
+    edge = kept.shape[3] // 2
+    outside = [z[..., edge:, :].max() for z in apart]
+    assert outside[1] < 1e-4 < 0.1 < outside[0]
+    assert apart[1][..., :edge, :edge].mean() > 0.05
+
+
+@pytest.mark.parametrize("weights", ["lora", "full"])
+def test_what_is_trained_is_saved_loaded_and_sampled(case, weights, tmp_path):
+    """Steps on one pair lower its preference loss and its plain loss; a pipeline loads the rest."""
+    family, spec = case.family, case.spec
+    config = TrainConfig(model=str(case.folder), weights=weights, rank=4, alpha=8.0)
+    model = setup.policy(config, spec, torch.device("cpu"))
+    with torch.no_grad():
+        lose = torch.flip(latents._pixels(case.clip), (1,))[None]
+        win, lose = (
+            family.padded(family.encode(case.pipe.vae, video))
+            for video in (latents._pixels(case.clip)[None], lose)
+        )
+    process = noise.from_scheduler(
+        spec.scheduler, win[0].numel() // win.shape[3 - family.TIME_AXIS]
+    )
+    grain = torch.randn(win.shape, generator=torch.Generator().manual_seed(0))
+    batch = Batch(
+        win, lose[:, None], grain, torch.tensor([0.5]).double(), case.inputs(case.pipe, PROMPT)
+    )
+    task = step.Task(family, process)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=3e-3 if weights == "lora" else 3e-4)
+    losses = []
+    for _ in range(5):
+        outcome = step.sft(model, task, batch, lambda loss: loss.backward())
+        losses.append(outcome.loss)
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[-1] < losses[0]
+    save_weights(dict(checkpoint.trained(model)), model, spec, tmp_path)
+    level = noise.levels(process, batch.u)
+    noisy, clock = noise.mix(win, grain, level), level.timestep.float()
+    pipe = load.load_pipeline(str(case.folder))
+    base = family.forward(pipe.transformer, noisy, clock, batch.inputs)
+    if weights == "lora":
+        assert load_lora(pipe, str(tmp_path))[spec.component] == len(parameters) // 2
+        theirs = getattr(pipe, spec.component)
+    else:
+        theirs = type(model).from_pretrained(tmp_path / spec.component)
+    with torch.no_grad():
+        ours = family.forward(model, noisy, clock, batch.inputs)
+        loaded = family.forward(theirs, noisy, clock, batch.inputs)
+    torch.testing.assert_close(loaded, ours, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(ours, base, atol=1e-5)
+    if weights == "lora" and hasattr(pipe, "load_lora_weights"):  # and by diffusers itself
+        plain = load.load_pipeline(str(case.folder))
+        plain.load_lora_weights(tmp_path)
+        with torch.no_grad():
+            again = family.forward(plain.transformer, noisy, clock, batch.inputs)
+        torch.testing.assert_close(again, ours, atol=1e-5, rtol=1e-4)
+
+
+def test_every_family_has_a_small_pipeline():
+    tried = {type(family_of(dataclasses.replace(spec))) for spec in map(_spec_of, NAMES)}
+    assert set(FAMILIES) <= tried
+
+
+def _spec_of(name: str):
+    pipe = tiny_pipelines.PIPELINES[name]()
+    return load.spec_of_pipeline(pipe)

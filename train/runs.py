@@ -1,0 +1,82 @@
+"""A training run that was made: its weights, settings and logs, for reading."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from realdpo.errors import UserError
+from realdpo.train import log
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class RunLog:
+    """One of a run's logs: a line a step."""
+
+    path: Path
+
+    def rows(self) -> list[dict[str, Any]]:
+        return log.read(self.path)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A row a step, a column a number."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows())
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder of a run, as `realdpo.train` leaves it."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def weights(self) -> Path:
+        """What diffusers loads: `pipe.load_lora_weights(run.weights)`, or a transformer's folder."""
+        found = self.folder / "weights"
+        if not found.is_dir():
+            raise UserError(f"{self.folder} has no weights yet", "let the run finish first")
+        return found
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The settings of the run."""
+        from realdpo.config import load_toml
+
+        return dict(load_toml(self.folder / "config.toml")["train"])
+
+    @property
+    def model(self) -> str:
+        """The model that was trained: `tiny`, a folder or a Hub id."""
+        return str(self.config["model"])
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """What `realdpo train` prints: steps, seconds a step, held-out figures before and after."""
+        try:
+            return dict(json.loads((self.folder / "summary.json").read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise UserError(
+                f"{self.folder} has no summary yet", "let the run finish first"
+            ) from None
+
+    @property
+    def log(self) -> RunLog:
+        """Numbers of every step: `run.log.to_pandas()`."""
+        return RunLog(self.folder / "log.jsonl")
+
+    @property
+    def held_out(self) -> RunLog:
+        """Numbers of every measurement on held-out pairs."""
+        return RunLog(self.folder / "held_out.jsonl")
