@@ -23,7 +23,7 @@ from realdpo.pairs import conform
 from realdpo.train.evaluate import benchmark
 from realdpo.train.evaluate.benchmark import Item
 from realdpo.train.evaluate.config import EvalConfig
-from realdpo.train.evaluate.systems import System, resolve
+from realdpo.train.evaluate.systems import NEUTRAL, System, resolve
 from realdpo.workspace import Workspace
 
 
@@ -231,6 +231,7 @@ def _task(planned: Plan, system: System, item: Item, number: int) -> Task:
         seed=seed,
         settings=planned.settings.key(),
         crf=planned.config.crf,
+        **{k: how for k, v in NEUTRAL.items() if (how := getattr(system, k)) != v},
     )
     image = str(item.image) if item.image else None
     return Task(key, system.name, item.item_id, item.prompt, number, seed, image)
