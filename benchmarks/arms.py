@@ -148,7 +148,14 @@ def train_arm(
 ) -> list[dict[str, float]]:  # fmt: skip
     """Fine-tune `model`, which comes as the base; returns one line of diagnostics a step."""
     config = dataclasses.replace(
-        TrainConfig(weights="full", reference="frozen", losers=3, lr=plan.lr, steps=plan.steps),
+        TrainConfig(
+            objective="dpo",
+            weights="full",
+            reference="frozen",
+            losers=3,
+            lr=plan.lr,
+            steps=plan.steps,
+        ),
         **arm.changes,
     )
     model.train()

@@ -45,27 +45,35 @@ def main() -> None:
     arguments.add_argument("--clips", type=int, default=40, help="at most so many of a film")
     arguments.add_argument("--cache", type=Path, default=Path("/tmp/realdpo-audit"))
     arguments.add_argument("--counts", type=int, nargs="*", default=COUNTS)
-    arguments.add_argument("--no-power", action="store_true")
+    arguments.add_argument("--only", choices=("null", "power"))
     given = arguments.parse_args()
     films = given.films or sorted(footage.fetch().parent.glob("*.mp4"))
     pool = read_pool(films, given.clips, given.cache)
     for film, clips in pool.items():
         print(f"{len(clips):4} clips of {film}")
-    print(f"\nnull: verdicts where there is nothing to find, of {given.trials} (5 % allowed)\n")
+    if given.only != "power":
+        null(pool, given.counts, given.trials)
+    if given.only != "null":
+        power(pool, given.counts, given.trials)
+
+
+def null(pool: Pool, counts: list[int], trials: int) -> None:
+    print(f"\nnull: verdicts where there is nothing to find, of {trials} (5 % allowed)\n")
     print("| task | losers | pairs | permutation test | too few | the rule before |")
     print("|---|---|---|---|---|---|")
     for task in ("i2v", "t2v"):
         for losers in (1, 3):
-            for count in given.counts:
-                null_row(pool, task, losers, count, given.trials)
-    if given.no_power:
-        return
-    print(f"\npower: planted cues found, of {given.trials} (1 loser a pair; before in brackets)\n")
-    print("| task | cue | " + " | ".join(f"{c} pairs" for c in given.counts) + " |")
-    print("|---|---|" + "---|" * len(given.counts))
+            for count in counts:
+                null_row(pool, task, losers, count, trials)
+
+
+def power(pool: Pool, counts: list[int], trials: int) -> None:
+    print(f"\npower: planted cues found, of {trials} (1 loser a pair; before in brackets)\n")
+    print("| task | cue | " + " | ".join(f"{c} pairs" for c in counts) + " |")
+    print("|---|---|" + "---|" * len(counts))
     for task in ("i2v", "t2v"):
         for cue in CUES:
-            power_row(pool, task, cue, given.counts, given.trials)
+            power_row(pool, task, cue, counts, trials)
 
 
 def null_row(pool: Pool, task: str, losers: int, count: int, trials: int) -> None:
@@ -155,7 +163,9 @@ def read_pool(films: list[Path], most: int, cache: Path) -> Pool:
     """The numbers of every clip and its variants; kept by what the films and measures are."""
     pool: Pool = {}
     for film in films:
-        key = ids.content_id(film=ids.file_hash(film), most=most, measures=audit.MEASURES)
+        key = ids.content_id(
+            film=ids.file_hash(film), most=most, measures=audit.MEASURES, version=2
+        )
         kept = cache / f"{key}.json"
         if not kept.is_file():
             cache.mkdir(parents=True, exist_ok=True)
@@ -168,7 +178,6 @@ def read_pool(films: list[Path], most: int, cache: Path) -> Pool:
 
 def clips_of(film: Path, most: int) -> list[tuple[Video, Video]]:
     """Clips in the form, one after another, each also at a slower rate (as if played faster)."""
-    shown, rate = [], None
     need = math.ceil(FORM.frames / FORM.fps * Fraction(FASTER))
     found: list[tuple[Video, Video]] = []
     start = Fraction(0)
@@ -189,7 +198,6 @@ def clips_of(film: Path, most: int) -> list[tuple[Video, Video]]:
         except conform.Unfit:
             break
         start += need
-    del shown
     return found
 
 
@@ -209,20 +217,22 @@ def encoded_again(video: Video) -> Video:
 
 
 def passed_through_vae(video: Video) -> Video:
+    from realdpo.families import family_of
+    from realdpo.families.load import spec_of_pipeline
     from realdpo.pairs import generate
 
     pipe = _pipe()
     height, width = (side // 16 * 16 for side in video.shape[1:3])
     passed = video.copy()
     passed[:, :height, :width] = generate.roundtrip(
-        pipe, generate.adapter_of(pipe), np.ascontiguousarray(video[:, :height, :width])
+        pipe, family_of(spec_of_pipeline(pipe)), np.ascontiguousarray(video[:, :height, :width])
     )
     return passed
 
 
 def _pipe(kept: list[object] = []) -> object:  # noqa: B006
     if not kept:
-        from realdpo.pairs.generate import load_pipeline
+        from realdpo.families.load import load_pipeline
 
         kept.append(load_pipeline("tiny", device="cpu"))
     return kept[0]
@@ -242,8 +252,9 @@ def variants(clip: Video, slow: Video) -> dict[str, Numbers]:
     def numbers(video: Video) -> Numbers:
         return measure(conform.write(video, FORM, 12))
 
-    def moved(video: Video) -> Video:  # played backwards after the first frame: another motion
-        return np.concatenate([video[:1], video[:0:-1]])
+    def moved(video: Video) -> Video:  # there and back again: another motion, from the same frame
+        half = len(video) // 2 + 1
+        return np.concatenate([video[:half], video[half - 2 :: -1]])[: len(video)]
 
     found = {"plain": numbers(clip)}
     for name, plant in CUES.items():

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -18,7 +18,9 @@ from realdpo.ids import content_id
 if TYPE_CHECKING:
     from realdpo.media.decode import Frame
 
+VERSION = 2  # raise when facts, parts, cuts or soft transitions change
 BLOCK = 16
+HOLE = Fraction(1, 2)  # seconds without a frame, and more than two are missing: two recordings
 _NOTES, _NUM, _DEN = b"realdpo.analysis", "exact.num", "exact.den"
 
 
@@ -35,7 +37,7 @@ class Task:
     def key(self) -> str:
         """Names the result: the file's bytes and everything that changes what is measured."""
         return content_id(
-            source=self.source_id, shots=self.shots, side=ANALYSIS_SIDE, code=code_version()
+            source=self.source_id, shots=self.shots, side=ANALYSIS_SIDE, version=version()
         )
 
     def file(self, folder: Path) -> Path:
@@ -48,6 +50,15 @@ class Times(Sequence[Fraction]):
 
     def __init__(self, num: Iterable[int] = (), den: Iterable[int] = ()) -> None:
         self.num, self.den = array("q", num), array("q", den)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Times]) -> Times:
+        """All of them, in order."""
+        whole = cls()
+        for part in parts:
+            whole.num.extend(part.num)
+            whole.den.extend(part.den)
+        return whole
 
     def append(self, time: Fraction) -> None:
         self.num.append(time.numerator)
@@ -64,6 +75,20 @@ class Times(Sequence[Fraction]):
         if isinstance(place, slice):
             return Times(self.num[place], self.den[place])
         return Fraction(self.num[place], self.den[place])
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stretch of a source without a hole in its times, in which the picture keeps its size.
+
+    start, end: seconds from the source's first frame. width, height: as shown, in pixels.
+    """
+
+    start: Fraction
+    end: Fraction
+    width: int
+    height: int
+    fps: Fraction
 
 
 @dataclass(frozen=True)
@@ -86,33 +111,32 @@ def analyse(task: Task) -> Analysis:
     """Decode a source once, at analysis size, and measure. Raises MediaError."""
     import cv2
 
-    from realdpo.curate.scores import LUMA_SECONDS, StreamScores
-    from realdpo.curate.shots import finder
-    from realdpo.curate.transitions import DissolveFinder
+    from realdpo.curate.scores import LUMA_SECONDS
     from realdpo.media.decode import frames
     from realdpo.media.probe import probe
 
     cv2.setNumThreads(1)  # OpenCV's flow works in stripes, one a thread: others, other numbers
     facts = probe(task.path)
-    size = width, height = analysis_size(facts.width, facts.height)
-    scores = StreamScores(height, width)
-    cuts = finder(task.shots, facts.fps)
-    dissolves = DissolveFinder()
-    times = Times()
+    step = 1 / facts.fps if facts.fps > 0 else Fraction(0)
     damage: list[str] = []
     stream = frames(
-        task.path, size=size, threads=task.threads, errors=damage, luma_every=LUMA_SECONDS
+        task.path,
+        size=analysis_size,
+        threads=task.threads,
+        errors=damage,
+        luma_every=LUMA_SECONDS,
     )
-    # Several frames to each subject in turn: what it needs stays in the processor's caches.
-    for block in _blocks(stream):
-        for frame in block:
-            cuts.feed(frame.time, frame.rgb)
-        for frame in block:
-            dissolves.feed(frame.time, frame.rgb)
-        for frame in block:
-            scores.feed(float(frame.time), frame.rgb, frame.luma)
-            times.append(frame.time)
-    found = cuts.cuts(times)
+    looks: list[_Look] = []
+    for block in _blocks(stream, step):
+        if not looks or looks[-1].ends_before(block[0], step):
+            looks.append(_Look(task.shots, facts.fps, block[0]))
+        looks[-1].feed(block)
+    times = Times.joined([look.times for look in looks])
+    parts = _parts(looks, facts.fps)
+    found = [cut for look in looks for cut in look.cuts.cuts(look.times)]
+    soft = [span for look in looks for span in (*look.dissolves.found(), *look.cuts.soft())]
+    counted = [part.fps * (part.end - part.start) for part in parts]
+    rate = _near(sum(counted, Fraction(0)) / sum(p.end - p.start for p in parts), facts.fps)
     return Analysis(
         facts={
             "container": facts.container,
@@ -122,26 +146,139 @@ def analyse(task: Task) -> Analysis:
             "height": facts.height,
             "rotation": facts.rotation,
             "sample_aspect": f"{facts.sar.numerator}/{facts.sar.denominator}",
-            "fps": _ratio(_rate(times, facts.fps)),
-            "duration_s": float(times[-1] + 1 / _rate(times, facts.fps)),
+            "fps": _ratio(rate),
+            "duration_s": float(parts[-1].end),
             "start_s": float(facts.start),
             "frames": len(times),
             "decode_errors": len(damage),
+            "parts": [_as_row(part) for part in parts],
             "transfer": facts.transfer,
             "hdr": facts.hdr,
             "audio": facts.has_audio,
         },
         cuts=found,
-        soft=sorted([*dissolves.found(), *cuts.soft()]),
-        scores=scores.table(),
+        soft=sorted(soft),
+        scores=_joined([look.scores.table() for look in looks]),
         times=times,
     )
 
 
-def _blocks(stream: Iterator[Frame]) -> Iterator[list[Frame]]:
-    """Up to BLOCK frames at a time, of which one carries its luma: at 8K that is 50 MB."""
+class _Look:
+    """All that looks at the frames of one part."""
+
+    def __init__(self, settings: ShotSettings, fps: Fraction, first: Frame) -> None:
+        from realdpo.curate.scores import StreamScores
+        from realdpo.curate.shots import finder
+        from realdpo.curate.transitions import DissolveFinder
+
+        height, width, _ = first.rgb.shape
+        self.scores = StreamScores(height, width)
+        self.cuts = finder(settings, fps)
+        self.dissolves = DissolveFinder()
+        self.times = Times()
+        self.shown = first.shown
+
+    def feed(self, block: Sequence[Frame]) -> None:
+        """Several frames to each subject in turn: what it needs stays in the caches."""
+        for frame in block:
+            self.cuts.feed(frame.time, frame.rgb)
+        for frame in block:
+            self.dissolves.feed(frame.time, frame.rgb)
+        for frame in block:
+            self.scores.feed(float(frame.time), frame.rgb, frame.luma)
+            self.times.append(frame.time)
+
+    def ends_before(self, frame: Frame, step: Fraction) -> bool:
+        """Whether the next frame begins another part."""
+        return _apart(self.times[-1], self.shown, frame, step)
+
+
+def _apart(time: Fraction, shown: tuple[int, int], after: Frame, step: Fraction) -> bool:
+    return after.shown != shown or after.time - time > max(HOLE, 3 * step)
+
+
+def _parts(looks: Sequence[_Look], header: Fraction) -> list[Part]:
+    """Each look's stretch; its last frame lasts as long as its others do."""
+    parts = []
+    for number, look in enumerate(looks):
+        start, last = look.times[0], look.times[-1]
+        fps = _rate([time - start for time in look.times], header)
+        end = last + 1 / fps
+        if number + 1 < len(looks):
+            end = min(end, looks[number + 1].times[0])
+        parts.append(Part(start, end, *look.shown, fps))
+    return parts
+
+
+def _as_row(part: Part) -> dict[str, Any]:
+    return {
+        "start": _ratio(part.start),
+        "end": _ratio(part.end),
+        "width": part.width,
+        "height": part.height,
+        "fps": _ratio(part.fps),
+    }
+
+
+def parts_of(facts: Mapping[str, Any]) -> list[Part]:
+    """The parts of a source, of its row in the sources table."""
+    if not facts.get("parts"):  # of a table that was written before there were parts
+        end = Fraction(facts["duration_s"])
+        fps = Fraction(facts["fps"])
+        return [Part(Fraction(0), end, facts["width"], facts["height"], fps)]
+    return [
+        Part(
+            Fraction(row["start"]),
+            Fraction(row["end"]),
+            row["width"],
+            row["height"],
+            Fraction(row["fps"]),
+        )
+        for row in facts["parts"]
+    ]
+
+
+def breaks_of(parts: Sequence[Part]) -> list[tuple[Fraction, Fraction]]:
+    """(end of one part, start of the next): what no clip may cross."""
+    return [(before.end, after.start) for before, after in pairwise(parts)]
+
+
+def breaks_text(parts: Sequence[Part]) -> list[str]:
+    """Why a source is divided where it is, a line for every place."""
+    lines = []
+    for before, after in pairwise(parts):
+        if after.start > before.end:
+            length = float(after.start - before.end)
+            lines.append(f"a hole of {length:.2f} s in the times at {float(before.end):.2f} s")
+        if (before.width, before.height) != (after.width, after.height):
+            lines.append(
+                f"the picture changes from {before.width}x{before.height} to "
+                f"{after.width}x{after.height} at {float(after.start):.2f} s"
+            )
+    return lines
+
+
+def part_at(parts: Sequence[Part], time: Fraction) -> Part:
+    """The part that a clip which starts at `time` is of."""
+    return next(part for part in reversed(parts) if part.start <= time)
+
+
+def _joined(tables: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The numbers of all parts in one table."""
+    import numpy as np
+
+    if len(tables) == 1:
+        return tables[0]
+    return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+
+
+def _blocks(stream: Iterator[Frame], step: Fraction) -> Iterator[list[Frame]]:
+    """Up to BLOCK frames of one part at a time, of which one carries its luma: at 8K 50 MB."""
     block: list[Frame] = []
     for frame in stream:
+        if block and _apart(block[-1].time, block[-1].shown, frame, step):
+            yield block
+            block = []
         block.append(frame)
         if len(block) == BLOCK or frame.luma is not None:
             yield block
@@ -160,7 +297,10 @@ def _rate(times: Sequence[Fraction], header: Fraction) -> Fraction:
     """Frames per second: the header's when the frames bear it out, else what was counted."""
     if len(times) < 2:
         return header if header > 0 else Fraction(1)
-    counted = (len(times) - 1) / times[-1]
+    return _near((len(times) - 1) / times[-1], header)
+
+
+def _near(counted: Fraction, header: Fraction) -> Fraction:
     if header > 0 and abs(counted / header - 1) < Fraction(1, 50):
         return header
     return counted.limit_denominator(1001)
@@ -170,15 +310,18 @@ def _ratio(value: Fraction) -> str:
     return f"{value.numerator}/{value.denominator}"
 
 
-@functools.lru_cache
-def code_version() -> str:
-    """Hash of the code that measures: numbers of another version are never taken for ours."""
-    from realdpo.curate import neural, scores, shots, transitions
+def version() -> str:
+    """Names the way from a file to its numbers: those of another version are not taken for ours.
 
-    measuring = Path(scores.__file__).parent.glob("*.py")
-    parts = (neural, shots, transitions)
-    files = sorted([Path(__file__), *(Path(str(part.__file__)) for part in parts), *measuring])
-    return content_id(code=[file.read_text(encoding="utf-8") for file in files])
+    FFmpeg's major releases may scale pictures otherwise.
+    """
+    import av
+
+    from realdpo.curate import scores
+    from realdpo.media import decode
+
+    scaler, *_ = av.library_versions["libswscale"]
+    return f"{VERSION}-{scores.VERSION}-{decode.VERSION}-{scaler}"
 
 
 def save(path: Path, result: Analysis) -> None:

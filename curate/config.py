@@ -22,6 +22,12 @@ It is the size PySceneDetect's own command reduces to, so its thresholds keep th
 SHORT_SIDE = 240
 """Pixels that a source's shorter side must have, unless the target needs fewer."""
 
+LEAST_RATE = 14.5
+"""Frames a second that a source must have, unless the target needs fewer."""
+
+SLOWEST = Fraction(95, 100)
+"""Of the target's frames a second: footage of fewer would need frames that are not there."""
+
 
 @settings
 class Target:
@@ -123,8 +129,8 @@ class IngestConfig:
     """Everything `curate ingest` can be told.
 
     target: name of a preset in TARGETS. decide: thresholds, `<group>.<name>_min` or `_max`,
-    over the defaults of `curate.decide`; a target smaller than its `source.short_side_min` lowers
-    that one to its own size. caption: name of a captioner. captions: how it is
+    over the defaults of `curate.decide`; a target smaller than its `source.short_side_min`, or
+    slower than its `time.fps_min`, lowers that one to its own. caption: name of a captioner. captions: how it is
     asked. per_action: keep at most so many clips of each action; 0 keeps all. extras: scores of sampled frames to run (people, text, nsfw). engine: where steps
     run. workers: processes, 0 for as many as cores. address: of a Ray cluster, empty starts
     one here.
@@ -136,7 +142,7 @@ class IngestConfig:
     clips: ClipSettings = field(default_factory=ClipSettings)
     decide: dict[str, Any] = field(default_factory=dict)
     per_action: int = 0
-    caption: str = "keywords"
+    caption: str = "sidecar"
     captions: CaptionConfig = field(default_factory=CaptionConfig)
     extras: tuple[str, ...] = ()
     encode: EncodeSettings = field(default_factory=EncodeSettings)
@@ -157,8 +163,11 @@ class IngestConfig:
         if self.shards.validation + self.shards.test >= 1:
             raise UserError("shards.validation and shards.test leave nothing to train on")
         target = TARGETS[self.target]
+        asked: dict[str, Any] = {}
         side = min(target.width, target.height)
         if 0 < side < SHORT_SIDE:
-            # First, so that whatever was given comes after it and wins.
-            limits = {"source.short_side_min": float(side), **self.decide}
-            object.__setattr__(self, "decide", limits)
+            asked["source.short_side_min"] = float(side)
+        if 0 < target.fps * SLOWEST < LEAST_RATE:
+            asked["time.fps_min"] = float(target.fps * SLOWEST)
+        # First, so that whatever was given comes after it and wins.
+        object.__setattr__(self, "decide", {**asked, **self.decide})

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from realdpo.media.decode import Frame
 
+VERSION = 1  # raise when the pictures or the bytes of a clip change
+
 
 @dataclass(frozen=True)
 class Task:

@@ -17,13 +17,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from realdpo.curate.config import SHORT_SIDE
+from realdpo.curate.config import LEAST_RATE, SHORT_SIDE
 from realdpo.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from realdpo.workspace import Workspace
+
+VERSION = 1  # raise when the same numbers and thresholds give another verdict
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Limit:
 # everyday films pass (street, indoor, sport, phone, vertical). Both are a start: `curate calibrate`
 # shows what they do to yours.
 LIMITS: tuple[Limit, ...] = (
-    Limit("time.fps", 14.5, None, "other pipelines ask 15 frames a second; 0.5 for rounding"),
+    Limit("time.fps", LEAST_RATE, None, "other pipelines ask 15 frames a second; 0.5 for rounding"),
     Limit("time.gap", None, 0.5, "choice: half a second without a frame is a hole"),
     Limit("source.short_side", SHORT_SIDE, None, "choice: below, no large target can be filled"),
     Limit("luma.mean", 20, 235, "20 is in use elsewhere; its usual 140 drops bright rooms"),
@@ -280,6 +282,20 @@ def to_toml(overrides: Mapping[str, Any]) -> str:
         group, _, name = key.partition(".")
         nested.setdefault(group, {})[name] = value
     return tomli_w.dumps({"decide": nested})
+
+
+def saved_toml(chosen: Mapping[str, Any]) -> str:
+    """What is kept of a decision: `[decide]` what was chosen, `[thresholds]` what that came to.
+
+    Defaults that nobody chose are not saved as chosen: those of a new version judge anew.
+    """
+    import tomli_w
+
+    own: dict[str, dict[str, Any]] = {}
+    for key, value in sorted(_flat(chosen)):
+        group, _, name = key.partition(".")
+        own.setdefault(group, {})[name] = value
+    return tomli_w.dumps({"decide": own}) + to_toml(chosen).replace("[decide", "[thresholds")
 
 
 def count_reasons(rows: Iterable[Sequence[str] | None]) -> dict[str, int]:

@@ -18,13 +18,24 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from realdpo import engine, ids, tables
-from realdpo.curate import against, analyse, cut, dedup_blocks, shards, sources
-from realdpo.curate.config import TARGETS, IngestConfig
-from realdpo.curate.shots import divide, finder
+from realdpo import engine, ids, licences, tables
+from realdpo.curate import (
+    against,
+    analyse,
+    cut,
+    decide,
+    dedup_blocks,
+    downloads,
+    earlier,
+    shards,
+    sources,
+)
+from realdpo.curate.caption.config import SIDECAR
+from realdpo.curate.config import SLOWEST, TARGETS, IngestConfig
+from realdpo.curate.shots import divide, divide_given, finder
 from realdpo.curate.sources import Candidate
 from realdpo.errors import UserError
-from realdpo.files import write_bytes, write_text
+from realdpo.files import sweep, write_bytes, write_text
 from realdpo.ledger import Ledger
 from realdpo.progress import bar, say
 from realdpo.workspace import Workspace
@@ -45,37 +56,109 @@ class Source:
     error: str | None = None
 
 
-def ingest(workspace: Workspace, footage: Sequence[str], config: IngestConfig) -> dict[str, Any]:
+def ingest(
+    workspace: Workspace,
+    footage: Sequence[str],
+    config: IngestConfig,
+    *,
+    prune: Callable[[Sequence[str]], bool] | None = None,
+) -> dict[str, Any]:
     """Bring the workspace's tables, clips and shards to what `footage` and `config` ask for.
+
+    What earlier runs made stays, also when its footage cannot be read now or is not named (see
+    `earlier`). prune: removes that, when it returns True for the lines that say what would go.
 
     Returns the funnel (see `funnel`, and `nothing_read`). Raises UserError for footage that is
     not there, a workspace that is in use, a full disk.
     """
-    candidates = sources.find(footage)
+    footage = [footage] if isinstance(footage, str) else footage
+    notes = sources.Notes()
+    candidates = sources.find(footage, workspace.root, notes)
     with workspace.lock("curate ingest"):
-        order = _order(candidates, config)
-        done = _finished(workspace, order)
+        sweep(workspace.root)
+        before = earlier.read_earlier(workspace)
+        chosen = {**decide.stored(workspace), **_given(config)}
+        limits = {**_of_target(config), **chosen}
+        order = _order(candidates, before, limits, config)
+        done = _finished(workspace, order) if prune is None else None
         if done is not None and _still_fail(workspace, candidates, done["failed"], config):
-            return {**done["funnel"], "unchanged": True}
+            return _told({**done["funnel"], "unchanged": True})
         check(config)
         found = identify(workspace, candidates, config)
         facts = measure(workspace, found, config)
-        clips = remember(workspace, score(workspace, found, facts, config))
-        clips = choose(workspace, clips, facts, config)
-        clips = describe(workspace, clips, facts, config)
-        clips, sizes = write_clips(workspace, clips, found, facts, config)
+        known = earlier.keep_known(facts, before, footage)
+        if again := _read_again(found, facts, before):
+            shown = ", ".join(again[:3]) + (f" and {len(again) - 3} more" if again[3:] else "")
+            notes.add(f"could not be read before, and can now: {shown}")
+        removed: list[str] = []
+        if prune is not None and (text := earlier.removed_text(known, before)):
+            if not prune(text):
+                raise UserError("nothing was removed")
+            removed = _clip_names(before, known)
+            known = earlier.prune(known, facts)
+        owners = earlier.owners(known.rows, notes)
+        clips = score(workspace, found, owners, config)
+        clips = with_carried(clips, earlier.carried_clips(before, known), owners)
+        clips = remember(workspace, clips)
+        clips = choose(workspace, clips, owners, limits, config)
+        clips = describe(workspace, clips, owners, config)
+        clips, sizes = write_clips(workspace, clips, owners, known.carried, config)
         clips = split(clips, config)
-        tables.write(workspace.sources, tables.from_rows(tables.SOURCES, facts), tables.SOURCES)
+        table = tables.from_rows(tables.SOURCES, known.rows)
+        tables.write(workspace.sources, table, tables.SOURCES)
         tables.write(workspace.clips, clips, tables.CLIPS)
         write_dataset(workspace, clips, sizes, config)
-        result = funnel(facts, clips)
-        _mark_finished(workspace, order, result, facts)
-        return result
+        for name in set(removed) - set(clips["clip_id"].to_pylist()):
+            workspace.clip_file(name).unlink(missing_ok=True)
+        if strange := licences.not_understood(row["license"] for row in known.rows):
+            texts = ", ".join(f"{text!r} ({count})" for text, count in strange.items())
+            notes.add(f"licences that are not understood, of sources: {texts}")
+        result = {
+            **funnel(known.rows, clips),
+            "prompts": prompts_from(clips, owners),
+            "missing": [str(row["path"] or row["source_id"]) for row in known.missing],
+            "notes": [*notes.lines(), *earlier.warnings(known)],
+            "pruned": len(removed),
+        }
+        workspace.save_config("curate decide", decide.saved_toml(chosen))
+        _mark_finished(workspace, order, result, candidates, known.rows)
+        return _told(result)
+
+
+def _read_again(
+    found: Sequence[Source], facts: Sequence[Mapping[str, Any]], before: earlier.Earlier
+) -> list[str]:
+    """Addresses and paths of sources that failed in the run before and are well now."""
+    failed = {row["path"] for row in before.sources if row["status"] != "ok"}
+    pairs = zip(found, facts, strict=True)
+    well = (source.candidate.path for source, row in pairs if row["status"] == "ok")
+    return [path.replace("\n", "\\n") for path in well if path in failed]
+
+
+def _of_target(config: IngestConfig) -> dict[str, Any]:
+    """The thresholds that the target brings along."""
+    return dict(IngestConfig(target=config.target).decide)
+
+
+def _given(config: IngestConfig) -> dict[str, Any]:
+    """The thresholds that the user gave."""
+    brought = _of_target(config)
+    return {k: v for k, v in config.decide.items() if k not in brought or brought[k] != v}
+
+
+def _told(result: dict[str, Any]) -> dict[str, Any]:
+    for line in result["notes"]:
+        say(line)
+    return result
+
+
+def _clip_names(before: earlier.Earlier, known: earlier.Known) -> list[str]:
+    gone = earlier.carried_clips(before, known)
+    return [] if gone is None else gone["clip_id"].to_pylist()
 
 
 def check(config: IngestConfig) -> None:
     """Raise UserError for what would otherwise fail after hours of decoding, or in every file."""
-    from realdpo.curate import decide
     from realdpo.curate.scores import sampled
 
     decide.thresholds(config.decide)
@@ -101,12 +184,15 @@ def identify(
         folder=workspace.step("downloads"),
         max_bytes=config.sources.max_download_mb << 20,
     )
-    wanted = [c for c in candidates if c.path.startswith(("http://", "https://"))]
+    wanted = [c for c in candidates if _is_web(c.path) and not c.error]
     for outcome in _run("fetch", "files", fetch, wanted, config, engine_name="local"):
         path = str(outcome.value or outcome.row.path)
         found[outcome.row.path] = Source(outcome.row, path, error=outcome.error)
     for candidate in candidates:
-        found.setdefault(candidate.path, Source(candidate, candidate.path))
+        said = candidate.error or (candidate.prompt_error if config.caption == SIDECAR else None)
+        found.setdefault(candidate.path, Source(candidate, candidate.path, error=said))
+        if said:
+            say(f"sources: {said}")
 
     with Ledger(workspace.step("sources")) as hashes:
         stamps = {s.path: f"{s.path}|{sources.stamp(s.path)}" for s in found.values()}
@@ -131,9 +217,13 @@ def identify(
 
 
 def _fetch(candidate: Candidate, folder: Path, max_bytes: int) -> Path:
-    return sources.download(
+    return downloads.download(
         candidate.path, folder, max_bytes=max_bytes, sha256=candidate.sha256, sha1=candidate.sha1
     )
+
+
+def _is_web(path: str) -> bool:
+    return path.startswith(("http://", "https://"))
 
 
 # --- shots and scores: the one decode -----------------------------------------------------------
@@ -154,6 +244,8 @@ def measure(
     for outcome in _run("analyse", "sources", analyse.analyse, todo, config, len(tasks)):
         if outcome.value is not None:
             analyse.save(outcome.row.file(folder), outcome.value)
+            for line in analyse.breaks_text(analyse.parts_of(outcome.value.facts)):
+                say(f"analyse: {outcome.row.path} is divided: {line}")
         else:
             failed[outcome.row.source_id] = outcome.error or "unknown"
     rows = []
@@ -165,10 +257,21 @@ def measure(
             **source.candidate.provenance(),
         }
         error = source.error or failed.get(source.source_id or "")
+        if error and _is_web(source.candidate.path):
+            error = _of_download(source, error)
         if error is None and source.source_id:
             row |= analyse.load_notes(tasks[source.source_id].file(folder))["facts"]
         rows.append({**row, "status": "failed" if error else "ok", "error": error})
     return rows
+
+
+def _of_download(source: Source, error: str) -> str:
+    """The error with the address; what came from there is not kept when it is no film."""
+    path = Path(source.path)
+    if not source.error and downloads.not_a_film(path):
+        path.unlink(missing_ok=True)
+    address = source.candidate.path
+    return error if address in error else f"{address}: {error.removeprefix(f'{path}: ')}"
 
 
 def _analysis_task(source: Source, count: int, config: IngestConfig) -> analyse.Task:
@@ -179,52 +282,88 @@ def _analysis_task(source: Source, count: int, config: IngestConfig) -> analyse.
 def score(
     workspace: Workspace,
     found: Sequence[Source],
-    facts: Sequence[Mapping[str, Any]],
+    owners: Mapping[str, Mapping[str, Any]],
     config: IngestConfig,
 ) -> pa.Table:
     """Divide every source's shots into clips and give each clip its scores: the clips table."""
     import pyarrow as pa
 
-    rows = {row["source_id"]: row for row in reversed(facts) if row["status"] == "ok"}
+    named = {source.source_id for source in found}
+    rows = {k: row for k, row in owners.items() if k in named and row["status"] == "ok"}
     parts: list[pa.Table] = []
     folder = workspace.step("clips")
     with bar("score", len(rows), "sources") as advance:
         for source_id in sorted(rows):
-            task = analyse.Task(source_id, rows[source_id]["path"], config.shots)
+            row = rows[source_id]
+            task = analyse.Task(source_id, row["path"], config.shots)
             analysis = task.file(workspace.step("analyse"))
+            times = [(span["start"], span["end"]) for span in row["spans"] or ()]
             plan = ids.content_id(
                 analysis=task.key, clips=config.clips, target=TARGETS[config.target],
-                encode=config.encode, version=_plan_version(),
+                encode=config.encode, version=_plan_version(), spans=times,
             )  # fmt: skip
             stored = folder / f"{plan}.parquet"
             if not stored.exists():
-                fresh = tables.from_rows(tables.CLIPS, _clip_rows(analysis, source_id, config))
-                tables.write(stored, fresh, tables.CLIPS)
-            parts.append(_with_provenance(tables.read(stored, tables.CLIPS), rows[source_id]))
+                given = [(Fraction(a), None if b is None else Fraction(b)) for a, b in times]
+                fresh = _clip_rows(analysis, source_id, given, config)
+                tables.write(stored, tables.from_rows(tables.CLIPS, fresh), tables.CLIPS)
+            parts.append(_with_provenance(tables.read(stored, tables.CLIPS), row))
             advance()
     empty = tables.from_rows(tables.CLIPS, [])
     return pa.concat_tables([empty, *parts], promote_options="default").combine_chunks()
 
 
-def _clip_rows(analysis: Path, source_id: str, config: IngestConfig) -> list[dict[str, Any]]:
-    """Rows of the clips table for one source: every span with its scores, kept or not."""
+def with_carried(
+    clips: pa.Table, carried: pa.Table | None, owners: Mapping[str, Mapping[str, Any]]
+) -> pa.Table:
+    """The clips of this run and those of sources that it has not seen, by source."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if carried is None:
+        return clips
+    parts = []
+    for source_id in carried["source_id"].unique().to_pylist():
+        own = carried.filter(pc.equal(carried["source_id"], source_id))
+        parts.append(_with_provenance(own, owners[source_id]))
+    both = pa.concat_tables([clips, *parts], promote_options="default")
+    return both.sort_by([("source_id", "ascending"), ("start_s", "ascending")]).combine_chunks()
+
+
+def _clip_rows(
+    analysis: Path,
+    source_id: str,
+    given: Sequence[tuple[Fraction, Fraction | None]],
+    config: IngestConfig,
+) -> list[dict[str, Any]]:
+    """Rows of the clips table for one source: every span with its scores, kept or not.
+
+    given: spans that came with the footage; where there are some, no shots are looked for.
+    """
     from realdpo.curate.scores import fingerprint, summarise
-    from realdpo.curate.transitions import crossed
 
     result = analyse.load(analysis)
     target = TARGETS[config.target]
-    fps, width, height = (Fraction(result.facts["fps"]), *_shown(result.facts))
-    (scaled, _), _ = cut.placement(width, height, target)
-    rows = []
-    for span in divide(result.times, result.cuts, result.soft, fps, config.clips, target):
+    parts = analyse.parts_of(result.facts)
+    breaks, fps = analyse.breaks_of(parts), Fraction(result.facts["fps"])
+    rows: dict[str, dict[str, Any]] = {}
+    spans = (
+        divide_given(result.times, given, fps, config.clips, target, breaks)
+        if given
+        else divide(result.times, result.cuts, result.soft, fps, config.clips, target, breaks)
+    )
+    for span in spans:
+        part = analyse.part_at(parts, span.start)
+        fps, width, height = part.fps, part.width, part.height
+        (scaled, _), _ = cut.placement(width, height, target)
         reasons = list(span.reasons)
-        if crossed(result.scores, float(span.start), float(span.end)):
-            reasons.append("transition")
-        if target.fps and fps < target.fps * Fraction(95, 100):
+        if target.fps and fps < target.fps * SLOWEST:
             reasons.append(f"too_slow={float(fps):.3g}<{float(target.fps):.3g}")
-        rows.append(
+        name = cut.clip_id(source_id, span.start, span.end, target, config.encode)
+        rows.setdefault(  # spans that overlap may begin with the same clip
+            name,
             {
-                "clip_id": cut.clip_id(source_id, span.start, span.end, target, config.encode),
+                "clip_id": name,
                 "source_id": source_id,
                 "shot": span.shot,
                 "start": _text(span.start),
@@ -239,30 +378,44 @@ def _clip_rows(analysis: Path, source_id: str, config: IngestConfig) -> list[dic
                 "source.hdr": float(result.facts["hdr"]),
                 "phash": fingerprint(result.scores, float(span.start), float(span.end)),
                 **_known(summarise(result.scores, float(span.start), float(span.end))),
-            }
+            },
         )
-    return rows
+    return list(rows.values())
 
 
 def _known(scores: Mapping[str, float]) -> dict[str, float | None]:
     return {name: None if math.isnan(value) else value for name, value in scores.items()}
 
 
-@functools.lru_cache
 def _plan_version() -> str:
-    """Hash of the code that makes clips of an analysis."""
-    files = [Path(__file__).with_name(name) for name in ("cut.py", "dedup.py", "ingestion.py")]
-    return ids.content_id(
-        measure=analyse.code_version(),
-        code=[file.read_text(encoding="utf-8") for file in files if file.exists()],
-    )
+    """Names the way from an analysis to the rows of its clips."""
+    from realdpo.curate import scores, shots
+
+    return f"{shots.VERSION}-{scores.VERSION}"
+
+
+def _versions() -> dict[str, Any]:
+    """All that decides what a run makes beside its footage, settings and thresholds."""
+    from realdpo.curate import actions
+    from realdpo.curate.scores import sampled
+
+    return {
+        "analyse": analyse.version(),
+        "plan": _plan_version(),
+        "look": sampled.VERSION,
+        "decide": decide.VERSION,
+        "duplicates": (dedup_blocks.VERSION, against.VERSION),
+        "actions": actions.taxonomy(),
+        "cut": cut.VERSION,
+        "shards": shards.VERSION,
+    }
 
 
 def _with_provenance(clips: pa.Table, source: Mapping[str, Any]) -> pa.Table:
     """What is known about the footage today, which may be more than when it was scored."""
     import pyarrow as pa
 
-    for name in ("license", "author", "source_url", "title", "keywords", "retrieved_at", "split"):
+    for name in earlier.PROVENANCE:
         place = clips.schema.get_field_index(name)
         field = clips.schema.field(name)
         values = pa.array([source[name]] * clips.num_rows, field.type)
@@ -287,23 +440,24 @@ def remember(workspace: Workspace, clips: pa.Table) -> pa.Table:
 def choose(
     workspace: Workspace,
     clips: pa.Table,
-    facts: Sequence[Mapping[str, Any]],
+    owners: Mapping[str, Mapping[str, Any]],
+    limits: Mapping[str, Any],
     config: IngestConfig,
 ) -> pa.Table:
     """Set `keep` and `reasons` from the scores, the licences and near-duplicates.
 
     Clips that pass are then looked at by the models of `config.extras`, and judged once more.
     """
-    from realdpo.curate import decide
-
     if not clips.num_rows:
         return clips
     fixed = [
-        [*reasons, *_source_reasons(license_id, hdr, config)]
+        [*(reasons or ()), *_source_reasons(license_id, hdr, config)]
         for reasons, license_id, hdr in zip(
             clips["reasons"].to_pylist(),
             clips["license"].to_pylist(),
-            clips["source.hdr"].to_pylist(),
+            clips["source.hdr"].to_pylist()
+            if "source.hdr" in clips.schema.names
+            else [None] * clips.num_rows,
             strict=True,
         )
     ]
@@ -311,31 +465,29 @@ def choose(
     where = dedup_blocks.Where(config.engine, config.workers, config.address)
     links = dedup_blocks.find(clips, workspace.step("dedup"), where=where).tolist()
     known = against.known_rows(workspace, clips, where)
-    limits = {**decide.stored(workspace), **config.decide}
     clips = decide.apply(clips, limits, links, known)
     if not config.extras:
         return clips
-    return decide.apply(look(workspace, clips, facts, config), limits, links, known)
+    return decide.apply(look(workspace, clips, owners, config), limits, links, known)
 
 
 def look(
     workspace: Workspace,
     clips: pa.Table,
-    facts: Sequence[Mapping[str, Any]],
+    owners: Mapping[str, Mapping[str, Any]],
     config: IngestConfig,
 ) -> pa.Table:
     """Add the scores of sampled frames (people, text, nsfw) to clips that are kept so far."""
-    import pyarrow as pa
-
     from realdpo.curate.scores import sampled
 
     sampled.require(config.extras)
-    paths = {row["source_id"]: row["path"] for row in reversed(facts) if row["status"] == "ok"}
+    paths = {k: row["path"] for k, row in owners.items() if row["status"] == "ok" and row["path"]}
     kept = clips.filter(clips["keep"]).select(["clip_id", "source_id", "start_s", "end_s"])
-    version = ids.content_id(extras=sorted(config.extras), code=analyse.code_version())
+    version = ids.content_id(extras=sorted(config.extras), version=sampled.VERSION)
     tasks = {
         f"{row['clip_id']}-{version}": (paths[row["source_id"]], row["start_s"], row["end_s"])
         for row in kept.to_pylist()
+        if row["source_id"] in paths
     }
     with Ledger(workspace.step("sampled")) as done:
         todo = [(key, *task) for key, task in tasks.items() if done.get(key) is None]
@@ -345,8 +497,9 @@ def look(
                 done.put(outcome.row[0], outcome.value)
         found = [done.get(f"{c}-{version}") or {} for c in clips["clip_id"].to_pylist()]
     for name in sorted({name for row in found for name in row}):
-        values = pa.array([row.get(name) for row in found], pa.float32())
-        clips = clips.append_column(name, values)
+        known = clips[name].to_pylist() if name in clips.schema.names else [None] * len(found)
+        each = zip(found, known, strict=True)
+        clips = _set_score(clips, name, [row.get(name, before) for row, before in each])
     return clips
 
 
@@ -359,9 +512,9 @@ def _look_at(
     return _known(sampled.measure(path, start, end, extras))
 
 
-def _source_reasons(license_id: str | None, hdr: float, config: IngestConfig) -> list[str]:
+def _source_reasons(license_id: str | None, hdr: float | None, config: IngestConfig) -> list[str]:
     settings = config.sources
-    reason = sources.license_reason(
+    reason = licences.reason(
         license_id, required=settings.require_license, allowed=settings.licenses
     )
     return [r for r in (reason, "hdr" if hdr and settings.hdr == "drop" else None) if r]
@@ -370,19 +523,18 @@ def _source_reasons(license_id: str | None, hdr: float, config: IngestConfig) ->
 def describe(
     workspace: Workspace,
     clips: pa.Table,
-    facts: Sequence[Mapping[str, Any]],
+    owners: Mapping[str, Mapping[str, Any]],
     config: IngestConfig,
 ) -> pa.Table:
     """Give every kept clip its action tags and its prompt, and balance the actions."""
     from realdpo.curate import actions
     from realdpo.curate.caption.run import caption_rows
 
-    sources_by_id = {row["source_id"]: row for row in facts if row["source_id"]}
     rows = clips.filter(clips["keep"]).select(tables.CLIPS.schema.names).to_pylist()
     for row in rows:
         row["action"] = actions.tag([row["title"], *(row["keywords"] or ())])
     settings = dataclasses.replace(config.captions, captioner=config.caption)
-    rows, _ = caption_rows(workspace, rows, sources_by_id, settings)
+    rows, _ = caption_rows(workspace, rows, owners, settings)
     for row in rows:
         row["action"] = actions.tag([row["title"], *(row["keywords"] or ()), row["prompt"]])
     written = {row["clip_id"]: row for row in rows}
@@ -405,20 +557,28 @@ def describe(
 def write_clips(
     workspace: Workspace,
     clips: pa.Table,
-    found: Sequence[Source],
-    facts: Sequence[Mapping[str, Any]],
+    owners: Mapping[str, Mapping[str, Any]],
+    carried: frozenset[str],
     config: IngestConfig,
 ) -> tuple[pa.Table, dict[str, int]]:
-    """Cut every kept clip that is not there yet; returns the table and the size of each clip."""
-    about = {row["source_id"]: row for row in reversed(facts) if row["status"] == "ok"}
-    kept = clips.filter(clips["keep"]).select(["clip_id", "source_id", "start", "end"]).to_pylist()
+    """Cut every kept clip that is not there yet; returns the table and the size of each clip.
+
+    carried: ids of sources that were not seen: their clips stay as they are, and one whose file
+    is away is taken out of the shards.
+    """
+    columns = ["clip_id", "source_id", "start", "end", "sha256", "width", "height", "frames", "fps"]
+    kept = clips.filter(clips["keep"]).select(columns).to_pylist()
+    fresh = [row for row in kept if row["source_id"] not in carried]
+    old = {row["clip_id"]: row for row in kept if row["source_id"] in carried}
     with Ledger(workspace.step("cut")) as done:
         there = _names(workspace.clip_files)
-        todo = [r for r in kept if not (done.get(r["clip_id"]) and f"{r['clip_id']}.mp4" in there)]
+        todo = [
+            r for r in fresh if not (_made(done, r["clip_id"]) and f"{r['clip_id']}.mp4" in there)
+        ]
         threads = engine.threads_per_worker(len(todo), config.engine, config.workers)
-        tasks = [_cut_task(row, about[row["source_id"]], config, threads) for row in todo]
+        tasks = [_cut_task(row, owners[row["source_id"]], config, threads) for row in todo]
         failed: dict[str, str] = {}
-        for outcome in _run("cut", "clips", cut.cut, tasks, config, len(kept)):
+        for outcome in _run("cut", "clips", cut.cut, tasks, config, len(fresh)):
             clip = outcome.value
             if clip is None:
                 failed[outcome.row.clip_id] = outcome.error or "unknown"
@@ -427,6 +587,7 @@ def write_clips(
             done.put(
                 outcome.row.clip_id,
                 {
+                    "version": cut.VERSION,
                     "sha256": ids.bytes_hash(clip.data),
                     "bytes": len(clip.data),
                     "width": clip.width,
@@ -435,9 +596,21 @@ def write_clips(
                     "fps": _text(clip.fps),
                 },
             )
+        away = {c: r["sha256"] for c, r in old.items() if f"{c}.mp4" not in there and r["sha256"]}
+        away |= {c: record["sha256"] for c in failed if (record := done.get(c))}
+        back = earlier.restore(workspace, away)
+        made: dict[str, Any] = {}
+        for row in kept:
+            name = row["clip_id"]
+            if name in failed and name in back:
+                del failed[name]
+            if name in old and (name in back or f"{name}.mp4" in there) and row["sha256"]:
+                made[name] = {**row, "bytes": _size(str(workspace.clip_file(name)))}
+            elif name in old:
+                failed[name] = "it is not cut, and its source was not read by this run"
+            elif name not in failed:
+                made[name] = done.get(name)
         order = clips["clip_id"].to_pylist()
-        wanted = {row["clip_id"] for row in kept}
-        made = {c: done.get(c) for c in wanted if c not in failed}
     for name in ("sha256", "width", "height", "frames", "fps"):
         clips = _set(clips, name, [made[c][name] if c in made else None for c in order])
     clips = _set(clips, "path", [f"clips/{c}.mp4" if c in made else None for c in order])
@@ -446,17 +619,23 @@ def write_clips(
     return clips, {c: facts["bytes"] for c, facts in made.items()}
 
 
+def _made(done: Ledger, clip_id: str) -> bool:
+    """Whether a clip was cut, by the code of today."""
+    return (done.get(clip_id) or {}).get("version") == cut.VERSION
+
+
 def _cut_task(
     row: Mapping[str, Any], source: Mapping[str, Any], config: IngestConfig, threads: int
 ) -> cut.Task:
+    part = analyse.part_at(analyse.parts_of(source), Fraction(row["start"]))
     return cut.Task(
         clip_id=row["clip_id"],
         path=source["path"],
         start=Fraction(row["start"]),
         end=Fraction(row["end"]),
-        width=source["width"],
-        height=source["height"],
-        fps=Fraction(source["fps"]),
+        width=part.width,
+        height=part.height,
+        fps=part.fps,
         target=TARGETS[config.target],
         encode=config.encode,
         threads=threads,
@@ -525,13 +704,14 @@ def funnel(facts: Sequence[Mapping[str, Any]], clips: pa.Table) -> dict[str, Any
         if keep and status == "ok":
             kept[part] += 1
             kept_seconds += end - start
-        for reason in {text.split("=")[0] for text in why or ()}:
+        for reason in {decide.reason_name(text) for text in why or ()}:
             reasons[reason] += 1
         if status == "failed":
             reasons["failed"] += 1
     return {
         "sources": len(facts),
         "sources_failed": sum(row["status"] == "failed" for row in facts),
+        "sources_missing": sum(row["status"] == earlier.MISSING for row in facts),
         "source_hours": sum(row.get("duration_s") or 0.0 for row in facts) / 3600,
         "clips": clips.num_rows,
         "clip_hours": seconds / 3600,
@@ -545,11 +725,28 @@ def funnel(facts: Sequence[Mapping[str, Any]], clips: pa.Table) -> dict[str, Any
 # --- a finished workspace -------------------------------------------------------------------------
 
 
-def _order(candidates: Sequence[Candidate], config: IngestConfig) -> str:
-    """Names the whole request: every file as it is now, and every setting that matters."""
+def _order(
+    candidates: Sequence[Candidate],
+    before: earlier.Earlier,
+    limits: Mapping[str, Any],
+    config: IngestConfig,
+) -> str:
+    """Names the whole request: every file as it is now, and every setting that matters.
+
+    All thresholds are in it, so that new defaults judge anew, and the files of sources that are
+    not named, which may come back or go.
+    """
     settings = dataclasses.replace(config, engine="local", workers=0, address="")
     listed = [[dataclasses.asdict(c), sources.stamp(c.path)] for c in candidates]
-    return ids.content_id(settings=settings, footage=listed, version=_plan_version())
+    named = {c.path for c in candidates}
+    paths = sorted({row["path"] for row in before.sources if row["path"]} - named)
+    return ids.content_id(
+        settings=settings,
+        limits=decide.thresholds(limits),
+        footage=listed,
+        others=[[path, sources.stamp(path)] for path in paths],
+        versions=_versions(),
+    )
 
 
 def _finished(workspace: Workspace, order: str) -> dict[str, Any] | None:
@@ -577,11 +774,13 @@ def _mark_finished(
     workspace: Workspace,
     order: str,
     result: Mapping[str, Any],
+    candidates: Sequence[Candidate],
     facts: Sequence[Mapping[str, Any]],
 ) -> None:
     if "failed" in result["dropped"]:
         return  # clips that could not be cut are tried again by the next run
-    failed = [row["path"] for row in facts if row["status"] == "failed"]
+    named = zip(candidates, facts, strict=False)  # facts of the candidates come first
+    failed = [candidate.path for candidate, row in named if row["status"] != "ok"]
     mark = {"order": order, "results": _results(workspace), "failed": failed, "funnel": result}
     write_text(workspace.step("ingest") / "finished.json", json.dumps(mark))
 
@@ -643,10 +842,6 @@ def _set_score(table: pa.Table, name: str, values: Sequence[float | None]) -> pa
     return table.append_column(pa.field(name, pa.float32()), pa.array(values, pa.float32()))
 
 
-def _shown(facts: Mapping[str, Any]) -> tuple[int, int]:
-    return facts["width"], facts["height"]
-
-
 def _size(path: str) -> int | None:
     try:
         return Path(path).stat().st_size
@@ -682,21 +877,68 @@ def nothing_read(workspace: Workspace, result: Mapping[str, Any]) -> UserError |
     )
 
 
-def plan(footage: Sequence[str]) -> list[str]:
+def prompts_from(clips: pa.Table, owners: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    """How many kept clips have their prompt from where, most first; `none` for those without."""
+    counts: Counter[str] = Counter()
+    kept = clips.filter(clips["keep"]) if clips.num_rows else clips
+    names = ("source_id", "prompt", "captioner")
+    for source_id, prompt, captioner in zip(*(kept[n].to_pylist() for n in names), strict=True):
+        if not prompt:
+            counts["none"] += 1
+        elif captioner == SIDECAR:
+            counts[owners.get(source_id, {}).get("captions_from") or SIDECAR] += 1
+        else:
+            counts[captioner or "unknown"] += 1
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def plan(footage: Sequence[str], workspace: Workspace | None = None) -> list[str]:
     """Paths of all the sources that `footage` names; nothing is read or written."""
-    return [candidate.path for candidate in sources.find(footage)]
+    root = None if workspace is None else workspace.root
+    return [candidate.path for candidate in sources.find(footage, root)]
 
 
 def closing_table(result: Mapping[str, Any]) -> str:
     """The funnel as lines of text."""
+    states = ", ".join(
+        f"{result[f'sources_{state}']} {state}"
+        for state in ("failed", "missing")
+        if result.get(f"sources_{state}")
+    )
     lines = [
         f"sources   {result['sources']:>7}   {result['source_hours']:8.3f} h"
-        + (f"   {result['sources_failed']} failed" if result["sources_failed"] else ""),
+        + (f"   {states}" if states else ""),
         f"clips     {result['clips']:>7}   {result['clip_hours']:8.3f} h",
     ]
     lines += [f"  dropped {n:>7}   {reason}" for reason, n in result["dropped"].items()]
     shares = ", ".join(f"{n} {name}" for name, n in result["splits"].items())
     lines.append(f"kept      {result['kept']:>7}   {result['kept_hours']:8.3f} h   {shares}")
+    lines += _prompt_lines(result["prompts"])
     if result.get("unchanged"):
         lines.append("nothing has changed since the last run")
     return "\n".join(lines)
+
+
+def _prompt_lines(prompts: Mapping[str, int]) -> list[str]:
+    """Where the prompts came from, and what to do for clips that have none."""
+    without = prompts.get("none", 0)
+    with_one = {name: count for name, count in prompts.items() if name != "none"}
+    told = ", ".join(
+        f"{count} from {_SAID.get(name, f'captions of {name}')}" for name, count in with_one.items()
+    )
+    if not without:
+        return [f"prompts   {sum(with_one.values()):>7}   {told or 'no clips'}"]
+    found = told or "no caption file, caption column or title was found"
+    return [
+        f"prompts   {sum(with_one.values()):>7}   {found}",
+        f"  without {without:>7}   left out of pairs and training: add captions, use a model "
+        "(--caption), or take file names as prompts (--set captions.file_names=true)",
+    ]
+
+
+_SAID = {
+    "keywords": "titles and keywords",
+    "sidecar": "captions that came with the footage",
+    "file_name": "file names",
+    "edit": "edits",
+}

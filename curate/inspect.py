@@ -21,28 +21,33 @@ def inspect(
     from realdpo.curate.config import ClipSettings, ShotSettings, Target
     from realdpo.curate.scores import sampled, summarise
     from realdpo.curate.shots import divide
-    from realdpo.curate.transitions import crossed
 
     limits = decide.thresholds(overrides)
     sampled.require(extras)
     seen = analyse.analyse(analyse.Task("", str(path), ShotSettings()))
-    rate = float(_fraction(seen.facts["fps"]))
+    parts = analyse.parts_of(seen.facts)
     shots = []
     spans = divide(
-        seen.times, seen.cuts, seen.soft, _fraction(seen.facts["fps"]), ClipSettings(), Target()
+        seen.times,
+        seen.cuts,
+        seen.soft,
+        _fraction(seen.facts["fps"]),
+        ClipSettings(),
+        Target(),
+        analyse.breaks_of(parts),
     )
     for span in spans:
         start, end = float(span.start), float(span.end)
+        part = analyse.part_at(parts, span.start)
         scores = {
-            "source.fps": rate,
-            "source.short_side": float(min(seen.facts["width"], seen.facts["height"])),
+            "source.fps": float(part.fps),
+            "source.short_side": float(min(part.width, part.height)),
             **summarise(seen.scores, start, end),
         }
         if extras:
             scores |= sampled.measure(str(path), start, end, extras)
         columns = {name: np.array([value], np.float32) for name, value in scores.items()}
-        soft = ["transition"] if crossed(seen.scores, start, end) else []
-        why = [*span.reasons, *soft, *decide.reasons(columns, limits, 1)[0]]
+        why = [*span.reasons, *decide.reasons(columns, limits, 1)[0]]
         shots.append(
             {
                 "shot": span.shot,
@@ -56,6 +61,7 @@ def inspect(
     return {
         "file": str(path),
         "facts": seen.facts,
+        "breaks": analyse.breaks_text(parts),
         "cuts_s": [float(cut) for cut in seen.cuts],
         "clips": shots,
     }
@@ -71,6 +77,7 @@ def text(found: Mapping[str, Any]) -> str:
         f"{facts['codec']} {facts['pix_fmt']}, {facts['frames']} frames"
         + (f", {facts['decode_errors']} damaged" if facts["decode_errors"] else "")
         + (", HDR" if facts["hdr"] else ""),
+        *(f"  divided: {line}" for line in found["breaks"]),
         f"  cuts at {', '.join(f'{cut:.2f}' for cut in found['cuts_s']) or 'none'}",
     ]
     for clip in found["clips"]:

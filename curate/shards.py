@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from realdpo import ids, tables
+from realdpo import ids, integrity, tables
 from realdpo.curate.config import ShardSettings
 from realdpo.errors import UserError
 from realdpo.files import atomic_path, write_bytes
@@ -14,6 +14,8 @@ from realdpo.workspace import SPLITS, Workspace
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+VERSION = 1  # raise when the same rows give another split or another file
 
 
 def assign(
@@ -85,7 +87,9 @@ def write(
             if settings.format == "webdataset":
                 _write_tar(path, part, workspace)
             else:
-                key = ids.content_id(rows=part.to_pylist(), row_group=settings.row_group_mb)
+                key = ids.content_id(
+                    rows=part.to_pylist(), row_group=settings.row_group_mb, version=VERSION
+                )
                 if _key_of(path) != key:
                     _write_one(path, part, sizes, settings, workspace, key)
             written.append(path)
@@ -134,7 +138,7 @@ def _write_tar(path: Path, rows: pa.Table, workspace: Workspace) -> None:
     ):
         for row in rows.to_pylist():
             words = json.dumps(row, sort_keys=True, default=str).encode()
-            video = workspace.clip_file(row["clip_id"]).read_bytes()
+            video = _clip_bytes(workspace, row["clip_id"], row["sha256"])
             for ending, data in (("json", words), ("mp4", video)):
                 member = tarfile.TarInfo(f"{row['clip_id']}.{ending}")  # its time is 0: same bytes
                 member.size = len(data)
@@ -148,7 +152,7 @@ def _write_folder(folder: Path, rows: pa.Table, workspace: Workspace) -> list[Pa
     for row in rows.to_pylist():
         name = f"{row['clip_id']}.mp4"
         lines.append(json.dumps({"file_name": name, **row}, sort_keys=True, default=str))
-        write_bytes(folder / name, workspace.clip_file(row["clip_id"]).read_bytes())
+        write_bytes(folder / name, _clip_bytes(workspace, row["clip_id"], row["sha256"]))
         written.append(folder / name)
     if lines:
         write_bytes(folder / "metadata.jsonl", ("\n".join(lines) + "\n").encode())
@@ -205,8 +209,8 @@ def _with_videos(rows: pa.Table, schema: pa.Schema, workspace: Workspace) -> pa.
     import pyarrow as pa
 
     videos = [
-        {"bytes": workspace.clip_file(c).read_bytes(), "path": f"{c}.mp4"}
-        for c in rows["clip_id"].to_pylist()
+        {"bytes": _clip_bytes(workspace, c, sha256), "path": f"{c}.mp4"}
+        for c, sha256 in zip(rows["clip_id"].to_pylist(), rows["sha256"].to_pylist(), strict=True)
     ]
     columns: dict[str, Any] = {
         name: rows[name] for name in schema.names if name in rows.schema.names
@@ -215,6 +219,11 @@ def _with_videos(rows: pa.Table, schema: pa.Schema, workspace: Workspace) -> pa.
     ratio = [text.split("/") for text in rows["fps"].to_pylist()]
     columns["fps"] = pa.array([int(n) / int(d) for n, d in ratio], pa.float64())
     return pa.table({name: columns[name] for name in schema.names}).cast(schema)
+
+
+def _clip_bytes(workspace: Workspace, clip_id: str, sha256: str | None) -> bytes:
+    path = workspace.clip_file(clip_id)
+    return integrity.require_file(path, sha256, "the clip", integrity.CLIP_HINT)
 
 
 def _parts(sizes: Sequence[int], limit: int) -> list[tuple[int, int]]:

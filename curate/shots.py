@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from realdpo.curate.neural import NeuralFinder
 
+VERSION = 1  # raise when the same cuts give other spans
 _CLOCK = 1_000_000_000  # ticks a second: the detectors want one time base for all frames
 _THRESHOLDS = {"adaptive": 3.5, "content": 31.0, "threshold": 12.0, "transnetv2": 0.4}
 
@@ -115,11 +116,13 @@ def divide(
     fps: Fraction,
     settings: ClipSettings,
     target: Target,
+    breaks: Sequence[tuple[Fraction, Fraction]] = (),
 ) -> list[Span]:
     """Spans that fill every shot without its edges, each beginning at a frame.
 
     times: of all frames, ascending. cuts: first frames of new shots. soft: (start, end) of
-    dissolves and fades; they separate shots as cuts do. A shot that is too short for a clip
+    dissolves and fades; they separate shots as cuts do. breaks: (end, start) around holes in the
+    times and where the picture changes its size. A shot that is too short for a clip
     gives one span with the reason `too_short`; what lies inside a soft transition is in none.
     """
     if not times:
@@ -128,6 +131,7 @@ def divide(
     finish = times[-1] + frame
     gaps = sorted(
         [(cut, cut, exact(settings.trim_seconds)) for cut in cuts]
+        + [(end, start, exact(settings.trim_seconds)) for end, start in breaks]
         + [(start, end, exact(settings.soft_trim_seconds)) for start, end in soft]
     )
     spans: list[Span] = []
@@ -139,6 +143,38 @@ def divide(
         if gap_end >= begin:
             lead = max(trim, lead - (gap_end - begin))
             begin = gap_end
+    return spans
+
+
+def divide_given(
+    times: Sequence[Fraction],
+    given: Sequence[tuple[Fraction, Fraction | None]],
+    fps: Fraction,
+    settings: ClipSettings,
+    target: Target,
+    breaks: Sequence[tuple[Fraction, Fraction]] = (),
+) -> list[Span]:
+    """As `divide`, for spans that somebody chose: no shots are looked for, nothing is trimmed.
+
+    given: (start, end), the end None for the film's; `shot` of the result counts them. A span
+    that begins after the film gives one with the reason `outside`.
+    """
+    if not times:
+        return []
+    frame = 1 / fps if fps > 0 else Fraction(1, 25)
+    finish = times[-1] + frame
+    spans: list[Span] = []
+    for number, (start, wanted) in enumerate(given):
+        end = finish if wanted is None else min(wanted, finish)
+        if start >= end:
+            spans.append(Span(number, start, start, ("outside",)))
+            continue
+        for gap_end, gap_start in sorted(breaks):
+            if start < gap_end < end:
+                spans += _pieces(number, start, gap_end, times, frame, settings, target)
+                start = gap_start
+        if start < end:
+            spans += _pieces(number, start, end, times, frame, settings, target)
     return spans
 
 

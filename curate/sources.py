@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
+import fnmatch
 import glob
 import hashlib
 import json
 import os
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
-from urllib.parse import urlsplit
 
-from realdpo import waiting
+from realdpo import licences
+from realdpo.curate.caption.prompts import (
+    FILE_FIELDS,
+    SPAN_FIELDS,
+    Layout,
+    Span,
+    columns_read,
+    merge_spans,
+    read_row,
+    read_table,
+)
 from realdpo.errors import UserError
+from realdpo.workspace import FOLDERS, is_workspace
 
 EXTENSIONS = frozenset(
     f".{name}"
     for name in (
         *("mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "ts", "mts", "m2ts"),
-        *("wmv", "flv", "3gp", "ogv", "mxf", "vob"),
+        *("wmv", "flv", "3gp", "ogv", "mxf", "vob", "gif"),
     )
 )
-MANIFESTS = frozenset((".csv", ".jsonl", ".parquet"))
+MANIFESTS = frozenset((".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet"))
 SPLITS = ("train", "validation", "test")
+"""From nearest to farthest from training."""
 _BLOCK = 1 << 20
 
 
@@ -37,6 +49,9 @@ class Candidate:
     path: a local path, or an fsspec address such as s3://bucket/a.mp4 or https://host/a.mp4.
     sha256, sha1: of the file as the manifest promises it, if it does; sha1 is what archives give,
     and is compared when the file is downloaded. split: the user's wish.
+    captions: what its owner says is to be seen, any of them for a clip. spans: the parts that
+    are to become clips, instead of its shots. captions_from: what kind of file said so.
+    error: why what was said about it cannot be used; prompt_error: the same of its captions.
     """
 
     path: str
@@ -49,6 +64,11 @@ class Candidate:
     split: str | None = None
     sha256: str | None = None
     sha1: str | None = None
+    captions: tuple[str, ...] = ()
+    captions_from: str | None = None
+    spans: tuple[Span, ...] = ()
+    error: str | None = None
+    prompt_error: str | None = None
 
     @property
     def remote(self) -> bool:
@@ -64,20 +84,53 @@ class Candidate:
             "keywords": list(self.keywords),
             "retrieved_at": self.retrieved_at,
             "split": self.split,
+            "captions": list(self.captions),
+            "captions_from": self.captions_from,
+            "spans": [
+                {
+                    "start": str(span.start),
+                    "end": None if span.end is None else str(span.end),
+                    "captions": list(span.captions),
+                }
+                for span in self.spans
+            ],
         }
 
 
-def find(footage: Sequence[str]) -> list[Candidate]:
+@dataclass
+class Notes:
+    """What `find` has to tell besides the footage, as sentences, each said once."""
+
+    texts: list[str] = field(default_factory=list)
+    passed_over: Counter[str] = field(default_factory=Counter)
+
+    def add(self, text: str) -> None:
+        if text not in self.texts:
+            self.texts.append(text)
+
+    def lines(self) -> list[str]:
+        counts = [f"passed over {n} {what}" for what, n in sorted(self.passed_over.items())]
+        return [*self.texts, *counts]
+
+
+def find(
+    footage: Sequence[str], workspace: Path | None = None, notes: Notes | None = None
+) -> list[Candidate]:
     """Every candidate that the arguments name, each once, sorted by path.
 
-    footage: files, folders (searched recursively), globs, URLs, and CSV, JSONL or Parquet
-    manifests with a column `path` or `url`. Beside a local file, `clip.json` and yt-dlp's
-    `clip.info.json` are read; a manifest's own words win. Raises UserError when an argument
-    names nothing or a manifest cannot be understood.
+    footage: files, folders (searched recursively), globs, URLs, and CSV, TSV, JSONL, JSON or
+    Parquet manifests with a column `path` or `url`. Beside a local file, `clip.json` and yt-dlp's
+    `clip.info.json` are read, and the captions that `caption.prompts` knows; a manifest's own
+    words win. In folders, hidden files are passed over, and what lies in a workspace, that of
+    `workspace` or another. A file that is named more than once has the strictest of its licences
+    and splits. notes: takes what is to be told.
+
+    Raises UserError when an argument names nothing or a manifest cannot be understood.
     """
+    notes = notes if notes is not None else Notes()
     found: dict[str, Candidate] = {}
     for argument in footage:
-        candidates = list(_expand(argument))
+        candidates = list(_expand(argument, _Walk(workspace, notes)))
         if not candidates:
             raise UserError(
                 f"there is no footage in {_one_line(argument)}",
@@ -85,19 +138,54 @@ def find(footage: Sequence[str]) -> list[Candidate]:
                 "in manifests, rows with `path` or `url`",
             )
         for candidate in candidates:
-            if not candidate.remote:
-                candidate = _with_sidecar(candidate)
-            found.setdefault(candidate.path, candidate)
+            known = found.get(candidate.path)
+            found[candidate.path] = _joined(known, candidate, notes) if known else candidate
+    layout = Layout([p for p, c in found.items() if not c.remote], also_read=WORDS)
+    for path, candidate in found.items():
+        if not candidate.remote:
+            found[path] = _with_captions(_with_sidecar(candidate), layout)
+    for table, columns in layout.unused.items():
+        notes.add(f"{table}: columns that are not used: {', '.join(columns)}")
     return [found[path] for path in sorted(found)]
 
 
-def license_reason(license_id: str | None, *, required: bool, allowed: Sequence[str]) -> str | None:
-    """Why this licence keeps a clip out, or None. SPDX ids are compared without case."""
-    if not license_id:
-        return "license=none" if required or allowed else None
-    if allowed and license_id.casefold() not in {item.casefold() for item in allowed}:
-        return f"license={license_id}"
-    return None
+def names(footage: Sequence[str], path: str) -> bool:
+    """Whether the arguments speak of a local path: itself, a folder around it, or a glob."""
+    for argument in footage:
+        place = os.path.abspath(os.path.expanduser(argument))
+        if path == place or path.startswith(place.rstrip(os.sep) + os.sep):
+            return True
+        if glob.has_magic(argument) and fnmatch.fnmatch(path, place):
+            return True
+    return False
+
+
+def strictest_split(splits: Iterable[str | None]) -> str | None:
+    """Of several wishes for one source the one that keeps it farthest from training, or None."""
+    wished = [split for split in splits if split]
+    return max(wished, key=SPLITS.index, default=None)
+
+
+def _joined(one: Candidate, two: Candidate, notes: Notes) -> Candidate:
+    """Two rows about one path as one: the strictest licence and split, and all captions."""
+    path = _one_line(one.path)
+    licence = licences.strictest((one.license, two.license))
+    if one.license and two.license and licences.read(one.license) != licences.read(two.license):
+        notes.add(
+            f"{path} is named twice, with the licences {one.license} and {two.license}: "
+            f"{licence}, the stricter, counts"
+        )
+    split = strictest_split((one.split, two.split))
+    if one.split and two.split and one.split != two.split:
+        notes.add(f"{path} is named twice, for {one.split} and {two.split}: {split} counts")
+    error = one.error or two.error
+    if one.sha256 and two.sha256 and one.sha256.lower() != two.sha256.lower():
+        error = f"{path} is named twice, with two sha256"
+    filled = {f.name: getattr(one, f.name) or getattr(two, f.name) for f in dataclasses.fields(one)}
+    filled |= {"license": licence, "split": split, "error": error}
+    filled["captions"] = tuple(dict.fromkeys((*one.captions, *two.captions)))
+    filled["spans"] = merge_spans((*one.spans, *two.spans))
+    return Candidate(**filled)
 
 
 def sha256_of(path: str) -> str:
@@ -129,141 +217,72 @@ def stamp(path: str) -> str:
         return f"unreadable-{type(error).__name__}"
 
 
-def download(
-    url: str,
-    folder: Path,
-    *,
-    max_bytes: int,
-    sha256: str | None = None,
-    sha1: str | None = None,
-    attempts: int = 6,
-) -> Path:
-    """Fetch a URL over HTTP(S) into `folder`, going on where an earlier try broke off.
-
-    The file is named by the hash of its URL. attempts: in a row that bring nothing new. Raises UserError when it is larger than
-    `max_bytes`, its hash is not `sha256` or `sha1`, or the server refuses it.
-    """
-    import httpx
-
-    suffix = Path(urlsplit(url).path).suffix.lower()
-    name = hashlib.sha256(url.encode()).hexdigest()[:32]
-    target = folder / f"{name}{suffix if suffix in EXTENSIONS else '.mp4'}"
-    if target.exists():
-        return target
-    folder.mkdir(parents=True, exist_ok=True)
-    part = target.with_suffix(target.suffix + ".part")
-    tries, reached = 0, -1
-    while True:
-        try:
-            _fetch(url, part, max_bytes)
-            break
-        except (httpx.TransportError, httpx.HTTPStatusError) as error:
-            if isinstance(error, httpx.HTTPStatusError) and error.response.status_code < 500:
-                raise UserError(f"{url}: the server says {error.response.status_code}") from error
-            have = part.stat().st_size if part.exists() else 0
-            tries = 1 if have > reached else tries + 1
-            reached = have
-            if tries >= attempts:
-                raise UserError(
-                    f"{url} cannot be fetched: {error}", "run again to go on"
-                ) from error
-            time.sleep(min(2**tries, 60) / 8)
-    if sha256 and sha256_of(str(part)) != sha256.lower():
-        part.unlink()
-        raise UserError(f"{url}: the file that came is not the one whose sha256 was given")
-    if sha1 and _sha1_of(part) != sha1.lower():
-        part.unlink()
-        raise UserError(f"{url}: the file that came is not the one whose sha1 was given")
-    os.replace(part, target)
-    return target
-
-
-def _sha1_of(path: Path) -> str:
-    digest = hashlib.sha1(usedforsecurity=False)
-    with open(path, "rb") as handle:
-        while block := handle.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _fetch(url: str, part: Path, max_bytes: int) -> None:
-    import httpx
-
-    have = part.stat().st_size if part.exists() else 0
-    mark = part.with_suffix(".etag")
-    # Wikimedia refuses programs that do not say who they are.
-    headers = {"Accept-Encoding": "identity", "User-Agent": waiting.user_agent()}
-    if have:
-        headers["Range"] = f"bytes={have}-"
-    if have and mark.exists():
-        headers["If-Range"] = mark.read_text()  # a file that changed is sent whole
-    with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=30) as answer:
-        if answer.status_code == 416 and answer.headers.get("content-range", "").endswith(
-            f"/{have}"
-        ):
-            return
-        answer.raise_for_status()
-        resumed = answer.status_code == 206
-        have = have if resumed else 0
-        total = have + int(answer.headers.get("content-length", 0))
-        if total > max_bytes:
-            raise UserError(f"{url} is {total >> 20} MB, more than {max_bytes >> 20} MB")
-        if etag := answer.headers.get("etag"):
-            mark.write_text(etag)
-        with open(part, "ab" if resumed else "wb") as out:
-            for block in answer.iter_raw():  # as it comes: what came is not lost
-                have += len(block)
-                if have > max_bytes:
-                    raise UserError(f"{url} is more than {max_bytes >> 20} MB")
-                out.write(block)
-    mark.unlink(missing_ok=True)
-
-
-def _expand(argument: str) -> Iterator[Candidate]:
+def _expand(argument: str, walk: _Walk) -> Iterator[Candidate]:
     if "://" in argument:
         yield from _remote(argument)
         return
     path = Path(argument).expanduser()
-    if path.is_dir():
-        yield from (Candidate(file) for file in _walk(path))
-    elif path.suffix.lower() in MANIFESTS and path.is_file():
-        yield from _manifest(path)
-    elif path.exists():
+    try:
+        is_folder, is_file, exists = path.is_dir(), path.is_file(), path.exists()
+    except OSError as error:  # a name that no file system takes
+        reason = error.strerror or type(error).__name__
+        raise UserError(f"{_one_line(argument)[:200]}: {reason}", "check the path") from error
+    if is_folder:
+        yield from (Candidate(file) for file in walk.films(path))
+    elif path.suffix.lower() in MANIFESTS and is_file:
+        yield from _manifest(path, walk.notes)
+    elif exists:
         yield Candidate(os.path.abspath(path))
     elif glob.has_magic(argument):
         matches = sorted(glob.glob(os.path.expanduser(argument), recursive=True))
         if not matches:
             raise UserError(f"nothing matches {argument}", "quote the pattern, check the folder")
         for match in matches:
-            yield from _expand(glob.escape(match) if not os.path.exists(match) else match)
+            yield from _expand(glob.escape(match) if not os.path.exists(match) else match, walk)
     else:
         raise UserError(f"{_one_line(argument)} does not exist", "check the path")
 
 
-def _walk(folder: Path) -> Iterator[str]:
-    """Video files under a folder, following links without going in circles."""
-    seen: set[tuple[int, int]] = set()
-    stack = [os.path.abspath(folder)]
-    while stack:
-        current = stack.pop()
-        try:
-            facts = os.stat(current)
-            if (facts.st_dev, facts.st_ino) in seen:
-                continue
-            seen.add((facts.st_dev, facts.st_ino))
-            entries = sorted(os.scandir(current), key=lambda entry: entry.name)
-        except OSError:
-            # An unreadable folder becomes a failed row rather than silently missing footage.
-            yield current
-            continue
-        for entry in entries:
+class _Walk:
+    """Looks for films under folders, passing over what is hidden and what is a workspace's own."""
+
+    def __init__(self, workspace: Path | None, notes: Notes) -> None:
+        self.notes = notes
+        self._own = {os.path.abspath(workspace)} if workspace is not None else set()
+
+    def films(self, folder: Path) -> Iterator[str]:
+        """Video files under a folder, following links without going in circles."""
+        seen: set[tuple[int, int]] = set()
+        stack = [os.path.abspath(folder)]
+        while stack:
+            current = stack.pop()
             try:
-                if entry.is_dir():
+                facts = os.stat(current)
+                if (facts.st_dev, facts.st_ino) in seen:
+                    continue
+                seen.add((facts.st_dev, facts.st_ino))
+                entries = sorted(os.scandir(current), key=lambda entry: entry.name)
+            except OSError:
+                # An unreadable folder becomes a failed row rather than silently missing footage.
+                yield current
+                continue
+            own = current in self._own or is_workspace({entry.name for entry in entries}, current)
+            for entry in entries:
+                is_film = os.path.splitext(entry.name)[1].lower() in EXTENSIONS
+                try:
+                    is_folder = entry.is_dir()
+                except OSError:  # a link that leads back to itself
+                    is_folder = False
+                if entry.name.startswith(".") or entry.name == "__MACOSX":
+                    if is_film or is_folder:
+                        kind = "folders" if is_folder else "files"
+                        self.notes.passed_over[f"hidden {kind}"] += 1
+                elif is_folder and own and entry.name in FOLDERS:
+                    self.notes.passed_over["folders of a workspace's own results"] += 1
+                elif is_folder:
                     stack.append(entry.path)
-                elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
+                elif is_film:
                     yield entry.path
-            except OSError:  # a link that leads back to itself
-                yield entry.path
 
 
 def _remote(argument: str) -> Iterator[Candidate]:
@@ -287,27 +306,74 @@ def _remote(argument: str) -> Iterator[Candidate]:
     yield from (Candidate(filesystem.unstrip_protocol(p)) for p in sorted(inside))
 
 
-def _manifest(path: Path) -> Iterator[Candidate]:
-    for number, row in enumerate(read_manifest(path), start=1):
+def _manifest(path: Path, notes: Notes) -> Iterator[Candidate]:
+    columns: dict[str, None] = {}
+    spans = films = 0
+    for number, row in enumerate(read_table(path), start=1):
         where = f"{path}, row {number}"
         if not isinstance(row, Mapping):
             raise UserError(f"{where} is no JSON object", 'such as {"path": "a.mp4"}')
-        given = {name: _cell(row.get(name), f"{where}: {name}") for name in _TEXTS}
-        url, split = given.pop("url"), given.pop("split")
-        place = given.pop("path") or url
+        columns.update(dict.fromkeys(str(name) for name in row if name))
+        given: dict[str, Any] = _words(row, where)
+        split, url = given["split"], _cell(row.get("url"), f"{where}: url")
+        place = next((p for n in FILE_FIELDS if (p := _cell(row.get(n), f"{where}: {n}"))), url)
         if not place:
-            columns = ", ".join(str(name) for name in row if name)
-            raise UserError(f"{where} has neither `path` nor `url`", f"its columns are: {columns}")
+            shown = ", ".join(str(name) for name in row if name)
+            raise UserError(f"{where} has neither `path` nor `url`", f"its columns are: {shown}")
         if split is not None and split not in SPLITS:
             raise UserError(f"{where}: split {split!r} is none of {', '.join(SPLITS)}")
         if "://" not in place:
             place = os.path.abspath(path.parent / Path(place).expanduser())
         given["source_url"] = given["source_url"] or url or (place if "://" in place else None)
-        yield Candidate(place, keywords=_keywords(row.get("keywords")), split=split, **given)
+        try:
+            said = read_row(row)
+        except UserError as error:
+            yield Candidate(place, error=f"{where}: {error.message}", **given)
+            continue
+        known = bool(said.captions or said.spans)
+        spans, films = spans + len(said.spans), films + bool(said.spans)
+        yield Candidate(
+            place,
+            captions=said.captions,
+            captions_from=f"manifest {path.name}" if known else None,
+            spans=said.spans,
+            **given,
+        )
+    if spans:
+        named = ", ".join(name for name in columns if name in SPAN_FIELDS)
+        notes.add(
+            f"{path}: {spans} spans of {films} rows ({named}) are cut instead of looking for shots"
+        )
+    if unused := columns.keys() - columns_read(columns) - WORDS:
+        notes.add(f"{path}: columns that are not used: {', '.join(sorted(unused))}")
 
 
-_TEXTS = ("path", "url", "split", "license", "author", "source_url", "title", "retrieved_at",
-          "sha256", "sha1")  # fmt: skip
+_WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "license": ("license", "licence"),
+        "author": ("author", "uploader", "creator", "channel", "user"),
+        "source_url": ("source_url", "webpage_url"),
+        "title": ("title",),
+        "retrieved_at": ("retrieved_at",),
+    }
+)
+WORDS = frozenset(name for names in _WORDS.values() for name in names) | {
+    *("keywords", "tags", "split", "sha256", "sha1", "url"),
+}
+"""Columns of manifests and of tables above films that say where footage is from."""
+
+
+def _words(row: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Provenance out of a table's row."""
+    given: dict[str, Any] = {
+        kind: next((c for n in names if (c := _cell(row.get(n), f"{where}: {n}"))), None)
+        for kind, names in _WORDS.items()
+    }
+    given |= {
+        name: _cell(row.get(name), f"{where}: {name}") for name in ("split", "sha256", "sha1")
+    }
+    given["keywords"] = _keywords(row.get("keywords")) or _keywords(row.get("tags"))
+    return given
 
 
 def _cell(value: Any, where: str) -> str | None:
@@ -317,36 +383,41 @@ def _cell(value: Any, where: str) -> str | None:
     return None if value is None or value != value else str(value) or None
 
 
-def read_manifest(path: Path) -> Iterator[Any]:
-    """Rows of a CSV, JSONL or Parquet file, a batch at a time; those of JSONL may be anything.
-
-    Raises UserError that names the file, and of JSONL the line, when it cannot be read.
-    """
+def _with_captions(candidate: Candidate, layout: Layout) -> Candidate:
+    """Fill in what files beside and above the film say: captions, spans, provenance."""
+    path = candidate.path
     try:
-        if path.suffix.lower() == ".parquet":
-            import pyarrow.parquet as pq
-
-            with pq.ParquetFile(path) as table:
-                for batch in table.iter_batches(10_000):
-                    yield from batch.to_pylist()
-        elif path.suffix.lower() == ".csv":
-            with open(path, newline="", encoding="utf-8-sig") as handle:
-                yield from csv.DictReader(handle)
-        else:
-            # Not by splitlines, which also breaks at characters that JSON text may hold.
-            with open(path, encoding="utf-8-sig", newline="\n") as handle:
-                for number, line in enumerate(handle, 1):
-                    if line.strip():
-                        yield _json(line, f"{path}, line {number}")
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read as a manifest: {_reason(error)}") from error
+        said = layout.find(path)
+    except UserError as error:
+        return dataclasses.replace(candidate, prompt_error=error.message)
+    if said is None:
+        return candidate
+    known: dict[str, Any] = _words_of_table(said.words)
+    if not (candidate.captions or candidate.spans) and (said.captions or said.spans):
+        known |= {"captions": said.captions, "spans": said.spans, "captions_from": said.origin}
+    fresh = {k: v for k, v in known.items() if v and not getattr(candidate, k)}
+    return dataclasses.replace(candidate, **fresh)
 
 
-def _json(line: str, where: str) -> Any:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where} is no JSON: {error.msg}, column {error.colno}") from error
+def _words_of_table(words: Mapping[str, Any]) -> dict[str, Any]:
+    """Provenance of a row of a table above the film, whose columns may mean other things."""
+    plain = {k: v for k, v in words.items() if isinstance(v, (str, int, float)) or k in ("keywords", "tags")}  # fmt: skip
+    given = {k: v for k, v in _words(plain, "").items() if not k.startswith("sha")}
+    given["split"] = _SPLIT_NAMES.get(str(given["split"]).lower())
+    if given["split"] is None:
+        place = next((str(words[n]) for n in FILE_FIELDS if words.get(n)), "")
+        folder, found, _ = place.replace("\\", "/").removeprefix("./").partition("/")
+        given["split"] = _SPLIT_NAMES.get(folder.lower()) if found else None
+    return given
+
+
+_SPLIT_NAMES: Mapping[str, str] = MappingProxyType(
+    {
+        **dict.fromkeys(("train", "training"), "train"),
+        **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+        **dict.fromkeys(("test", "testing"), "test"),
+    }
+)
 
 
 def _with_sidecar(candidate: Candidate) -> Candidate:
@@ -355,16 +426,18 @@ def _with_sidecar(candidate: Candidate) -> Candidate:
     for name in (f"{stem}.json", f"{candidate.path}.json", f"{stem}.info.json"):
         try:
             words = json.loads(Path(name).read_text(encoding="utf-8-sig"))
-        except (OSError, ValueError):
-            continue  # none there, or somebody else's JSON
-        if not isinstance(words, dict):
+        except OSError:
+            continue  # none there
+        except ValueError as error:  # it may hold the licence, so it is not passed over
+            what = "UTF-8 text" if isinstance(error, UnicodeDecodeError) else "JSON"
+            text = f"{_one_line(name)} is no {what}"
+            candidate = dataclasses.replace(candidate, error=candidate.error or text)
             continue
+        if not isinstance(words, dict):
+            continue  # somebody else's
         known: dict[str, Any] = {
-            "license": _text(words, "license", "licence"),
-            "author": _text(words, "author", "uploader", "creator", "channel", "user"),
-            "source_url": _text(words, "source_url", "webpage_url", "url"),
-            "title": _text(words, "title"),
-            "retrieved_at": _text(words, "retrieved_at"),
+            **{kind: _text(words, *names) for kind, names in _WORDS.items()},
+            "source_url": _text(words, *_WORDS["source_url"], "url"),
             "keywords": _keywords(words.get("keywords") or words.get("tags")),
         }
         fresh = {k: v for k, v in known.items() if v and not getattr(candidate, k)}

@@ -49,7 +49,6 @@ def build(
     workspace = Workspace.of(work)
     chosen = config or configs.build(BuildConfig, settings, "pairs")
     with shown(progress):
-        workspace.save_config("pairs build", configs.to_toml("pairs", chosen))
         return building.build(
             workspace, chosen, shard=shard, devices=devices, engine=engine, address=address
         )

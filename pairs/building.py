@@ -9,15 +9,19 @@ ledger alone, the same bytes whoever made what in which order.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from realdpo import ids
+from realdpo import ids, integrity
+from realdpo.config import to_toml
 from realdpo.errors import UserError
+from realdpo.families.load import device_names, dtype_of_all
 from realdpo.families.memory import OutOfMemory
 from realdpo.files import write_bytes
 from realdpo.ledger import Ledger
@@ -25,13 +29,15 @@ from realdpo.pairs import conform
 from realdpo.pairs.config import BuildConfig
 from realdpo.pairs.interchange import imported
 from realdpo.pairs.plan import Loser, Plan, Task, loser, plan
-from realdpo.pairs.publish import publish, read_reviews
+from realdpo.pairs.publish import digest, publish, read_reviews
 from realdpo.progress import bar, say
 from realdpo.workspace import Workspace
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+    from realdpo.pairs.generate import Start
 
     Video = npt.NDArray[np.uint8]
 
@@ -54,12 +60,11 @@ def build(
     runs two workers on it.
     engine: "local", or "ray" for workers on a cluster that shares the folder.
     """
+    names = device_names(devices)
+    config = dataclasses.replace(config, dtype=dtype_of_all(config.dtype, names))
     planned = plan(workspace, config)
     if not planned.family.trainable:
-        say(
-            f"{planned.family.spec.pipeline} is of no family that `realdpo train` can train: these "
-            "pairs are for another trainer, or for study"
-        )
+        say(_not_trainable(planned))
     if imported(workspace):
         raise UserError(
             f"{workspace.root} holds pairs that were imported", "build in another workspace with -w"
@@ -69,7 +74,6 @@ def build(
     files = _present(workspace)
     left = [t for t in mine if not _finished(t, config, ledger, files)]
     if left:
-        names = device_names(devices)
         if engine == "local" and len(names) == 1:
             _work(workspace.root, config, shard, names[0], progress=True)
         else:
@@ -86,10 +90,22 @@ def build(
         return {**finish(workspace, planned, ledger), "missing": 0, "written": True}
 
 
+def _not_trainable(planned: Plan) -> str:
+    return (
+        f"`realdpo train` cannot train {planned.family.spec.pipeline}: these pairs are for evaluation, for study "
+        "or for `pairs export`"
+    )
+
+
 def preview(
-    workspace: Workspace, config: BuildConfig, shard: tuple[int, int] = (1, 1)
+    workspace: Workspace,
+    config: BuildConfig,
+    shard: tuple[int, int] = (1, 1),
+    devices: str = "auto",
 ) -> dict[str, Any]:
     """What `build` would do, without doing it."""
+    dtype = dtype_of_all(config.dtype, device_names(devices))
+    config = dataclasses.replace(config, dtype=dtype)
     planned = plan(workspace, config)
     ledger = Ledger(workspace.step("pairs"))
     mine = [t for t in planned.tasks if t.unfit is None and _of_shard(t, shard)]
@@ -107,20 +123,18 @@ def preview(
         "clips": len(planned.tasks),
         "to make": f"{len(left)} pairs of 1 + {config.losers} videos",
         "shape": shapes,
-        "sampling": f"{planned.scheduler}, {first.steps} steps, guidance {first.guidance:g}"
+        "sampling": f"{planned.scheduler}, {first.steps} steps, guidance {first.guidance:g}, "
+        f"{planned.dtype}"
         if first
         else None,
+        "negative prompt": (first.negative_prompt or None) if first else None,
+        "call": dict(first.call) or None if first else None,
+        "scheduler": dict(first.scheduler) or None if first else None,
+        "training": "`realdpo train` can train this model with these pairs"
+        if planned.family.trainable
+        else _not_trainable(planned),
         "unfit": unfit,
     }
-
-
-def device_names(text: str) -> list[str]:
-    """The devices of `--devices`: every GPU for `auto`, else the CPU once."""
-    if text != "auto":
-        return [name.strip() for name in text.split(",") if name.strip()]
-    import torch
-
-    return [f"cuda:{k}" for k in range(torch.cuda.device_count())] or ["cpu"]
 
 
 def _of_shard(task: Task, shard: tuple[int, int]) -> bool:
@@ -185,6 +199,8 @@ def _work(
     )
     family = planned.family
     made = 0
+    if not any(ledger.get(f"{t.pair_id}.{part}") for t in mine for part in _parts(config)):
+        _try_out(left[0], planned, workspace, pipe, family)
     total = len(mine) * (1 + config.losers)
     done = total - len(left) * (1 + config.losers)
     show = bar("pairs", total, "videos", done) if progress else contextlib.nullcontext(_silent)
@@ -220,6 +236,45 @@ def _silent(*_: Any) -> None:
     """No progress bar: the process that started the workers shows one."""
 
 
+_TRIED_OUT = 2  # steps of the video that is made before any that counts
+
+
+def _try_out(task: Task, planned: Plan, workspace: Workspace, pipe: Any, family: Any) -> None:
+    """Make a video of two steps at the real size, so that what cannot work costs no more than that.
+
+    Where the videos themselves are about as short there is nothing to spare. Raises UserError
+    with what the pipeline said, OutOfMemory when it does not fit.
+    """
+    from realdpo.families.sample import sample
+
+    assert task.settings is not None
+    if task.settings.steps <= 2 * _TRIED_OUT:
+        return
+    try:
+        real = _real(task, workspace)
+    except (UserError, ValueError):
+        return  # this clip's trouble alone: its row will say so
+    settings = dataclasses.replace(task.settings, steps=_TRIED_OUT)
+    image = real[0] if planned.traits.task == "i2v" else None
+    try:
+        sample(pipe, family, task.clip["prompt"], image, 0, settings)
+    except UserError:
+        raise
+    except Exception as error:
+        form = task.form
+        raise UserError(
+            f"cannot make {form.frames} frames of {form.width}x{form.height}: {_reason(error)}",
+            "nothing was made; change --set frames, width, height, call or scheduler",
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """An error in one line; of one without words, or whose words say little, its kind too."""
+    text = (str(error).splitlines() or [""])[0]
+    plain = isinstance(error, (UserError, RuntimeError, ValueError)) and text
+    return text if plain else f"{type(error).__name__}: {text}".rstrip(": ")
+
+
 def _make(
     task: Task, planned: Plan, ledger: Ledger, workspace: Workspace, pipe: Any, family: Any
 ) -> Iterator[str]:
@@ -248,22 +303,25 @@ def _make(
                 extra: dict[str, Any] = {}
             else:
                 how = loser(task.pair_id, int(part.removeprefix("lose")), config)
-                raw, strength = _generate(pipe, family, task, how, real, image)
+                raw, start = _generate(pipe, family, task, how, real, image)
                 broken = generate.why_broken(raw)
                 video = conform.generated(to_uint8(raw), form)
-                extra = {"seed": how.seed, "strategy": how.strategy, "strength": strength}
+                extra = {"seed": how.seed, "strategy": how.strategy, "asked": how.strength}
+                extra |= {"strength": start.strength, "steps": start.steps} if start else {}
+                if start and start.steps > settings.steps:
+                    _say_once(
+                        f"{settings.steps} steps do not reach a strength of {how.strength:.2g}: "
+                        f"{start.steps} are taken"
+                    )
             seconds = time.perf_counter() - started
             data = conform.write(conform.with_first_frame(video, image), form, config.crf)
         except OutOfMemory:
             raise  # the next video would not fit either
-        except UserError as error:
-            ledger.put(key, {"error": error.message})
-            yield f"failed: {error.message}"
-            continue
-        except (RuntimeError, ValueError) as error:  # a shape the model refused
-            text = (str(error).splitlines() or [type(error).__name__])[0]
+        except Exception as error:  # whatever a pipeline raises fails this video only
+            text = _reason(error)
             ledger.put(key, {"error": text})
-            yield f"failed: {text}"
+            _say_once(f"{task.clip['clip_id']} {part} failed: {text}")
+            yield "failed"
             continue
         if part == "win":
             extra["frame"] = _save_frame(workspace, image)
@@ -273,10 +331,21 @@ def _make(
         yield broken or ""
 
 
+_said: set[str] = set()
+_MOST_SAID = 20
+
+
+def _say_once(line: str) -> None:
+    """A line about a video; of many, the first few: the table has them all."""
+    if line in _said or len(_said) > _MOST_SAID:
+        return
+    _said.add(line)
+    say(line if len(_said) <= _MOST_SAID else "more is said in pairs.parquet only")
+
+
 def _generate(
     pipe: Any, family: Any, task: Task, how: Loser, real: Video, image: Video | None
-) -> tuple[npt.NDArray[np.float32], float | None]:
-    """A loser, and the strength that it was really made with, where there is one."""
+) -> tuple[npt.NDArray[np.float32], Start | None]:
     from realdpo.families.sample import sample
     from realdpo.pairs import generate
 
@@ -286,15 +355,17 @@ def _generate(
         return sample(pipe, family, prompt, image, how.seed, task.settings), None
     assert how.strength is not None
     return generate.regenerate(
-        pipe, family, prompt, real, how.seed, task.settings, how.strength, how.box
+        pipe, family, prompt, real, how.seed, task.settings, how.strength, how.region
     )
 
 
 def _real(task: Task, workspace: Workspace) -> Video:
-    """The clip in the pair's form. Raises MediaError or Unfit."""
+    """The clip in the pair's form. Raises MediaError or Unfit, UserError if it is damaged."""
     from realdpo.media.decode import read_clip
 
-    video, fps = read_clip(workspace.root / task.clip["path"])
+    path = workspace.root / task.clip["path"]
+    data = integrity.require_file(path, task.clip["sha256"], "the clip", integrity.CLIP_HINT)
+    video, fps = read_clip(data)
     return conform.real(video, fps, task.form)
 
 
@@ -381,7 +452,13 @@ def finish(workspace: Workspace, planned: Plan, ledger: Ledger) -> dict[str, Any
     """Write pairs.parquet, the shards and the audit from what the ledger holds; the summary."""
     reviews = read_reviews(workspace)
     rows = [pair_row(task, planned, ledger, reviews) for task in planned.tasks]
-    return publish(workspace, rows, planned.config.shard_rows)
+    before = digest(workspace)
+    try:
+        return publish(workspace, rows, planned.config.shard_rows)
+    finally:
+        # The settings are those of what is there: a run that made nothing does not replace them.
+        if digest(workspace) != before or not workspace.config_file("pairs build").is_file():
+            workspace.save_config("pairs build", to_toml("pairs", planned.config))
 
 
 def pair_row(task: Task, planned: Plan, ledger: Ledger, reviews: dict[str, str]) -> dict[str, Any]:
@@ -400,6 +477,8 @@ def pair_row(task: Task, planned: Plan, ledger: Ledger, reviews: dict[str, str])
         "lora": planned.lora,
         "task": planned.traits.task,
         "scheduler": planned.scheduler,
+        "dtype": planned.dtype,
+        "quantization": _as_json(config.quantization),
         "round": config.round,
         "review": reviews.get(task.pair_id),
         **{name: clip[name] for name in _PROVENANCE},
@@ -413,6 +492,9 @@ def pair_row(task: Task, planned: Plan, ledger: Ledger, reviews: dict[str, str])
         "fps": settings.fps,
         "steps": settings.steps,
         "guidance": settings.guidance,
+        "negative_prompt": settings.negative_prompt or None,
+        "call": _as_json(settings.call),
+        "scheduler_settings": _as_json(settings.scheduler),
     }
     parts = {part: ledger.get(f"{task.pair_id}.{part}") or {} for part in _parts(config)}
     win = parts.pop("win")
@@ -426,6 +508,8 @@ def pair_row(task: Task, planned: Plan, ledger: Ledger, reviews: dict[str, str])
         "lose": [r["file"] for r in kept],
         "seeds": [r["seed"] for r in kept],
         "strategy": [r["strategy"] for r in kept],
+        "strength": [r.get("strength") for r in kept],
+        "regions": _regions(task, kept, parts, config),
         "seconds": [r["seconds"] for r in kept],
     }
     row["error"] = _complaint(parts)
@@ -436,6 +520,23 @@ def pair_row(task: Task, planned: Plan, ledger: Ledger, reviews: dict[str, str])
     else:
         row["status"] = "rejected" if row["review"] == "reject" else "ok"
     return row
+
+
+def _regions(
+    task: Task,
+    kept: list[dict[str, Any]],
+    parts: dict[str, dict[str, Any]],
+    config: BuildConfig,
+) -> list[dict[str, Any] | None]:
+    """Of each loser the region that was made anew, or None where all of the video was."""
+    numbers = {id(record): k for k, record in enumerate(parts.values())}
+    found = (loser(task.pair_id, numbers[id(record)], config).region for record in kept)
+    return [None if region is None else dataclasses.asdict(region) for region in found]
+
+
+def _as_json(settings: Mapping[str, Any] | None) -> str | None:
+    """Settings of a model's own kinds as text; None where there are none."""
+    return json.dumps(settings, sort_keys=True, default=str) if settings else None
 
 
 def _complaint(parts: dict[str, dict[str, Any]]) -> str | None:

@@ -8,16 +8,10 @@ from typing import Any, Literal
 
 from realdpo.config import settings
 from realdpo.errors import UserError
+from realdpo.families.memory import check_options
+from realdpo.precision import Dtype, long_name
 
 STRATEGIES = ("generate", "renoise", "local")
-MEMORY = (
-    "auto",
-    "none",
-    "model_cpu_offload",
-    "sequential_cpu_offload",
-    "vae_tiling",
-    "vae_slicing",
-)
 
 
 @settings
@@ -32,13 +26,14 @@ class BuildConfig:
     strength: range of the noise share for `renoise`, where 0 is the clip and 1 is noise alone;
     0.65-0.8 is the range of DenseDPO. local_strength: the same for `local`.
     task: i2v or t2v, for a folder whose weights do both. width, height (pixels), frames, fps, steps,
-    guidance: shape and sampling of every video. call, scheduler: further arguments
-    of the pipeline's call and settings of its scheduler.
+    guidance: shape and sampling of every video. call: any other argument of the pipeline's call,
+    such as call.guidance_scale_2. scheduler: any setting of its scheduler, such as
+    scheduler.flow_shift.
     roundtrip_win: pass the real clip through the model's VAE, which the losers went through.
     keep_broken: pair generations that are NaN, black, blank or frozen as well.
     splits: which splits get pairs. seed: part of every pair's id, so a new seed is a new set.
-    dtype: auto (bfloat16 on a GPU, float32 on a CPU), bfloat16, float16 or float32.
-    memory: `auto`, or diffusers' options joined by commas (see MEMORY).
+    dtype: auto (bfloat16 on a GPU, float32 on a CPU), bfloat16, float16 or float32 (or bf16 ...).
+    memory: `auto`, or diffusers' options joined by commas (see `families.memory.OPTIONS`).
     quantization: diffusers' PipelineQuantizationConfig as a table: quant_backend, quant_kwargs,
     components_to_quantize. crf: H.264 quality of both sides. shard_rows: pairs a Parquet shard.
     """
@@ -66,7 +61,7 @@ class BuildConfig:
     keep_broken: bool = False
     splits: tuple[str, ...] = ("train", "validation", "test")
     seed: int = 0
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    dtype: Dtype = "auto"
     memory: str = "auto"
     quantization: Mapping[str, Any] | None = None
     crf: int = 12
@@ -87,9 +82,8 @@ class BuildConfig:
             ("local_strength", self.local_strength),
         ):
             _require(0 < low <= high <= 1, f"{name}={low},{high}: 0 < low <= high <= 1")
-        for option in self.memory.split(","):
-            if option not in MEMORY:
-                raise UserError(f"no memory option {option!r}", f"choose from {', '.join(MEMORY)}")
+        check_options(self.memory)
+        object.__setattr__(self, "dtype", long_name(self.dtype))
 
 
 def parse_strategies(text: str) -> dict[str, float]:

@@ -6,12 +6,14 @@ import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from realdpo.errors import UserError
 from realdpo.families import Family
 from realdpo.families.memory import memory_told
 from realdpo.families.sample import GenerationSettings, sample, scheduling, to_uint8
+from realdpo.regions import Region
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,13 +23,16 @@ if TYPE_CHECKING:
     Video = npt.NDArray[np.uint8]
 
 
-@dataclass(frozen=True)
-class Box:
-    """A region and time span, each as (start, end) in 0..1 of the frames, rows and columns."""
+NEAR = 0.1  # so far may the noise share that a schedule reaches lie from the one asked for
+_MOST_STEPS = 8  # times as many steps are tried, to reach it
 
-    time: tuple[float, float]
-    rows: tuple[float, float]
-    columns: tuple[float, float]
+
+@dataclass(frozen=True)
+class Start:
+    """Where denoising began. strength: the share of noise there; steps: of the whole schedule."""
+
+    strength: float
+    steps: int
 
 
 def regenerate(
@@ -38,16 +43,17 @@ def regenerate(
     seed: int,
     settings: GenerationSettings,
     strength: float,
-    box: Box | None = None,
-) -> tuple[npt.NDArray[np.float32], float]:
+    region: Region | None = None,
+) -> tuple[npt.NDArray[np.float32], Start]:
     """The real clip noised to `strength` and denoised by the same model and scheduler.
 
     real: uint8 [F, H, W, 3] of the settings' shape; its first frame conditions image-to-video.
     strength: share of noise in signal plus noise amplitude, in 0..1; for flow models that is
-    sigma, for others the timestep with the same signal-to-noise ratio. With `box`, only that
-    region and time span changes: at every step the rest is put back at its own noise level
-    (Lugmayr et al. 2022, RePaint, without the resampling). Returns float32 [F, H, W, 3] in 0..1,
-    and the strength of the step that was begun at: the schedule has so many steps and no others.
+    sigma, for others the timestep with the same signal-to-noise ratio. Where the steps are too few
+    for a share within 0.1 of it, twice as many are taken, up to eight times; raises UserError when
+    these reach it neither. With `region`, only that changes: at every step the rest is put back at
+    its own noise level (Lugmayr et al. 2022, RePaint, without the resampling). Returns float32
+    [F, H, W, 3] in 0..1, and where it really began.
     """
     import torch
 
@@ -56,7 +62,7 @@ def regenerate(
         noise = torch.randn(
             clean.shape, generator=torch.Generator("cpu").manual_seed(seed ^ 0x5EED)
         ).to(clean)
-        mask = None if box is None else _mask(box, clean, family.TIME_AXIS)
+        mask = None if region is None else _mask(region, clean, family.TIME_AXIS)
 
         given = family.clean_frames()
 
@@ -72,7 +78,7 @@ def regenerate(
             packed = family.pack(pipe, mask).to(latents)
             return {"latents": packed * latents + (1 - packed) * kept}
 
-        start = _first_level(pipe, family, prompt, real, seed, settings, strength)
+        settings, level = _within_reach(pipe, family, prompt, real, seed, settings, strength)
         with _late_start(pipe.scheduler, strength, corrector=mask is None):
             video = sample(
                 pipe,
@@ -81,10 +87,40 @@ def regenerate(
                 real[0],
                 seed,
                 settings,
-                latents=at(start),
+                latents=at(level),
                 **({} if mask is None else {"callback_on_step_end": put_back}),
             )
-    return video, start[1] / (start[0] + start[1])
+    return video, Start(_share(level), settings.steps)
+
+
+def _share(level: tuple[float, float]) -> float:
+    """The share of noise in (signal, noise)."""
+    signal, noise = level
+    return noise / (noise + signal)
+
+
+def _within_reach(
+    pipe: Any,
+    family: Family,
+    prompt: str,
+    real: Video,
+    seed: int,
+    settings: GenerationSettings,
+    strength: float,
+) -> tuple[GenerationSettings, tuple[float, float]]:
+    """The settings with steps enough to begin near `strength`, and the level at which they begin."""
+    steps = settings.steps
+    while True:
+        level = _first_level(pipe, family, prompt, real, seed, settings, strength)
+        if abs(_share(level) - strength) <= NEAR:
+            return settings, level
+        if 2 * settings.steps > _MOST_STEPS * steps:
+            raise UserError(
+                f"a strength of {strength:.2g} cannot be reached in {steps} to {settings.steps} "
+                f"steps: the nearest is {_share(level):.2g}",
+                "take more --steps, or another strength",
+            )
+        settings = replace(settings, steps=2 * settings.steps)
 
 
 @contextlib.contextmanager
@@ -233,7 +269,7 @@ def _late_start(
     @functools.wraps(original)  # pipelines look at its signature
     def set_timesteps(*args: Any, **kwargs: Any) -> None:
         original(*args, **kwargs)
-        shares = [noise / (noise + signal) for signal, noise in levels(scheduler)]
+        shares = [_share(level) for level in levels(scheduler)]
         count = len(scheduler.timesteps)
         skip = next((k for k in range(count) if shares[k] <= strength + 1e-6), count - 1)
         scheduler.timesteps = scheduler.timesteps[skip:]
@@ -253,16 +289,12 @@ def _late_start(
             scheduler.disable_corrector = disabled
 
 
-def _mask(box: Box, like: torch.Tensor, frame_axis: int) -> torch.Tensor:
-    """1 inside the box, 0 outside; one channel would do, but packing wants all."""
+def _mask(region: Region, like: torch.Tensor, frame_axis: int) -> torch.Tensor:
+    """1 inside the region, 0 outside; one channel would do, but packing wants all."""
     import torch
 
     mask = torch.zeros_like(like)
-    sizes = (like.shape[frame_axis], like.shape[3], like.shape[4])
-    spans = [
-        slice(round(low * size), max(round(low * size) + 1, round(high * size)))
-        for (low, high), size in zip((box.time, box.rows, box.columns), sizes, strict=True)
-    ]
+    spans = region.spans(like.shape[frame_axis], like.shape[3], like.shape[4])
     index: list[slice] = [slice(None)] * 5
     index[frame_axis], index[3], index[4] = spans
     mask[tuple(index)] = 1

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from realdpo import ids, tables
 from realdpo.errors import UserError
 from realdpo.files import atomic_path, write_bytes, write_text
+from realdpo.integrity import pair_problem
 from realdpo.pairs import conform, latents
 from realdpo.pairs.publish import publish, read_reviews
 from realdpo.progress import bar, say
@@ -33,6 +34,7 @@ class Given:
     win: Path
     lose: tuple[Path, ...]
     latents: dict[Path, Path]
+    where: str = ""
 
 
 def from_realdpo(folder: Path) -> list[Given]:
@@ -69,7 +71,7 @@ def from_realdpo(folder: Path) -> list[Given]:
             for stem in (f"{video.parent.name}_{video.stem}", video.stem):
                 if stem in caches and (video == win or stem != video.stem):
                     known.setdefault(video, caches[stem])
-        found.append(Given(prompt, win, losers, known))
+        found.append(Given(prompt, win, losers, known, f"{folder / 'video.txt'}: {name}"))
     return found
 
 
@@ -92,7 +94,7 @@ def from_csv(file: Path) -> list[Given]:
             f"{file} lacks the columns {', '.join(sorted(wanted - set(rows[0] if rows else ())))}",
             "the first line names the columns: prompt,win,lose",
         )
-    together: dict[tuple[str, Path], list[Path]] = {}
+    together: dict[tuple[str, Path], tuple[str, list[Path]]] = {}
     for number, row in enumerate(rows, 2):
         paths = [file.parent / p.strip() for p in f"{row['win']};{row['lose']}".split(";") if p]
         for path in paths:
@@ -100,8 +102,12 @@ def from_csv(file: Path) -> list[Given]:
                 raise UserError(f"{file}, line {number}: {path} is not there")
         if len(paths) < 2:
             raise UserError(f"{file}, line {number}: a pair needs a winner and a loser")
-        together.setdefault(((row["prompt"] or "").strip(), paths[0]), []).extend(paths[1:])
-    return [Given(prompt, win, tuple(lose), {}) for (prompt, win), lose in together.items()]
+        key = ((row["prompt"] or "").strip(), paths[0])
+        together.setdefault(key, (f"{file}, line {number}", []))[1].extend(paths[1:])
+    return [
+        Given(prompt, win, tuple(lose), {}, where)
+        for (prompt, win), (where, lose) in together.items()
+    ]
 
 
 def take_in(
@@ -117,8 +123,14 @@ def take_in(
 
     origin: recorded as the model. task: i2v or t2v. validation: share of winners held out.
     Nothing but the form changes: sides that were prepared differently stay so, and the audit
-    says it. Raises UserError when the workspace holds pairs that were built.
+    says it. Raises UserError when the workspace holds pairs that were built, and for a pair without
+    a prompt or without a difference, before anything is taken in.
     """
+    for number, pair in enumerate(given, 1):
+        hashes = [ids.file_hash(path) for path in (pair.win, *pair.lose)]
+        if problem := pair_problem(pair.prompt, hashes):
+            where = pair.where or f"pair {number} ({pair.win})"
+            raise UserError(f"{where}: {problem}", "mend or remove that row")
     with workspace.lock("pairs import"):
         rows = {row["pair_id"]: row for row in _rows(workspace)}
         if not imported(workspace) and rows:
@@ -194,6 +206,8 @@ def _row(
         form, videos = _in_one_form(files)
     except (UserError, conform.Unfit) as error:
         return {**row, "error": f"{pair.win.name}: {error}"}
+    if any((video == videos[0]).all() for video in videos[1:]):
+        return {**row, "error": f"{pair.win.name}: a loser shows what the winner shows"}
     names = []
     for path, video in zip(files, videos, strict=True):
         data = conform.write(video, form, crf)

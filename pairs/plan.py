@@ -16,13 +16,13 @@ import pyarrow.compute as pc
 from realdpo import ids, tables
 from realdpo.errors import UserError
 from realdpo.families import Family, Traits, family_of
-from realdpo.families.load import Model, locate, spec_of_folder, with_task
+from realdpo.families.load import Model, dtype_on, locate, spec_of_folder, with_task
 from realdpo.families.sample import GenerationSettings, settings_from
 from realdpo.families.weights import lora_id
 from realdpo.pairs import conform
 from realdpo.pairs.config import BuildConfig
 from realdpo.pairs.conform import Form
-from realdpo.pairs.generate import Box
+from realdpo.regions import Region
 from realdpo.workspace import Workspace
 
 _COLUMNS = [
@@ -30,7 +30,7 @@ _COLUMNS = [
     *("width", "height", "frames", "fps"),
     *("source_id", "license", "author", "source_url", "title", "keywords", "retrieved_at"),
 ]
-FORMAT = 1  # of what a pair is made of; a change here makes every pair anew
+FORMAT = 2  # of what a pair is made of; a change here makes every pair anew
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,17 @@ class Task:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a build will do: the model as found, and a task for every clip."""
+    """What a build will do: the model as found, and a task for every clip.
+
+    scheduler: the name of diffusers' class. dtype: of the weights, which `auto` was resolved to.
+    """
 
     config: BuildConfig
     model: Model
     family: Family
     lora: str | None
     scheduler: str
+    dtype: str
     tasks: tuple[Task, ...]
 
     @property
@@ -65,10 +69,11 @@ class Plan:
         return self.family.traits
 
 
-def plan(workspace: Workspace, config: BuildConfig) -> Plan:
+def plan(workspace: Workspace, config: BuildConfig, device: str = "auto") -> Plan:
     """Read the clips and the model's JSON files and say what pairs to make; loads no weights.
 
-    Raises UserError when there are no clips, no such model, or a shape that it cannot make.
+    device: where they will be made, which decides what the dtype `auto` is. Raises UserError when
+    there are no clips, no such model, or a shape that it cannot make.
     """
     workspace.require(workspace.clips, "curate ingest FOOTAGE")
     model = locate(config.model, config.revision)
@@ -88,7 +93,8 @@ def plan(workspace: Workspace, config: BuildConfig) -> Plan:
             f"{spec.pipeline} does not let a region be kept between its steps",
             "leave `local` out of --strategies with this model",
         )
-    found = Plan(config, model, family, lora_id(config.lora), scheduler, ())
+    dtype = dtype_on(config.dtype, device)
+    found = Plan(config, model, family, lora_id(config.lora), scheduler, dtype, ())
     clips = tables.read(workspace.clips, tables.CLIPS, _COLUMNS)
     chosen = clips.filter(
         pc.field("keep")
@@ -131,8 +137,9 @@ def _common(made_by: Plan) -> str:
         roundtrip=config.roundtrip_win,
         encoder=conform.encoder(config.crf),
         seed=config.seed,
-        # only where it is another than the folder's own, so that ids stay what they were
-        **({"task": config.task} if config.task else {}),
+        task=config.task,
+        dtype=made_by.dtype,
+        quantization=config.quantization,
     )
 
 
@@ -209,7 +216,7 @@ class Loser:
     seed: int
     strategy: str
     strength: float | None = None
-    box: Box | None = None
+    region: Region | None = None
 
 
 def loser(pair_id: str, k: int, config: BuildConfig) -> Loser:
@@ -229,12 +236,13 @@ def loser(pair_id: str, k: int, config: BuildConfig) -> Loser:
     strength = low + (high - low) * ids.unit_interval(pair_id, k, "strength")
     if strategy == "renoise":
         return Loser(seed, strategy, strength)
-    # a third to two thirds of each side, half to all of the time
-    sides = [_span(pair_id, k, name, 1 / 3, 2 / 3) for name in ("rows", "columns")]
-    return Loser(seed, strategy, strength, Box(_span(pair_id, k, "time", 0.5, 1.0), *sides))
+    # A third to two thirds of each side, half to all of the time; one region a pair, so that a
+    # loss can look at it on both sides and for every loser.
+    sides = [_span(pair_id, name, 1 / 3, 2 / 3) for name in ("rows", "columns")]
+    return Loser(seed, strategy, strength, Region(_span(pair_id, "time", 0.5, 1.0), *sides))
 
 
-def _span(pair_id: str, k: int, name: str, low: float, high: float) -> tuple[float, float]:
-    size = low + (high - low) * ids.unit_interval(pair_id, k, name, "size")
-    start = (1 - size) * ids.unit_interval(pair_id, k, name, "start")
+def _span(pair_id: str, name: str, low: float, high: float) -> tuple[float, float]:
+    size = low + (high - low) * ids.unit_interval(pair_id, name, "size")
+    start = (1 - size) * ids.unit_interval(pair_id, name, "start")
     return start, start + size

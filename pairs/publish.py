@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from realdpo import ids, tables
+from realdpo import ids, integrity, tables
 from realdpo.errors import UserError
 from realdpo.files import write_text
 from realdpo.pairs import audit
+from realdpo.progress import say
 from realdpo.workspace import Workspace
 
 _SHARD_BYTES = 512 << 20
@@ -31,13 +32,19 @@ def publish(
     """
     accepted = [row for row in rows if row["status"] == "ok"]
     state = workspace.step("pairs") / "published.json"
-    digest = digest_of(rows, shard_rows)
+    now = digest_of(rows, shard_rows)
     known = _read_json(state)
     there = workspace.pairs.is_file() and workspace.audit.is_file()
-    fresh = known.get("digest") != digest or not (
+    fresh = known.get("digest") != now or not (
         there and all(_same_size(workspace, n, k) for n, k in known.get("shards", {}).items())
     )
+    if not accepted and workspace.pairs.is_file() and not any(row.get("review") for row in rows):
+        raise UserError(
+            f"no pair came of {len(rows)} clips: {_reason_of(rows)}; the pairs that were there stay",
+            "--keep-broken pairs broken generations too; the same command tries failures again",
+        )
     if fresh:
+        _say_what_goes(workspace, accepted)
         measured = audit.measure_rows(workspace, accepted)
         full = [{**row, **audit.columns(row, measured)} for row in rows]
         tables.write(workspace.pairs, tables.from_rows(tables.PAIRS, full), tables.PAIRS)
@@ -51,11 +58,10 @@ def publish(
             audit.audit_rows(workspace, accepted, measured)
         else:
             workspace.audit.unlink(missing_ok=True)  # it spoke of pairs that are no more
-        write_text(state, json.dumps({"digest": digest, "shards": shards}, indent=1))
+        write_text(state, json.dumps({"digest": now, "shards": shards}, indent=1))
     if not accepted:
-        reasons = sorted({row["error"] for row in rows if row["error"]}) or ["all were rejected"]
         raise UserError(
-            f"no pair came of {len(rows)} clips: {reasons[0]}",
+            f"no pair came of {len(rows)} clips: {_reason_of(rows)}",
             "--keep-broken pairs broken generations too; the same command tries failures again",
         )
     verdict = _read_json(workspace.audit)
@@ -75,6 +81,29 @@ def publish(
             if row["status"] in ("failed", "broken")
         ],
     }
+
+
+def digest(workspace: Workspace) -> str | None:
+    """What was published last follows from this; None before the first time."""
+    return _read_json(workspace.step("pairs") / "published.json").get("digest")
+
+
+def _say_what_goes(workspace: Workspace, accepted: Sequence[dict[str, Any]]) -> None:
+    """Tell of pairs in the table on disk that are none of this build; their videos stay."""
+    if not workspace.pairs.is_file():
+        return
+    table = tables.read(workspace.pairs, tables.PAIRS, ["pair_id", "status", "review"])
+    before = {r["pair_id"] for r in table.to_pylist() if r["status"] == "ok"}
+    if gone := before - {row["pair_id"] for row in accepted}:
+        say(
+            f"{len(gone)} of {len(before)} pairs in the table are none of this build (other clips, "
+            "settings or reviews) and leave it; their videos stay, and the settings of then bring "
+            "them back"
+        )
+
+
+def _reason_of(rows: Sequence[dict[str, Any]]) -> str:
+    return min((row["error"] for row in rows if row["error"]), default="all were rejected")
 
 
 def digest_of(rows: Sequence[dict[str, Any]], shard_rows: int) -> str:
@@ -145,7 +174,9 @@ def _filled(workspace: Workspace, row: dict[str, Any]) -> dict[str, Any]:
     def media(name: str | None) -> dict[str, Any] | None:
         if name is None:
             return None
-        return {"bytes": (workspace.pair_videos / name).read_bytes(), "path": name}
+        path = workspace.pair_videos / name
+        data = integrity.require_file(path, path.stem, "the video", integrity.PAIR_HINT)
+        return {"bytes": data, "path": name}
 
     shown = _fixed(row)
     return {
@@ -176,6 +207,14 @@ def apply_review(workspace: Workspace, file: Path) -> dict[str, str]:
         ) from None
     if strange := sorted(set(given.values()) - {"accept", "reject", "flag"}):
         raise UserError(f"{file}: a choice is accept, reject or flag, not {strange[0]!r}")
+    workspace.require(workspace.pairs, "pairs build")
+    there = tables.read(workspace.pairs, tables.PAIRS, ["pair_id"])["pair_id"].to_pylist()
+    if unknown := sorted(given.keys() - set(there)):
+        raise UserError(
+            f"{file}: {len(unknown)} of {len(given)} choices are of pairs that {workspace.pairs} "
+            f"does not hold, such as {unknown[0]}",
+            "download the choices from a report of these pairs",
+        )
     merged = {**read_reviews(workspace), **given}
     write_text(reviews_path(workspace), json.dumps(merged, indent=1, sort_keys=True))
     return merged

@@ -89,21 +89,13 @@ _IN_TIME = {
         0.1,
     )
     for step in PULSES
-} | {
-    "start_sharpness": Feature(
-        TEXTURE, "sharper at their first frame", "softer at their first frame", "log", 0.1
-    ),
-    "start_step": Feature(
-        TEXTURE,
-        "changing more in texture after their first frame",
-        "changing less in texture after their first frame",
-        "log",
-        0.2,
-    ),
 }
 """Of how texture changes, in proportion to how it changes otherwise, so that motion cancels."""
 
 LOOK = {
+    "start_sharpness": Feature(
+        TEXTURE, "sharper at their first frame", "softer at their first frame", "log", 0.1
+    ),
     "flicker": Feature(
         DETAIL, "of noise that flickers more", "of noise that flickers less", "log", 0.1
     ),
@@ -111,8 +103,9 @@ LOOK = {
         DETAIL, "of noise that drifts", "of noise that is new in every frame", "log", 0.05
     ),
 }
-"""The temporal spectrum of the noise in what stands still. How a camera's noise flickers, a model
-must learn as well: it never counts as a difference in preparation."""
+"""How the first frame compares to those after it, and the temporal spectrum of the noise in what
+stands still. What moves faster is softer, and how a camera's noise flickers, a model must learn as
+well: none of it counts as a difference in preparation."""
 
 FILE = {
     "key_frames": Feature(ENCODING, "cut into more key frames", "of fewer key frames", "", 0.5),
@@ -307,7 +300,7 @@ def in_time(luma: npt.NDArray[np.float32]) -> dict[str, float]:
     """How fine texture changes from frame to frame, of pictures [F, H, W] at half size.
 
     pulse_4, pulse_8: changes at every 4th and 8th frame, where a latent frame ends, to those
-    between. start_*: the first frame to those that follow. flicker: the change where the picture
+    between. start_sharpness: the first frame to those that follow. flicker: the change where the picture
     stands still, which is the noise's; flicker_slope: over two frames to over one. All are
     logarithms; NaN for a video that is too short, or in which nothing stands still.
     """
@@ -319,18 +312,15 @@ def in_time(luma: npt.NDArray[np.float32]) -> dict[str, float]:
     steps = np.abs(np.diff(fine, axis=0)).mean(axis=(1, 2)) + 0.05
     found = {}
     for step in PULSES:
-        at = np.arange(1, len(steps))  # the first step is `start_step`
+        at = np.arange(1, len(steps))  # the first frame is a latent frame of its own
         on = at % step == 0
         known = on.sum() >= 2 and (~on).any()
         ratio = np.log(np.mean(steps[at[on]]) / np.mean(steps[at[~on]])) if known else np.nan
         found[f"pulse_{step}"] = float(ratio)
     size = np.abs(fine).mean(axis=(1, 2)) + 0.05
     if len(luma) < 4:
-        return found | dict.fromkeys(
-            ("start_sharpness", "start_step", "flicker", "flicker_slope"), float("nan")
-        )
+        return found | dict.fromkeys(("start_sharpness", "flicker", "flicker_slope"), float("nan"))
     found["start_sharpness"] = float(np.log(size[0] / size[1:5].mean()))
-    found["start_step"] = float(np.log(steps[0] / np.median(steps[1:])))
     still = _still(smooth)
     if sum(int(s.sum()) for s in still) < _FEWEST_STILL:
         return found | {"flicker": float("nan"), "flicker_slope": float("nan")}

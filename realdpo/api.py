@@ -83,6 +83,7 @@ def evaluate(
         UserError: a wrong setting or a system that is not there.
     """
     from realdpo.config import build, to_toml
+    from realdpo.families.load import device_names
     from realdpo.progress import shown
     from realdpo.train.evaluate import commands
     from realdpo.train.evaluate.config import EvalConfig
@@ -92,7 +93,7 @@ def evaluate(
     chosen = config or build(EvalConfig, {**settings, "systems": named}, "eval")
     with shown(progress), workspace.lock(f"eval --name {chosen.name}"):
         workspace.save_config("eval", to_toml("eval", chosen))
-        return commands.evaluate(workspace, chosen, commands.devices_of(devices), shard)
+        return commands.evaluate(workspace, chosen, device_names(devices), shard)
 
 
 def system_text(what: str | Path | Run, workspace: Workspace) -> str:

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from realdpo.errors import UserError
+from realdpo.integrity import workspace_damages
+from realdpo.progress import bar
+from realdpo.workspace import Workspace
 
 # The demo's workspace, its footage and the libraries' caches stay under this.
 ENOUGH_DISK = 2_000_000_000  # bytes
@@ -42,6 +45,26 @@ def examine(folder: Path) -> list[Finding]:
         _disk(folder),
         _token(),
     ]
+
+
+def examine_files(workspace: Workspace) -> list[Finding]:
+    """Check every file of a workspace that holds a hash: clips, shards, videos of pairs.
+
+    One finding for each that is damaged, with the way out, and one that counts them. Raises
+    UserError when a table cannot be read.
+    """
+    wrong, count = [], 0
+    with bar("check", None, "files and rows") as advance:
+        for damage in workspace_damages(workspace):
+            count += 1
+            if damage is not None:
+                wrong.append(Finding("damaged", "missing", f"{damage.path}: {damage.what}", damage.hint))  # fmt: skip
+            advance()
+    if not count:
+        hint = f"nothing with a hash lies under {workspace.root}"
+        return [Finding("stored files", "absent", "none to check", hint)]
+    text = f"{count - len(wrong):,} of {count:,} clips, rows and videos are what was written"
+    return [*wrong, Finding("stored files", "missing" if wrong else "ok", text)]
 
 
 def works(findings: list[Finding]) -> bool:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
+import re
+import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,7 +29,9 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(
-                dir=target.parent, prefix=f".{target.name[:80]}.", suffix=".tmp"
+                dir=target.parent,
+                prefix=f".{_short(target.name)}.{_OWNER}-{os.getpid()}-",
+                suffix=".tmp",
             )
         except FileNotFoundError as error:  # /proc says so: it is there, but takes no files
             raise UserError(
@@ -48,6 +54,68 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+_OWNER = re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())[:32]
+_TEMPORARY = re.compile(r"\..*\.([A-Za-z0-9]*)-(\d+)-[^.]*\.tmp", re.S)
+_OLD = 24 * 3600  # seconds after which a temporary file is nobody's, wherever it is from
+
+
+def sweep(folder: Path) -> int:
+    """Remove temporary files that killed processes left under `folder`; how many there were.
+
+    A file names its writer. One whose writer runs on this machine stays, and one of another
+    machine for a day: several may share the folder.
+    """
+    swept = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            if not (name.startswith(".") and name.endswith(".tmp")):
+                continue
+            path = Path(place) / name
+            with contextlib.suppress(OSError):
+                if _is_abandoned(path):
+                    path.unlink()
+                    swept += 1
+    return swept
+
+
+def _is_abandoned(path: Path) -> bool:
+    found = _TEMPORARY.fullmatch(path.name)
+    if found is None or found[1] != _OWNER:
+        return time.time() - path.stat().st_mtime > _OLD
+    return not _runs(int(found[2]))
+
+
+def _runs(pid: int) -> bool:
+    if pid == os.getpid():
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it runs, as somebody else
+        return True
+    return True
+
+
+def stem_of(text: str, most: int = 180) -> str:
+    """A file stem for a text such as a prompt: at most `most` bytes, and no two texts share one.
+
+    A text that fits and has no separator is its own stem; any other is cut at a whole character
+    and ends in a hash of all of it.
+    """
+    plain = "".join("_" if c in "/\\\0" or ord(c) < 32 else c for c in text)
+    if plain == text and len(text.encode(errors="replace")) <= most and text not in ("", ".", ".."):
+        return text
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
+    head = plain.encode(errors="replace")[: most - len(digest) - 1].decode(errors="ignore")
+    return f"{head}-{digest}"
+
+
+def _short(name: str) -> str:
+    """The beginning of a file name, of 80 bytes at most."""
+    return name.encode()[:80].decode(errors="ignore")
 
 
 def write_bytes(target: str | Path, data: bytes) -> None:

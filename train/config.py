@@ -7,6 +7,8 @@ from dataclasses import field
 from typing import Any, Literal, TypeVar
 
 from realdpo.config import settings
+from realdpo.errors import UserError
+from realdpo.precision import Dtype, short_name
 
 T = TypeVar("T")
 
@@ -27,7 +29,8 @@ class TrainConfig:
     rank: int = _set(32, "Rank of the adapters.")
     alpha: float = _set(32.0, "Adapters are scaled by alpha / rank.")
     targets: tuple[str, ...] = _set(
-        (), "Names of the layers that get adapters; empty: the attention projections."
+        ("attention", "feed-forward"),
+        "The layers that get adapters: attention, feed-forward, or names of linear layers.",
     )
     lora_dropout: float = _set(0.0, "Dropout before the adapters.")
     task: Literal["i2v", "t2v"] | None = _set(
@@ -38,8 +41,21 @@ class TrainConfig:
     )
 
     # Objective
-    objective: Literal["dpo", "sft"] = _set(
-        "dpo", "Preference training, or plain training on winners."
+    objective: Literal["contrast", "dpo", "sft"] = _set(
+        "contrast",
+        "contrast: real clips against the reference's own prediction, without generated losers; "
+        "dpo: against generated losers; sft: plain fine-tuning.",
+    )
+    data: Literal["auto", "clips", "pairs"] = _set(
+        "auto",
+        "What is trained on: the dataset's clips, or pairs. auto: pairs for dpo, and for the "
+        "others clips where there are some.",
+    )
+    gamma: float = _set(
+        0.75, "Strength of the contrast, below 1: the optimum is 1 / (1 - gamma) times as far."
+    )
+    contrast_above: float = _set(
+        0.4, "The contrast acts at noise levels above this share of the schedule."
     )
     loss: Literal["sigmoid", "ipo", "hinge", "linear"] = _set(
         "sigmoid", "Form of the preference loss."
@@ -84,12 +100,17 @@ class TrainConfig:
     )
 
     # Optimisation
+    policy_ema: float = _set(
+        0.99,
+        "Share kept at each step of the moving average of the trained weights, which is what is "
+        "evaluated and handed over; 0: the weights as they are.",
+    )
     steps: int = _set(1000, "Optimiser steps.")
     batch: int = _set(1, "Pairs in one forward, per process.")
     accumulation: int = _set(1, "Forwards before an optimiser step.")
     optimizer: Literal["adamw", "adamw8bit"] = _set("adamw", "adamw8bit needs bitsandbytes.")
     lr: float = _set(1e-4, "Peak learning rate.")
-    schedule: Literal["constant", "cosine", "linear"] = _set("constant", "Rate after the warm-up.")
+    schedule: Literal["constant", "cosine", "linear"] = _set("cosine", "Rate after the warm-up.")
     warmup: int = _set(20, "Steps of linear warm-up.")
     adam_beta1: float = _set(0.9, "Decay of the gradient's average.")
     adam_beta2: float = _set(0.95, "Decay of the squared gradient's average.")
@@ -99,9 +120,7 @@ class TrainConfig:
     seed: int = _set(0, "Seed of every random choice.")
 
     # Speed and memory
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = _set(
-        "auto", "Autocast dtype; auto: bf16 on a GPU, fp32 on a CPU."
-    )
+    precision: Dtype = _set("auto", "Autocast dtype; auto: bf16 on a GPU, fp32 on a CPU.")
     branches: Literal["auto", "together", "one-by-one"] = _set(
         "auto", "Winner and losers in one forward, or one branch's activations at a time."
     )
@@ -134,13 +153,21 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "precision", short_name(self.precision))
         checks = {
             "rank must be at least 1": self.rank >= 1,
             "beta must be above 0": self.beta > 0,
+            "gamma must be in [0, 1)": 0 <= self.gamma < 1,
+            "contrast_above must be in [0, 1]": 0 <= self.contrast_above <= 1,
+            "only dpo has a reference_bank": not (
+                self.reference_bank and self.objective != "dpo"
+            ),
+            "dpo needs data = pairs": not (self.objective == "dpo" and self.data == "clips"),
             "label_smoothing must be in [0, 0.5)": 0 <= self.label_smoothing < 0.5,
             "sdpo_mu must be in [0, 1]": self.sdpo_mu is None or 0 <= self.sdpo_mu <= 1,
             "0 <= t_low < t_high <= 1 must hold": 0 <= self.t_low < self.t_high <= 1,
             "ema_rate must be in [0, 1)": 0 <= self.ema_rate < 1,
+            "policy_ema must be in [0, 1)": 0 <= self.policy_ema < 1,
             "steps, batch, accumulation, ema_every, timestep_bins, checkpoint_every, "
             "keep_checkpoints and held_out_levels must be at least 1": min(
                 self.steps, self.batch, self.accumulation, self.ema_every, self.timestep_bins,
@@ -162,7 +189,7 @@ class TrainConfig:
         }  # fmt: skip
         for rule, holds in checks.items():
             if not holds:
-                raise ValueError(rule)
+                raise UserError(f"[train] {rule}")
 
     @property
     def run_name(self) -> str:
@@ -185,8 +212,15 @@ class TrainConfig:
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "realdpo": {},
+    # RealDPO's objective with settings of our own: generated losers, and an SFT term beside them.
+    "realdpo-paper": {
+        "objective": "dpo", "targets": ("attention",), "schedule": "constant", "policy_ema": 0.0,
+    },
     # RealDPO's released script; docs/training.md lists what its code did beyond these settings.
     "realdpo-released": {
+        "objective": "dpo",
+        "schedule": "constant",
+        "policy_ema": 0.0,
         "weights": "full",
         "beta": 5000.0,
         "sft_weight": 0.0,

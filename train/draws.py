@@ -77,6 +77,8 @@ def batch(
         # The walk through bins follows the epoch within a bank, else the sample.
         slot = (epoch % config.reference_bank) + place if config.reference_bank else number
         losers = fewest if even else losers_of(pair, config)
+        if config.objective != "dpo":
+            losers = 0  # whatever the pair has
         choice = draw(pair, seed_of(*parts), slot, losers, config)
         chosen.append((latents.load(pair, choice.losers), choice))
     return collate(chosen, tuple(keys))

@@ -22,6 +22,7 @@ from realdpo.train.config import TrainConfig
 from realdpo.train.draws import Choice
 from realdpo.train.latents import Pair
 from realdpo.train.objective import Errors, accuracy, margins
+from realdpo.train.reference import Reference
 from realdpo.train.step import Task
 
 
@@ -29,15 +30,18 @@ from realdpo.train.step import Task
 class Table:
     """Errors of P pairs at K levels: `win` [P, K], `lose` [P, K, N], `control` [P, K].
 
-    `control` is NaN for a pair to which no pair of another prompt has the same shape.
+    `control` is NaN for a pair to which no pair of another prompt has the same shape. `moved`
+    [P, K] is the squared distance of the winner's prediction from the reference's; 0 where none
+    was asked.
     """
 
     win: Tensor
     lose: Tensor
     control: Tensor
+    moved: Tensor
 
     def tensors(self) -> dict[str, Tensor]:
-        return {"win": self.win, "lose": self.lose, "control": self.control}
+        return {"win": self.win, "lose": self.lose, "control": self.control, "moved": self.moved}
 
 
 def levels(config: TrainConfig) -> list[float]:
@@ -54,26 +58,29 @@ def measure(
     device: torch.device,
     together: bool,
     only: Sequence[int] | None = None,
+    reference: Reference | None = None,
 ) -> Table:
-    """Errors of `model` as it is now on `pairs`, or on those at the indices `only`."""
+    """Errors of `model` as it is now on `pairs`, or on those at the indices `only`.
+
+    With a `reference`, how far winners' predictions are from its own as well.
+    """
     rows = [
-        _row(model, task, pairs, index, config, device, together)
+        _row(model, task, pairs, index, config, device, together, reference)
         for index in (range(len(pairs)) if only is None else only)
     ]
-    win, lose, control = (torch.stack(part) for part in zip(*rows, strict=True))
-    return Table(win, lose, control)
+    return Table(*(torch.stack(part) for part in zip(*rows, strict=True)))
 
 
 def measure_shared(
     model: Any, task: Task, pairs: Sequence[Pair], config: TrainConfig, together: bool,
-    accelerator: Any,
+    accelerator: Any, reference: Reference | None = None,
 ) -> Table:  # fmt: skip
     """As `measure`, with the pairs shared out among the processes; all get the whole table."""
     world, rank, count = accelerator.num_processes, accelerator.process_index, len(pairs)
     share = -(-count // world)
     # Every process runs as many forwards (sharded weights need that); the surplus is dropped.
     mine = [min(rank + k * world, count - 1) for k in range(share)]
-    table = measure(model, task, pairs, config, accelerator.device, together, mine)
+    table = measure(model, task, pairs, config, accelerator.device, together, mine, reference)
     if world == 1:
         return table
     rows = {n: t.to(accelerator.device) for n, t in table.tensors().items()}
@@ -87,10 +94,12 @@ def rank(found: dict[str, Any], objective: str) -> list[float]:
     """A key by which summaries are compared; the smallest is the best.
 
     Best is the highest accuracy among those that did not make the winner's error worse; in plain
-    training, the smallest error.
+    training, the smallest error, and for the contrast the smallest of what it minimises.
     """
     if objective == "sft":
         return [float(found["winner_error"])]
+    if objective == "contrast":
+        return [float(found["contrast"])]
     return [float(found["winner_change"] > 0), -found["accuracy"], found["winner_error"]]
 
 
@@ -109,37 +118,44 @@ def split(found: dict[str, list[Pair]], count: int) -> tuple[list[Pair], list[Pa
     return kept, [p for p in train if p.clip_id in held][:count], "clip, for want of a split"
 
 
-def summary(now: Table, base: Table, beta: float) -> dict[str, Any]:
-    """What changed from `base` to `now`.
+def summary(now: Table, base: Table, config: TrainConfig) -> dict[str, Any]:
+    """What changed from `base` to `now`. What depends on losers is left out where there are none.
 
     `accuracy`: share of (pair, loser) whose margin, averaged over the grid, favours the winner;
     0.5 by definition before the first step. `winner_change`: relative change of the winner's error,
     which must not rise. `control_accuracy`: the same as accuracy with losers of other prompts.
     """
-    z = margins(_errors(now, base), beta).view(*now.lose.shape)
     result: dict[str, Any] = {
-        "accuracy": float(accuracy(z.mean(1)).mean()),
-        "accuracy_by_level": accuracy(z).mean((0, 2)).tolist(),
-        "margin": float(z.mean()),
         "winner_error": float(now.win.mean()),
         "winner_error_base": float(base.win.mean()),
         "winner_change": float(now.win.mean() / base.win.mean() - 1),
         "winner_change_by_level": (now.win.mean(0) / base.win.mean(0) - 1).tolist(),
-        "loser_error": float(now.lose.mean()),
-        "loser_change": float(now.lose.mean() / base.lose.mean() - 1),
         "pairs": len(now.win),
     }
+    if config.objective == "contrast":
+        gate = torch.tensor(levels(config)) > config.contrast_above
+        result["contrast"] = float((now.win - config.gamma * gate * now.moved).mean())
+        result["contrast_base"] = float(base.win.mean())
+        result["moved"] = float(now.moved.mean())
+    if now.lose.shape[2]:
+        result |= _against_losers(now, base, config.beta)
+    return result
+
+
+def _against_losers(now: Table, base: Table, beta: float) -> dict[str, Any]:
+    z = margins(_errors(now, base), beta).view(*now.lose.shape)
     worse = (now.win - base.win).mean(1, keepdim=True) > 0
-    result["loser_dominant_ratio"] = float(((z.mean(1) > 0) & worse).float().mean())
+    result: dict[str, Any] = {
+        "accuracy": float(accuracy(z.mean(1)).mean()),
+        "accuracy_by_level": accuracy(z).mean((0, 2)).tolist(),
+        "margin": float(z.mean()),
+        "loser_error": float(now.lose.mean()),
+        "loser_change": float(now.lose.mean() / base.lose.mean() - 1),
+        "loser_dominant_ratio": float(((z.mean(1) > 0) & worse).float().mean()),
+    }
     has = ~torch.isnan(now.control[:, 0])
     if has.any():
-        z = margins(
-            _errors(
-                _swapped(now, has),
-                _swapped(base, has),
-            ),
-            beta,
-        )
+        z = margins(_errors(_swapped(now, has), _swapped(base, has)), beta)
         result["control_accuracy"] = float(accuracy(z.view(int(has.sum()), -1).mean(1)).mean())
     return result
 
@@ -147,7 +163,7 @@ def summary(now: Table, base: Table, beta: float) -> dict[str, Any]:
 def _swapped(table: Table, rows: Tensor) -> Table:
     """The pairs at `rows` with their control in the losers' place."""
     control = table.control[rows]
-    return Table(table.win[rows], control.unsqueeze(2), control)
+    return Table(table.win[rows], control.unsqueeze(2), control, table.moved[rows])
 
 
 def _row(
@@ -158,17 +174,18 @@ def _row(
     config: TrainConfig,
     device: torch.device,
     together: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Errors of one pair: winner [K], losers [K, N], control [K]."""
+    reference: Reference | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Errors of one pair: winner [K], losers [K, N], control [K]; distance from the reference [K]."""
     pair = pairs[index]
     sample = latents.load(pair, range(draws.losers_used(pairs, config)))
-    other = _stranger(pairs, index)
+    other = _stranger(pairs, index) if pair.lose else None
     if other is not None:
         foreign = latents.load(other, [0]).lose
         sample = latents.Sample(
             sample.win, torch.cat([sample.lose, foreign]), sample.inputs, sample.images
         )
-    rows = []
+    rows, moved = [], []
     for number, u in enumerate(levels(config)):
         random = torch.Generator().manual_seed(seed_of("held out", pair.pair_id, number))
         grain = torch.randn(pair.shape, generator=random)
@@ -176,10 +193,14 @@ def _row(
         batch = draws.collate([(sample, choice)]).to(device)
         win, lose = step.branch_errors(model, task, batch, together)
         rows.append(torch.cat([win, lose[0]]).double().cpu())
-    table = torch.stack(rows)
+        if reference is None:
+            moved.append(0.0)
+        else:
+            moved.append(step.distance_moved(model, task, batch, reference))
+    table, apart = torch.stack(rows), torch.tensor(moved, dtype=torch.float64)
     if other is None:
-        return table[:, 0], table[:, 1:], torch.full_like(table[:, 0], torch.nan)
-    return table[:, 0], table[:, 1:-1], table[:, -1]
+        return table[:, 0], table[:, 1:], torch.full_like(table[:, 0], torch.nan), apart
+    return table[:, 0], table[:, 1:-1], table[:, -1], apart
 
 
 def _stranger(pairs: Sequence[Pair], index: int) -> Pair | None:
@@ -188,7 +209,8 @@ def _stranger(pairs: Sequence[Pair], index: int) -> Pair | None:
     for offset in range(1, len(pairs)):
         there = pairs[(index + offset) % len(pairs)]
         if (
-            there.shape == here.shape
+            there.lose
+            and there.shape == here.shape
             and there.clip_id != here.clip_id
             and there.prompt != here.prompt
         ):

@@ -26,7 +26,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from realdpo import ids, progress, tables
+from realdpo import ids, integrity, progress, tables
 from realdpo import models as names
 from realdpo.errors import UserError
 from realdpo.families import Family, Spec, trainable_family
@@ -72,7 +72,9 @@ def load(pair: Pair, losers: Sequence[int] | None = None) -> Sample:
     prompt, *image = (load_file(path) for path in pair.inputs)
     return Sample(
         _read(pair.win),
-        torch.stack([_read(pair.lose[index]) for index in chosen]),
+        torch.stack([_read(pair.lose[index]) for index in chosen])
+        if len(chosen)
+        else torch.empty(0, *pair.shape),
         {**prompt, "fps": torch.tensor(pair.fps)},
         image[0] if image else {},
     )
@@ -93,20 +95,30 @@ def prepare(
     Raises UserError when there are no pairs, the audit found a shortcut, or a pair does not fit
     the model.
     """
-    refuse_shortcut(workspace, config.allow_shortcut)
+    clips = trains_on_clips(workspace, config)
+    if not clips:
+        refuse_shortcut(workspace, config.allow_shortcut)
     family = trainable_family(spec)
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     cache = _Cache(workspace.step("latents"), family, config, device, dtype)
     found: dict[str, list[Pair]] = {}
     for split in ("train", "validation"):
-        shards = sorted(workspace.pair_data.glob(f"{split}-*.parquet"))
-        count = min(sum(_count(path) for path in shards), limit or sys.maxsize)
-        with progress.bar("latents", count, "pairs") as advance:
+        folder = workspace.data if clips else workspace.pair_data
+        shards = sorted(folder.glob(f"{split}-*.parquet"))
+        kind = tables.DATASET if clips else tables.PAIR_SHARD
+        count = min(sum(_count(path, kind) for path in shards), limit or sys.maxsize)
+        rows = _clip_rows(shards) if clips else _rows(shards)
+        with progress.bar("latents", count, "clips" if clips else "pairs") as advance:
             found[split] = []
-            for row in itertools.islice(_rows(shards), limit):
+            for row in itertools.islice(rows, limit):
                 found[split].append(cache.pair(row))
                 advance(note=split)
     if not found["train"]:
+        if clips:
+            raise UserError(
+                f"no clips with prompts for training in {workspace.data}",
+                f"make them with: realdpo curate ingest FOOTAGE -w {workspace.root}",
+            )
         raise UserError(
             f"no pairs for training in {workspace.pair_data}",
             f"make them with: realdpo pairs build -w {workspace.root}",
@@ -114,12 +126,23 @@ def prepare(
     return found
 
 
+def trains_on_clips(workspace: Workspace, config: TrainConfig) -> bool:
+    """Whether a run takes the dataset's clips, not pairs: see `TrainConfig.data`."""
+    if config.data != "auto":
+        return config.data == "clips"
+    return config.objective != "dpo" and any(workspace.data.glob("train-*.parquet"))
+
+
 def winner(workspace: Workspace, pair: Pair) -> bytes:
     """The mp4 bytes of a pair's real clip, as its shard holds them."""
-    shards = sorted(workspace.pair_data.glob("*.parquet"))
-    wanted = [("pair_id", "=", pair.pair_id)]
-    rows = (pq.read_table(s, columns=["win"], filters=wanted).to_pylist() for s in shards)
-    return next(bytes(found[0]["win"]["bytes"]) for found in rows if found)
+    of_pair = (workspace.pair_data, "pair_id", "win")
+    of_clip = (workspace.data, "clip_id", "video")
+    for folder, name, column in (of_pair, of_clip):
+        for shard in sorted(folder.glob("*.parquet")):
+            wanted = [(name, "=", pair.pair_id)]
+            if found := pq.read_table(shard, columns=[column], filters=wanted).to_pylist():
+                return bytes(found[0][column]["bytes"])
+    raise UserError(f"{pair.pair_id} is in no shard of {workspace.root} any more")
 
 
 def refuse_shortcut(workspace: Workspace, allowed: bool) -> None:
@@ -311,7 +334,7 @@ class _Cache:
                 f"pair {row['pair_id']} is {width}x{height} with {frames} frames; {self.spec.folder} "
                 f"takes {step}k+1 frames (nearest: {near}) and sides that are multiples of "
                 f"{multiple} (nearest: {size})",
-                "build the pairs with the model that is to be trained",
+                "build the pairs, or ingest the clips with --target, for the model that is trained",
             )
 
     def _id(self, *components: str) -> str:
@@ -328,8 +351,8 @@ class _Cache:
         return self.pipe.vae
 
 
-def _count(shard: Path) -> int:
-    tables.check(shard, tables.PAIR_SHARD)
+def _count(shard: Path, kind: tables.TableKind) -> int:
+    tables.check(shard, kind)
     return int(pq.read_metadata(shard).num_rows)
 
 
@@ -339,7 +362,29 @@ def _rows(shards: Sequence[Path]) -> Iterator[dict[str, Any]]:
     wanted += ["width", "height", "frames", "fps"]
     for path in shards:
         for batch in pq.ParquetFile(path).iter_batches(batch_size=1, columns=wanted):
-            yield from batch.to_pylist()
+            for row in batch.to_pylist():
+                integrity.require_row(row, tables.PAIR_SHARD, path)
+                sides = [ids.bytes_hash(side["bytes"]) for side in (row["win"], *row["lose"])]
+                if problem := integrity.pair_problem(row["prompt"], sides):
+                    raise UserError(f"{path}: pair {row['pair_id']}: {problem}", "remove that row")
+                yield row
+
+
+def _clip_rows(shards: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """Rows of the dataset's shards as pairs without losers; clips without a prompt are left out."""
+    wanted = ["clip_id", "source_id", "prompt", "video", "width", "height", "frames", "fps"]
+    silent = 0
+    for path in shards:
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=1, columns=wanted):
+            for row in batch.to_pylist():
+                if not (row["prompt"] or "").strip():
+                    silent += 1
+                    continue
+                video = row.pop("video")
+                yield {**row, "pair_id": row["clip_id"], "win": video, "lose": [],
+                       "first_frame": None}  # fmt: skip
+    if silent:
+        progress.say(f"{silent} clips without a prompt are not trained on")
 
 
 def _pixels(frames: np.ndarray) -> Tensor:

@@ -111,7 +111,7 @@ class Trainer:
         torch.manual_seed(seed_of(config.seed, "weights"))
 
         spec = load.read_spec(config.model, config.revision, config.expert, config.task)
-        if self.main:
+        if self.main and not latents.trains_on_clips(workspace, config):
             latents.refuse_other_model(workspace, spec, config)
         with self.accelerator.main_process_first():
             found = latents.prepare(workspace, spec, config, self.device, limit)
@@ -122,6 +122,7 @@ class Trainer:
         if config.objective == "dpo" and (line := draws.tell_uneven(self.pairs, config, self.even)):
             progress.say(line)
         self.aim = step.aim_of(config) if config.objective == "dpo" else None
+        self.contrast = objective.Contrast(config.gamma, config.contrast_above)
 
         model = setup.policy(config, spec, self.device)
         self.parameters = sum(p.numel() for _, p in checkpoint.trained(model))
@@ -329,6 +330,12 @@ class Trainer:
         def backward(loss: Tensor) -> None:
             self.accelerator.backward(loss / self.config.accumulation)
 
+        if self.config.objective == "contrast":
+            assert self.reference is not None
+            return step.contrast(
+                self.model, self.task, batch, self.contrast, self.reference, backward,
+                self.config.plain_weight,
+            )  # fmt: skip
         if self.reference is None or self.aim is None:
             return step.sft(self.model, self.task, batch, backward, self.config.plain_weight)
         ref_win, ref_lose = step.reference_errors(
@@ -361,6 +368,10 @@ class Trainer:
             return
         batch = self.batch(0).to(self.device)
         self.model.train()
+        if self.aim is None:
+            apart = step.distance_moved(self.model, self.task, batch, self.reference)
+            stops.reference_moved(apart, self.inner)
+            return
         with self.reference.active():
             ref_win, ref_lose = step.branch_errors(self.model, self.task, batch, self.together)
         win, lose = step.branch_errors(self.model, self.task, batch, self.together)
@@ -370,12 +381,13 @@ class Trainer:
     def _measure(self) -> held_out.Table:
         self.model.eval()
         return held_out.measure_shared(
-            self.model, self.task, self.watched, self.config, self.together, self.accelerator
-        )
+            self.model, self.task, self.watched, self.config, self.together, self.accelerator,
+            self.reference if self.config.objective == "contrast" else None,
+        )  # fmt: skip
 
     def _held_out(self, now: held_out.Table) -> dict[str, Any]:
         assert self.base is not None
-        found = held_out.summary(now, self.base, self.config.beta)
+        found = held_out.summary(now, self.base, self.config)
         self.log.held_out(self.step, found)
         key = held_out.rank(found, self.config.objective)
         if self.step and (self.best is None or key < self.best[0]):

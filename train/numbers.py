@@ -42,6 +42,8 @@ def of_step(
 def _of_micro_batch(outcome: Outcome, aim: Objective | None) -> dict[str, float]:
     errors = outcome.errors
     values = {"loss": outcome.loss}
+    if outcome.moved is not None:
+        values["distance/prediction"] = float(outcome.moved.mean())
     if aim is None:
         return values | {"error/win": float(errors.win.mean())}
     values |= objective.diagnostics(errors, aim.beta)
@@ -94,8 +96,8 @@ def peak_memory(device: torch.device) -> float:
 
 
 def judged(values: Mapping[str, float]) -> float:
-    """The part of the loss that can run away: the preference, or the error in plain training."""
-    return values.get("loss/preference", values["loss"])
+    """What must not run away: the preference, or the real clip's error where there are no losers."""
+    return values.get("loss/preference", values["error/win"])
 
 
 def note(values: Mapping[str, float]) -> str:

@@ -38,12 +38,37 @@ class Objective:
 
 @dataclass(frozen=True)
 class Errors:
-    """Policy and reference errors of one batch: `win`, `ref_win` [B]; `lose`, `ref_lose` [B, N]."""
+    """Policy and reference errors of one batch: `win`, `ref_win` [B]; `lose`, `ref_lose` [B, N].
+
+    Raises ValueError for other shapes, which would broadcast winners against strangers' losers.
+    """
 
     win: Tensor
     lose: Tensor
     ref_win: Tensor
     ref_lose: Tensor
+
+    def __post_init__(self) -> None:
+        batch = self.win.shape
+        wrong = self.ref_win.shape != batch or self.ref_lose.shape != self.lose.shape
+        if len(batch) != 1 or self.lose.dim() != 2 or self.lose.shape[0] != batch[0] or wrong:
+            shapes = {n: list(getattr(self, n).shape) for n in self.__dataclass_fields__}
+            raise ValueError(f"winners' errors are [B] and losers' [B, N], not {shapes}")
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """The contrast of real clips with the reference's own prediction. See `contrast`.
+
+    gamma: strength, 0 (plain fine-tuning) to below 1. above: it acts at noise levels u above this.
+    """
+
+    gamma: float = 0.75
+    above: float = 0.4
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.gamma < 1:
+            raise ValueError(f"gamma={self.gamma}: the contrast is bounded for 0 <= gamma < 1 only")
 
 
 def error(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -55,6 +80,37 @@ def error(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> T
     wide = torch.promote_types(prediction.dtype, torch.float32)
     squared = (prediction.to(wide) - target.to(wide)).square().flatten(1).mean(1)
     return squared if weight is None else squared * weight.to(wide)
+
+
+def contrast(
+    prediction: Tensor, reference: Tensor, target: Tensor, u: Tensor, settings: Contrast
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(loss, error of the real clip, distance from the reference), each [B], at least float32.
+
+        loss = |v - target|^2 - gamma [u > above] |v - v_ref|^2        (means over elements)
+
+    prediction v, reference v_ref and target are [B, ...], all at one noisy state of the real clip;
+    u [B] is its noise level, 0 clean and 1 noise. The real clip is the winner. The loser is what
+    the reference makes of the very same noisy clip, so nothing has to be generated.
+
+    The loss is a preference pair with a linear utility, and bounded. For a given noisy state let
+    t = E[target]. Up to a constant in v the expected loss is |v - t|^2 - gamma |v - v_ref|^2, whose
+    second derivative 2 (1 - gamma) is positive for gamma < 1. Setting its gradient
+    2 (v - t) - 2 gamma (v - v_ref) to zero gives its only minimum
+
+        v* = t + gamma / (1 - gamma) (t - v_ref),
+
+    which is beyond what plain fine-tuning aims at (gamma = 0: v* = t), by the same direction. In
+    densities p* is proportional to p_ref (p_data / p_ref)^(1 / (1 - gamma)).
+
+    The gradient is that of the positive branch of DiffusionNFT (arXiv 2509.16117) with reward 1
+    and beta = 1 - gamma, |beta v + (1 - beta) v_ref - target|^2 / beta. What differs is what it is
+    fed with (real clips, and the base as the old policy) and the gate by noise level.
+    """
+    reference = reference.detach()
+    win, moved = error(prediction, target), error(prediction, reference)
+    gate = (u.to(moved.device) > settings.above).to(moved.dtype)
+    return win - settings.gamma * gate * moved, win, moved
 
 
 def margins(errors: Errors, beta: float) -> Tensor:

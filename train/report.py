@@ -108,13 +108,25 @@ def _saturated(steps: Sequence[Row]) -> str | None:
 
 def _held_out_warnings(held: Sequence[Row]) -> list[str]:
     last, found = held[-1], []
-    if last["winner_change"] > 0.005:
-        both = " and so did the loser's" if last["loser_change"] > 0 else ""
+    if "contrast" in last and last["contrast"] >= last["contrast_base"]:
+        found.append(
+            f"On held-out clips what the contrast lowers is {last['contrast']:.5f}, not below the "
+            f"base's {last['contrast_base']:.5f}: what was learnt does not carry over to unseen "
+            "clips. Train on more clips, for fewer steps, or with a lower lr."
+        )
+    if "contrast" in last and last["winner_change"] > 0.005:
+        found.append(
+            f"The error on held-out clips rose by {last['winner_change']:.1%}. The contrast aims "
+            "beyond the clips' average, so late in training this is expected; the videos may be "
+            "over-sharpened in motion. Compare them in `realdpo eval`, or lower gamma."
+        )
+    elif last["winner_change"] > 0.005:
+        both = " and so did the loser's" if last.get("loser_change", 0) > 0 else ""
         found.append(
             f"On held-out pairs the winner's error rose by {last['winner_change']:.1%}{both}: the "
             "tuned model explains real clips worse than the base. An earlier checkpoint may be better."
         )
-    if last["accuracy"] <= 0.55 and "loser_error" in last:
+    if "accuracy" in last and last["accuracy"] <= 0.55:
         found.append(
             f"Held-out accuracy against the base is {last['accuracy']:.2f}, no better than a guess: "
             "nothing was learnt that carries over to unseen pairs yet."
@@ -136,8 +148,8 @@ def _held_out_warnings(held: Sequence[Row]) -> list[str]:
             )
     if last["pairs"] < 10:
         found.append(
-            f"Only {last['pairs']} held-out pairs: differences in accuracy of less than about "
-            f"{1 / last['pairs'] ** 0.5:.1f} are noise."
+            f"Only {last['pairs']} held-out pairs or clips: too few for small differences to mean "
+            "anything."
         )
     return found
 
@@ -147,10 +159,18 @@ def _words(folder: Path, steps: Sequence[Row], held: Sequence[Row], found: Seque
     if held:
         last = held[-1]
         facts.append(
-            f"Held out: {last['pairs']} pairs, accuracy {last['accuracy']:.3f} against the base "
-            f"(0.5 before training), winner's error {last['winner_error_base']:.5f} before and "
-            f"{last['winner_error']:.5f} after ({last['winner_change']:+.2%})."
+            f"Held out: {last['pairs']}. The real clips' error was {last['winner_error_base']:.5f} "
+            f"before and is {last['winner_error']:.5f} ({last['winner_change']:+.2%})."
         )
+        if "accuracy" in last:
+            facts.append(
+                f"Accuracy is {last['accuracy']:.3f} against the base (0.5 before training)."
+            )
+        if "contrast" in last:
+            facts.append(
+                f"What the contrast lowers went from {last['contrast_base']:.5f} to "
+                f"{last['contrast']:.5f}."
+            )
     summary = folder / "summary.json"
     if summary.is_file() and (stopped := json.loads(summary.read_text()).get("stopped")):
         facts.append(f"Stopped early: {stopped}.")
@@ -164,7 +184,7 @@ def _held_out(held: Sequence[Row]) -> Markup:
         return Markup("<p>No pairs were held out.</p>")
     wanted = {
         "step": "step", "accuracy": "accuracy", "control_accuracy": "control", "margin": "margin",
-        "winner_change": "winner's error", "loser_change": "loser's error",
+        "winner_change": "winner's error", "contrast": "contrast", "loser_change": "loser's error",
         "loser_dominant_ratio": "won by pushing",
     }  # fmt: skip
     accuracy = {
@@ -175,10 +195,16 @@ def _held_out(held: Sequence[Row]) -> Markup:
         "winner": _series(held, "winner_change"),
         "loser": _series(held, "loser_change"),
     }
-    charts = [
-        report.lines(accuracy, "Accuracy against the base", "step", "share of pairs won"),
-        report.lines(change, "Error relative to the base", "step", "relative change"),
-    ]
+    change = {name: line for name, line in change.items() if line[0]}
+    contrast = {"contrast": _series(held, "contrast"), "error": _series(held, "winner_error")}
+    charts = [report.lines(change, "Error relative to the base", "step", "relative change")]
+    if accuracy["own losers"][0]:
+        charts.insert(
+            0, report.lines(accuracy, "Accuracy against the base", "step", "share of pairs won")
+        )
+    if contrast["contrast"][0]:
+        charts.append(report.lines(contrast, "What the contrast lowers", "step", ""))
+    wanted = {k: name for k, name in wanted.items() if any(k in row for row in held)}
     rows = [{k: _shown(k, row.get(k)) for k in wanted} for row in held]
     return _side_by_side(charts) + report.table(rows, wanted)
 
@@ -194,6 +220,7 @@ def _curves(steps: Sequence[Row]) -> Markup:
         ("Gradient norm before clipping", ["grad_norm"]),
         ("Gradient left, sigmoid(-margin)", ["saturation"]),
         ("Distance", ["distance/base", "distance/reference"]),
+        ("Distance of predictions from the reference", ["distance/prediction"]),
     ]
     made = []
     for title, names in charts:
@@ -211,16 +238,16 @@ def _levels(steps: Sequence[Row], held: Sequence[Row]) -> Markup:
     parts = []
     if series:
         parts.append(report.lines(series, "Accuracy in training by noise level", "step"))
-    if held and held[-1].get("accuracy_by_level"):
+    if held and held[-1].get("winner_change_by_level"):
         last = held[-1]
-        count = len(last["accuracy_by_level"])
+        changes, won = last["winner_change_by_level"], last.get("accuracy_by_level")
         rows = [
             {
-                "noise level": f"{(k + 0.5) / count:.2f}",
-                "held-out accuracy": last["accuracy_by_level"][k],
-                "winner's error": _shown("winner_change", last["winner_change_by_level"][k]),
+                "noise level": f"{(k + 0.5) / len(changes):.2f}",
+                **({"held-out accuracy": won[k]} if won else {}),
+                "winner's error": _shown("winner_change", change),
             }
-            for k in range(count)
+            for k, change in enumerate(changes)
         ]
         parts.append(report.table(rows))
     return Markup("").join(parts) or Markup("<p>Nothing was measured by level.</p>")

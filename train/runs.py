@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -80,3 +81,26 @@ class Run:
     def held_out(self) -> RunLog:
         """Numbers of every measurement on held-out pairs."""
         return RunLog(self.folder / "held_out.jsonl")
+
+
+def held_out_lines(before: Mapping[str, Any], after: Mapping[str, Any], by: str) -> list[str]:
+    """What training did to clips or pairs held back, for a terminal; `by`: how they were parted."""
+    lines = [f"held out   {after['pairs']} {'pairs' if 'accuracy' in after else 'clips'} by {by}"]
+    if "accuracy" in after:
+        lines.append(
+            f"accuracy   {before['accuracy']:.3f} -> {after['accuracy']:.3f} against the base model"
+        )
+    lines.append(
+        f"real clips error {before['winner_error']:.5f} -> {after['winner_error']:.5f} "
+        f"({after['winner_change']:+.2%})"
+    )
+    if "contrast" in after:
+        lines.append(
+            f"contrast   {before['contrast']:.5f} -> {after['contrast']:.5f}: what training lowers"
+        )
+    if "control_accuracy" in after:
+        lines.append(
+            f"control    {after['control_accuracy']:.3f} accuracy with losers of other prompts: "
+            "what is won without looking at the prompt"
+        )
+    return lines

@@ -131,10 +131,17 @@ def rate(at: int, config: TrainConfig) -> float:
 
 
 def reference(config: TrainConfig, model: nn.Module) -> Reference | None:
-    """The reference of preference training; plain training has none."""
-    if config.objective != "dpo":
+    """The reference of contrast and preference training; plain training has none."""
+    if config.objective == "sft":
         return None
     return Reference(model, config.reference_mode, config.ema_rate, config.ema_every)
+
+
+def average(config: TrainConfig, model: nn.Module) -> Reference | None:
+    """The moving average of the trained weights that is evaluated and handed over, if asked for."""
+    if not config.policy_ema:
+        return None
+    return Reference(model, "ema", config.policy_ema, every=1, warm=True)
 
 
 def bank(

@@ -21,7 +21,7 @@ from realdpo.families import Family
 from realdpo.train import noise, objective
 from realdpo.train.config import TrainConfig
 from realdpo.train.draws import Batch
-from realdpo.train.objective import Errors, Objective
+from realdpo.train.objective import Contrast, Errors, Objective
 from realdpo.train.reference import Reference
 
 
@@ -41,6 +41,7 @@ class Outcome:
     loss: float
     errors: Errors
     loser_scale: float | None = None
+    moved: Tensor | None = None  # [B], distance of the prediction from the reference's
 
 
 def aim_of(config: TrainConfig) -> Objective:
@@ -55,6 +56,15 @@ def branch(model: Any, task: Task, batch: Batch, clean: Tensor) -> tuple[Tensor,
     `clean` may also be several branches of the batch one after another, [K * B, ...]; noise,
     level and inputs are repeated, which is what makes the branches comparable.
     """
+    prediction, target, weight = _predict(model, task, batch, clean)
+    wide = torch.promote_types(prediction.dtype, target.dtype)
+    return objective.error(prediction, target, weight), prediction.to(wide) - target
+
+
+def _predict(
+    model: Any, task: Task, batch: Batch, clean: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Prediction and target [B, ...] without frames that are given, and the weight of errors [B]."""
     copies = len(clean) // len(batch.u)
     u, grain = batch.u.repeat(copies), _repeat(batch.noise, copies)
     level = noise.levels(task.process, u)
@@ -69,9 +79,7 @@ def branch(model: Any, task: Task, batch: Batch, clean: Tensor) -> tuple[Tensor,
     axis, length = task.family.TIME_AXIS, clean.shape[task.family.TIME_AXIS] - skip
     prediction, target = (x.narrow(axis, skip, length) for x in (prediction, target))
     weight = noise.weights(task.process, level, task.weighting)
-    weight = None if weight is None else weight.to(prediction.device)
-    wide = torch.promote_types(prediction.dtype, target.dtype)
-    return objective.error(prediction, target, weight), prediction.to(wide) - target
+    return prediction, target, None if weight is None else weight.to(prediction.device)
 
 
 def branch_errors(model: Any, task: Task, batch: Batch, together: bool) -> tuple[Tensor, Tensor]:
@@ -82,7 +90,7 @@ def branch_errors(model: Any, task: Task, batch: Batch, together: bool) -> tuple
             win, *lose = errors.view(-1, len(batch.u))
         else:
             win, *lose = (branch(model, task, batch, clean)[0] for clean in _branches(batch))
-        return win, torch.stack(lose, 1)
+        return win, torch.stack(lose, 1) if lose else win.new_zeros(len(win), 0)
 
 
 def dpo(
@@ -118,6 +126,49 @@ def sft(
     backward(weight * loss)
     nothing = win.new_zeros(len(win), 0)
     return Outcome(float(loss.detach()), Errors(win.detach(), nothing, win.detach(), nothing))
+
+
+def contrast(
+    model: Any,
+    task: Task,
+    batch: Batch,
+    settings: Contrast,
+    reference: Reference,
+    backward: Callable[[Tensor], None],
+    weight: float = 1.0,
+) -> Outcome:
+    """Accumulate the gradient of `objective.contrast` on the batch's winners.
+
+    One forward of the reference without gradient, one of the policy with. weight: of the
+    gradient; the loss that is told is without it.
+    """
+    before = reference_prediction(model, task, batch, reference)
+    loss, win, moved = contrast_of(model, task, batch, settings, before)
+    backward(weight * loss.mean())
+    nothing = win.new_zeros(len(win), 0)
+    errors = Errors(win.detach(), nothing, win.detach(), nothing)
+    return Outcome(float(loss.detach().mean()), errors, moved=moved.detach())
+
+
+def reference_prediction(model: Any, task: Task, batch: Batch, reference: Reference) -> Tensor:
+    """What the reference makes of the batch's noisy winners, [B, ...]."""
+    with reference.active():
+        return _predict(model, task, batch, batch.win)[0].clone()
+
+
+def contrast_of(
+    model: Any, task: Task, batch: Batch, settings: Contrast, before: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`objective.contrast` of the policy as it is, with the reference's prediction `before`."""
+    prediction, target, _ = _predict(model, task, batch, batch.win)
+    return objective.contrast(prediction, before, target, batch.u, settings)
+
+
+@torch.no_grad()
+def distance_moved(model: Any, task: Task, batch: Batch, reference: Reference) -> float:
+    """Mean squared distance of the winners' predictions from the reference's."""
+    before = reference_prediction(model, task, batch, reference)
+    return float(objective.error(_predict(model, task, batch, batch.win)[0], before).mean())
 
 
 def _together(

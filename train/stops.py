@@ -47,19 +47,36 @@ def interrupts() -> Iterator[list[int]]:
 def reference_apart(z: Tensor, model: nn.Module) -> None:
     """Raises UserError unless the first margins `z` [B, N] give the loss ln 2, as one model must."""
     found = float(-torch.nn.functional.logsigmoid(z).mean())
-    if not math.isfinite(found):
+    _finite(found)
+    if abs(found - math.log(2)) < 1e-4 and z.abs().max() < 1e-3:
+        return
+    _apart(f"the first loss is {found:.6f} and not ln 2 = 0.693147", model)
+
+
+def reference_moved(apart: float, model: nn.Module) -> None:
+    """Raises UserError unless policy and reference predict alike before the first step.
+
+    apart: their mean squared distance, in units of the target's variance (about 1).
+    """
+    _finite(apart)
+    if apart > 1e-10:
+        _apart(f"policy and reference predict {apart:.2g} apart (mean square), not 0", model)
+
+
+def _finite(value: float) -> None:
+    if not math.isfinite(value):
         raise UserError(
-            f"the loss is {found} before the first step: the model's weights or a pair's latents "
+            f"the loss is {value} before the first step: the model's weights or a clip's latents "
             "hold values that are not finite",
             "look at the model's files, delete steps/latents, or try --set precision=fp32",
         )
-    if abs(found - math.log(2)) < 1e-4 and z.abs().max() < 1e-3:
-        return
+
+
+def _apart(found: str, model: nn.Module) -> None:
     noisy = [n for n, m in model.named_modules() if isinstance(m, nn.Dropout) and m.p > 0]
     cause = f"dropout is active in {noisy[0]}" if noisy else "policy and reference compute apart"
     raise UserError(
-        f"the first loss is {found:.6f} and not ln 2 = 0.693147, so policy and reference "
-        f"differ before training: {cause}",
+        f"{found}, so policy and reference differ before training: {cause}",
         "use --set lora_dropout=0.0"
         if noisy
         else "try --set precision=fp32 or deterministic attention kernels",

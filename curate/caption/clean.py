@@ -11,6 +11,7 @@ import unicodedata
 from dataclasses import dataclass
 
 OK, TRUNCATED, REFUSED, EMPTY, ERROR = "ok", "truncated", "refused", "empty", "error"
+NONE = "none"  # nobody has said what is to be seen
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,18 @@ from pathlib import Path
 from realdpo.config import settings
 from realdpo.errors import UserError
 
-KEYWORDS, SIDECAR, EDIT = "keywords", "sidecar", "edit"
+KEYWORDS, SIDECAR, EDIT, FILE_NAME = "keywords", "sidecar", "edit", "file_name"
 
 
 @settings
 class CaptionConfig:
     """`[caption]`: who writes the captions and how they are asked."""
 
-    captioner: str = KEYWORDS
-    """keywords | sidecar | openai:<base url> | transformers:<model id or folder>"""
+    captioner: str = SIDECAR
+    """sidecar: captions that came with the footage, else title and keywords | keywords: these
+    alone | openai:<base url> | transformers:<model id or folder>"""
+    file_names: bool = False
+    """Let sidecar and keywords take a file's name for a prompt where nothing else is known."""
     model: str = ""
     """Model name that is sent to an openai: server; "" asks the server for its only one."""
     prompt: str = ""

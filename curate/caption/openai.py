@@ -6,15 +6,14 @@ The key comes from OPENAI_API_KEY alone, goes into one header, and into no file,
 from __future__ import annotations
 
 import base64
-import email.utils
 import ipaddress
 import os
-import random
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
+from realdpo import waiting
 from realdpo.curate.caption import show
 from realdpo.curate.caption.answers import Answer
 from realdpo.curate.caption.config import CaptionConfig
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     import httpx
 
 KEY = "OPENAI_API_KEY"
-_AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
+_BUSY = 409  # what some servers answer while they load the model
 
 
 def connect(url: str, config: CaptionConfig) -> httpx.Client:
@@ -86,7 +85,7 @@ def ask(
 ) -> Answer:
     """Ask about one clip, again after 429, 5xx, time-outs and broken or unreadable answers.
 
-    Waits as Retry-After says, else 1, 2, 4 ... seconds with full jitter. When every attempt
+    Waits as `realdpo.waiting` does, at most `config.max_wait` seconds. When every attempt
     failed, or the server refuses this request for good, the Answer carries `error`. Raises
     UserError for what would fail for every clip: no access, no such model, no credit.
     """
@@ -107,7 +106,7 @@ def ask(
     began = time.monotonic()
     error = ""
     for attempt in range(1, config.retries + 2):
-        wait = random.uniform(0, min(2.0 ** (attempt - 1), config.max_wait))  # noqa: S311
+        asked: float | None = None
         try:
             response = client.post("chat/completions", json=body)
         except httpx.TransportError as broken:
@@ -118,18 +117,17 @@ def ask(
                 if answer is not None:
                     return _stamped(answer, attempt, began)
                 error = "the answer is not a chat completion"
-            elif response.status_code in _AGAIN:
+            elif waiting.is_passing(response.status_code) or response.status_code == _BUSY:
                 error = _said(client, response)
                 if "insufficient_quota" in response.text:
                     raise UserError(
                         f"{_shown(client.base_url)}: no credit left: {error}",
                         "top it up and run the same command again; answers so far are kept",
                     )
-                asked = _retry_after(response.headers.get("retry-after", ""))
+                asked = waiting.retry_after(response.headers)
                 if asked is not None and asked > config.max_wait:
                     error = f"the server asks to wait {asked:.0f} s (max_wait {config.max_wait:g})"
                     break
-                wait = wait if asked is None else asked + random.uniform(0, 0.25)  # noqa: S311
             elif response.status_code in (401, 403):
                 raise _no_access(client, response)
             elif response.status_code == 404:
@@ -138,7 +136,7 @@ def ask(
                     "check the base URL (often it ends in /v1) and --model",
                 )
             elif _adapted(body, response):
-                wait = 0.0
+                continue
             elif "content_filter" in response.text or "content_policy" in response.text:
                 refused = Answer(raw=_said(client, response), finish="content_filter", model=model)
                 return _stamped(refused, attempt, began)
@@ -146,7 +144,7 @@ def ask(
                 error = _said(client, response)
                 break
         if attempt <= config.retries:
-            sleep(wait)
+            sleep(waiting.pause(attempt, asked, config.max_wait))
     return _stamped(Answer(model=model, error=error), attempt, began)
 
 
@@ -196,18 +194,6 @@ def _adapted(body: dict[str, Any], response: httpx.Response) -> bool:
         del body["temperature"]
         return True
     return False
-
-
-def _retry_after(header: str) -> float | None:
-    """Seconds from a Retry-After header: a number or an HTTP date. None when it says nothing."""
-    try:
-        return max(0.0, float(header))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
-    except (ValueError, TypeError):
-        return None
 
 
 def _no_access(client: httpx.Client, response: httpx.Response) -> UserError:

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from realdpo import ids, tables
-from realdpo.curate.caption import answers, clean, edits, keywords, show, sidecar, tokens
+from realdpo.curate.caption import answers, clean, edits, keywords, prompts, show, tokens
 from realdpo.curate.caption.answers import Answer
-from realdpo.curate.caption.config import EDIT, KEYWORDS, SIDECAR, CaptionConfig
+from realdpo.curate.caption.config import EDIT, FILE_NAME, KEYWORDS, SIDECAR, CaptionConfig
 from realdpo.errors import UserError
 from realdpo.files import write_text
 from realdpo.media import MediaError
-from realdpo.progress import bar
+from realdpo.progress import bar, say
 from realdpo.workspace import Workspace
 
 Row = Mapping[str, Any]
@@ -34,7 +34,7 @@ Asker = Callable[[Sequence[show.Shown]], Sequence[Answer]]
 COLUMNS = ("prompt", "captioner", "caption_status", "caption_raw", "caption.tokens")
 ON_CAPTION = ("verify.fit", "verify.action", "semantic.caption")
 """Scores of a caption, as against those of a clip."""
-PLAIN = frozenset({KEYWORDS, SIDECAR, EDIT})
+PLAIN = frozenset({KEYWORDS, SIDECAR, EDIT, FILE_NAME})
 
 
 def caption(
@@ -59,6 +59,8 @@ def caption(
         sources = {
             row["source_id"]: row for row in tables.read(ws.sources, tables.SOURCES).to_pylist()
         }
+        if config.captioner == SIDECAR:
+            sources = _looked_up(sources)
         new, counted = caption_rows(
             ws,
             rows,
@@ -99,6 +101,7 @@ def caption_rows(
             or _plain_caption(row, sources.get(row["source_id"], {}), config)
             for row in wanted
         }
+        written |= _still_known(ws, wanted, sources, written)
         spent: dict[str, Any] = {}
     else:
         text = show.template(config.prompt, "prompt.txt")
@@ -123,6 +126,9 @@ def caption_rows(
         earlier_row = before.get(row["clip_id"], {})
         new = {**earlier_row, **row}
         if (fields := written.get(row["clip_id"])) is not None:
+            if not fields["prompt"] and row.get("prompt"):
+                # A model that failed takes no prompt away; the status says that it failed.
+                fields = {"caption_status": fields["caption_status"]}
             new.update(fields)
             prompt = new.get("prompt")
             new["caption.tokens"] = float(count(prompt)) if prompt else None
@@ -199,20 +205,43 @@ def _edited(row: Row, mended: Mapping[str, str], count: Callable[[str], int]) ->
 
 
 def _plain_caption(row: Row, source: Row, config: CaptionConfig) -> dict[str, Any]:
-    if config.captioner == SIDECAR and (text := sidecar.find(source.get("path") or "")):
+    """A clip's prompt from what came with its footage; none where only the file's name is known."""
+    if config.captioner == SIDECAR and (text := prompts.of_clip(row, source)):
         return {**_cleaned(text, config, finish="stop"), "captioner": SIDECAR}
-    text = keywords.caption(
-        row.get("title") or source.get("title"),
-        row.get("keywords") or source.get("keywords"),
-        row.get("action"),
-        source.get("path"),
-    )
-    return {
-        "prompt": text,
-        "captioner": KEYWORDS,
-        "caption_status": clean.OK,
-        "caption_raw": text,
-    }
+    title = row.get("title") or source.get("title")
+    words = row.get("keywords") or source.get("keywords")
+    text, who = keywords.caption(title, words, row.get("action")), KEYWORDS
+    if text == keywords.UNTITLED:
+        text, who = keywords.caption(None, file_name=source.get("path")), FILE_NAME
+        if text == keywords.UNTITLED or not config.file_names:
+            return {
+                "prompt": None,
+                "captioner": None,
+                "caption_status": clean.NONE,
+                "caption_raw": text,
+            }
+    return {"prompt": text, "captioner": who, "caption_status": clean.OK, "caption_raw": text}
+
+
+def _looked_up(sources: Mapping[str, Row]) -> dict[str, Row]:
+    """The sources with the captions that lie beside and above their films now.
+
+    Those of a manifest, and those whose files are away, are as ingest found them.
+    """
+    local = {k: row for k, row in sources.items() if row.get("path") and "://" not in row["path"]}
+    layout = prompts.Layout([row["path"] for row in local.values()])
+    found: dict[str, Row] = dict(sources)
+    for source_id, row in local.items():
+        if str(row.get("captions_from") or "").startswith("manifest "):
+            continue
+        try:
+            said = layout.find(row["path"])
+        except UserError as error:
+            say(f"captions: {error.message}")
+            continue
+        if said is not None and said.captions and not row.get("spans"):
+            found[source_id] = {**row, "captions": list(said.captions)}
+    return found
 
 
 def carried(ws: Workspace) -> dict[str, dict[str, Any]]:
@@ -231,17 +260,34 @@ def carried(ws: Workspace) -> dict[str, dict[str, Any]]:
     return {row.pop("clip_id"): row for row in rows}
 
 
+def _still_known(
+    ws: Workspace,
+    rows: Sequence[Row],
+    sources: Mapping[str, Row],
+    written: Mapping[str, Row],
+) -> dict[str, dict[str, Any]]:
+    """Prompts of clips whose source is away, where nothing is found in their place."""
+    away = {r["clip_id"] for r in rows if sources.get(r["source_id"], {}).get("status") != "ok"}
+    away = {clip for clip in away if not written[clip]["prompt"]}
+    return {clip: row for clip, row in _prompts(ws).items() if clip in away} if away else {}
+
+
 def _by_models(ws: Workspace) -> dict[str, dict[str, Any]]:
     """What models wrote, from the table as it is on disk."""
+    return {
+        clip: row
+        for clip, row in _prompts(ws).items()
+        if row["captioner"] and row["captioner"] not in PLAIN
+    }
+
+
+def _prompts(ws: Workspace) -> dict[str, dict[str, Any]]:
+    """The prompts of the table as it is on disk, by clip id."""
     if not ws.clips.is_file():
         return {}
     names = ["clip_id", "prompt", "captioner", "caption_status", "caption_raw"]
     rows = tables.read(ws.clips, tables.CLIPS, names).to_pylist()
-    return {
-        row.pop("clip_id"): row
-        for row in rows
-        if row["captioner"] and row["captioner"] not in PLAIN and row["prompt"]
-    }
+    return {row.pop("clip_id"): row for row in rows if row["prompt"]}
 
 
 # --- captions by a model --------------------------------------------------------------------

@@ -57,9 +57,12 @@ from realdpo.curate.scores.stream import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+VERSION = 1  # raise when a number of a frame or of a span changes
+
 __all__ = [
     "LUMA_SECONDS",
     "NAMES",
+    "VERSION",
     "StreamScores",
     "fingerprint",
     "measure",

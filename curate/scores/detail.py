@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 
@@ -33,9 +35,14 @@ def summary(rows: Columns) -> dict[str, float]:
     values = {name: rows[name][~np.isnan(rows[name])] for name in FIELDS}
     if not len(values["noise"]):
         return dict.fromkeys(NAMES, np.nan)
-    result = {f"detail.{name}": float(np.median(values[name])) for name in FIELDS}
+    result = {f"detail.{name}": _median(values[name]) for name in FIELDS}
     result["detail.combing"] = float(np.quantile(values["combing"], 0.9))
     return result
+
+
+def _median(values: np.ndarray[Any, Any]) -> float:
+    """NaN for none: pictures too small for a grid of blocks have no blocking."""
+    return float(np.median(values)) if len(values) else np.nan
 
 
 def sharpness(luma: Bytes) -> float:

@@ -14,6 +14,7 @@ from realdpo.curate.scores import nsfw, people, text
 from realdpo.curate.scores.types import Bytes
 from realdpo.errors import UserError
 
+VERSION = 1  # raise when which frames are sampled, or a number of theirs, changes
 SHORT_SIDE = 480
 FEWEST, MOST = 3, 8
 

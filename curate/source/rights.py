@@ -8,17 +8,6 @@ from dataclasses import dataclass
 from realdpo import licences
 from realdpo.licences import Licence
 
-_SPDX = {
-    "mit": "MIT",
-    "apache-2.0": "Apache-2.0",
-    "bsd-3-clause": "BSD-3-Clause",
-    "bsd-2-clause": "BSD-2-Clause",
-    "odc-by": "ODC-By-1.0",
-    "odbl": "ODbL-1.0",
-    "cdla-permissive-2.0": "CDLA-Permissive-2.0",
-}
-_STRANGE = licences.read("a licence that nobody has heard of").problem
-
 
 @dataclass(frozen=True)
 class Rights:
@@ -39,7 +28,9 @@ def read_rights(texts: Sequence[str], *, choice: bool = False) -> Rights:
     if not texts:
         return Rights("", licences.read(None).problem)
     found = {
-        _spdx(text, licence): licence for text in texts if _known(licence := licences.read(text))
+        _spdx(text, licence): licence
+        for text in texts
+        if (licence := licences.read(text)).understood
     }
     # "CC BY" beside "CC BY 4.0" is the same licence without its version.
     found = {
@@ -58,14 +49,8 @@ def read_rights(texts: Sequence[str], *, choice: bool = False) -> Rights:
     return Rights(" and ".join(found), "several licences are stated at once")
 
 
-def _known(licence: Licence) -> bool:
-    return licence.id != "unknown" and licence.problem != _STRANGE
-
-
 def _spdx(text: str, licence: Licence) -> str:
-    if licence.id.startswith(("cc-", "cc0")):
-        return licence.id.upper()
     if licence.name == "public domain":
         mark = "publicdomain/mark" in text or "pdm" in text.lower()
         return "CC-PDM-1.0" if mark else "public domain"
-    return _SPDX.get(licence.id, " ".join(text.split()))
+    return licence.spdx or " ".join(text.split())

@@ -9,8 +9,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from realdpo.curate.caption.prompts import read_table
 from realdpo.curate.source.film import Film, number, plain, texts, whole
-from realdpo.curate.sources import read_manifest
 from realdpo.errors import UserError
 
 
@@ -21,7 +21,7 @@ def films(path: Path, columns: Mapping[str, str]) -> Iterator[Film]:
     """
     now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     found = False
-    for number_, row in enumerate(read_manifest(path), 1):
+    for number_, row in enumerate(read_table(path), 1):
         if not isinstance(row, Mapping):
             raise UserError(f"{path}, row {number_} is no JSON object")
         if missing := [theirs for theirs in columns.values() if number_ == 1 and theirs not in row]:

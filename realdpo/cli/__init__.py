@@ -46,6 +46,9 @@ app = typer.Typer(
     epilog="Example: [bold]realdpo demo[/bold] runs the whole way with a small model.",
 )
 
+MISSING = 3
+"""Exit code of a command that did what it could, while footage it once had is away."""
+
 
 def _version(show: bool) -> None:
     if show:
@@ -87,6 +90,14 @@ def guard(as_json: bool = False) -> Iterator[None]:
         raise typer.Exit(130) from None
     except BrokenPipeError:
         raise typer.Exit(0) from None
+    except OSError as error:
+        if error.filename is None:  # not of a file that somebody named
+            raise
+        text = f"{str(error.filename)[:300]}: {error.strerror}"
+        if as_json:
+            print(json.dumps({"error": text, "hint": None}))
+        print(f"error: {text}", file=sys.stderr)
+        raise typer.Exit(1) from None
     finally:
         quiet.reset(token)
 

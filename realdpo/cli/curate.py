@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
@@ -24,8 +24,8 @@ def ingest(
         list[str],
         typer.Argument(
             metavar="FOOTAGE...",
-            help="Files, folders, globs, URLs, or CSV, JSONL and Parquet manifests with a column "
-            "`path` or `url`.",
+            help="Files, folders, globs, URLs, or CSV, TSV, JSON, JSONL and Parquet manifests with "
+            "a column `path` or `url`.",
         ),
     ],
     target: Annotated[
@@ -35,7 +35,11 @@ def ingest(
         ),
     ] = None,
     caption: Annotated[
-        str | None, typer.Option(help="Who writes the prompts: keywords, sidecar, or a model.")
+        str | None,
+        typer.Option(
+            help="Who writes the prompts: sidecar (captions that came with the footage, else title "
+            "and keywords; the default), keywords, or a model."
+        ),
     ] = None,
     extra: Annotated[
         list[str] | None,
@@ -54,7 +58,10 @@ def ingest(
     ] = None,
     license_: Annotated[
         list[str] | None,
-        typer.Option("--license", help="Allowed SPDX id; may be repeated. Others are dropped."),
+        typer.Option(
+            "--license",
+            help="Allowed licence, such as CC-BY-4.0 or CC-BY; may be repeated. Others are dropped.",
+        ),
     ] = None,
     per_action: Annotated[
         int | None, typer.Option(help="Keep at most so many clips of each action.")
@@ -66,13 +73,25 @@ def ingest(
         str | None,
         typer.Option(help="Also copy the dataset to this fsspec address, such as s3://bucket/set."),
     ] = None,
+    prune: Annotated[
+        bool,
+        typer.Option(
+            "--prune",
+            help="Remove sources that are missing or not named, and their clips; says what, asks.",
+        ),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before pruning.")] = False,
     show_settings: bool = options.settings_of("curate ingest"),
     config: options.Config = None,
     set_: options.Set = None,
     dry_run: options.DryRun = False,
     json_: options.Json = False,
 ) -> None:
-    """Find shots, score, decide, caption, cut and shard; goes on where an earlier run stopped."""
+    """Find shots, score, decide, caption, cut and shard; goes on where an earlier run stopped.
+
+    What earlier runs made stays, also when its footage is away or not named; --prune removes it.
+    Ends with 3 when sources that were read before cannot be read now.
+    """
     with cli.guard(json_):
         from dataclasses import fields, replace
 
@@ -80,7 +99,6 @@ def ingest(
         from realdpo.curate import ingestion as steps
         from realdpo.curate.config import IngestConfig
         from realdpo.curate.decide import load_overrides
-        from realdpo.curate.decide import to_toml as all_thresholds
         from realdpo.workspace import Workspace
 
         own, limits = _sorted_sets(set_ or (), {field.name for field in fields(IngestConfig)})
@@ -102,7 +120,7 @@ def ingest(
         toml = to_toml("ingest", settings)
         place = Workspace(workspace)
         if dry_run:
-            planned = steps.plan(footage)
+            planned = steps.plan(footage, place)
             steps.check(settings)
             if json_:
                 cli.emit({"config": toml, "sources": planned})
@@ -110,9 +128,9 @@ def ingest(
                 print(toml)
                 print(f"# {len(planned)} sources would be looked at; nothing was written")
             return
-        result = steps.ingest(place, footage, settings)
+        agree = _agreement(yes, json_) if prune else None
+        result = steps.ingest(place, footage, settings, prune=agree)
         place.save_config("curate ingest", toml)
-        place.save_config("curate decide", all_thresholds(settings.decide))  # defaults and all
         failure = steps.nothing_read(place, result)
         if json_:
             told = {"error": failure.message, "hint": failure.hint} if failure else {}
@@ -122,6 +140,26 @@ def ingest(
     if failure:
         with cli.guard():  # the one document on stdout says it already
             raise failure
+    if result["missing"]:
+        raise typer.Exit(cli.MISSING)
+
+
+def _agreement(yes: bool, as_json: bool) -> Callable[[Sequence[str]], bool]:
+    """Asks whether what the lines name may go. Raises UserError where nobody can answer."""
+
+    def ask(lines: Sequence[str]) -> bool:
+        import sys
+
+        from realdpo.errors import UserError
+
+        print("\n".join(lines), file=sys.stderr)
+        if yes:
+            return True
+        if as_json or not sys.stdin.isatty():
+            raise UserError("pruning needs a yes", "look at what would go, then add --yes")
+        return typer.confirm("Remove this for good?", err=True)
+
+    return ask
 
 
 def _sorted_sets(sets: Sequence[str], names: set[str]) -> tuple[list[str], list[str]]:

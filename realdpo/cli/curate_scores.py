@@ -37,7 +37,7 @@ def decide(
         else:
             with place.lock("curate decide"):
                 result = room.decide(place, overrides)
-                place.save_config("curate decide", room.to_toml(overrides))
+                place.save_config("curate decide", room.saved_toml(overrides))
         if json_:
             cli.emit(result)
         else:

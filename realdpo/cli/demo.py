@@ -53,13 +53,29 @@ def demo(
             print(whole.told(result))
 
 
-@cli.app.command(epilog="Example: [bold]realdpo doctor[/bold]")
-def doctor(workspace: options.Workspace = _DEMO, as_json: options.Json = False) -> None:
-    """Say what this machine has and lacks: ffmpeg, GPU, extras, disk, Hub token."""
+@cli.app.command(epilog="Example: [bold]realdpo doctor -w work --deep[/bold]")
+def doctor(
+    workspace: options.Workspace = _DEMO,
+    deep: Annotated[
+        bool,
+        typer.Option(
+            "--deep", help="Also check the bytes of all clips, shards and pairs under -w."
+        ),
+    ] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Say what this machine has and lacks: ffmpeg, GPU, extras, disk, Hub token.
+
+    With --deep also whether every stored clip, shard and video of a pair is what was written.
+    """
     with cli.guard(as_json):
         from realdpo import doctor as machine
 
         findings = machine.examine(workspace)
+        if deep:
+            from realdpo.workspace import Workspace
+
+            findings += machine.examine_files(Workspace(workspace))
         if as_json:
             cli.emit({"works": machine.works(findings), "findings": [vars(f) for f in findings]})
         else:

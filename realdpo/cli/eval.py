@@ -72,7 +72,8 @@ def evaluate(
         return
     with cli.guard(as_json):
         from realdpo.config import resolve, to_toml
-        from realdpo.train.evaluate.commands import devices_of, pairs_of, shard_of
+        from realdpo.families.load import device_names
+        from realdpo.train.evaluate.commands import pairs_of, shard_of
         from realdpo.train.evaluate.config import EvalConfig
         from realdpo.workspace import Workspace
 
@@ -111,7 +112,7 @@ def evaluate(
             return
         with place.lock(f"eval --name {settings.name}"):
             place.save_config("eval", toml)
-            made = commands.evaluate(place, settings, devices_of(devices), shard_of(shard))
+            made = commands.evaluate(place, settings, device_names(devices), shard_of(shard))
         if as_json:
             cli.emit(made)
         elif made is not None:

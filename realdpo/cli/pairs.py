@@ -120,10 +120,9 @@ def build(
                 return
         if dry_run:
             toml = to_toml("pairs", settings)
-            shown = building.preview(place, settings, part)
+            shown = building.preview(place, settings, part, devices)
             _emit({**shown, "config": toml} if as_json else shown, as_json, toml)
             return
-        place.save_config("pairs build", to_toml("pairs", settings))
         done = building.build(
             place,
             settings,

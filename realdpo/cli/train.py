@@ -36,10 +36,14 @@ def train(
     ] = None,
     task: options.Task = None,
     preset: Annotated[
-        str, typer.Option("--preset", help="realdpo, or realdpo-released: the published settings.")
+        str,
+        typer.Option(
+            "--preset",
+            help="realdpo; realdpo-paper: with generated losers; realdpo-released: as published.",
+        ),
     ] = "realdpo",
     objective: Annotated[
-        str | None, typer.Option("--objective", help="dpo, or sft for the baseline.")
+        str | None, typer.Option("--objective", help="contrast (no losers needed), dpo, or sft.")
     ] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the run.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Optimiser steps.")] = None,
@@ -155,17 +159,14 @@ def _launch(processes: int) -> int:
 
 
 def _told(summary: Any) -> str:
+    from realdpo.train.runs import held_out_lines
+
     lines = [f"run        {summary.folder}", f"weights    {summary.weights}"]
     lines.append(f"steps      {summary.steps} at {summary.seconds_per_step:.2f} s")
     lines.append(f"trained    {summary.trained_parameters:,} parameters")
     before, after = summary.before, summary.after
     if before and after:
-        lines += [
-            f"held out   {summary.held_out_pairs} pairs by {summary.held_out_by}",
-            f"accuracy   {before['accuracy']:.3f} -> {after['accuracy']:.3f} against the base",
-            f"winner     error {before['winner_error']:.5f} -> {after['winner_error']:.5f} "
-            f"({after['winner_change']:+.2%})",
-        ]
+        lines += held_out_lines(before, after, summary.held_out_by)
     if summary.stopped:
         lines.append(f"stopped    {summary.stopped}")
     return "\n".join(lines)

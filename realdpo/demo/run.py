@@ -56,11 +56,9 @@ def run(workspace: Workspace, own: Path | None = None, *, quick: bool = False) -
     films = _films(own, quick)
     plan = _plan(workspace, films, quick)
 
-    from realdpo.curate.decide import to_toml as thresholds
     from realdpo.curate.ingestion import ingest
 
     workspace.save_config("curate ingest", to_toml("ingest", plan.ingest))
-    workspace.save_config("curate decide", thresholds(plan.ingest.decide))
     funnel = ingest(workspace, [films], plan.ingest)
     if not funnel["kept"]:
         raise UserError(
@@ -121,6 +119,8 @@ def commands(workspace: Workspace, own: Path | None, quick: bool) -> list[str]:
 
 def told(result: Mapping[str, Any]) -> str:
     """The closing lines for a person."""
+    from realdpo.train.runs import held_out_lines
+
     funnel, pairs, training = result["funnel"], result["pairs"], result["training"]
     lines = [
         f"footage    {funnel['sources']} films, {funnel['clips']} clips cut from their shots",
@@ -132,17 +132,7 @@ def told(result: Mapping[str, Any]) -> str:
     ]
     before, after = training["before"], training["after"]
     if before and after:
-        lines += [
-            f"held out   {training['held_out_pairs']} pairs by {training['held_out_by']}",
-            f"accuracy   {before['accuracy']:.3f} -> {after['accuracy']:.3f} against the base model",
-            f"winner     error {before['winner_error']:.5f} -> {after['winner_error']:.5f} "
-            f"({after['winner_change']:+.2%})",
-        ]
-        if "control_accuracy" in after:
-            lines.append(
-                f"control    {after['control_accuracy']:.3f} with losers of other prompts: what "
-                "is won without looking at the prompt"
-            )
+        lines += held_out_lines(before, after, training["held_out_by"])
     for item in result["push"]:
         lines.append(
             f"push       {item['type']} {item['repo']}: {item['files']} files, "
@@ -395,14 +385,10 @@ def _curves_figure(workspace: Workspace, run: str) -> Figure:
 
     return report.lines_figure(
         {
-            "loss": {"training pairs": of(steps, "loss")},
-            "held-out accuracy": {
-                "own loser": of(held, "accuracy"),
-                "other prompt's": of(held, "control_accuracy"),
-            },
-            "held-out error": {
-                "winner": of(held, "winner_error"),
-                "loser": of(held, "loser_error"),
+            "loss": {"training": of(steps, "loss")},
+            "held-out real clips": {
+                "error": of(held, "winner_error"),
+                "contrast": of(held, "contrast"),
             },
         },
         x="step",

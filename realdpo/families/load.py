@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from realdpo.families.memory import memory_options, memory_told, place
 from realdpo.families.weights import load_lora
 from realdpo.ids import content_id
 from realdpo.models import TINY, resolve_model
+from realdpo.precision import Dtype, long_name
 from realdpo.progress import say
 
 if TYPE_CHECKING:
@@ -183,10 +184,11 @@ def load_pipeline(
     cannot be loaded or the device is not there.
     """
     import diffusers
+    import torch
 
     where = _device(device)
     found = locate(model, revision)
-    kind = _dtype(dtype, where)
+    kind = getattr(torch, dtype_on(dtype, where))
     spec = with_task(spec_of_folder(found.folder), task)
     own = getattr(diffusers, spec.pipeline, diffusers.DiffusionPipeline)
     options: dict[str, Any] = {}
@@ -295,12 +297,41 @@ def _device(device: str) -> str:
     return device
 
 
-def _dtype(dtype: str, device: str) -> Any:
+def device_names(text: str) -> list[str]:
+    """The devices of `--devices`: every GPU for `auto`, else the CPU once; or the names given."""
+    if text != "auto":
+        names = [name.strip() for name in text.split(",") if name.strip()]
+        if not names:
+            raise UserError(f"--devices {text} names no device", "auto, cpu, cuda:0, or several")
+        return names
     import torch
 
-    if dtype == "auto":
-        return torch.float32 if device == "cpu" else torch.bfloat16
-    return getattr(torch, dtype)
+    return [f"cuda:{k}" for k in range(torch.cuda.device_count())] or ["cpu"]
+
+
+def dtype_of_all(dtype: str, devices: Sequence[str]) -> Dtype:
+    """What `dtype` is on these devices: a part of the id of all that they make.
+
+    Raises UserError where `auto` would be another on each.
+    """
+    found = sorted({dtype_on(dtype, device) for device in devices})
+    if len(found) > 1:
+        raise UserError(
+            f"--devices {','.join(devices)} would compute in {' and '.join(found)}",
+            f"choose one for all, e.g. dtype={found[0]}",
+        )
+    return long_name(found[0])
+
+
+def dtype_on(dtype: str, device: str) -> str:
+    """The dtype that `auto` becomes on a device (`auto` itself: on the first GPU, if any)."""
+    if dtype != "auto":
+        return long_name(dtype)
+    if device == "auto":
+        import torch
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return "float32" if device == "cpu" else "bfloat16"
 
 
 def _fetched(name: str, revision: str | None) -> Path:

@@ -9,9 +9,26 @@ from typing import Any
 from realdpo.errors import UserError
 from realdpo.progress import say
 
+OPTIONS = (
+    "auto",
+    "none",
+    "model_cpu_offload",
+    "sequential_cpu_offload",
+    "vae_tiling",
+    "vae_slicing",
+)
+"""What `--memory` takes: diffusers' own names, `auto` and `none`."""
+
 
 class OutOfMemory(UserError):
     """Something did not fit into memory; the hint names the next memory option to try."""
+
+
+def check_options(memory: str) -> None:
+    """Raises UserError for an option, of several joined by commas, that there is not."""
+    for option in memory.split(","):
+        if option not in OPTIONS:
+            raise UserError(f"no memory option {option!r}", f"choose from {', '.join(OPTIONS)}")
 
 
 def weights_bytes(pipe: Any) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -76,12 +77,14 @@ def _require_known(family: Family, call: Mapping[str, Any], scheduler: Mapping[s
     import diffusers
 
     if call:
+        if own := sorted(call.keys() & _OWN.keys()):
+            raise UserError(f"call.{own[0]} cannot be set: {_OWN[own[0]]}")
         kind = getattr(diffusers, family.spec.pipeline)
-        known = set(inspect.signature(kind.__call__).parameters) - {"self"}
+        known = set(inspect.signature(kind.__call__).parameters) - {"self", *_OWN}
         if unknown := sorted(set(call) - known):
             raise UserError(
                 f"{family.spec.pipeline} has no argument {unknown[0]!r}",
-                f"it takes {', '.join(sorted(known))}",
+                _nearest("call", unknown[0], known),
             )
     if scheduler:
         name = str(family.spec.get("scheduler", "_class_name"))
@@ -89,8 +92,29 @@ def _require_known(family: Family, call: Mapping[str, Any], scheduler: Mapping[s
         known = set(inspect.signature(kind.__init__).parameters) - {"self"} if kind else set()
         if kind and (unknown := sorted(set(scheduler) - known)):
             raise UserError(
-                f"{name} has no setting {unknown[0]!r}", f"it has {', '.join(sorted(known))}"
+                f"{name} has no setting {unknown[0]!r}", _nearest("scheduler", unknown[0], known)
             )
+
+
+# What is set for every video by itself; the rest of a call is anybody's to set.
+_OWN = {
+    "prompt": "it is the clip's own",
+    "image": "it is the clip's first frame",
+    "generator": "it is seeded by the video's id",
+    "output_type": "it is always numpy",
+    "latents": "they are the strategy's",
+    "height": "set height instead",
+    "width": "set width instead",
+    "num_frames": "set frames instead",
+    "num_inference_steps": "set steps instead",
+    "guidance_scale": "set guidance instead",
+    "negative_prompt": "set negative_prompt instead",
+}
+
+
+def _nearest(what: str, name: str, known: set[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {what}.{close[0]}?" if close else f"it takes {', '.join(sorted(known))}"
 
 
 @contextlib.contextmanager

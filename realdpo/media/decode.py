@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import av.video.reformatter
     import numpy as np
     import numpy.typing as npt
+
+VERSION = 2  # raise when a frame's pixels or its time change
 
 # FFmpeg's numbers: AVCOL_SPC_* on frames, SWS_CS_* for the scaler.
 _MATRIX = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
@@ -34,6 +36,7 @@ _FULL_RANGE_FORMATS = ("yuvj", "gray", "gbr", "rgb", "bgr", "pal", "mono")
 class Frame:
     """One picture. time: seconds from the stream's first frame. rgb: uint8 [H, W, 3].
 
+    shown: (width, height) of the picture before it was scaled, upright and square.
     luma: uint8 [H, W] of the coded picture at full size, neither turned nor scaled (so that
     interlacing and codec blocks show), when it was asked for.
     """
@@ -41,13 +44,14 @@ class Frame:
     time: Fraction
     rgb: npt.NDArray[np.uint8]
     luma: npt.NDArray[np.uint8] | None = None
+    shown: tuple[int, int] = (0, 0)
 
 
 def frames(
     source: Source,
     *,
     short_side: int | None = None,
-    size: tuple[int, int] | None = None,
+    size: tuple[int, int] | Callable[[int, int], tuple[int, int]] | None = None,
     start: Fraction | float | None = None,
     end: Fraction | float | None = None,
     threads: int = 0,
@@ -57,8 +61,11 @@ def frames(
     """Decode once, in display order, with strictly increasing times.
 
     short_side: scale so that the shorter side has this many pixels (never up).
-    size: scale to exactly (width, height), whatever the aspect.
-    start, end: seconds; only frames with start <= time < end, found by seeking.
+    size: scale to exactly (width, height), whatever the aspect; or a function that gives them
+    for the (width, height) shown. A stream whose picture changes its size gives pictures that
+    change with it, except where `size` is one size for all.
+    start, end: seconds; only frames with start <= time < end, found by seeking, or from the
+    beginning where that is refused.
     threads: for decoding, 0 lets FFmpeg choose.
     luma_every: seconds after which a frame shall carry its full-size luma again, from the first.
     errors: receives a line for every damaged packet or frame, which is left out. A truncated
@@ -71,15 +78,20 @@ def frames(
     seek = Fraction(start) if start else None
     while True:
         with probe.open_video(source, threads) as (container, stream):
-            stream_frames = _timed(container, stream, source, seek, notes)
+            origin: Fraction | None = None
+            if seek is not None:
+                origin = _seek(container, stream, source, seek)
+                if origin is None:
+                    seek = None
+                    continue
             picture: _Picture | None = None
-            sought_too_far = False
+            lost = False
             luma_time = -math.inf
-            for time, frame in stream_frames:
-                if picture is None:
-                    if seek is not None and time > seek:
-                        sought_too_far = True
-                        break
+            for time, frame in _timed(container, stream, source, origin, notes):
+                if picture is None and seek is not None and time > seek:
+                    lost = True
+                    break
+                if picture is None or not picture.fits(frame):
                     picture = _Picture(frame, stream, short_side, size)
                 if end is not None and time >= end:
                     break
@@ -87,8 +99,8 @@ def frames(
                     luma = None
                     if luma_every is not None and time - luma_time >= luma_every - 1e-6:
                         luma, luma_time = _luma(frame), float(time)
-                    yield Frame(time, picture.rgb(frame), luma)
-        if not sought_too_far:
+                    yield Frame(time, picture.rgb(frame), luma, picture.shown)
+        if not lost and (picture is not None or seek is None):
             return
         seek = None  # this container's index is wrong: go through it from its beginning
 
@@ -105,6 +117,8 @@ def read_clip(source: Source) -> tuple[npt.NDArray[np.uint8], Fraction]:
     pictures = [frame.rgb for frame in frames(source)]
     if not pictures:
         raise MediaError(f"{probe.name_of(source)} holds no frame")
+    if len({picture.shape for picture in pictures}) > 1:
+        raise MediaError(f"{probe.name_of(source)} changes the size of its picture")
     return np.stack(pictures), fps
 
 
@@ -116,44 +130,61 @@ def fit(width: int, height: int, short_side: int | None) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
+def _seek(
+    container: av.container.InputContainer,
+    stream: av.video.stream.VideoStream,
+    source: Source,
+    seconds: Fraction,
+) -> Fraction | None:
+    """Go to the key frame before `seconds`; the first frame's own time, None if impossible.
+
+    Raw streams carry no times, and files that mark no frame as a key frame have nowhere to go.
+    """
+    import av
+
+    first = probe.first_frame(container, stream, source)
+    if first.pts is None or not first.time_base or not stream.time_base:
+        return None
+    origin = first.pts * probe.rational(first.time_base)
+    try:
+        container.seek(int((origin + seconds) / probe.rational(stream.time_base)), stream=stream)
+    except (av.FFmpegError, OSError):
+        return None
+    return origin
+
+
 def _timed(
     container: av.container.InputContainer,
     stream: av.video.stream.VideoStream,
     source: Source,
-    seek: Fraction | None,
+    origin: Fraction | None,
     notes: list[str],
 ) -> Iterator[tuple[Fraction, av.VideoFrame]]:
-    """(time from the first frame, frame), from the key frame before `seek` when given."""
+    """(time from the first frame, frame). origin: the first frame's time, where we sought."""
     step = 1 / probe.rational(stream.average_rate or stream.guessed_rate or 25)
-    origin: Fraction | None = None
-    if seek is not None:
-        first = probe.first_frame(container, stream, source)
-        if first.pts is not None and first.time_base:
-            origin = first.pts * probe.rational(first.time_base)
-            assert stream.time_base
-            container.seek(int((origin + seek) / probe.rational(stream.time_base)), stream=stream)
-        else:
-            container.seek(0)
+    sought = origin is not None
     last: Fraction | None = None
     for frame in _decoded(container, stream, notes):
         if frame.pts is not None and frame.time_base:
             stamp = frame.pts * probe.rational(frame.time_base)
+            if origin is None:
+                # Matroska gives frames before its zero no times; the clock goes on after them.
+                origin = stamp if last is None else stamp - last - step
+                last = None if last is None else last + origin
         else:  # raw streams carry no times: count frames
-            stamp = last + step if last is not None else Fraction(0)
-        if origin is None:
-            origin = stamp
+            stamp = last + step if last is not None else origin or Fraction(0)
         if last is not None and stamp <= last:
-            notes.append(f"time goes backwards at {float(stamp - origin):.3f} s")
+            notes.append(f"time goes backwards at {float(stamp - (origin or 0)):.3f} s")
             continue
         last = stamp
-        if stamp >= origin:
-            yield stamp - origin, frame
-    if last is not None and origin is not None and stream.duration and stream.time_base:
+        if stamp >= (origin or 0):
+            yield stamp - (origin or 0), frame
+    if last is not None and stream.duration and stream.time_base:
         promised = stream.duration * probe.rational(stream.time_base)
-        if promised - (last - origin) > max(Fraction(1, 2), 3 * step):
-            shown = float(last - origin)
-            notes.append(f"the file breaks off at {shown:.2f} s of {float(promised):.2f} s")
-    if last is None and seek is None:
+        shown = last - (origin or 0)
+        if promised - shown > max(Fraction(1, 2), 3 * step):
+            notes.append(f"the file breaks off at {float(shown):.2f} s of {float(promised):.2f} s")
+    if last is None and not sought:
         reason = notes[-1] if notes else "no frame in it"
         raise MediaError(f"{probe.name_of(source)} holds no decodable frame: {reason}")
 
@@ -191,24 +222,29 @@ def _decoded(
 
 
 class _Picture:
-    """Turns decoded frames of one stream into RGB of one size; holds the scaler between frames."""
+    """Turns decoded frames of one size into RGB of one size; holds the scaler between frames."""
 
     def __init__(
         self,
         first: av.VideoFrame,
         stream: av.video.stream.VideoStream,
         short_side: int | None,
-        size: tuple[int, int] | None,
+        size: tuple[int, int] | Callable[[int, int], tuple[int, int]] | None,
     ) -> None:
         from av.video.reformatter import VideoReformatter
 
         self.turn = probe.orientation(first)
-        shown = probe.shown_size(
-            first.width, first.height, probe.pixel_aspect(first, stream), self.turn
-        )
-        width, height = size or fit(*shown, short_side)
+        self.of = (first.width, first.height)
+        self.shown = probe.shown_size(*self.of, probe.pixel_aspect(first, stream), self.turn)
+        if callable(size):
+            size = size(*self.shown)
+        width, height = size or fit(*self.shown, short_side)
         self.coded = (height, width) if self.turn.swap else (width, height)
         self.scaler, self.painter = VideoReformatter(), VideoReformatter()
+
+    def fits(self, frame: av.VideoFrame) -> bool:
+        """Whether a frame is of the size that this was made for."""
+        return (frame.width, frame.height) == self.of
 
     def rgb(self, frame: av.VideoFrame) -> npt.NDArray[np.uint8]:
         wide = frame.color_primaries == probe.BT2020_PRIMARIES

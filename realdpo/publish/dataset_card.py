@@ -142,7 +142,8 @@ def thresholds(workspace: Workspace, clips: pa.Table | None) -> dict[str, dict[s
     """
     found: dict[str, dict[str, float]] = {}
     saved = workspace.root / "config" / "curate-decide.toml"
-    values = load_toml(saved).get("decide", {}) if saved.exists() else {}
+    document = load_toml(saved) if saved.exists() else {}
+    values = document.get("thresholds") or document.get("decide", {})
     for key, value in _flat(values):
         score, _, side = key.rpartition("_")
         if side in ("min", "max") and "." in score and isinstance(value, (int, float)):
@@ -440,7 +441,7 @@ def _captions(facts: pa.Table) -> Markup:
     known = {
         None: Markup("nobody"),
         "keywords": Markup("`keywords`, from names and keywords of the sources"),
-        "sidecar": Markup("`sidecar`, from files beside the footage"),
+        "sidecar": Markup("`sidecar`, captions that came with the footage"),
         "edit": Markup("`edit`, a person"),
     }
     shown = Markup("; ").join(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import realdpo
-from realdpo import ids, licences
+from realdpo import ids, integrity, licences, waiting
 from realdpo.config import settings
 from realdpo.errors import UserError
 from realdpo.progress import bar, say
@@ -37,6 +38,10 @@ MOST_FILES = 25_000
 """Large files that one commit may hold, as huggingface_hub documents it."""
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds before each new attempt after an error of the network or the server."""
+
+OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
+"""Environment variables that switch the Hub off in its libraries."""
+_ON = ("1", "ON", "YES", "TRUE")
 
 TAG = "realdpo"
 """Tag in the header of every card that a push writes; it tells our repositories from others."""
@@ -172,6 +177,8 @@ def _dataset_plan(
     workspace: Workspace, repo: str, configs: Sequence[str], config: PushConfig
 ) -> Plan:
     shards = tuple(published.shards(workspace, name) for name in configs)
+    for part in shards:
+        integrity.require_shards((p for paths in part.files.values() for p in paths), part.kind)
     found = [*licence_problems(shards), *audit_problems(workspace, shards), *size_problems(shards)]
     problems, overridden = _sorted_out(found, config)
     card = dataset_card.dataset_card(
@@ -308,9 +315,18 @@ def refuse(plans: Sequence[Plan]) -> None:
 
 
 def connect() -> HfApi:
-    """The Hub as the user is logged in to it (HF_TOKEN or `hf auth login`, HF_ENDPOINT)."""
-    from huggingface_hub import HfApi, get_token
+    """The Hub as the user is logged in to it (HF_TOKEN or `hf auth login`, HF_ENDPOINT).
 
+    Raises UserError when a switch of the Hub's libraries says that there is no network.
+    """
+    from huggingface_hub import HfApi, constants, get_token
+
+    named = [name for name in OFFLINE if os.environ.get(name, "").upper() in _ON]
+    if named or constants.HF_HUB_OFFLINE:
+        named = named or ["HF_HUB_OFFLINE"]
+        raise UserError(
+            f"{' and '.join(named)} says that the Hub is not to be asked", "unset it, and try again"
+        )
     return HfApi(token=get_token(), library_name="realdpo", library_version=realdpo.__version__)
 
 
@@ -618,9 +634,9 @@ def attempt(call: Any) -> Any:
             return call()
         except Exception as error:
             asked = _passing(error)
-            if asked is None or wait is None:
+            if asked is None or wait is None or asked > waiting.LONGEST:
                 raise
-            pause = max(wait, min(asked, 60.0))
+            pause = max(wait, waiting.pause(1, asked)) if asked else wait
             say(f"the Hub did not answer as it should ({clean(error)}); again in {pause:.0f} s")
             time.sleep(pause)
     raise AssertionError("unreachable")
@@ -628,7 +644,7 @@ def attempt(call: Any) -> Any:
 
 def _passing(error: BaseException) -> float | None:
     """Seconds that the server asked to wait when an error may pass by itself, else None."""
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     # The base class is that of the HTTP library in use (it has changed between releases), and
     # also of its connection errors, which have no response.
@@ -637,9 +653,11 @@ def _passing(error: BaseException) -> float | None:
     while seen is not None:
         response = getattr(seen, "response", None)
         if response is not None:
-            if response.status_code in (408, 409, 412, 429) or response.status_code >= 500:
-                after = str(response.headers.get("Retry-After", "0"))
-                return float(after) if after.isdigit() else 0.0
+            # 409 and 412: somebody else's commit came between; the next try builds on it.
+            if waiting.is_passing(response.status_code) or response.status_code in (409, 412):
+                return waiting.retry_after(response.headers) or 0.0
+            return None
+        if isinstance(seen, OfflineModeIsEnabled):
             return None
         if isinstance(seen, (http_error, ConnectionError, TimeoutError)):
             return 0.0

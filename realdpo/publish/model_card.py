@@ -214,9 +214,10 @@ def _held_out(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     names = {
         "accuracy": "accuracy against the base model",
         "control_accuracy": "accuracy of the control",
-        "winner_error": "winner's error",
+        "contrast": "what the contrast lowers",
+        "winner_error": "error on real clips",
         "loser_error": "loser's error",
-        "winner_change": "winner's error, relative change",
+        "winner_change": "error on real clips, relative change",
         "loser_change": "loser's error, relative change",
         "loser_dominant_ratio": "pairs won although the winner got worse",
     }
@@ -275,7 +276,7 @@ def _evaluations(workspace: Workspace, run: str) -> Markup | None:
 
 
 def _settings_table(settings: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> Markup:
-    keys = ("objective", "loss", "beta", "weights", "rank", "alpha", "reference", "losers", "steps", "batch", "accumulation", "lr", "schedule", "precision", "seed")  # fmt: skip
+    keys = ("objective", "gamma", "contrast_above", "loss", "beta", "weights", "rank", "alpha", "reference", "losers", "steps", "batch", "accumulation", "lr", "schedule", "precision", "seed")  # fmt: skip
     rows = [
         {"setting": md.code(key), "value": str(settings[key])}
         for key in keys

@@ -7,6 +7,7 @@ through `datasets`, and what it leaves open (ids, sizes) is worked out from the 
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shutil
 from collections import Counter
@@ -19,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from realdpo import ids, tables
+from realdpo import ids, integrity, tables
 from realdpo.errors import UserError
-from realdpo.files import write_bytes
+from realdpo.files import write_bytes, write_text
+from realdpo.integrity import pair_problem
 from realdpo.progress import bar
 from realdpo.publish.dataset_card import size_text
 from realdpo.publish.hub import attempt, connect, explained
@@ -120,12 +122,11 @@ def fetch(found: Pull, workspace: Workspace) -> None:
     """
     api = connect()
     for part in found.parts:
-        folder = _folder(workspace, part.kind)
-        names = _names(part)
-        if strange := [
-            p.name for p in folder.glob("*.parquet") if p.name not in names and part.ours
-        ]:
-            raise UserError(f"{folder} holds other shards already ({strange[0]})", "pull into a new folder")  # fmt: skip
+        _refuse_others(found, part, workspace)
+    if any(part.kind == "clips" for part in found.parts):
+        _refuse_own_clips(workspace)
+    before = _shard_hashes(workspace)
+    for part in found.parts:
         with explained(f"fetching {found.repo}"):
             if part.ours:
                 _copy(api, found, part, workspace)
@@ -136,7 +137,65 @@ def fetch(found: Pull, workspace: Workspace) -> None:
             path = attempt(lambda: api.hf_hub_download(found.repo, str(found.audit), repo_type="dataset", revision=found.commit))  # fmt: skip
         write_bytes(workspace.audit, Path(path).read_bytes())
     if any(part.kind == "clips" for part in found.parts):
-        _rebuild_clips(workspace)
+        _rebuild_clips(workspace, _shard_hashes(workspace) == before)
+
+
+def _refuse_others(found: Pull, part: Part, workspace: Workspace) -> None:
+    """Raise UserError when the folder holds shards that did not come from this dataset.
+
+    One of the same name is replaced only when an earlier pull of it wrote it, and it is as it was.
+    """
+    folder, names, before = _folder(workspace, part.kind), _names(part), _pulled(workspace)
+    hashes = {PurePosixPath(path).name: found.hashes[path] for path in found.hashes}
+    for path in sorted(folder.glob("*.parquet")):
+        known = before.get(f"{part.kind}/{path.name}", {})
+        if known.get("repo") == found.repo and known.get("sha256") == ids.file_hash(path):
+            continue
+        if part.ours and path.name in names and hashes[path.name] == ids.file_hash(path):
+            continue
+        raise UserError(
+            f"{folder} holds shards already that were not pulled from {found.repo} ({path.name})",
+            "pull into a new folder",
+        )
+
+
+def _refuse_own_clips(workspace: Workspace) -> None:
+    """Raise UserError when the workspace has clips of its own, which no shard would bring back."""
+    if not workspace.clips.is_file():
+        return
+    held = set(tables.read(workspace.clips, tables.CLIPS, ["clip_id"])["clip_id"].to_pylist())
+    for path in workspace.data.glob("*.parquet"):
+        held -= set(pq.read_table(path, columns=["clip_id"])["clip_id"].to_pylist())
+    if held:
+        raise UserError(
+            f"{workspace.clips} holds {len(held)} clips that are in no shard, which a pull would "
+            "replace",
+            "pull into a new folder",
+        )
+
+
+def _pulled(workspace: Workspace) -> dict[str, dict[str, str]]:
+    """What pulls have written: repository and SHA-256 by `kind/name` of a shard."""
+    try:
+        return dict(json.loads(_record(workspace).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
+def _remember(workspace: Workspace, repo: str, kind: str, shards: Mapping[str, Path]) -> None:
+    """Note shards, by their names, as pulled from `repo`: before they are there, lest a kill
+    leaves some that nobody knows.
+    """
+    wrote = {
+        f"{kind}/{name}": {"repo": repo, "sha256": ids.file_hash(path)}
+        for name, path in shards.items()
+    }
+    everything = {**_pulled(workspace), **wrote}
+    write_text(_record(workspace), json.dumps(everything, indent=1, sort_keys=True))
+
+
+def _record(workspace: Workspace) -> Path:
+    return workspace.root / "steps" / "pulled.json"
 
 
 def _parts(api: HfApi, repo: str, commit: str) -> list[Part]:
@@ -204,6 +263,7 @@ def _copy(api: HfApi, found: Pull, part: Part, workspace: Workspace) -> None:
                     os.unlink(copy)
                     raise UserError(f"{path} arrived damaged", "pull again")
                 tables.check(copy, _KINDS[part.kind])
+                _remember(workspace, found.repo, part.kind, {target.name: Path(copy)})
                 os.replace(copy, target)
             advance(found.sizes[path])
     shutil.rmtree(staging, ignore_errors=True)
@@ -213,14 +273,20 @@ def _conform(api: HfApi, found: Pull, part: Part, workspace: Workspace) -> None:
     """Read any dataset that has the columns and write it as our shards, a shard at a time."""
     kind, folder, staging = _KINDS[part.kind], _folder(workspace, part.kind), workspace.step("pull")
     for split, name in part.splits.items():
-        rows = (_row(row, part.kind, split) for row in _rows(api, found, part, name))
+        given = enumerate(_rows(api, found, part, name), 1)
+        rows = (_row(row, part.kind, split, f"{found.repo}, {name}, row {k}") for k, row in given)
         drafts: list[Path] = []
         while chunk := list(itertools.islice(rows, ROWS_PER_SHARD)):
             drafts.append(staging / f"{split}-{len(drafts)}.parquet")
             tables.write(drafts[-1], tables.from_rows(kind, chunk), kind)
         folder.mkdir(parents=True, exist_ok=True)
-        for number, draft in enumerate(drafts):  # only now is it known how many there are
-            os.replace(draft, folder / f"{split}-{number:05d}-of-{len(drafts):05d}.parquet")
+        made = {f"{split}-{number:05d}-of-{len(drafts):05d}.parquet": draft for number, draft in enumerate(drafts)}  # fmt: skip
+        _remember(workspace, found.repo, part.kind, made)
+        for name, draft in made.items():  # only now is it known how many there are
+            os.replace(draft, folder / name)
+        for old in folder.glob(f"{split}-*.parquet"):  # of an earlier pull, with another number
+            if old.name not in made:
+                old.unlink()
     shutil.rmtree(staging, ignore_errors=True)
 
 
@@ -233,8 +299,11 @@ def _rows(api: HfApi, found: Pull, part: Part, split: str) -> Iterator[dict[str,
     yield from data.decode(False)
 
 
-def _row(row: Mapping[str, Any], kind: str, split: str) -> dict[str, Any]:
-    """A row of ours from a row that has at least the needed columns."""
+def _row(row: Mapping[str, Any], kind: str, split: str, where: str) -> dict[str, Any]:
+    """A row of ours from a row that has at least the needed columns.
+
+    Raises UserError, which names the row by `where`, for a pair without a prompt or a difference.
+    """
     from realdpo.media.decode import read_clip
 
     known = set(_KINDS[kind].schema.names)
@@ -264,10 +333,12 @@ def _row(row: Mapping[str, Any], kind: str, split: str) -> dict[str, Any]:
         given.setdefault("captioner", "unknown")
     else:
         losers = row["lose"] if isinstance(row["lose"], list) else [row["lose"]]
-        given["win"] = {"bytes": mp4, "path": "win.mp4"}
-        given["lose"] = [
-            {"bytes": _bytes(lose), "path": f"lose-{i}.mp4"} for i, lose in enumerate(losers)
-        ]
+        videos = [mp4, *(_bytes(lose) for lose in losers)]
+        names = [f"{ids.bytes_hash(data)}.mp4" for data in videos]
+        named = [{"bytes": data, "path": name} for data, name in zip(videos, names, strict=True)]
+        if problem := pair_problem(row["prompt"], names):
+            raise UserError(f"{where}: {problem}", "mend or remove that row")
+        given["win"], given["lose"] = named[0], named[1:]
         if first := given.get("first_frame"):
             given["first_frame"] = {"bytes": _bytes(first), "path": "first_frame.png"}
         given.setdefault("task", "i2v" if given.get("first_frame") else "t2v")
@@ -289,8 +360,16 @@ def _bytes(media: Any) -> bytes:
         return bytes(handle.read())
 
 
-def _rebuild_clips(workspace: Workspace) -> None:
-    """Write clips/, clips.parquet and sources.parquet, which `pairs build` reads, from the shards."""
+def _shard_hashes(workspace: Workspace) -> dict[str, str]:
+    return {path.name: ids.file_hash(path) for path in workspace.data.glob("*.parquet")}
+
+
+def _rebuild_clips(workspace: Workspace, unchanged: bool) -> None:
+    """Write clips/, clips.parquet and sources.parquet, which `pairs build` reads, from the shards.
+
+    unchanged: the shards are those of before, so tables that are there stay: since then they may
+    have got captions and scores.
+    """
     rows: list[dict[str, Any]] = []
     known = set(tables.CLIPS.schema.names)
     paths = sorted(workspace.data.glob("*.parquet"))
@@ -303,10 +382,11 @@ def _rebuild_clips(workspace: Workspace) -> None:
                     rows.append(_clip_row(row, known))
                     target = workspace.clip_file(row["clip_id"])
                     if not (target.exists() and ids.file_hash(target) == row["sha256"]):
-                        if ids.bytes_hash(row["video"]["bytes"]) != row["sha256"]:
-                            raise UserError(f"{path}: clip {row['clip_id']} is not what its sha256 says")  # fmt: skip
+                        integrity.require_row(row, tables.DATASET, path)
                         write_bytes(target, row["video"]["bytes"])
                     advance()
+    if unchanged and workspace.clips.is_file() and workspace.sources.is_file():
+        return
     tables.write(workspace.clips, tables.from_rows(tables.CLIPS, rows), tables.CLIPS)
     sources = {row["source_id"]: row for row in reversed(rows)}
     provenance = ("license", "author", "source_url", "title", "keywords", "retrieved_at", "split")

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from realdpo.curate.actions import taxonomy
-from realdpo.curate.caption import keywords, sidecar
-from realdpo.errors import UserError
+from realdpo.curate.caption import keywords
 
 
 @pytest.mark.parametrize(
@@ -67,23 +64,3 @@ def test_always_sentences(title: str | None, tags: list[str], actions: list[str]
     assert "\n" not in text
     for sentence in re.split(r"(?<=\.) ", text):
         assert re.search(r"\b(is|are)\b", sentence)
-
-
-def test_sidecar_files(tmp_path: Path) -> None:
-    video = tmp_path / "a.mp4"
-    assert sidecar.find(video) is None
-    table = tmp_path / "captions.csv"
-    table.write_text('file_name,caption\na.mp4,"A man, in red, waves."\n')
-    assert sidecar.find(video) == "A man, in red, waves."
-    table.write_text("file_name,caption\na.mp4,He waves.\n")
-    assert sidecar.find(video) == "He waves."
-    (tmp_path / "a.mp4.json").write_text(json.dumps({"description": "She waves."}))
-    assert sidecar.find(video) == "She waves."
-    (tmp_path / "a.txt").write_text("\ufeffA girl waves.\n", encoding="utf-8")
-    assert sidecar.find(video) == "A girl waves."
-
-
-def test_damaged_sidecar_is_named(tmp_path: Path) -> None:
-    (tmp_path / "b.json").write_text("{")
-    with pytest.raises(UserError, match=r"b\.json is not valid JSON"):
-        sidecar.find(tmp_path / "b.mp4")

@@ -64,7 +64,10 @@ def test_a_workspace_s_tables_are_data_frames(tmp_path: Path) -> None:
         lambda work: realdpo.evaluate(work, systems={"base": "nowhere/nothing"}),
     ],
 )
-def test_mistakes_are_errors_of_ours_and_nothing_is_printed(call, tmp_path, capfd) -> None:
+def test_mistakes_are_errors_of_ours_and_nothing_is_printed(
+    call, tmp_path, capfd, monkeypatch
+) -> None:
+    monkeypatch.setattr("realdpo.progress._speaks", False)
     with pytest.raises(realdpo.UserError):
         call(tmp_path / "work")
     assert capfd.readouterr() == ("", "")

@@ -94,3 +94,42 @@ def test_killed_writers_never_leave_a_half_file(tmp_path: Path) -> None:
         data = target.read_bytes()
         assert len(data) == 3_000_000
         assert len(set(data)) == 1
+
+
+def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys; from realdpo.files import atomic_path\n"
+        "with atomic_path(sys.argv[1]) as path:\n"
+        "    path.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    target = tmp_path / "deep" / "table.parquet"
+    subprocess.run([sys.executable, "-c", script, str(target)], check=False)
+    [left] = target.parent.iterdir()
+    foreign = left.with_name(left.name.replace(f".{files._OWNER}-", ".elsewhere-"))
+    foreign.write_text("another machine is writing it")
+    (tmp_path / ".notes.tmp").write_text("a person's")
+    with files.atomic_path(tmp_path / "mine") as own:
+        assert files.sweep(tmp_path) == 1
+        assert own.exists()
+    assert not left.exists()
+    assert foreign.exists()
+    day = time.time() - 25 * 3600
+    os.utime(foreign, (day, day))
+    assert files.sweep(tmp_path) == 1
+    assert (tmp_path / ".notes.tmp").exists()
+
+
+@pytest.mark.parametrize("name", ["x" * 240, "长" * 80, "🎬" * 60])
+def test_long_names_are_written(tmp_path: Path, name: str) -> None:
+    files.write_text(tmp_path / name, "here")
+    assert (tmp_path / name).read_text() == "here"
+
+
+def test_stems_of_texts() -> None:
+    long = "一位女士" * 100
+    assert files.stem_of("a man waves") == "a man waves"
+    assert len(files.stem_of(long).encode()) <= 180
+    texts = [long, long + "走", "a/b", "a_b", "", ".", "..", "a\nb", "x" * 181, "x" * 182, "\udc80"]
+    stems = [files.stem_of(text) for text in texts]
+    assert len(set(stems)) == len(texts)
+    assert not any("/" in stem or stem in ("", ".", "..") for stem in stems)

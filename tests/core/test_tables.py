@@ -70,6 +70,31 @@ def test_what_is_not_our_table_is_told_apart(tmp_path: Path) -> None:
         tables.read(tmp_path / "cut", tables.CLIPS)
 
 
+@pytest.mark.parametrize("kind", [tables.PAIRS, tables.PAIR_SHARD])
+def test_pairs_of_the_first_version_are_still_read(tmp_path: Path, kind: tables.TableKind) -> None:
+    later = {"dtype", "quantization", "negative_prompt", "call", "scheduler_settings", "strength"}
+    later |= {"regions"}
+    row = {"pair_id": "p", "model": "tiny", "round": 1, "audit.sharpness": 0.5}
+    new = tables.from_rows(kind, [row])
+    old = new.drop_columns(sorted(later)).replace_schema_metadata(
+        {tables.NAME_KEY: kind.name.encode(), tables.VERSION_KEY: b"1"}
+    )
+    pq.write_table(old, tmp_path / "old.parquet")
+    read = tables.read(tmp_path / "old.parquet", kind)
+    assert read.schema.names == [*old.schema.names, *[n for n in kind.schema.names if n in later]]
+    assert set(read.to_pylist()[0].items()) >= {("model", "tiny"), ("dtype", None)}
+    some = tables.read(tmp_path / "old.parquet", kind, ["pair_id", "dtype"])
+    assert some.to_pylist() == [{"pair_id": "p", "dtype": None}]
+    tables.write(tmp_path / "new.parquet", read, kind)  # and can be written as what it is now
+    assert tables.read(tmp_path / "new.parquet", kind).schema.names == new.schema.names
+    future = old.replace_schema_metadata(
+        {tables.NAME_KEY: kind.name.encode(), tables.VERSION_KEY: b"3"}
+    )
+    pq.write_table(future, tmp_path / "future.parquet")
+    with pytest.raises(UserError, match="version 3"):
+        tables.read(tmp_path / "future.parquet", kind)
+
+
 def test_shards_say_video_where_the_hub_looks_for_it(tmp_path: Path) -> None:
     import datasets
 

@@ -62,3 +62,10 @@ def test_the_user_agent_says_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(waiting.CONTACT, "me@example.org")
     assert waiting.user_agent().endswith(" (me@example.org)")
     assert waiting.user_agent("https://example.org").endswith(" (https://example.org)")
+
+
+def test_the_hubs_own_header_says_when_its_window_ends() -> None:
+    assert waiting.retry_after({"RateLimit": '"api";r=0;t=55'}) == 55
+    assert waiting.retry_after({"ratelimit": '"api";r=12;t=55'}) is None  # there is some left
+    assert waiting.retry_after({"RateLimit": '"api";r=0;t=55', "Retry-After": "3"}) == 3
+    assert waiting.retry_after({"RateLimit": "nonsense"}) is None

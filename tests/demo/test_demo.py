@@ -57,8 +57,9 @@ def test_killed_twice_it_still_finishes(environment: dict[str, str], tmp_path: P
     training = result["training"]
     assert training["steps"] == 6
     assert training["held_out_pairs"] == funnel["splits"]["validation"]
-    assert training["before"]["accuracy"] == 0.5  # every margin against itself is a tie
-    assert 0.0 <= training["after"]["accuracy"] <= 1.0
+    before, after = training["before"], training["after"]
+    assert before["contrast"] == pytest.approx(before["winner_error"])  # nothing has moved yet
+    assert after["moved"] > 0
     assert training["after"]["winner_error"] > 0.0
     assert {plan["type"] for plan in result["push"]} == {"dataset", "model"}
 

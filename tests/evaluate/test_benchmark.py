@@ -74,7 +74,43 @@ def test_real_clips_may_stand_beside_pictures_or_alone(tmp_path):
     one, two = benchmark.read(tmp_path)
     assert (one.prompt, one.image.name, one.clip.name) == ("one", "one.png", "one.mp4")
     assert (two.prompt, two.image, two.clip.name) == ("a man kneels", None, "two.mp4")
-    assert two.names == ("two", "a man kneels")
+    assert two.names == ("two", "a man kneels", two.item_id)
+
+
+def test_two_prompts_never_share_a_video_and_a_long_one_has_a_name(tmp_path):
+    head = "a man in a blue jacket walks along the shore of a lake " * 4
+    chinese = "一位穿着红色外套的女士沿着湖边的小路慢慢地走着，" * 6
+    prompts = [
+        f"{head}and sits",
+        f"{head}and runs",
+        chinese,
+        f"{chinese}走",
+        "a/b",
+        "x" * 200,
+        "🎬" * 99,
+    ]
+    (tmp_path / "prompts.txt").write_text("\n".join([*prompts, "a/b"]), encoding="utf-8")
+    items = benchmark.read(tmp_path)
+    assert [item.prompt for item in items] == prompts  # the one that stands twice, once
+    for item in items:
+        assert all(len(name.encode()) <= 180 for name in item.names)
+        (tmp_path / f"{item.names[0]}-0.mp4").write_bytes(item.prompt.encode())
+    for item in items:
+        found = benchmark.find_video(tmp_path, item, 0)
+        assert found is not None
+        assert found.read_bytes() == item.prompt.encode()
+
+
+def test_pictures_of_one_prompt_do_not_share_a_video(tmp_path):
+    info = [{"prompt_en": "a man walks", "image_name": f"{k}.png"} for k in range(2)]
+    (tmp_path / "vbench2_i2v_full_info.json").write_text(json.dumps(info))
+    for k in range(2):
+        picture(tmp_path / "origin" / f"{k}.png", value=k * 50)
+    one, two = benchmark.read(tmp_path)
+    (tmp_path / "a man walks-0.mp4").write_bytes(b"")
+    assert benchmark.find_video(tmp_path, one, 0) is None
+    (tmp_path / "1-0.mp4").write_bytes(b"")
+    assert benchmark.find_video(tmp_path, two, 0) == tmp_path / "1-0.mp4"
 
 
 def test_prompts_alone_are_for_text_to_video(tmp_path):

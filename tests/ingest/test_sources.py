@@ -1,78 +1,19 @@
-"""Sources: what arguments name, what sidecars and manifests say, downloads that go on."""
+"""Sources: what arguments name, what sidecars and manifests say, what is passed over."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from realdpo import tables
 from realdpo.curate import shards, sources
 from realdpo.curate.config import ShardSettings
 from realdpo.errors import UserError
-
-BODY = bytes(range(256)) * 8000
-
-
-class Broken(BaseHTTPRequestHandler):
-    """A server that hangs up after a third of what is left, and knows ranges."""
-
-    requests: list[str | None] = []  # noqa: RUF012
-
-    def do_GET(self) -> None:
-        asked = self.headers.get("Range")
-        self.requests.append(asked)
-        if self.path.startswith("/gone"):
-            self.send_error(404)
-            return
-        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
-        rest = BODY[start:]
-        self.send_response(206 if asked else 200)
-        self.send_header("Content-Length", str(len(rest)))
-        self.send_header("ETag", '"1"')
-        self.end_headers()
-        self.wfile.write(rest if len(rest) < 300_000 else rest[: len(rest) // 3])
-
-    def log_message(self, *words: object) -> None:
-        pass
-
-
-@pytest.fixture
-def server() -> Iterator[str]:
-    Broken.requests.clear()
-    host = ThreadingHTTPServer(("127.0.0.1", 0), Broken)
-    threading.Thread(target=host.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{host.server_port}"
-    host.shutdown()
-
-
-def test_a_broken_download_goes_on_where_it_was(server: str, tmp_path: Path) -> None:
-    digest = hashlib.sha256(BODY).hexdigest()
-    path = sources.download(f"{server}/a%20b.mp4?x=1", tmp_path, max_bytes=1 << 30, sha256=digest)
-    assert path.read_bytes() == BODY
-    assert path.suffix == ".mp4"
-    assert Broken.requests[0] is None
-    assert len(Broken.requests) > 2
-    assert all(asked for asked in Broken.requests[1:])
-    seen = len(Broken.requests)
-    sources.download(f"{server}/a%20b.mp4?x=1", tmp_path, max_bytes=1 << 30)
-    assert len(Broken.requests) == seen  # it is there
-
-
-def test_downloads_that_are_refused(server: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="more than 1 MB"):
-        sources.download(f"{server}/a.mp4", tmp_path, max_bytes=1 << 20)
-    with pytest.raises(UserError, match="not the one whose sha256"):
-        sources.download(f"{server}/b.mp4", tmp_path, max_bytes=1 << 30, sha256="0" * 64)
-    with pytest.raises(UserError, match="404"):
-        sources.download(f"{server}/gone.mp4", tmp_path, max_bytes=1 << 30)
-    assert not [p for p in tmp_path.iterdir() if p.suffix == ".mp4"]
 
 
 def test_folders_globs_and_files_name_each_source_once(footage: Path) -> None:
@@ -185,16 +126,6 @@ def test_other_file_systems() -> None:
         sources.sha256_of("memory://films/gone.mp4")
 
 
-def test_licences() -> None:
-    def reason(license_id: str | None, *allowed: str, required: bool = False) -> str | None:
-        return sources.license_reason(license_id, required=required, allowed=allowed)
-
-    assert reason(None) is None
-    assert reason(None, required=True) == "license=none"
-    assert reason("cc-by-4.0", "CC-BY-4.0") is None
-    assert reason("CC-BY-NC-4.0", "CC-BY-4.0") == "license=CC-BY-NC-4.0"
-
-
 def test_splits_are_by_source_stable_and_not_empty() -> None:
     ids = [hashlib.sha256(bytes([n])).hexdigest() for n in range(200)]
     settings = ShardSettings(validation=0.1, test=0.1)
@@ -211,3 +142,50 @@ def test_splits_are_by_source_stable_and_not_empty() -> None:
     assert linked[ids[0]] == linked[ids[1]] == linked[ids[2]]
     wished = shards.assign(ids[:5], settings, wishes={ids[3]: "test"})
     assert wished[ids[3]] == "test"
+
+
+def test_hidden_files_and_workspaces_are_passed_over(tmp_path: Path) -> None:
+    wanted = ["a.mp4", "b/clips/c.mp4"]
+    hidden = ["._a.mp4", ".Trash/b.mp4", "__MACOSX/a.mp4"]
+    own = ["work/clips/x.mp4", "work/pairs/videos/y.mp4", "work/data/train/z.mp4"]
+    for name in [*wanted, *hidden, *own, "other/clips/x.mp4", "other/d.mp4"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    # One is the workspace of this run, which has written nothing yet; one is known by its table.
+    kind = tables.SOURCES
+    tables.write(tmp_path / "other" / "sources.parquet", tables.from_rows(kind, []), kind)
+    notes = sources.Notes()
+    found = sources.find([str(tmp_path)], tmp_path / "work", notes)
+    names = [Path(c.path).relative_to(tmp_path).as_posix() for c in found]
+    assert names == [*wanted, "other/d.mp4"]
+    assert any("hidden" in line for line in notes.lines())
+    assert any("workspace" in line for line in notes.lines())
+    # What is named outright is taken.
+    assert len(sources.find([str(tmp_path / "._a.mp4"), str(tmp_path / "work" / "clips")])) == 2
+
+
+def test_one_path_named_twice_has_the_stricter_words(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"1")
+    (tmp_path / "m.csv").write_text(
+        "path,license,split,author\na.mp4,CC0-1.0,train,Ann\n./a.mp4,CC BY-NC-ND 4.0,test,\n"
+    )
+    for order in (["m.csv", "a.mp4"], ["a.mp4", "m.csv"]):
+        notes = sources.Notes()
+        [found] = sources.find([str(tmp_path / name) for name in order], notes=notes)
+        assert (found.license, found.split, found.author) == ("CC BY-NC-ND 4.0", "test", "Ann")
+        assert any("CC0-1.0" in line for line in notes.lines())
+        assert any("train and test" in line for line in notes.lines())
+
+
+def test_a_sidecar_that_cannot_be_read_is_said_in_the_films_row(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"1")
+    (tmp_path / "a.json").write_text('{"license": "CC0"')
+    (tmp_path / "b.mp4").write_bytes(b"2")
+    a, b = sources.find([str(tmp_path)])
+    assert "a.json is no JSON" in str(a.error)
+    assert b.error is None
+
+
+def test_a_name_that_no_file_system_takes_is_one_clear_line() -> None:
+    with pytest.raises(UserError):
+        sources.find(["x" * 5000])

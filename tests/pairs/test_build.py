@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 import json
 import os
 import signal
@@ -24,6 +25,7 @@ from realdpo.families.load import fingerprint
 from realdpo.media.decode import read_clip
 from realdpo.pairs.building import build, preview
 from realdpo.pairs.config import BuildConfig
+from realdpo.pairs.plan import loser
 from realdpo.pairs.publish import apply_review, reviews_path
 from realdpo.workspace import Workspace
 
@@ -149,6 +151,168 @@ def test_a_review_takes_pairs_out_and_puts_them_back(built) -> None:
     reviews_path(workspace).unlink()
     build(workspace, config, devices="cpu")
     assert contents(workspace) == before
+
+
+def rows_of(workspace: Workspace) -> list[dict]:
+    return tables.read(workspace.pairs, tables.PAIRS).to_pylist()
+
+
+@pytest.mark.slow
+def test_the_table_says_what_was_really_done(built) -> None:
+    workspace, config = built
+    strategies = set()
+    for row in rows_of(workspace):
+        assert (row["dtype"], row["quantization"]) == ("float32", None)
+        for k in range(config.losers):
+            how = loser(row["pair_id"], k, config)
+            strategies.add(how.strategy)
+            assert row["strategy"][k] == how.strategy
+            if how.strength is None:
+                assert row["strength"][k] is None
+            else:  # two steps do not reach it: more were taken
+                assert row["strength"][k] == pytest.approx(how.strength, abs=0.1)
+            region = row["regions"][k]
+            assert region == (how.region and {n: list(v) for n, v in vars(how.region).items()})
+    assert strategies == set(MIX)
+    shard = tables.read(next(workspace.pair_data.glob("train-*")), tables.PAIR_SHARD)
+    assert "regions" in shard.column_names
+
+
+@pytest.mark.slow
+def test_the_settings_kept_are_those_that_the_data_was_made_with(built) -> None:
+    workspace, config = built
+    kept = workspace.config_file("pairs build").read_text()
+    assert 'dtype = "float32"' in kept
+    again = dataclasses.replace(config, memory="vae_slicing")
+    build(workspace, again, devices="cpu")  # makes nothing
+    assert workspace.config_file("pairs build").read_text() == kept
+    with pytest.raises(UserError, match="names no device"):
+        build(workspace, config, devices=",")
+
+
+@pytest.mark.slow
+def test_another_dtype_makes_other_videos(tmp_path, bikes, model) -> None:
+    workspace = fabricate(tmp_path, bikes, clips=1)
+    made = {}
+    for dtype in ("fp32", "bf16"):
+        build(workspace, BuildConfig(model=str(model), steps=1, losers=1, dtype=dtype))
+        [row] = rows_of(workspace)
+        made[row["dtype"]] = (row["pair_id"], row["lose"])
+        assert f'dtype = "{row["dtype"]}"' in workspace.config_file("pairs build").read_text()
+    assert set(made) == {"float32", "bfloat16"}
+    assert made["float32"][0] != made["bfloat16"][0]
+    assert made["float32"][1] != made["bfloat16"][1]
+
+
+@pytest.mark.slow
+def test_any_argument_of_call_and_scheduler_is_reached_and_recorded(
+    tmp_path, bikes, model, monkeypatch
+) -> None:
+    import diffusers
+
+    asked = []
+    call = diffusers.CogVideoXImageToVideoPipeline.__call__
+
+    def seen(pipe, *args, **kwargs):
+        asked.append((kwargs["use_dynamic_cfg"], pipe.scheduler.config.snr_shift_scale))
+        return call(pipe, *args, **kwargs)
+
+    seen.__signature__ = inspect.signature(call)  # type: ignore[attr-defined]
+    monkeypatch.setattr(diffusers.CogVideoXImageToVideoPipeline, "__call__", seen)
+    workspace = fabricate(tmp_path, bikes, clips=1)
+    config = BuildConfig(
+        model=str(model), steps=1, losers=1, negative_prompt="blurry",
+        call={"use_dynamic_cfg": True}, scheduler={"snr_shift_scale": 2.0},
+    )  # fmt: skip
+    build(workspace, config, devices="cpu")
+    assert asked == [(True, 2.0)]
+    [row] = rows_of(workspace)
+    assert json.loads(row["call"]) == {"use_dynamic_cfg": True}
+    assert json.loads(row["scheduler_settings"]) == {"snr_shift_scale": 2.0}
+    assert row["negative_prompt"] == "blurry"
+    shown = preview(workspace, config)
+    assert shown["call"] == {"use_dynamic_cfg": True}
+    assert shown["negative prompt"] == "blurry"
+    assert "can train this model" in shown["training"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message", "hint"),
+    [
+        ({"call": {"use_dynamic_cgf": 1}}, "has no argument", "call.use_dynamic_cfg?"),
+        ({"call": {"num_frames": 9}}, "call.num_frames cannot be set: set frames instead", None),
+        ({"scheduler": {"snr_shift": 2}}, "has no setting", "scheduler.snr_shift_scale?"),
+    ],
+)
+def test_settings_that_no_pipeline_takes_are_refused_before_anything_is_loaded(
+    tmp_path, bikes, model, changes, message, hint
+) -> None:
+    workspace = fabricate(tmp_path, bikes, clips=1)
+    with pytest.raises(UserError, match=message) as caught:
+        preview(workspace, BuildConfig(model=str(model), **changes))
+    assert hint is None or hint in str(caught.value.hint)
+
+
+def failing(monkeypatch, after: int) -> None:
+    """From the `after`-th call on, the transformer of a loaded pipeline raises an odd error."""
+    from realdpo.families import load
+
+    loaded = load.load_pipeline
+
+    def with_hook(*args, **kwargs):
+        pipe = loaded(*args, **kwargs)
+        count = iter(range(10_000))
+
+        def fail(*_) -> None:
+            if next(count) >= after:
+                raise AttributeError("'NoneType' object has no attribute 'lower'")
+
+        pipe.transformer.register_forward_pre_hook(fail)
+        return pipe
+
+    monkeypatch.setattr(load, "load_pipeline", with_hook)
+
+
+@pytest.mark.slow
+def test_whatever_a_pipeline_raises_fails_one_row(
+    tmp_path, bikes, model, monkeypatch, caplog
+) -> None:
+    caplog.set_level("INFO")
+    failing(monkeypatch, after=STEPS)
+    workspace = fabricate(tmp_path, bikes, clips=1)
+    config = BuildConfig(model=str(model), steps=STEPS, losers=2)
+    assert build(workspace, config, devices="cpu")["by_status"] == {"ok": 1}
+    [row] = rows_of(workspace)
+    assert len(row["lose"]) == 1
+    words = (
+        "CogVideoXImageToVideoPipeline: AttributeError: 'NoneType' object has no attribute 'lower'"
+    )
+    assert row["error"] == f"lose1: {words}"
+    assert f"lose1 failed: {words}" in caplog.text
+
+
+@pytest.mark.slow
+def test_what_cannot_work_is_found_out_before_anything_is_paid_for(
+    tmp_path, bikes, model, monkeypatch
+) -> None:
+    failing(monkeypatch, after=1)
+    workspace = fabricate(tmp_path, bikes)
+    with pytest.raises(
+        UserError, match="cannot make 9 frames of 64x64: CogVideoXImage.*: AttributeError"
+    ):
+        build(workspace, BuildConfig(model=str(model), steps=50), devices="cpu")
+    assert not list(workspace.pair_videos.glob("*.mp4"))
+
+
+def test_a_review_of_pairs_that_are_not_there_is_refused(built) -> None:
+    workspace, _ = built
+    file = workspace.root / "other.json"
+    file.write_text(json.dumps({"choices": {"f" * 32: "reject"}}))
+    with pytest.raises(
+        UserError, match="1 of 1 choices are of pairs .* does not hold, such as fff"
+    ):
+        apply_review(workspace, file)
+    assert not reviews_path(workspace).exists()
 
 
 COMMAND = """

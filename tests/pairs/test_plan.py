@@ -35,7 +35,7 @@ def ids_of(workspace, **changes) -> list[str]:
 def test_a_setting_that_changes_the_videos_changes_every_id(workspace, model) -> None:
     base = {"model": str(model), "steps": 4}
     same = ids_of(workspace, **base)
-    assert ids_of(workspace, **base, dtype="bfloat16", memory="none", losers=7) == same
+    assert ids_of(workspace, **base, dtype="fp32", memory="none", losers=7) == same
     for change in (
         {"steps": 5},
         {"guidance": 1.0},
@@ -46,6 +46,10 @@ def test_a_setting_that_changes_the_videos_changes_every_id(workspace, model) ->
         {"strategies": {"renoise": 1.0}},
         {"negative_prompt": "blurry"},
         {"crf": 20},
+        {"dtype": "bf16"},
+        {"quantization": {"quant_backend": "bitsandbytes_4bit"}},
+        {"call": {"attention_kwargs": {}}},
+        {"scheduler": {"snr_shift_scale": 2.0}},
     ):
         assert not set(ids_of(workspace, **{**base, **change})) & set(same), change
 
@@ -77,8 +81,8 @@ def test_strategies_are_mixed_by_their_weights() -> None:
     for one in made:
         if one.strategy == "renoise":
             assert 0.65 <= one.strength <= 0.8
-        if one.box is not None:
-            for low, high in (one.box.time, one.box.rows, one.box.columns):
+        if one.region is not None:
+            for low, high in (one.region.time, one.region.rows, one.region.columns):
                 assert 0 <= low < high <= 1
 
 

@@ -21,7 +21,8 @@ def services(monkeypatch: pytest.MonkeyPatch) -> Iterator[loopback_services.Serv
     monkeypatch.setenv("PEXELS_API_KEY", loopback_services.PEXELS_KEY)
     monkeypatch.setenv("PIXABAY_API_KEY", loopback_services.PIXABAY_KEY)
     with loopback_services.running() as served:
-        served.films = {name: name.encode() * 40 for name in ("a.mp4", "b.mp4", "c.mp4", "d.mp4")}
+        names = ("a.mp4", "b.mp4", "c.mp4", "d.mp4")
+        served.films = {name: loopback_services.small_film(k) for k, name in enumerate(names)}
         yield served
 
 

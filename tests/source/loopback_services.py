@@ -9,6 +9,7 @@ clients of theirs. Also runs by itself over a folder of films:
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -22,8 +23,19 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+import numpy as np
+
+from realdpo.media.encode import EncodeSettings, encode
+
 PEXELS_KEY, PIXABAY_KEY = "pexels-secret-4711", "pixabay-secret-0815"
 BATCH = 10  # files that Commons describes in one answer here; the rest of a page comes after
+
+
+@functools.cache
+def small_film(shade: int) -> bytes:
+    """A film of four grey frames; another shade is another film."""
+    pictures = np.full((4, 64, 64, 3), 40 + 20 * shade, np.uint8)
+    return encode(pictures, 8, EncodeSettings())
 
 
 @dataclass

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import loopback_hub
+import loopback_services
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from realdpo.curate import sources
+from realdpo.curate.downloads import download
 from realdpo.curate.source import run
 from realdpo.curate.source.config import SourceConfig
 from realdpo.errors import UserError
@@ -111,7 +113,7 @@ def test_a_hub_repository_of_bare_videos(
 
     with loopback_hub.running() as (hub, address):
         monkeypatch.setattr(constants, "ENDPOINT", address)
-        film = b"film" * 50
+        film = loopback_services.small_film(0)
         digest = hashlib.sha256(film).hexdigest()
         hub.large[digest] = film
         card = b"---\ntags:\n- license:cc-by-sa-4.0\n---\n"
@@ -130,7 +132,7 @@ def test_a_hub_repository_of_bare_videos(
         assert (row["license"], row["sha256"]) == ("CC-BY-SA-4.0", digest)
         assert (row["title"], row["keywords"], row["action"]) == ("a b 1", ["dancing"], "dancing")
         assert "by its card" in row["license_text"]
-        path = sources.download(row["url"], tmp_path, max_bytes=1000, sha256=row["sha256"])
+        path = download(row["url"], tmp_path, max_bytes=1 << 20, sha256=row["sha256"])
         assert path.read_bytes() == film
         result = run.source(work, ["hf://datasets/lab/none"], SourceConfig())
         assert "cannot be read" in result["failed"]["hf://datasets/lab/none"]

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from realdpo.cli import app
 from realdpo.curate import sources
+from realdpo.curate.downloads import download
 from realdpo.curate.source import client, run
 from realdpo.curate.source.config import SourceConfig
 from realdpo.errors import UserError
@@ -78,10 +79,10 @@ def test_the_manifest_is_what_ingest_reads_in_every_format(
     tango = next(c for c in found["csv"] if c.title == "Tango dancing in the street")
     assert tango.license == "CC-BY-SA-4.0"
     assert tango.keywords == ("Tango", "Videos of dancing")
-    path = sources.download(tango.path, tmp_path / "d", max_bytes=1 << 20, sha1=tango.sha1)
+    path = download(tango.path, tmp_path / "d", max_bytes=1 << 20, sha1=tango.sha1)
     assert path.read_bytes() == services.films["a.mp4"]
     with pytest.raises(UserError, match="sha1"):
-        sources.download(services.film("b.mp4"), tmp_path, max_bytes=1 << 20, sha1=tango.sha1)
+        download(services.film("b.mp4"), tmp_path, max_bytes=1 << 20, sha1=tango.sha1)
 
 
 def test_pages_and_half_filled_batches_are_put_together(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from realdpo import tables
+from realdpo import ids, tables
 from realdpo.media.encode import EncodeSettings, encode
 from realdpo.workspace import Workspace
 
@@ -65,4 +65,30 @@ def workspace(
             )
         path = made.pair_data / f"{split}-00000-of-00001.parquet"
         tables.write(path, tables.from_rows(tables.PAIR_SHARD, rows), tables.PAIR_SHARD)
+    return made
+
+
+def clip_workspace(root: Path, train: int = 4, validation: int = 2) -> Workspace:
+    """A workspace with shards of clips and no pairs, as `realdpo curate ingest` leaves them."""
+    made = Workspace(root)
+    for split, count, first in (("train", train, 0), ("validation", validation, 100)):
+        rows = []
+        for index in range(first, first + count):
+            data = encode(clip(index, 3.0), 8, EncodeSettings())
+            rows.append(
+                {
+                    "clip_id": f"{index + 7:032x}",
+                    "source_id": f"{index:064x}",
+                    "prompt": f"a person walking {index}",
+                    "video": {"bytes": data, "path": None},
+                    "sha256": ids.bytes_hash(data),
+                    "width": SIZE,
+                    "height": SIZE,
+                    "frames": FRAMES,
+                    "fps": 8.0,
+                    "split": split,
+                }
+            )
+        path = made.data / f"{split}-00000-of-00001.parquet"
+        tables.write(path, tables.from_rows(tables.DATASET, rows), tables.DATASET)
     return made

@@ -98,7 +98,7 @@ def test_no_such_run(tmp_path):
 
 def test_the_page_of_a_real_run_with_videos(fresh, model):
     config = TrainConfig(
-        model=str(model), steps=3, rank=2, held_out_levels=2, held_out_every=2, validation_videos=1,
+        model=str(model), objective="dpo", steps=3, rank=2, held_out_levels=2, held_out_every=2, validation_videos=1,
         validation_steps=2, validation_guidance=1.5, name="<b>",
     )  # fmt: skip
     summary = loop.run(fresh, config)

@@ -13,15 +13,18 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from realdpo import tables
 from realdpo.errors import UserError
+from realdpo.files import stem_of
 from realdpo.ids import bytes_hash, content_id
+from realdpo.progress import say
 from realdpo.workspace import Workspace
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -31,7 +34,8 @@ _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 class Item:
     """One prompt. image: its first frame's file, or None. clip: the real clip's file, or None.
 
-    names: file stems under which finished videos of this prompt may be found, best first.
+    names: file stems under which finished videos of this prompt may be found, best first; no
+    other item has one of them.
     """
 
     item_id: str
@@ -48,6 +52,10 @@ def read(folder: Path, aspect: float = 1.5) -> list[Item]:
     """
     if not folder.is_dir():
         raise UserError(f"the benchmark {folder} is not a folder")
+    return _unshared(_read(folder, aspect))
+
+
+def _read(folder: Path, aspect: float) -> list[Item]:
     if (folder / "images.txt").is_file():
         return _realaction(folder)
     for name in ("vbench2_i2v_full_info.json", "i2v-bench-info.json"):
@@ -73,29 +81,51 @@ def of_workspace(workspace: Workspace, split: str) -> list[Item]:
     path = workspace.require(workspace.clips, "curate ingest FOOTAGE")
     columns = ["clip_id", "prompt", "keep", "status", "split", "path"]
     rows = tables.read(path, tables.CLIPS, columns).to_pylist()
-    items = []
+    items: list[Item] = []
+    without = 0
     for row in sorted(rows, key=lambda row: row["clip_id"]):
         if row["split"] != split or not row["keep"] or row["status"] != "ok" or not row["path"]:
             continue
         clip = workspace.root / row["path"]
         if not clip.is_file():
             raise UserError(f"{clip} is not there", "run `realdpo curate ingest` again")
-        names = (row["clip_id"], row["prompt"])
+        if not row["prompt"]:
+            without += 1
+            continue
+        names = (row["clip_id"], stem_of(row["prompt"]))
         items.append(Item(row["clip_id"], row["prompt"], clip=clip, names=names))
+    if without:
+        say(f"{without} clips of {split} have no prompt and are left out")
     if not items:
+        if without:
+            raise UserError(
+                f"none of the {without} clips of {split} has a prompt",
+                f"caption them: realdpo curate caption -w {workspace.root}",
+            )
         present = sorted({str(row["split"]) for row in rows if row["keep"]})
         raise UserError(
             f"no clip of {workspace.root} is in the split {split!r}",
             f"clips are in: {', '.join(present) or 'none'}; choose with --split, or curate more",
         )
-    return items
+    return _unshared(items)
+
+
+def _unshared(items: Sequence[Item]) -> list[Item]:
+    """Each item once, without names that several have: a video of one is none of the other."""
+    once = {item.item_id: item for item in items}
+    if len(once) < len(items):
+        say(f"{len(items) - len(once)} prompts are there more than once and are taken once")
+    counts = Counter(name for item in once.values() for name in item.names)
+    return [
+        replace(item, names=tuple(name for name in item.names if counts[name] == 1))
+        for item in once.values()
+    ]
 
 
 def find_video(folder: Path, item: Item, seed: int) -> Path | None:
     """The finished video of an item: <name>-<seed>.mp4, or <name>.mp4 as seed 0; None if absent."""
     for name in item.names:
-        stem = name.replace("/", "_")[:180]
-        for candidate in (f"{stem}-{seed}.mp4", *((f"{stem}.mp4",) if seed == 0 else ())):
+        for candidate in (f"{name}-{seed}.mp4", *((f"{name}.mp4",) if seed == 0 else ())):
             if (folder / candidate).is_file():
                 return folder / candidate
     return None
@@ -181,7 +211,11 @@ def _named_item(
 def _item(prompt: str, image: Path | None, names: Sequence[str], clip: Path | None = None) -> Item:
     shown = clip or image
     digest = bytes_hash(shown.read_bytes()) if shown else None
-    return Item(content_id(prompt=prompt, image=digest), prompt, image, clip, tuple(names))
+    item_id = content_id(prompt=prompt, image=digest)
+    # Its own id is a name that nobody else has, whatever the prompt.
+    plain = (name.replace("/", "_") for name in names if "/" in name)
+    stems = dict.fromkeys((*map(stem_of, names), *map(stem_of, plain), item_id))
+    return Item(item_id, prompt, image, clip, tuple(stems))
 
 
 def _lines(path: Path) -> list[str]:

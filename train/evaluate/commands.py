@@ -30,15 +30,6 @@ def pairs_of(texts: Sequence[str] | None) -> dict[str, str] | None:
     return found
 
 
-def devices_of(text: str) -> list[str]:
-    """Every GPU for `auto`, else the CPU once; or the names given."""
-    if text != "auto":
-        return [name.strip() for name in text.split(",") if name.strip()] or ["cpu"]
-    import torch
-
-    return [f"cuda:{k}" for k in range(torch.cuda.device_count())] or ["cpu"]
-
-
 def shard_of(text: str) -> tuple[int, int]:
     index, _, count = text.partition("/")
     if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):

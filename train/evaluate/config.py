@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from realdpo.config import settings
 from realdpo.errors import UserError
+from realdpo.families.memory import check_options
+from realdpo.precision import Dtype, long_name
 
 REAL = "real"  # the name under which real clips stand beside systems
 
@@ -52,9 +54,9 @@ class EvalConfig:
     workspace's clips whose prompts are used. prompts:
     at most so many (0: all). seeds: videos a prompt and system. width,
     height (pixels), frames, fps, steps, guidance, negative_prompt: of every video; unset is the
-    base model's own. call, scheduler: further arguments of the pipeline's call and settings of its
-    scheduler. task: i2v or t2v, for models whose weights do both; a run's own is that of its
-    training. seed: all videos' seeds
+    base model's own. call: further arguments of the pipelines' call, the same for all systems.
+    scheduler: settings of their schedulers, likewise. task: i2v or t2v, for models whose weights do
+    both; a run's own is that of its training. seed: all videos' seeds
     derive from it and the prompt, so every system gets the same. clip: open_clip model as
     ARCHITECTURE:WEIGHTS. frechet: feature network as NETWORK:WEIGHTS. vbench: its dimensions.
     dtype, memory: as for `pairs build`. crf: H.264 quality of generated videos.
@@ -78,7 +80,7 @@ class EvalConfig:
     call: Mapping[str, Any] = field(default_factory=dict)
     scheduler: Mapping[str, Any] = field(default_factory=dict)
     task: Literal["i2v", "t2v"] | None = None
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    dtype: Dtype = "auto"
     memory: str = "auto"
     crf: int = 12
     clip: str = ""
@@ -89,6 +91,8 @@ class EvalConfig:
     def __post_init__(self) -> None:
         if self.seeds < 1 or self.prompts < 0:
             raise UserError("seeds must be at least 1, prompts at least 0 (all)")
+        check_options(self.memory)
+        object.__setattr__(self, "dtype", long_name(self.dtype))
         if self.base and self.systems and self.base not in self.systems:
             raise UserError(
                 f"base={self.base} is not among the systems", f"known: {', '.join(self.systems)}"

@@ -19,7 +19,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from realdpo import tables
+from realdpo import tables, waiting
 from realdpo.config import load_toml
 from realdpo.errors import UserError
 from realdpo.train.evaluate.config import JudgeConfig
@@ -205,10 +205,11 @@ def _ask(
 
     key = os.environ.get(config.key_variable, "")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    problem = ""
+    problem, asked = "", None
     for attempt in range(config.attempts):
         if attempt:
-            time.sleep(min(30.0, 0.5 * 2 ** (attempt - 1)))
+            time.sleep(waiting.pause(attempt, asked, 30.0))
+        asked = None
         try:
             reply = httpx.post(
                 config.url.rstrip("/") + "/chat/completions",
@@ -219,8 +220,12 @@ def _ask(
         except httpx.HTTPError as error:
             problem = f"{type(error).__name__}: {error}"
             continue
-        if reply.status_code == 429 or reply.status_code >= 500:
+        if waiting.is_passing(reply.status_code):
             problem = f"it answers {reply.status_code}"
+            asked = waiting.retry_after(reply.headers)
+            if (asked or 0) > waiting.LONGEST:
+                problem += f" and asks to wait {asked:.0f} s"
+                break
             continue
         if reply.status_code != 200:
             raise UserError(
@@ -232,7 +237,7 @@ def _ask(
         except (ValueError, KeyError, IndexError, TypeError) as error:
             problem = f"its answer is unusable ({error})"
     raise UserError(
-        f"the judge at {config.url} gave no scores in {config.attempts} attempts: {problem}",
+        f"the judge at {config.url} gave no scores in {attempt + 1} attempts: {problem}",
         "the same command goes on from here once the server is well",
     )
 

@@ -60,7 +60,7 @@ def measure(planned: Plan) -> tuple[list[dict[str, Any]], list[str]]:
                 else:
                     path = planned.video(tasks[system.name, item.item_id, number].key)
                 if path is None:
-                    missing.append(f"{item.names[0][:80]}-{number}.mp4")
+                    missing.append(f"{item.names[0]}-{number}.mp4")
                 else:
                     wanted.append((system.name, item, number, path))
         if missing:

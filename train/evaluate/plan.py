@@ -13,7 +13,7 @@ from PIL import Image
 from realdpo import progress, report
 from realdpo.errors import UserError
 from realdpo.families import family_of
-from realdpo.families.load import locate, spec_of_folder, with_task
+from realdpo.families.load import dtype_on, locate, spec_of_folder, with_task
 from realdpo.families.sample import GenerationSettings, settings_from
 from realdpo.files import write_bytes
 from realdpo.ids import content_id, file_hash, seed_of
@@ -163,7 +163,7 @@ def _form(
         if not present:
             raise UserError(
                 f"{system.name}: no video in {folder} is named by one of the {len(items)} prompts",
-                f"for one, {items[0].names[0][:80]}-0.mp4 is wanted, 0 being the seed's number",
+                f"for one, {items[0].names[0]}-0.mp4 is wanted, 0 being the seed's number",
             )
         found = found or _form_of(present)
     if settings is not None:
@@ -231,6 +231,7 @@ def _task(planned: Plan, system: System, item: Item, number: int) -> Task:
         seed=seed,
         settings=planned.settings.key(),
         crf=planned.config.crf,
+        dtype=dtype_on(planned.config.dtype, "auto"),
         **{k: how for k, v in NEUTRAL.items() if (how := getattr(system, k)) != v},
     )
     image = str(item.image) if item.image else None

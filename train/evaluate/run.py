@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from realdpo import engine, progress
 from realdpo.errors import UserError
+from realdpo.families.load import dtype_of_all
 from realdpo.files import write_bytes, write_text
 from realdpo.pairs import conform
 from realdpo.train.evaluate import benchmark, measure, summary
@@ -35,6 +37,7 @@ def run(
 
     With a shard (i, n) only the i-th part of the videos is made, and nothing is compared (None).
     """
+    config = replace(config, dtype=dtype_of_all(config.dtype, devices))
     planned = plan(workspace, config)
     measure.check(planned, workspace)
     generate(planned, devices, shard)
