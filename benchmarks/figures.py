@@ -270,9 +270,7 @@ def read_joints(frames: np.ndarray) -> np.ndarray:
     return found
 
 
-def true_motion(
-    joints: np.ndarray, bones: tuple[tuple[int, int], ...] = BONES
-) -> dict[str, float]:
+def true_motion(joints: np.ndarray, bones: tuple[tuple[int, int], ...] = BONES) -> dict[str, float]:
     """What the joints [F, 8, 2] of one clip say about its motion; NaN joints are left out.
 
     path: speed of a joint, pixels a frame. roughness: its second difference over its speed.

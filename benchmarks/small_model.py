@@ -153,6 +153,7 @@ def sample(
     """
     task, process = task_of(model), scheduler()
     process.set_timesteps(steps)
+    where = next(model.parameters()).device
     skipped = 0 if start is None else round((1 - strength) * steps)
     timesteps = process.timesteps[skipped:]
     shape = (figures.FRAMES, CHANNELS, GRID, GRID)
@@ -164,14 +165,14 @@ def sample(
     )
     made = []
     for low in range(0, len(grain), 16):
-        part = {name: tensor[low : low + 16] for name, tensor in inputs.items()}
-        x = grain[low : low + 16]
+        part = {name: tensor[low : low + 16].to(where) for name, tensor in inputs.items()}
+        x = grain[low : low + 16].to(where)
         if start is not None:
-            x = process.add_noise(start[low : low + 16], x, timesteps[:1].repeat(len(x)))
+            x = process.add_noise(start[low : low + 16].to(where), x, timesteps[:1].repeat(len(x)))
         for t in timesteps:
-            v = task.family.forward(model, x, t.repeat(len(x)), dict(part))
+            v = task.family.forward(model, x, t.to(where).repeat(len(x)), dict(part))
             x = process.step(v, int(t), x, return_dict=False)[0]
-        made.append(x)
+        made.append(x.cpu())
     return torch.cat(made)
 
 
@@ -187,7 +188,7 @@ def pretrain(
         1 + 1000 * plan.seed, plan.clips, world.actions, plan.damaged, world.make_clip
     )
     latents = code.encode(np.stack([clip.frames for clip in clips]))
-    model = new_model(plan)
+    model = new_model(plan).to(device())
     task = task_of(model)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=plan.lr, betas=(0.9, 0.99), weight_decay=1e-4
@@ -203,7 +204,7 @@ def pretrain(
         batch = Batch(
             clean, clean[:, None, :0], torch.randn(clean.shape), torch.rand(len(index)).double(),
             inputs_of(clean, [clips[i].caption for i in index], texts),
-        )  # fmt: skip
+        ).to(device())  # fmt: skip
         optimizer.zero_grad()
         with quick():
             outcome = step.sft(model, task, batch, lambda loss: loss.backward())
@@ -215,11 +216,17 @@ def pretrain(
         curve.append(outcome.loss)
         if k % 250 == 249:
             say(f"base: step {k + 1} of {plan.steps}, error {np.mean(curve[-250:]):.4f}")
-    return average
+    return {name: value.cpu() for name, value in average.items()}
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def quick() -> contextlib.AbstractContextManager[Any]:
     """bfloat16 for the base's pretraining where the processor multiplies it, else float32."""
+    if torch.cuda.is_available():
+        return torch.autocast("cuda", torch.bfloat16)
     if torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return torch.autocast("cpu", torch.bfloat16)
     return contextlib.nullcontext()

@@ -214,7 +214,10 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "realdpo": {},
     # RealDPO's objective with settings of our own: generated losers, and an SFT term beside them.
     "realdpo-paper": {
-        "objective": "dpo", "targets": ("attention",), "schedule": "constant", "policy_ema": 0.0,
+        "objective": "dpo",
+        "targets": ("attention",),
+        "schedule": "constant",
+        "policy_ema": 0.0,
     },
     # RealDPO's released script; docs/training.md lists what its code did beyond these settings.
     "realdpo-released": {

@@ -47,7 +47,12 @@ from realdpo.workspace import Workspace
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a run did. `before` and `after` are held-out summaries (see `held_out.summary`)."""
+    """What a run did. `before` and `after` are held-out summaries (see `held_out.summary`).
+
+    handed_over: the checkpoint whose policy `weights` holds, the best on held-out clips.
+    better_than_base: whether it was better there than the model before training; None if nothing
+    was held out.
+    """
 
     folder: Path
     weights: Path
@@ -60,6 +65,8 @@ class RunSummary:
     before: dict[str, Any] | None
     after: dict[str, Any] | None
     stopped: str | None = None
+    handed_over: str = ""
+    better_than_base: bool | None = None
 
 
 def run(
@@ -130,6 +137,7 @@ class Trainer:
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.inner = getattr(self.model, "module", self.model)
         self.reference = setup.reference(config, self.inner)
+        self.average = setup.average(config, self.inner)
         self.bank = setup.bank(workspace, self.task, self.pairs, config, self.device)
         self.together = config.branches != "one-by-one"
         self.step = 0
@@ -190,6 +198,8 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
+        if self.average is not None:
+            self.average.update(self.step)
         values |= numbers.movement(self.inner, self.reference, self.step, config.weights == "lora")
         values["seconds"] = time.perf_counter() - begin
         pairs = config.batch * config.accumulation * self.accelerator.num_processes
@@ -218,16 +228,28 @@ class Trainer:
         """Write the final weights where diffusers loads them, and the run's summary."""
         if checkpoint.latest(self.folder / "checkpoints") is None:
             self.save()
-        weights = checkpoint.whole_weights(self.inner)
-        target = self.folder / "weights"
+        checkpoints, spec = self.folder / "checkpoints", self.task.family.spec
+        chosen = checkpoint.latest(checkpoints)
+        if self.best and (checkpoints / self.best[1]).is_dir():
+            chosen = checkpoints / self.best[1]
+        assert chosen is not None
+        target, better = self.folder / "weights", None
+        if self.before and self.best:  # the base competes
+            better = self.best[0] < held_out.rank(self.before, self.config.objective)
+        if better is False:
+            progress.say(
+                "warning: on held-out clips no step was better than the base; the weights are those "
+                f"of {chosen.name}, the least bad: do not use them"
+            )
         if self.main:
-            save_weights(weights, self.inner, self.task.family.spec, target)
+            weights = checkpoint.policy_weights(chosen, self.inner, spec)
+            save_weights(weights, self.inner, spec, target)
         if self.config.validation_videos:
-            self._videos(f"step-{self.step:06d}")
+            self._videos(chosen.name, chosen)
         times = [row["seconds"] for row in log.read(self.folder / "log.jsonl")]
         summary = RunSummary(
             self.folder, target, self.step, statistics.median(times or [0.0]), self.parameters, len(self.pairs),
-            len(self.watched), self.watched_by, self.before, self.after, stopped,
+            len(self.watched), self.watched_by, self.before, self.after, stopped, chosen.name, better,
         )  # fmt: skip
         if self.main:
             shown = asdict(summary) | {"folder": self.folder.name, "weights": "weights"}
@@ -255,7 +277,7 @@ class Trainer:
         folder = self.folder / "checkpoints"
         checkpoint.save(
             folder / f"step-{self.step:06d}", self.inner, self.task.family.spec,
-            self.optimizer.optimizer, self.reference, state, self.main,
+            self.optimizer.optimizer, self.reference, state, self.main, self.average,
         )  # fmt: skip
         if self.main:
             self.log.write_csv()
@@ -266,8 +288,9 @@ class Trainer:
     def _take(self, newest: Path) -> None:
         """Go on from the checkpoint `newest`: the other half of `save`."""
         state = checkpoint.load(
-            newest, self.inner, self.task.family.spec, self.optimizer.optimizer, self.reference
-        )
+            newest, self.inner, self.task.family.spec, self.optimizer.optimizer, self.reference,
+            self.average,
+        )  # fmt: skip
         self.step, self.recent = state["step"], state["recent"]
         if state["base"]:
             stored = {n: np.array(rows, dtype=np.float64) for n, rows in state["base"].items()}
@@ -380,10 +403,11 @@ class Trainer:
 
     def _measure(self) -> held_out.Table:
         self.model.eval()
-        return held_out.measure_shared(
-            self.model, self.task, self.watched, self.config, self.together, self.accelerator,
-            self.reference if self.config.objective == "contrast" else None,
-        )  # fmt: skip
+        with self.average.active() if self.average is not None else contextlib.nullcontext():
+            return held_out.measure_shared(
+                self.model, self.task, self.watched, self.config, self.together, self.accelerator,
+                self.reference if self.config.objective == "contrast" else None,
+            )  # fmt: skip
 
     def _held_out(self, now: held_out.Table) -> dict[str, Any]:
         assert self.base is not None
@@ -394,10 +418,17 @@ class Trainer:
             self.best = (key, f"step-{self.step:06d}")
         return found
 
-    def _videos(self, name: str) -> None:
+    def _videos(self, name: str, stored: Path | None = None) -> None:
+        """Videos by the policy as it would be handed over now, or as a checkpoint holds it."""
         from realdpo.train import videos
 
-        weights = checkpoint.whole_weights(self.inner)
+        if stored is not None:
+            spec = self.task.family.spec
+            weights = checkpoint.policy_weights(stored, self.inner, spec) if self.main else {}
+        elif self.average is not None:
+            weights = checkpoint.gather(self.average, self.main)
+        else:
+            weights = checkpoint.whole_weights(self.inner, self.main)
         if self.main:
             chosen = self.watched[: self.config.validation_videos]
             videos.generate(

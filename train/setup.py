@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from realdpo.errors import UserError
-from realdpo.families import Spec, load, trainable_family, weights
+from realdpo.families import Family, Spec, load, trainable_family, weights
 from realdpo.ids import content_id
 from realdpo.train import noise
 from realdpo.train.config import TrainConfig
@@ -94,10 +94,17 @@ def policy(config: TrainConfig, spec: Spec, device: torch.device) -> nn.Module:
 def open_weights(model: nn.Module, config: TrainConfig, spec: Spec) -> None:
     """Let gradients into what is trained: adapters, which are added, or all weights."""
     if config.weights == "lora":
-        targets = config.targets or trainable_family(spec).TARGETS
+        targets = lora_targets(config, trainable_family(spec))
         weights.add_lora(model, config.rank, config.alpha, config.lora_dropout, targets)
     else:
         model.requires_grad_(True)
+
+
+def lora_targets(config: TrainConfig, family: Family) -> tuple[str, ...]:
+    """The linear layers that get adapters, by the ends of their names."""
+    kinds = {"attention": family.TARGETS, "feed-forward": family.FEED_FORWARD}
+    chosen = config.targets or ("attention",)
+    return tuple(layer for name in chosen for layer in kinds.get(name, (name,)))
 
 
 def optimizer(config: TrainConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
