@@ -110,9 +110,10 @@ def look(scores: Scores, ids: list[str], limits: Mapping[str, float]) -> list[Th
         order = np.argsort(np.abs(values - value), kind="stable")
         sides = [
             tuple((ids[i], float(values[i])) for i in order[side[order]][:NEAREST])
-            for side in (known & ~broken[key], broken[key])
+            for side in (known & ~broken[key], known & broken[key])
         ]
-        alone = 1 - float(broken[key].sum() / known.sum())
+        judged = known | broken[key]  # an unknown that drops is judged, too
+        alone = 1 - float(broken[key].sum() / judged.sum())
         only = int((broken[key] & (count == 1)).sum())
         result.append(Threshold(key, value, alone, only, *sides))
     return result
@@ -168,11 +169,11 @@ def passes(scores: Scores, limits: Mapping[str, float], count: int) -> Bools:
 
 
 def breaks(scores: Scores, key: str, value: float) -> Bools:
-    """Which clips break one limit; a score that was not measured breaks none."""
+    """Which clips break one limit; of a score that nobody took none does."""
     values = scores.get(key[:-4])
     if values is None:
         return np.zeros(len(next(iter(scores.values()))), bool)
-    return values < np.float32(value) if key.endswith("_min") else values > np.float32(value)
+    return decide.breaks(values, key, value)
 
 
 def wanted_clips(keep: str, total: int) -> int:

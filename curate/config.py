@@ -85,12 +85,16 @@ class ClipSettings:
     min_seconds, max_seconds: of a clip whose length is free (target native).
     trim_seconds: left out on both sides of a hard cut, where encoders smear two shots.
     soft_trim_seconds: left out on both sides of a dissolve or fade.
+    crop: where a target's shape is cut out of the picture: subject puts it over the people that
+    the extra `people` finds, else over what moves; centre keeps the middle. Black bars are cut
+    away in both.
     """
 
     min_seconds: float = 2.0
     max_seconds: float = 10.0
     trim_seconds: float = 0.1
     soft_trim_seconds: float = 0.5
+    crop: Literal["centre", "subject"] = "subject"
 
 
 @settings
@@ -125,13 +129,32 @@ class ShardSettings:
 
 
 @settings
+class PeopleSettings:
+    """The models behind the scores of people.
+
+    detector: of transformers, by Hub id or folder: RT-DETR, RT-DETRv2, D-FINE or another that
+    knows `person`; "" takes BlazePose out of the mediapipe package. pose: of transformers,
+    ViTPose, for whole and cut-off bodies; "" judges those by the detector's boxes. threshold:
+    least confidence of a person. device: auto | cpu | cuda | cuda:N | mps
+    """
+
+    detector: str = ""
+    pose: str = ""
+    threshold: float = 0.5
+    device: str = "auto"
+
+
+BLAZEPOSE = PeopleSettings()
+
+
+@settings
 class IngestConfig:
     """Everything `curate ingest` can be told.
 
     target: name of a preset in TARGETS. decide: thresholds, `<group>.<name>_min` or `_max`,
     over the defaults of `curate.decide`; a target smaller than its `source.short_side_min`, or
     slower than its `time.fps_min`, lowers that one to its own. caption: name of a captioner. captions: how it is
-    asked. per_action: keep at most so many clips of each action; 0 keeps all. extras: scores of sampled frames to run (people, text, nsfw). engine: where steps
+    asked. per_action: keep at most so many clips of each action; 0 keeps all. extras: scores of sampled frames to run (people, text, nsfw). people: the models that find them. engine: where steps
     run. workers: processes, 0 for as many as cores. address: of a Ray cluster, empty starts
     one here.
     """
@@ -145,6 +168,7 @@ class IngestConfig:
     caption: str = "sidecar"
     captions: CaptionConfig = field(default_factory=CaptionConfig)
     extras: tuple[str, ...] = ()
+    people: PeopleSettings = field(default_factory=PeopleSettings)
     encode: EncodeSettings = field(default_factory=EncodeSettings)
     shards: ShardSettings = field(default_factory=ShardSettings)
     engine: Literal["local", "serial", "ray"] = "local"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
+from realdpo.curate.box import WHOLE, Box
 from realdpo.curate.config import Target
 from realdpo.ids import content_id
 from realdpo.media import MediaError
@@ -19,12 +20,15 @@ if TYPE_CHECKING:
 
     from realdpo.media.decode import Frame
 
-VERSION = 1  # raise when the pictures or the bytes of a clip change
+VERSION = 2  # raise when the pictures or the bytes of a clip change
 
 
 @dataclass(frozen=True)
 class Task:
-    """A clip to be cut. width, height, fps: of the source as shown. start, end: seconds."""
+    """A clip to be cut. width, height, fps: of the source as shown. start, end: seconds.
+
+    crop: the part of the picture that is taken.
+    """
 
     clip_id: str
     path: str
@@ -36,6 +40,7 @@ class Task:
     target: Target
     encode: EncodeSettings
     threads: int = 0
+    crop: Box = WHOLE
 
 
 @dataclass(frozen=True)
@@ -50,10 +55,17 @@ class Clip:
 
 
 def clip_id(
-    source_id: str, start: Fraction, end: Fraction, target: Target, encode: EncodeSettings
+    source_id: str,
+    start: Fraction,
+    end: Fraction,
+    target: Target,
+    encode: EncodeSettings,
+    crop: str,
 ) -> str:
-    """The id of a clip: same footage, span and form, same id."""
-    return content_id(source=source_id, start=start, end=end, target=target, encode=encode)
+    """The id of a clip: same footage, span and form, same id. crop: how its place is chosen."""
+    return content_id(
+        source=source_id, start=start, end=end, target=target, encode=encode, crop=crop
+    )
 
 
 def cut(task: Task) -> Clip:
@@ -67,7 +79,7 @@ def cut(task: Task) -> Clip:
 
     fps = task.target.fps or task.fps
     count = task.target.frames or max(1, math.floor((task.end - task.start) * fps))
-    scaled, shape = placement(task.width, task.height, task.target)
+    scaled, (left, top, width, height) = placement(task.width, task.height, task.target, task.crop)
     decoded = frames(task.path, size=scaled, start=task.start, end=task.end, threads=task.threads)
     written = 0
 
@@ -75,12 +87,12 @@ def cut(task: Task) -> Clip:
         nonlocal written
         for frame in resample(decoded, task.start, fps, count):
             written += 1
-            yield centre(frame.rgb, *shape)
+            yield frame.rgb[top : top + height, left : left + width]
 
     data = encode(pictures(), fps, task.encode)
     if written < count:
         raise MediaError(f"the clip has {written} of {count} frames")
-    return Clip(data, *shape, frames=written, fps=fps)
+    return Clip(data, width, height, frames=written, fps=fps)
 
 
 def resample(
@@ -113,23 +125,29 @@ def resample(
         wanted += 1
 
 
-def placement(width: int, height: int, target: Target) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(size to scale to, size to crop to), each (width, height).
+def placement(
+    width: int, height: int, target: Target, crop: Box = WHOLE
+) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
+    """(width, height) to scale a picture to, and (left, top, width, height) to take of it then.
 
-    The picture covers the target and what sticks out is cropped around the centre; without a
-    target size only an odd last row or column goes.
+    crop: the part of the picture that is wanted. What of it sticks out over the target's shape is
+    left out on both sides alike; without a target size only an odd last row or column goes.
     """
-    if not target.width:
-        return (width, height), (max(2, width - width % 2), max(2, height - height % 2))
-    scale = max(Fraction(target.width, width), Fraction(target.height, height))
-    scaled = (
-        max(target.width, round(width * scale)),
-        max(target.height, round(height * scale)),
+    across, down = crop.width * width, crop.height * height
+    if target.width:
+        scale = max(target.width / across, target.height / down)
+        scaled = (
+            max(target.width, round(width * scale)),
+            max(target.height, round(height * scale)),
+        )
+        size = (target.width, target.height)
+    else:
+        scaled = (width, height)
+        size = (max(2, round(across) // 2 * 2), max(2, round(down) // 2 * 2))
+    left, top = (
+        min(whole - part, max(0, round((start + share / 2) * whole - part / 2)))
+        for whole, part, start, share in zip(
+            scaled, size, (crop.left, crop.top), (crop.width, crop.height), strict=True
+        )
     )
-    return scaled, (target.width, target.height)
-
-
-def centre(rgb: npt.NDArray[np.uint8], width: int, height: int) -> npt.NDArray[np.uint8]:
-    """The middle width x height of a picture [H, W, 3]."""
-    top, left = (rgb.shape[0] - height) // 2, (rgb.shape[1] - width) // 2
-    return rgb[top : top + height, left : left + width]
+    return scaled, (left, top, *size)

@@ -1,7 +1,8 @@
 """Decide: stored scores and thresholds in, keep or drop with every reason out.
 
-Nothing is decoded and nothing is measured again, so a threshold costs a second to change. A
-score that was not measured (null) never drops a clip.
+Nothing is decoded and nothing is measured again, so a threshold costs a second to change. What a
+score that is not known (null) means stands beside each threshold: it drops nothing, except where a
+clip that cannot be judged must not pass (`UNKNOWN_DROPS`), and then the reason says so.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from realdpo.workspace import Workspace
 
-VERSION = 1  # raise when the same numbers and thresholds give another verdict
+VERSION = 2  # raise when the same numbers and thresholds give another verdict
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,12 @@ LIMITS: tuple[Limit, ...] = (
     Limit("flash.rate", None, 3, "WCAG 2.3.1: more than three flashes a second"),
     Limit("flash.flicker", None, 12, "choice: strobes and broken exposure are meant to lie above"),
     Limit("frozen.share", None, 0.3, "measured: a held pose stays below, a still does not"),
-    Limit("box.share", None, 0.1, "choice: bars of a twentieth on two sides"),
+    Limit("box.share", None, 0.6, "choice: bars are cut away; two fifths must be left"),
     Limit("detail.sharpness", 0.35, None, "choice: takes out of focus are meant to lie below"),
     Limit("detail.noise", None, 12, "choice: grain that hides texture is meant to lie above"),
     Limit("detail.blocking", None, 1.0, "choice: starved H.264 is meant to lie above"),
     Limit("detail.combing", None, 0.01, "choice: fields woven in motion lie above"),
+    Limit("motion.camera_confidence", 0.25, None, "choice: four pairs of a clip of two seconds"),
     Limit("motion.subject", 0.04, None, "measured: breathing and leaves lie below, gestures above"),
     Limit("motion.subject_share", 0.003, None, "measured: a hand at arm's length is a hundredth"),
     Limit("motion.camera", None, 1.5, "choice: whip pans are meant to lie above"),
@@ -68,6 +70,9 @@ LIMITS: tuple[Limit, ...] = (
     Limit("text.area", None, 0.05, "choice for fine-tuning sets; pretraining allows 0.3"),
     Limit("nsfw.worst", None, 0.5, "the usual cut of classifiers, on the worst frame"),
 )
+
+# Without a camera to measure against, all motion may be the camera's: not known is not moving.
+UNKNOWN_DROPS = frozenset({"motion.camera_confidence", "motion.subject"})
 
 KEPT_ONE_SIDE = ("_min", "_max")
 
@@ -117,7 +122,8 @@ def reasons(
 ) -> list[list[str]]:
     """For each of `count` clips all the limits it breaks, as `motion.subject=0.8<2`.
 
-    scores: columns of float [count], NaN where not measured; scores that are absent break none.
+    scores: columns of float [count], NaN where not known: of UNKNOWN_DROPS that breaks the limit,
+    as `motion.subject=unknown`, of others none. Scores that are absent break none.
     """
     result: list[list[str]] = [[] for _ in range(count)]
     for rows, texts in _broken(scores, limits):
@@ -134,11 +140,27 @@ def _broken(
         name, least = key[:-4], key.endswith("_min")
         if name not in scores:
             continue
-        # As stored: a value on the limit must not fall to the other side by rounding.
         values, limit = np.asarray(scores[name], np.float32), np.float32(limits[key])
-        rows = np.flatnonzero(values < limit if least else values > limit)
+        wrong = breaks(values, key, limit)
+        if not least and f"{name}_min" in limits:
+            wrong &= ~np.isnan(values)  # said once
+        rows = np.flatnonzero(wrong)
         sign = "<" if least else ">"
-        yield rows, [f"{name}={_short(v, limit)}{sign}{limit:.6g}" for v in values[rows]]
+        yield (
+            rows,
+            [
+                f"{name}=unknown" if np.isnan(v) else f"{name}={_short(v, limit)}{sign}{limit:.6g}"
+                for v in values[rows]
+            ],
+        )
+
+
+def breaks(values: npt.NDArray[Any], key: str, limit: float | np.float32) -> npt.NDArray[np.bool_]:
+    """Which of a score's values, NaN where not known, break its threshold `key`."""
+    # As stored: a value on the limit must not fall to the other side by rounding.
+    values, limit = np.asarray(values, np.float32), np.float32(limit)
+    wrong = values < limit if key.endswith("_min") else values > limit
+    return wrong | np.isnan(values) if key[:-4] in UNKNOWN_DROPS else wrong
 
 
 def apply(

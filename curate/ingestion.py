@@ -27,6 +27,7 @@ from realdpo.curate import (
     dedup_blocks,
     downloads,
     earlier,
+    framing,
     shards,
     sources,
 )
@@ -162,7 +163,7 @@ def check(config: IngestConfig) -> None:
     from realdpo.curate.scores import sampled
 
     decide.thresholds(config.decide)
-    sampled.require(config.extras)
+    sampled.require(config.extras, config.people)
     dataclasses.replace(config.captions, captioner=config.caption)
     finder(config.shots, Fraction(25))
     if config.shards.to:
@@ -300,7 +301,7 @@ def score(
             times = [(span["start"], span["end"]) for span in row["spans"] or ()]
             plan = ids.content_id(
                 analysis=task.key, clips=config.clips, target=TARGETS[config.target],
-                encode=config.encode, version=_plan_version(), spans=times,
+                encode=config.encode, crop=_placing(config), version=_plan_version(), spans=times,
             )  # fmt: skip
             stored = folder / f"{plan}.parquet"
             if not stored.exists():
@@ -340,7 +341,7 @@ def _clip_rows(
 
     given: spans that came with the footage; where there are some, no shots are looked for.
     """
-    from realdpo.curate.scores import fingerprint, summarise
+    from realdpo.curate.scores import fingerprint, moving, summarise
 
     result = analyse.load(analysis)
     target = TARGETS[config.target]
@@ -355,11 +356,16 @@ def _clip_rows(
     for span in spans:
         part = analyse.part_at(parts, span.start)
         fps, width, height = part.fps, part.width, part.height
-        (scaled, _), _ = cut.placement(width, height, target)
         reasons = list(span.reasons)
         if target.fps and fps < target.fps * SLOWEST:
             reasons.append(f"too_slow={float(fps):.3g}<{float(target.fps):.3g}")
-        name = cut.clip_id(source_id, span.start, span.end, target, config.encode)
+        scores = summarise(result.scores, float(span.start), float(span.end))
+        where = moving(result.scores, float(span.start), float(span.end))
+        picture = framing.without_bars(scores, width, height)
+        subject = where if config.clips.crop == "subject" else None
+        crop = framing.frame(picture, width, height, target, moving=subject)
+        scores |= framing.of_crop(crop, where, scores)
+        name = cut.clip_id(source_id, span.start, span.end, target, config.encode, _placing(config))
         rows.setdefault(  # spans that overlap may begin with the same clip
             name,
             {
@@ -373,14 +379,21 @@ def _clip_rows(
                 "status": "ok",
                 "reasons": reasons,
                 "source.fps": float(fps),
-                "source.short_side": float(min(width, height)),
-                "source.upscale": scaled / width,
+                "source.short_side": min(picture.width * width, picture.height * height),
+                "source.upscale": target.width / (crop.width * width) if target.width else 1.0,
                 "source.hdr": float(result.facts["hdr"]),
                 "phash": fingerprint(result.scores, float(span.start), float(span.end)),
-                **_known(summarise(result.scores, float(span.start), float(span.end))),
+                **_known(scores),
             },
         )
     return list(rows.values())
+
+
+def _placing(config: IngestConfig) -> str:
+    """How the crop of a clip is found; part of its id."""
+    if config.clips.crop == "subject" and "people" in config.extras:
+        return f"people:{config.people.detector}:{config.people.threshold:g}"
+    return config.clips.crop
 
 
 def _known(scores: Mapping[str, float]) -> dict[str, float | None]:
@@ -391,7 +404,7 @@ def _plan_version() -> str:
     """Names the way from an analysis to the rows of its clips."""
     from realdpo.curate import scores, shots
 
-    return f"{shots.VERSION}-{scores.VERSION}"
+    return f"{shots.VERSION}-{scores.VERSION}-{framing.VERSION}"
 
 
 def _versions() -> dict[str, Any]:
@@ -477,39 +490,90 @@ def look(
     owners: Mapping[str, Mapping[str, Any]],
     config: IngestConfig,
 ) -> pa.Table:
-    """Add the scores of sampled frames (people, text, nsfw) to clips that are kept so far."""
+    """Add the scores of sampled frames (people, text, nsfw) to clips that are kept so far.
+
+    Where people are found, they say which part of the picture the clip shows.
+    """
     from realdpo.curate.scores import sampled
 
-    sampled.require(config.extras)
-    paths = {k: row["path"] for k, row in owners.items() if row["status"] == "ok" and row["path"]}
-    kept = clips.filter(clips["keep"]).select(["clip_id", "source_id", "start_s", "end_s"])
-    version = ids.content_id(extras=sorted(config.extras), version=sampled.VERSION)
-    tasks = {
-        f"{row['clip_id']}-{version}": (paths[row["source_id"]], row["start_s"], row["end_s"])
-        for row in kept.to_pylist()
-        if row["source_id"] in paths
-    }
+    sampled.require(config.extras, config.people)
+    about = {k: row for k, row in owners.items() if row["status"] == "ok" and row["path"]}
+    bars = [name for name in clips.schema.names if name.startswith(("box.", "crop."))]
+    kept = clips.filter(clips["keep"])
+    kept = kept.select(["clip_id", "source_id", "start", "start_s", "end_s", *bars])
+    rows = {row["clip_id"]: row for row in kept.to_pylist() if row["source_id"] in about}
+    version = ids.content_id(
+        extras=sorted(config.extras),
+        people=config.people,
+        crop=_placing(config),
+        version=(sampled.VERSION, _plan_version()),
+    )
+    tasks = {f"{name}-{version}": row for name, row in rows.items()}
     with Ledger(workspace.step("sampled")) as done:
-        todo = [(key, *task) for key, task in tasks.items() if done.get(key) is None]
-        step = functools.partial(_look_at, extras=config.extras)
+        todo = [
+            (key, about[row["source_id"]], row)
+            for key, row in tasks.items()
+            if done.get(key) is None
+        ]
+        step = functools.partial(_look_at, config=config)
         for outcome in _run("look", "clips", step, todo, config, len(tasks)):
             if outcome.value is not None:
                 done.put(outcome.row[0], outcome.value)
-        found = [done.get(f"{c}-{version}") or {} for c in clips["clip_id"].to_pylist()]
-    for name in sorted({name for row in found for name in row}):
-        known = clips[name].to_pylist() if name in clips.schema.names else [None] * len(found)
-        each = zip(found, known, strict=True)
-        clips = _set_score(clips, name, [row.get(name, before) for row, before in each])
+        found = {name: dict(done.get(f"{name}-{version}") or {}) for name in rows}
+    # What moves within a crop that people have moved; one source's frames at a time.
+    by_source: dict[str, list[str]] = {}
+    for name, scores in found.items():
+        if any(scores.get(key) != rows[name].get(key) for key in framing.NAMES if scores):
+            by_source.setdefault(rows[name]["source_id"], []).append(name)
+    for source_id, names in by_source.items():
+        source = about[source_id]
+        task = analyse.Task(source_id, source["path"], config.shots)
+        numbers = analyse.load(task.file(workspace.step("analyse"))).scores
+        for name in names:
+            found[name] |= _known(_of_crop(numbers, found[name], rows[name]))
+    order = clips["clip_id"].to_pylist()
+    for column in sorted({column for scores in found.values() for column in scores}):
+        before = clips[column].to_pylist() if column in clips.schema.names else [None] * len(order)
+        values = [
+            found.get(clip, {}).get(column, old) for clip, old in zip(order, before, strict=True)
+        ]
+        clips = _set_score(clips, column, values)
     return clips
 
 
 def _look_at(
-    row: tuple[str, str, float, float], extras: tuple[str, ...]
+    row: tuple[str, Mapping[str, Any], Mapping[str, Any]], config: IngestConfig
 ) -> dict[str, float | None]:
     from realdpo.curate.scores import sampled
 
-    _, path, start, end = row
-    return _known(sampled.measure(path, start, end, extras))
+    _, source, clip = row
+    part = analyse.part_at(analyse.parts_of(source), Fraction(clip["start"]))
+    width, height = part.width, part.height
+    bars = {name: value for name, value in clip.items() if name.startswith("box.") and value}
+    choose = functools.partial(
+        framing.frame, framing.without_bars(bars, width, height), width, height,
+        TARGETS[config.target],
+    )  # fmt: skip
+    seen = sampled.measure(
+        source["path"], clip["start_s"], clip["end_s"], config.extras, config.people,
+        framing.from_scores(clip), choose if config.clips.crop == "subject" else None,
+    )  # fmt: skip
+    return {**_known(seen.scores), **framing.scores_of(seen.crop)}
+
+
+def _of_crop(
+    numbers: Mapping[str, Any],
+    found: Mapping[str, Any],
+    clip: Mapping[str, Any],
+) -> dict[str, float]:
+    """The scores of a clip that change with the part of the picture that it shows."""
+    from realdpo.curate.scores import moving, summarise
+
+    span = (clip["start_s"], clip["end_s"])
+    scores = summarise(numbers, *span)
+    crop = framing.from_scores(found)
+    fresh = framing.of_crop(crop, moving(numbers, *span), scores)
+    return {name: value for name, value in fresh.items() if name not in found}
 
 
 def _source_reasons(license_id: str | None, hdr: float | None, config: IngestConfig) -> list[str]:
@@ -567,14 +631,13 @@ def write_clips(
     is away is taken out of the shards.
     """
     columns = ["clip_id", "source_id", "start", "end", "sha256", "width", "height", "frames", "fps"]
+    columns += [name for name in framing.NAMES if name in clips.schema.names]
     kept = clips.filter(clips["keep"]).select(columns).to_pylist()
     fresh = [row for row in kept if row["source_id"] not in carried]
     old = {row["clip_id"]: row for row in kept if row["source_id"] in carried}
     with Ledger(workspace.step("cut")) as done:
         there = _names(workspace.clip_files)
-        todo = [
-            r for r in fresh if not (_made(done, r["clip_id"]) and f"{r['clip_id']}.mp4" in there)
-        ]
+        todo = [row for row in fresh if not (_made(done, row) and f"{row['clip_id']}.mp4" in there)]
         threads = engine.threads_per_worker(len(todo), config.engine, config.workers)
         tasks = [_cut_task(row, owners[row["source_id"]], config, threads) for row in todo]
         failed: dict[str, str] = {}
@@ -594,6 +657,7 @@ def write_clips(
                     "height": clip.height,
                     "frames": clip.frames,
                     "fps": _text(clip.fps),
+                    "crop": _crop_of(framing.scores_of(outcome.row.crop)),
                 },
             )
         away = {c: r["sha256"] for c, r in old.items() if f"{c}.mp4" not in there and r["sha256"]}
@@ -619,9 +683,10 @@ def write_clips(
     return clips, {c: facts["bytes"] for c, facts in made.items()}
 
 
-def _made(done: Ledger, clip_id: str) -> bool:
-    """Whether a clip was cut, by the code of today."""
-    return (done.get(clip_id) or {}).get("version") == cut.VERSION
+def _made(done: Ledger, row: Mapping[str, Any]) -> bool:
+    """Whether a clip was cut, by the code of today and out of the same part of the picture."""
+    record = done.get(row["clip_id"]) or {}
+    return record.get("version") == cut.VERSION and record.get("crop") == _crop_of(row)
 
 
 def _cut_task(
@@ -638,8 +703,14 @@ def _cut_task(
         fps=part.fps,
         target=TARGETS[config.target],
         encode=config.encode,
+        crop=framing.from_scores(row),
         threads=threads,
     )
+
+
+def _crop_of(row: Mapping[str, Any]) -> list[float]:
+    """A crop as it is compared: what a pixel of 8K could show, not the last bits of a float."""
+    return [round(row[name], 5) for name in framing.NAMES]
 
 
 def split(clips: pa.Table, config: IngestConfig) -> pa.Table:

@@ -9,21 +9,26 @@ from typing import Any
 
 import numpy as np
 
+from realdpo.curate.config import BLAZEPOSE, PeopleSettings
+
 
 def inspect(
-    path: Path, overrides: Mapping[str, Any] | None = None, extras: tuple[str, ...] = ()
+    path: Path,
+    overrides: Mapping[str, Any] | None = None,
+    extras: tuple[str, ...] = (),
+    models: PeopleSettings = BLAZEPOSE,
 ) -> dict[str, Any]:
     """Facts, shots, scores and verdict of a file, as plain values.
 
     Raises UserError when it cannot be read as video, a threshold is wrong or an extra missing.
     """
-    from realdpo.curate import analyse, decide
+    from realdpo.curate import analyse, decide, framing
     from realdpo.curate.config import ClipSettings, ShotSettings, Target
-    from realdpo.curate.scores import sampled, summarise
+    from realdpo.curate.scores import moving, sampled, summarise
     from realdpo.curate.shots import divide
 
     limits = decide.thresholds(overrides)
-    sampled.require(extras)
+    sampled.require(extras, models)
     seen = analyse.analyse(analyse.Task("", str(path), ShotSettings()))
     parts = analyse.parts_of(seen.facts)
     shots = []
@@ -41,11 +46,14 @@ def inspect(
         part = analyse.part_at(parts, span.start)
         scores = {
             "source.fps": float(part.fps),
-            "source.short_side": float(min(part.width, part.height)),
             **summarise(seen.scores, start, end),
         }
+        size = part.width, part.height
+        crop = framing.without_bars(scores, *size)
+        scores["source.short_side"] = min(crop.width * size[0], crop.height * size[1])
+        scores |= framing.of_crop(crop, moving(seen.scores, start, end), scores)
         if extras:
-            scores |= sampled.measure(str(path), start, end, extras)
+            scores |= sampled.measure(str(path), start, end, extras, models, crop).scores
         columns = {name: np.array([value], np.float32) for name, value in scores.items()}
         why = [*span.reasons, *decide.reasons(columns, limits, 1)[0]]
         shots.append(

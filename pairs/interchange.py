@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -14,7 +14,7 @@ from realdpo import ids, tables
 from realdpo.errors import UserError
 from realdpo.files import atomic_path, write_bytes, write_text
 from realdpo.integrity import pair_problem
-from realdpo.pairs import conform, latents
+from realdpo.pairs import conform, latents, trainers
 from realdpo.pairs.publish import publish, read_reviews
 from realdpo.progress import bar, say
 from realdpo.workspace import Workspace
@@ -78,8 +78,8 @@ def from_realdpo(folder: Path) -> list[Given]:
 def from_csv(file: Path) -> list[Given]:
     """Pairs of a CSV file with the columns prompt, win, lose.
 
-    Paths are relative to the file; several losers are several rows or are joined by `;`.
-    Raises UserError that names the row.
+    Paths are relative to the file; several losers are several rows or are joined by `;`. A name
+    that holds a `;` is a row's only loser, or stands in double quotes among others. Raises UserError that names the row.
     """
     try:
         with open(file, newline="", encoding="utf-8-sig") as handle:
@@ -96,18 +96,36 @@ def from_csv(file: Path) -> list[Given]:
         )
     together: dict[tuple[str, Path], tuple[str, list[Path]]] = {}
     for number, row in enumerate(rows, 2):
-        paths = [file.parent / p.strip() for p in f"{row['win']};{row['lose']}".split(";") if p]
+        win, lose = (row["win"] or "").strip(), _names(file.parent, row["lose"] or "")
+        if not win or not lose:
+            raise UserError(f"{file}, line {number}: a pair needs a winner and a loser")
+        paths = [file.parent / name for name in (win, *lose)]
         for path in paths:
             if not path.is_file():
-                raise UserError(f"{file}, line {number}: {path} is not there")
-        if len(paths) < 2:
-            raise UserError(f"{file}, line {number}: a pair needs a winner and a loser")
+                raise UserError(
+                    f"{file}, line {number}: {path} is not there",
+                    "several losers are joined by `;`; a name that holds one stands in quotes",
+                )
         key = ((row["prompt"] or "").strip(), paths[0])
         together.setdefault(key, (f"{file}, line {number}", []))[1].extend(paths[1:])
     return [
         Given(prompt, win, tuple(lose), {}, where)
         for (prompt, win), (where, lose) in together.items()
     ]
+
+
+def _names(folder: Path, cell: str) -> list[str]:
+    """The file names in a cell: one as it stands if it is there, else joined by `;`."""
+    if cell.strip() and (folder / cell.strip()).is_file():
+        return [cell.strip()]
+    parts = next(csv.reader([cell], delimiter=";", skipinitialspace=True), [])
+    return [name.strip() for name in parts if name.strip()]
+
+
+def from_simpletuner(path: Path) -> list[Given]:
+    """Pairs in the layout of SimpleTuner's Flow-DPO: its JSON, or a folder that holds it."""
+    found = trainers.from_simpletuner(path)
+    return [Given(prompt, win, lose, {}, str(win)) for prompt, win, lose in found]
 
 
 def take_in(
@@ -264,7 +282,9 @@ def export(workspace: Workspace, target: Path, kind: str) -> dict[str, Any]:
     """Write the accepted pairs for others, into a new folder; the summary.
 
     kind: "folder" is RealDPO's layout, with a metadata.csv that `datasets` reads as a video
-    folder; "trl" is Parquet with the columns prompt, image, chosen, rejected, a row a loser.
+    folder; "trl" is Parquet with the columns prompt, image, chosen, rejected, a row a loser;
+    "simpletuner", "musubi" and "diffusion-pipe" are what these trainers read (see `trainers`), of
+    the train split alone.
     Raises UserError when the target is not empty.
     """
     workspace.require(workspace.pairs, "pairs build")
@@ -277,15 +297,18 @@ def export(workspace: Workspace, target: Path, kind: str) -> dict[str, Any]:
         raise UserError(f"{target} is a file", "export to a new folder")
     if target.exists() and any(target.iterdir()):
         raise UserError(f"{target} is not empty", "export to a new folder")
-    made = {"folder": _as_folder, "trl": _as_trl}.get(kind)
+    made = FORMATS.get(kind)
     if made is None:
-        raise UserError(f"no export format {kind!r}", "folder or trl")
-    made(workspace, rows, target)
+        raise UserError(f"no export format {kind!r}", f"choose from {', '.join(FORMATS)}")
+    if made not in (_as_folder, _as_trl):
+        rows = trainers.for_training(rows)
+    for line in made(workspace, rows, target):
+        say(line)
     say(f"exported {len(rows)} pairs to {target}")
     return {"pairs": len(rows), "folder": str(target), "format": kind}
 
 
-def _as_folder(workspace: Workspace, rows: Sequence[dict[str, Any]], target: Path) -> None:
+def _as_folder(workspace: Workspace, rows: Sequence[Mapping[str, Any]], target: Path) -> list[str]:
     table = [["prompt", "win_file_name", "lose_file_name", "pair_id", "split"]]
     for row in rows:
         win = f"videos/{row['pair_id']}.mp4"
@@ -302,9 +325,10 @@ def _as_folder(workspace: Workspace, rows: Sequence[dict[str, Any]], target: Pat
         open(temporary, "w", newline="", encoding="utf-8") as handle,
     ):
         csv.writer(handle).writerows(table)
+    return []
 
 
-def _as_trl(workspace: Workspace, rows: Sequence[dict[str, Any]], target: Path) -> None:
+def _as_trl(workspace: Workspace, rows: Sequence[Mapping[str, Any]], target: Path) -> list[str]:
     import json
 
     import pyarrow as pa
@@ -336,6 +360,19 @@ def _as_trl(workspace: Workspace, rows: Sequence[dict[str, Any]], target: Path) 
                 same["chosen"] = media(row["win"])
                 each = [{**same, "rejected": media(name)} for name in row["lose"]]
                 writer.write_table(pa.Table.from_pylist(each, schema=schema))
+    return [
+        "to read frames, `datasets` needs torchcodec (pip install torchcodec); for the bytes alone, "
+        "cast_column(name, datasets.Video(decode=False)) needs nothing"
+    ]
+
+
+FORMATS: dict[str, Callable[..., list[str]]] = {
+    "folder": _as_folder,
+    "trl": _as_trl,
+    "simpletuner": trainers.to_simpletuner,
+    "musubi": trainers.to_musubi,
+    "diffusion-pipe": trainers.to_diffusion_pipe,
+}
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -355,7 +392,9 @@ def _lines(file: Path) -> list[str]:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {file}: {error}") from None
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.rstrip().splitlines()]
     if not lines:
         raise UserError(f"{file} is empty")
+    if "" in lines:
+        raise UserError(f"{file}, line {lines.index('') + 1} is empty", "every pair needs its line")
     return lines

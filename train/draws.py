@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from realdpo.ids import seed_of
+from realdpo.regions import Region
 from realdpo.train import latents, noise
 from realdpo.train.config import TrainConfig
 from realdpo.train.latents import Pair
@@ -24,6 +25,8 @@ class Batch:
     """B samples: `win`, `noise` [B, ...], `lose` [B, N, ...], `u` [B] float64, inputs [B, ...].
 
     `keys` name each sample's (pair, draw) when the draw is one of a fixed bank, else are empty.
+    `regions`: of each sample the part of the video in which its sides differ, None where that is
+    all of it; empty when it is for every sample.
     """
 
     win: Tensor
@@ -32,11 +35,12 @@ class Batch:
     u: Tensor
     inputs: dict[str, Tensor]
     keys: tuple[str, ...] = ()
+    regions: tuple[Region | None, ...] = ()
 
     def to(self, device: torch.device) -> Batch:
         inputs = {name: tensor.to(device) for name, tensor in self.inputs.items()}
         win, lose, grain = (t.to(device) for t in (self.win, self.lose, self.noise))
-        return Batch(win, lose, grain, self.u.to(device), inputs, self.keys)
+        return Batch(win, lose, grain, self.u.to(device), inputs, self.keys, self.regions)
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,14 @@ def collate(chosen: Sequence[tuple[latents.Sample, Choice]], keys: tuple[str, ..
         torch.tensor([c.u for _, c in chosen], dtype=torch.float64),
         {name: torch.stack([made[name] for made in inputs]) for name in inputs[0]},
         keys,
+        regions if any(regions := tuple(_region(s) for s, _ in chosen)) else (),
     )
+
+
+def _region(sample: latents.Sample) -> Region | None:
+    """The region that all losers of a sample were made anew in; None if they have not one."""
+    found = set(sample.regions)
+    return found.pop() if len(found) == 1 else None
 
 
 def losers_of(pair: Pair, config: TrainConfig) -> int:

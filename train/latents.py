@@ -33,6 +33,7 @@ from realdpo.families import Family, Spec, trainable_family
 from realdpo.families import load as loading
 from realdpo.files import atomic_path
 from realdpo.media.decode import read_clip
+from realdpo.regions import Region
 from realdpo.train.config import TrainConfig
 from realdpo.workspace import Workspace
 
@@ -54,6 +55,7 @@ class Pair:
     shape: tuple[int, ...]  # of a latent without batch axis
     size: tuple[int, int, int]  # width, height, frames of the video
     first_frame: Path | None  # PNG, for image-to-video
+    regions: tuple[Region | None, ...] = ()  # what each loser was made anew in; None: all of it
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Sample:
     lose: Tensor
     inputs: dict[str, Tensor]
     images: dict[str, Tensor]
+    regions: tuple[Region | None, ...] = ()  # one per loser
 
 
 def load(pair: Pair, losers: Sequence[int] | None = None) -> Sample:
@@ -77,6 +80,7 @@ def load(pair: Pair, losers: Sequence[int] | None = None) -> Sample:
         else torch.empty(0, *pair.shape),
         {**prompt, "fps": torch.tensor(pair.fps)},
         image[0] if image else {},
+        tuple(pair.regions[index] for index in chosen) if pair.regions else (),
     )
 
 
@@ -247,7 +251,9 @@ class _Cache:
         known = (row["pair_id"], row["clip_id"], row["source_id"], row["prompt"], row["fps"])
         size = (row["width"], row["height"], row["frames"])
         shown = None if image is None else self._png(image)
-        return Pair(*known, win, lose, tuple(inputs), shapes.pop(), size, shown)
+        regions = tuple(r and Region(**{n: tuple(v) for n, v in r.items()})
+                        for r in row.get("regions") or [])  # fmt: skip
+        return Pair(*known, win, lose, tuple(inputs), shapes.pop(), size, shown, regions)
 
     def _latents(self, video: bytes) -> Path:
         return self._file(
@@ -359,7 +365,7 @@ def _count(shard: Path, kind: tables.TableKind) -> int:
 def _rows(shards: Sequence[Path]) -> Iterator[dict[str, Any]]:
     """Rows of the shards, one at a time: videos of a whole shard need not fit in memory."""
     wanted = ["pair_id", "clip_id", "source_id", "prompt", "win", "lose", "first_frame"]
-    wanted += ["width", "height", "frames", "fps"]
+    wanted += ["width", "height", "frames", "fps", "regions"]  # shards of before lack the last
     for path in shards:
         for batch in pq.ParquetFile(path).iter_batches(batch_size=1, columns=wanted):
             for row in batch.to_pylist():

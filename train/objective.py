@@ -71,14 +71,26 @@ class Contrast:
             raise ValueError(f"gamma={self.gamma}: the contrast is bounded for 0 <= gamma < 1 only")
 
 
-def error(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+def error(
+    prediction: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    where: Tensor | None = None,
+) -> Tensor:
     """Mean squared error of every sample, [B, ...] -> [B], at least in float32.
 
     Both sides are widened before they are subtracted, and every axis but the first is averaged, so
-    neither rounding nor the size of the video leaks into the logits. `weight` is [B].
+    neither rounding nor the size of the video leaks into the logits. `weight` is [B]. `where`
+    weighs positions, [B, ...] that broadcasts to the prediction: a mean over a region is one with
+    1 inside and 0 outside.
     """
     wide = torch.promote_types(prediction.dtype, torch.float32)
-    squared = (prediction.to(wide) - target.to(wide)).square().flatten(1).mean(1)
+    squares = (prediction.to(wide) - target.to(wide)).square()
+    if where is None:
+        squared = squares.flatten(1).mean(1)
+    else:
+        share = where.to(wide).expand_as(squares)
+        squared = (squares * share).flatten(1).sum(1) / share.flatten(1).sum(1)
     return squared if weight is None else squared * weight.to(wide)
 
 

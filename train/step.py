@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -58,7 +58,11 @@ def branch(model: Any, task: Task, batch: Batch, clean: Tensor) -> tuple[Tensor,
     """
     prediction, target, weight = _predict(model, task, batch, clean)
     wide = torch.promote_types(prediction.dtype, target.dtype)
-    return objective.error(prediction, target, weight), prediction.to(wide) - target
+    residual = prediction.to(wide) - target
+    if not batch.regions:
+        return objective.error(prediction, target, weight), residual
+    where = _repeat(_within(task, batch, clean), len(clean) // len(batch.u))
+    return objective.error(prediction, target, weight, where), residual * where
 
 
 def _predict(
@@ -80,6 +84,25 @@ def _predict(
     prediction, target = (x.narrow(axis, skip, length) for x in (prediction, target))
     weight = noise.weights(task.process, level, task.weighting)
     return prediction, target, None if weight is None else weight.to(prediction.device)
+
+
+def _within(task: Task, batch: Batch, like: Tensor) -> Tensor:
+    """1 at latent positions that the losers of a sample were made anew at, else 0; [B, ...].
+
+    Outside of the region of a local loser both sides show the same, and an error there would only
+    be noise in their comparison. Samples without a region are 1 throughout.
+    """
+    axis, skip = task.family.TIME_AXIS, task.family.clean_frames()
+    frames, rows, columns = like.shape[axis], *like.shape[3:5]
+    where = torch.zeros(len(batch.u), frames, rows, columns, device=like.device)
+    for k, region in enumerate(batch.regions):
+        spans = region.spans(frames, rows, columns) if region else (slice(None),) * 3
+        where[k][spans] = 1.0
+    where = where[:, skip:]
+    # a region that lies in given frames alone has nothing to say there: then all counts
+    nothing = where.flatten(1).sum(1) == 0
+    where[nothing] = 1.0
+    return where.unsqueeze(3 - axis)
 
 
 def branch_errors(model: Any, task: Task, batch: Batch, together: bool) -> tuple[Tensor, Tensor]:
@@ -121,7 +144,7 @@ def sft(
 
     weight: of the gradient; the loss that is told is the error itself.
     """
-    win, _ = branch(model, task, batch, batch.win)
+    win, _ = branch(model, task, replace(batch, regions=()), batch.win)
     loss = win.mean()
     backward(weight * loss)
     nothing = win.new_zeros(len(win), 0)

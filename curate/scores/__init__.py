@@ -16,7 +16,7 @@ luma, `detail.*` are taken from the analysis pictures, and then are not comparab
 A clip in memory: `measure(frames uint8 [F, H, W, 3], fps) -> {"motion.subject": ..., ...}`.
 
 `table` is plain numpy and may be kept with `numpy.savez`. Every name of `NAMES` is in every
-summary; NaN means that it could not be measured (a span of one frame has no motion).
+summary; NaN means that it is not known (a span of one frame has no motion).
 
     luma.mean, luma.contrast        mean and standard deviation of luma, 0 to 255
     luma.highlights, luma.shadows   share of clipped pixels, 0 to 1
@@ -31,6 +31,8 @@ summary; NaN means that it could not be measured (a span of one frame has no mot
     detail.blocking                 excess of steps on the 8 x 8 grid of codecs, 0 is none
     detail.combing                  share of pixels torn by interlacing
     motion.total .camera .subject   speed of the picture; of the camera; of what moves within it
+    motion.camera_confidence        share of the time in which the camera's motion could be told;
+                                    what is measured against the camera is of that time alone
     motion.subject_share            share of the picture that moves by itself
     motion.pan_x .pan_y .zoom .roll signed camera motion: right, down, 1/s inwards, rad/s
     motion.shake                    camera speed that is not steady
@@ -51,13 +53,14 @@ from realdpo.curate.scores.stream import (
     StreamScores,
     fingerprint,
     measure,
+    moving,
     summarise,
 )
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-VERSION = 1  # raise when a number of a frame or of a span changes
+VERSION = 2  # raise when a number of a frame or of a span changes
 
 __all__ = [
     "LUMA_SECONDS",
@@ -66,6 +69,7 @@ __all__ = [
     "StreamScores",
     "fingerprint",
     "measure",
+    "moving",
     "score_file",
     "summarise",
 ]

@@ -1,17 +1,21 @@
 """Motion: of the camera, and of what moves within the picture, in picture heights per second.
 
-Dense flow (DIS, Kroeger et al. 2016) between pictures about an eighth of a second apart; a
-similarity transform fitted to it by RANSAC is the camera; what neither that transform nor flat
-texture explains is the subject.
+Dense flow (DIS, Kroeger et al. 2016) between pictures about an eighth of a second apart. The camera
+is the similarity transform that the rim of the picture follows: guessed from the flow by RANSAC,
+then aligned to the pixels themselves (inverse compositional, Baker and Matthews 2004). What does not
+look as that transform would make it look, and flows otherwise, is the subject. Where the rim holds
+too little to tell, or parts of it disagree (parallax), the camera is unknown and so is the subject.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from realdpo.curate.scores import borders
 from realdpo.curate.scores.types import Bools, Bytes, Columns, Floats
 
 PAIR_SECONDS = 1 / 8
@@ -22,18 +26,32 @@ SMALLEST, SMALLEST_LONG = 64, 128
 # Pixels at LINES or fewer: what flow gets wrong in a still picture, and per pixel of camera
 # motion (lens distortion, parallax of a hand-held camera).
 STILL_PIXELS, PARALLAX = 0.5, 0.2
-# Levels by which a moving point must differ from the picture that the camera alone would give.
-EVIDENCE_LEVELS = 4.0
-TEXTURE = 2e-4
-# The camera moves the whole picture: its points reach over this much of width and height.
-CAMERA_SPREAD, CAMERA_SUPPORT = 0.5, 0.35
-FEWEST_POINTS = 5
+# A point can tell how it moved where the picture changes by so many levels a pixel, and by this
+# share of what its strongest places do: so a picture of low contrast can tell as well.
+LEAST_SLOPE, SLOPE_SHARE = 0.8, 0.15
+# A place looks as it should when it is off by no more than this many levels and pixels.
+SAME_LEVELS, SAME_PIXELS = 1.0, 0.35
+# The rim: the outer ones of CELLS x CELLS. So many of them must be able to tell, with FEWEST_VOTES
+# points each, and this share of them must follow the camera.
+CELLS, FEWEST_CELLS, FEWEST_VOTES, AGREEMENT = 4, 5, 4, 0.6
+# Where it moves is kept for so many cells a side.
+CELLS_KEPT = 8
+# Pixels a pair below which a camera needs no closer look.
+AT_REST = 0.1
+FEWEST_POINTS, FOLLOWED = 5, 64
+# A place has moved when a patch of so many pixels matches by this factor better elsewhere.
+PATCH, BETTER = 9, 0.8
+# Changes of level over more than so many of every other pixel are light.
+AROUND = (7, 7)
+# Alignment ends when a step moves no corner by so many pixels.
+STEPS, SETTLED = 8, 0.03
 # Above this share of contrast left over, the flow is tried again from the whole picture's shift.
 LOST = 0.35
 
 NAMES = (
     "motion.total",
     "motion.camera",
+    "motion.camera_confidence",
     "motion.subject",
     "motion.subject_share",
     "motion.pan_x",
@@ -48,6 +66,7 @@ NAMES = (
 FIELDS = (
     "total",
     "camera",
+    "agreement",
     "subject",
     "subject_share",
     "pan_x",
@@ -56,6 +75,27 @@ FIELDS = (
     "roll",
     "unexplained",
 )
+# What is not known of a pair whose camera is unknown.
+_OF_CAMERA = ("camera", "subject", "subject_share", "pan_x", "pan_y", "zoom", "roll")
+_OF_ALL = ("total", "unexplained")
+
+
+class _Slopes(NamedTuple):
+    """Of every other pixel, levels a pixel: to the right, down, and how steep it is around it."""
+
+    right: Floats
+    down: Floats
+    steep: Floats
+
+
+class _Look(NamedTuple):
+    """A guess at the camera: [2, 3], how far each grid point is off (above 1 it does not follow),
+    the share of the rim that follows, and how far off the rim is altogether."""
+
+    matrix: Floats
+    off: Floats
+    agreement: float
+    cost: float
 
 
 @lru_cache(maxsize=1)
@@ -65,30 +105,62 @@ def _flow() -> cv2.DISOpticalFlow:
 
 
 def of_pair(before: Bytes, after: Bytes, seconds: float) -> dict[str, float]:
-    """Motion from one picture to another `seconds` later. uint8 [h, w], h and w at most ~LINES."""
+    """Motion from one picture to another `seconds` later. uint8 [h, w], h and w at most ~LINES.
+
+    agreement: share of the rim, in [0, 1], that follows one camera; 0 where too little of it can
+    tell. Below AGREEMENT the camera and all that is measured against it are NaN.
+    """
+    return look_at(before, after, seconds)[0]
+
+
+def look_at(before: Bytes, after: Bytes, seconds: float) -> tuple[dict[str, float], Bytes]:
+    """`of_pair`, and where it moves: uint8 [CELLS_KEPT ** 2], share of each cell, 255 is all."""
+    nowhere = np.zeros(CELLS_KEPT**2, np.uint8)
+    # A bar stands still whatever the camera does.
+    whole, wide = before.shape
+    inside = _within_bars(before, after)
+    before, after = (np.ascontiguousarray(picture[inside]) for picture in (before, after))
     height, width = before.shape
     if min(height, width) < 16:
-        return dict.fromkeys(FIELDS, np.nan)
+        return dict.fromkeys(FIELDS, np.nan), nowhere
     flow, unexplained = _best_flow(before, after)
     x, y = _grid(height, width)
     right, down = cv2.split(flow[GRID // 2 :: GRID, GRID // 2 :: GRID])
-    matrix = _camera(x, y, right, down, _texture(before))
-    camera_x = matrix[0, 0] * x + matrix[0, 1] * y + (matrix[0, 2] - x)
-    camera_y = matrix[1, 0] * x + matrix[1, 1] * y + (matrix[1, 2] - y)
+    slopes = _slopes(before)
+    look = _camera(before, after, slopes, right, down)
+    per_second = 1 / (whole * seconds)
+    if look.agreement < AGREEMENT:
+        unknown = {
+            **dict.fromkeys(FIELDS, np.nan),
+            "total": float(cv2.magnitude(right, down).mean()) * per_second,
+            "agreement": look.agreement,
+            "unexplained": unexplained,
+        }
+        return unknown, nowhere
+    matrix = look.matrix
+    camera_x = (matrix[0, 0] * x + matrix[0, 1] * y + (matrix[0, 2] - x)).astype(np.float32)
+    camera_y = (matrix[1, 0] * x + matrix[1, 1] * y + (matrix[1, 2] - y)).astype(np.float32)
     speed = cv2.magnitude(camera_x, camera_y)
     residual = cv2.magnitude(right - camera_x, down - camera_y)
-    moving = _moving(before, after, matrix, (x + camera_x, y + camera_y), speed, residual)
+    to_x, to_y = x + camera_x, y + camera_y
+    seen = (to_x >= 2) & (to_x < width - 2) & (to_y >= 2) & (to_y < height - 2)
+    moving = seen & (residual > STILL_PIXELS + PARALLAX * speed) & (look.off > 1)
     enough = int(moving.sum()) >= FEWEST_POINTS
-    per_second = 1 / (height * seconds)
     middle = np.array([(width - 1) / 2, (height - 1) / 2])
     shift = matrix[:, :2] @ middle + matrix[:, 2] - middle
     scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
     total = np.where(moving, cv2.magnitude(right, down), speed)
-    return {
+    subject, verified = (
+        _subject(before, after, _at_grid(slopes.steep), flow, moving, matrix)
+        if enough
+        else (0.0, 0.0)
+    )
+    found = {
         "total": float(total.mean()) * per_second,
         "camera": float(speed.mean()) * per_second,
-        "subject": _speed(residual[moving]) * per_second if enough else 0.0,
-        "subject_share": _share(moving) if enough else 0.0,
+        "agreement": look.agreement,
+        "subject": subject * per_second,
+        "subject_share": verified * _share(moving),
         # The picture moves against the camera.
         "pan_x": -float(shift[0]) * per_second,
         "pan_y": -float(shift[1]) * per_second,
@@ -96,6 +168,11 @@ def of_pair(before: Bytes, after: Bytes, seconds: float) -> dict[str, float]:
         "roll": -float(np.arctan2(matrix[1, 0], matrix[0, 0])) / seconds,
         "unexplained": unexplained,
     }
+    cells = np.zeros((whole // GRID + 1, wide // GRID + 1), np.float32)
+    top, left = inside[0].start // GRID, inside[1].start // GRID
+    cells[top : top + moving.shape[0], left : left + moving.shape[1]] = moving * verified
+    cells = cv2.resize(cells, (CELLS_KEPT, CELLS_KEPT), interpolation=cv2.INTER_AREA)
+    return found, np.rint(cells * 255).astype(np.uint8).ravel()
 
 
 def summary(rows: Columns) -> dict[str, float]:
@@ -106,14 +183,25 @@ def summary(rows: Columns) -> dict[str, float]:
         return dict.fromkeys(NAMES, np.nan)
     pair = {name: rows[name][inside] for name in FIELDS}
     seconds = rows["pair_s"][inside]
-    result = {
-        f"motion.{name}": float(np.average(values, weights=seconds))
-        for name, values in pair.items()
-    }
+    known = ~np.isnan(pair["camera"])
+    result = {f"motion.{n}": float(np.average(pair[n], weights=seconds)) for n in _OF_ALL}
+    result["motion.camera_confidence"] = float(np.average(known, weights=seconds))
+    if not known.any():
+        return {**dict.fromkeys(NAMES, np.nan), **result}
+    pair, seconds = {name: values[known] for name, values in pair.items()}, seconds[known]
+    result |= {f"motion.{n}": float(np.average(pair[n], weights=seconds)) for n in _OF_CAMERA}
     result["motion.shake"] = shake(pair["pan_x"], pair["pan_y"])
     result["motion.smoothness"] = smoothness(pair["subject"])
     result["motion.ramp"] = ramp(pair["total"], seconds)
     return result
+
+
+def where(rows: Columns) -> Floats:
+    """How much moves by itself in each part of the picture: [CELLS_KEPT, CELLS_KEPT], 0 to 1."""
+    inside = ~np.isnan(rows["camera"])
+    if not inside.any():
+        return np.zeros((CELLS_KEPT, CELLS_KEPT))
+    return (rows["moving"][inside].mean(axis=0) / 255).reshape(CELLS_KEPT, CELLS_KEPT)
 
 
 def shake(pan_x: Floats, pan_y: Floats) -> float:
@@ -205,72 +293,205 @@ def _grid(height: int, width: int) -> Floats:
     return np.stack([x, y]).astype(np.float32)
 
 
-def _texture(gray: Bytes) -> Bools:
-    """Grid points whose patch pins its own displacement down.
+def _within_bars(before: Bytes, after: Bytes) -> tuple[slice, slice]:
+    """Lines and columns inside the black bars that both have; all when one is all dark."""
+    height, width = before.shape
+    ends = [borders.of_frame(picture) for picture in (before, after)]
+    sides = {side: min(end[side] for end in ends) for side in ends[0]}
+    if np.isnan(sum(end[side] for end in ends for side in sides)) or not any(sides.values()):
+        return slice(0, height), slice(0, width)
+    # To whole grid steps, and a line more: the edge of a bar is blurred.
+    top, bottom = (_steps(sides[side] * height) for side in ("top", "bottom"))
+    left, right = (_steps(sides[side] * width) for side in ("left", "right"))
+    return slice(top, height - bottom), slice(left, width - right)
 
-    It does where the smaller eigenvalue of its structure is large.
+
+def _steps(pixels: float) -> int:
+    return GRID * int(np.ceil((round(pixels) + 1) / GRID)) if round(pixels) else 0
+
+
+def _slopes(gray: Bytes) -> _Slopes:
+    right, down = (
+        cv2.Sobel(gray, cv2.CV_32F, *order, scale=1 / 8)[::2, ::2] for order in ((1, 0), (0, 1))
+    )
+    right, down = np.ascontiguousarray(right), np.ascontiguousarray(down)
+    return _Slopes(right, down, cv2.blur(cv2.magnitude(right, down), (3, 3)))
+
+
+def _at_grid(halved: Floats) -> Floats:
+    """Of a map of every other pixel, what lies at the grid's points."""
+    return halved[GRID // 4 :: GRID // 2, GRID // 4 :: GRID // 2]
+
+
+def _camera(before: Bytes, after: Bytes, slopes: _Slopes, right: Floats, down: Floats) -> _Look:
+    """The camera that most of the rim follows; right, down: the flow at the grid's points.
+
+    A person before a plain wall is also one consistent motion, and may fill most of the picture;
+    what is behind reaches to the rim.
     """
-    return cv2.cornerMinEigenVal(gray, 7)[GRID // 2 :: GRID, GRID // 2 :: GRID] > TEXTURE
-
-
-def _camera(x: Floats, y: Floats, right: Floats, down: Floats, textured: Bools) -> Floats:
-    """The similarity transform [2, 3] that most textured points follow, else no motion.
-
-    A person who fills half of the picture before a plain wall is also one consistent motion;
-    the camera's reaches over the whole picture.
-    """
-    still = np.eye(2, 3, dtype=np.float32)
-    points = np.stack([x[textured], y[textured]], -1)
+    x, y = _grid(*before.shape)
+    steep = _at_grid(slopes.steep)
+    strong = float(np.partition(steep.ravel(), k := int(0.95 * (steep.size - 1)))[k])
+    voters = _rim(*x.shape) & (steep > max(LEAST_SLOPE, SLOPE_SHARE * strong))
+    points = np.stack([x[voters], y[voters]], -1)
+    shifts = np.stack([right[voters], down[voters]], -1)
+    rest = np.eye(2, 3)
     if len(points) < 12:
-        return still
-    shifts = np.stack([right[textured], down[textured]], -1)
-    length = np.asarray(cv2.magnitude(shifts[:, 0], shifts[:, 1]), np.float32).ravel()
-    tolerance = STILL_PIXELS + 0.05 * float(np.median(length))
-    matrix, inliers = cv2.estimateAffinePartial2D(
-        points,
-        points + shifts,
+        return _looks(before, after, steep, voters, [rest])[0]
+    length = cv2.magnitude(shifts[:, 0], shifts[:, 1]).ravel()
+    middle = float(np.partition(length, len(length) // 2)[len(length) // 2])
+    if middle < AT_REST:
+        look = _looks(before, after, steep, voters, [rest])[0]
+        if look.agreement > 0.9:
+            return look
+    every = 1 + len(points) // 400
+    few = points[::every].copy()
+    matrix, _ = cv2.estimateAffinePartial2D(
+        few,
+        few + shifts[::every],
         method=cv2.RANSAC,
-        ransacReprojThreshold=tolerance,
+        ransacReprojThreshold=STILL_PIXELS + 0.05 * middle,
         maxIters=200,
         confidence=0.99,
     )
-    if matrix is None:
-        return still
-    matrix = matrix.astype(np.float32)
-    chosen = inliers.ravel().astype(bool)
-    at_rest = length < tolerance
-    if chosen.mean() < CAMERA_SUPPORT or at_rest.sum() >= chosen.sum():
-        return still if at_rest.mean() >= CAMERA_SUPPORT or not chosen.any() else matrix
-    ordered = np.sort(points[chosen], axis=0)
-    ends = len(ordered) // 20  # all but a twentieth at each end
-    spread = (ordered[-1 - ends] - ordered[ends]) / (x[-1, -1] + GRID / 2, y[-1, -1] + GRID / 2)
-    return matrix if spread.min() >= CAMERA_SPREAD else still
+    guesses = [rest] if matrix is None else [rest, _aligned(before, after, slopes, matrix)]
+    return min(_looks(before, after, steep, voters, guesses), key=lambda look: look.cost)
 
 
-def _moving(
-    before: Bytes,
-    after: Bytes,
-    matrix: Floats,
-    target: tuple[Floats, Floats],
-    speed: Floats,
-    residual: Floats,
-) -> Bools:
-    """Which grid points move by themselves: against the camera, and visibly so.
+@lru_cache(maxsize=8)
+def _rim(rows: int, columns: int) -> Bools:
+    """Which grid points lie in the outer cells."""
+    row, column = _cell_of(rows, columns)
+    return (row % (CELLS - 1) == 0) | (column % (CELLS - 1) == 0)
 
-    target: where the camera takes them. speed: of the camera there, residual: beside it, pixels.
+
+@lru_cache(maxsize=8)
+def _cell_of(rows: int, columns: int) -> tuple[Floats, Floats]:
+    row, column = np.mgrid[:rows, :columns]
+    return row * CELLS // rows, column * CELLS // columns
+
+
+def _aligned(before: Bytes, after: Bytes, slopes: _Slopes, matrix: Floats) -> Floats:
+    """The transform nearest to `matrix` under which the pixels themselves agree.
+
+    Gauss-Newton over the four numbers of a similarity, each pixel weighed down by how far it is
+    off (Cauchy), so that the subject hardly counts.
     """
     height, width = before.shape
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    steady = cv2.warpAffine(after, matrix, (width, height), flags=flags)
-    evidence = cv2.blur(cv2.absdiff(before, steady), (5, 5))[GRID // 2 :: GRID, GRID // 2 :: GRID]
-    x, y = target
-    inside = (x >= 2) & (x < width - 2) & (y >= 2) & (y < height - 2)
-    return inside & (residual > STILL_PIXELS + PARALLAX * speed) & (evidence > EVIDENCE_LEVELS)
+    steepest = _steepest(slopes, height, width)
+    corners = np.array([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]]).T
+    # From pixels to half heights from the middle.
+    frame = np.array(
+        [[2, 0, -(width - 1)], [0, 2, -(height - 1)], [0, 0, height]], np.float64
+    ) / height  # fmt: skip
+    whole = np.vstack([matrix, [0, 0, 1]])
+    for _ in range(STEPS):
+        off = _difference(before, after, whole[:2]).ravel()
+        spread = max(2.0, 3 * float(np.partition(abs(off), off.size // 2)[off.size // 2]))
+        weighed = steepest / (1 + (off / spread) ** 2)
+        square = weighed @ steepest.T
+        square[np.diag_indices(4)] += 1e-6 * np.trace(square) + 1e-6
+        right, down, grow, turn = np.linalg.solve(square, -(weighed @ off))
+        back = np.array([[1 + grow, -turn, right], [turn, 1 + grow, down], [0, 0, 1]])
+        last = whole[:2] @ corners
+        whole = whole @ np.linalg.inv(frame) @ np.linalg.inv(back) @ frame
+        if np.abs(whole[:2] @ corners - last).max() < SETTLED:
+            break
+    moved = np.abs((whole[:2] - matrix) @ corners).max()
+    # Further than the flow can be off, it has fallen into another hollow.
+    near = np.isfinite(moved) and moved < 4 + 0.2 * np.abs(matrix @ corners - corners[:2]).max()
+    return whole[:2] if near else matrix
 
 
-def _speed(residual: Floats) -> float:
-    """The 80th percentile: flow is smeared at the edges of what moves, never above its speed."""
-    return float(np.partition(residual, index := int(0.8 * (len(residual) - 1)))[index])
+def _steepest(slopes: _Slopes, height: int, width: int) -> Floats:
+    """How the level of every other pixel changes with the four numbers of a similarity: [4, n].
+
+    Lengths are in half heights from the middle. What changes over larger parts is left out, as
+    `_difference` does.
+    """
+    x, y = (
+        ((np.arange(0, length, 2) - (length - 1) / 2) * (2 / height)).astype(np.float32)
+        for length in (width, height)
+    )
+    right, down = slopes.right * (height / 2), slopes.down * (height / 2)
+    y = y[:, None]
+    rows = [right, down, right * x + down * y, down * x - right * y]
+    return np.stack([(row - cv2.blur(row, AROUND)).ravel() for row in rows])
+
+
+def _difference(before: Bytes, after: Bytes, matrix: Floats) -> Floats:
+    """before - after as the camera would have it, of every other pixel of every other line.
+
+    Without what light changes over larger parts.
+    """
+    every = before[::2, ::2]
+    take = np.asarray(matrix, np.float64) @ np.diag([2.0, 2.0, 1.0])
+    # What comes from outside of `after` is left as it is in `before`: no difference.
+    steady = cv2.warpAffine(
+        after, take, every.shape[::-1], every.copy(),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_TRANSPARENT,
+    )  # fmt: skip
+    off = cv2.subtract(every, steady, dtype=cv2.CV_32F)
+    return cv2.subtract(off, cv2.blur(off, AROUND))
+
+
+def _looks(
+    before: Bytes, after: Bytes, steep: Floats, voters: Bools, guesses: list[Floats]
+) -> list[_Look]:
+    height, width = before.shape
+    x, y = _grid(height, width)
+    offs = []
+    for matrix in guesses:
+        off = cv2.blur(np.abs(_difference(before, after, matrix)), (3, 3))
+        offs.append(_at_grid(off))
+    # What the better guess leaves in the quieter fifth is noise.
+    noise = min(float(np.partition(off.ravel(), off.size // 5)[off.size // 5]) for off in offs)
+    row, column = _cell_of(*x.shape)
+    cell = row * CELLS + column
+    found = []
+    for matrix, off in zip(guesses, offs, strict=True):
+        to_x = matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2]
+        to_y = matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2]
+        here = voters & (to_x >= 2) & (to_x < width - 2) & (to_y >= 2) & (to_y < height - 2)
+        relative = off / (SAME_LEVELS + 2 * noise + SAME_PIXELS * steep)
+        votes = np.bincount(cell[here], minlength=CELLS**2)
+        follow = np.bincount(cell[here], relative[here] <= 1, minlength=CELLS**2)
+        told = votes >= FEWEST_VOTES
+        enough = int(told.sum()) >= FEWEST_CELLS
+        agreement = float((follow[told] / votes[told]).mean()) if enough else 0.0
+        cost = float(np.minimum(relative[here], 3).mean()) if enough else 3.0
+        found.append(_Look(matrix, relative, agreement, cost))
+    return found
+
+
+def _subject(
+    before: Bytes, after: Bytes, steep: Floats, flow: Floats, moving: Bools, matrix: Floats
+) -> tuple[float, float]:
+    """Speed of what moves, pixels a pair, and the share of `moving` that does.
+
+    Dense flow is smeared over the edges of what is small, so the steepest places are followed one
+    by one, from where the flow is (Lucas and Kanade 1981, in pyramids). Those that are found
+    where the camera takes them, or that look no better anywhere else, did not move.
+    """
+    rows, columns = np.nonzero(moving)
+    best = np.argsort(-steep[rows, columns], kind="stable")[:FOLLOWED]
+    x, y = columns[best] * GRID + GRID // 2, rows[best] * GRID + GRID // 2
+    points = np.stack([x, y], -1).astype(np.float32)
+    guess = points + flow[y, x]
+    seen, good, left = cv2.calcOpticalFlowPyrLK(
+        before, after, points, guess.copy(), winSize=(PATCH, PATCH), maxLevel=1,
+        flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
+    )  # fmt: skip
+    still = points @ matrix[:, :2].T + matrix[:, 2]
+    residual = np.hypot(*(seen - still).T)
+    pixels = np.hypot(*(still - points).T)
+    around = (PATCH // 2 + 1, PATCH // 2 + 1)
+    steady = cv2.blur(np.abs(_difference(before, after, matrix)), around)[y // 2, x // 2]
+    moves = (good.ravel() > 0) & (residual > STILL_PIXELS + PARALLAX * pixels)
+    moves &= left.ravel() < BETTER * steady
+    if int(moves.sum()) < FEWEST_POINTS:
+        return 0.0, 0.0
+    return float(np.quantile(residual[moves], 0.7)), float(moves.mean())
 
 
 def _share(moving: Bools) -> float:

@@ -1,40 +1,26 @@
-"""People: how many, how tall in the picture, whole or cut off.
+"""People: how many, how tall in the picture, whole or cut off, and who stays.
 
-BlazePose (Bazarevsky et al. 2020): its detector finds people, its landmark model follows each
-one's body. Both tflite files are in the mediapipe 0.10.21 wheel, which itself asks for numpy 1;
-they are run by ai-edge-litert, and mediapipe is never imported.
+Persons come from a detector and a pose model of transformers (RT-DETR, D-FINE, ViTPose and their
+like; see `pose_models`), or from BlazePose, which needs no download.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib import metadata
-from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
 
-from realdpo.curate.scores.types import Bytes, Floats
-from realdpo.errors import UserError
+from realdpo.curate.box import WHOLE, Box
+from realdpo.curate.config import PeopleSettings
+from realdpo.curate.scores.types import Bytes
 
-HINT = "pip install 'realdpo[people]' && pip install --no-deps mediapipe==0.10.21"
-DETECTOR = "mediapipe/modules/pose_detection/pose_detection.tflite"
-LANDMARKS = "mediapipe/modules/pose_landmark/pose_landmark_full.tflite"
-
-# The model's own settings, from its graph files: anchors, score and overlap.
-DETECTOR_SIZE, LANDMARK_SIZE = 224, 256
-STRIDES = (8, 16, 32, 32, 32)
-LEAST_SCORE, OVERLAP = 0.5, 0.3
-LEAST_PRESENCE = 0.5
-MOST_PEOPLE = 6
-# A landmark is seen from this visibility on; nose, hips, knees and ankles make a full body.
-SEEN = 0.5
-BODY, FULL = 33, ((0,), (23, 24), (25, 26), (27, 28))
-# From the ankle to the sole and from the nose to the crown, as a share of nose to ankle.
-BEYOND = 0.12
+MOST_PEOPLE = 12
+# Of a person who is counted in a crop, at least so much is inside; whole is all but so little.
+INSIDE, MISSING = 0.35, 0.03
+# One person in two frames: how far it may have gone, in its heights a second and at once, and how
+# much its height may have changed.
+STRIDE, JUMP, GROWTH = 0.8, 0.35, 1.6
 
 NAMES = (
     "people.share",
@@ -42,167 +28,128 @@ NAMES = (
     "people.height",
     "people.full_body",
     "people.cut_off",
+    "people.tracks",
+    "people.stay",
 )
 
 
 @dataclass(frozen=True)
 class Person:
-    """height: share of the picture's. full: head to feet are seen. cut: runs out of the picture."""
+    """box: in shares of the picture. full: head to feet are seen. cut: runs out of the picture."""
 
-    height: float
+    box: Box
     full: bool
     cut: bool
-    centre: tuple[float, float]
 
 
-def require() -> None:
-    """Raises UserError when the models or the runtime are not installed."""
-    try:
-        import ai_edge_litert.interpreter  # noqa: F401
-    except ImportError:
-        raise UserError("the people scores need ai-edge-litert", HINT) from None
-    for name in (DETECTOR, LANDMARKS):
-        _model_file(name)
+def require(settings: PeopleSettings) -> None:
+    """Raises UserError when the models or what runs them is not there."""
+    if settings.detector:
+        from realdpo.curate.scores import pose_models
+
+        pose_models.require(settings)
+    else:
+        from realdpo.curate.scores import blazepose
+
+        blazepose.require()
 
 
-def of_frame(rgb: Bytes) -> list[Person]:
+def of_frame(rgb: Bytes, settings: PeopleSettings) -> list[Person]:
     """The people in one picture, tallest first. rgb: uint8 [H, W, 3]."""
-    found: list[Person] = []
-    for centre, size, angle in _detect(rgb):
-        person = _follow(rgb, centre, size, angle)
-        # Two detections of one body end on the same landmarks.
-        if person and all(
-            np.hypot(person.centre[0] - other.centre[0], person.centre[1] - other.centre[1])
-            > 0.25 * min(person.height, other.height)
-            for other in found
-        ):
-            found.append(person)
-    return sorted(found, key=lambda person: -person.height)
+    if settings.detector:
+        from realdpo.curate.scores import pose_models
+
+        found = pose_models.of_frame(rgb, settings)
+    else:
+        from realdpo.curate.scores import blazepose
+
+        found = blazepose.of_frame(rgb)
+    return sorted(found, key=lambda person: -person.box.height)[:MOST_PEOPLE]
 
 
-def summary(frames: Sequence[Sequence[Person]]) -> dict[str, float]:
-    """Scores of a clip from the people of its sampled frames.
-
-    share: of frames with anyone. count: mean over all frames. Of frames with anyone, for the
-    tallest person: height (median), full_body and cut_off (shares of frames).
-    """
-    tallest = [people[0] for people in frames if people]
-    return {
-        "people.share": len(tallest) / len(frames),
-        "people.count": float(np.mean([len(people) for people in frames])),
-        "people.height": float(np.median([p.height for p in tallest])) if tallest else 0.0,
-        "people.full_body": float(np.mean([p.full for p in tallest])) if tallest else 0.0,
-        "people.cut_off": float(np.mean([p.cut for p in tallest])) if tallest else 0.0,
-    }
-
-
-def _detect(rgb: Bytes) -> list[tuple[Floats, float, float]]:
-    """Centre, size (pixels) and turn (radians) of the square around each body."""
-    height, width = rgb.shape[:2]
-    side = max(height, width)
-    scale = DETECTOR_SIZE / side
-    matrix = np.array(
-        [[scale, 0, (side - width) / 2 * scale], [0, scale, (side - height) / 2 * scale]]
-    )
-    square = cv2.warpAffine(rgb, matrix, (DETECTOR_SIZE, DETECTOR_SIZE), flags=cv2.INTER_AREA)
-    first, second = _run(DETECTOR, square.astype(np.float32) / 127.5 - 1)[:2]
-    boxes, logits = (first[0], second[0]) if first.shape[-1] == 12 else (second[0], first[0])
-    scores = 1 / (1 + np.exp(-np.clip(logits[:, 0], -80, 80)))
-    good = scores >= LEAST_SCORE
-    if not good.any():
-        return []
-    anchors = _anchors()[good]
-    raw, scores = boxes[good] / DETECTOR_SIZE, scores[good]
-    points = raw[:, 4:12].reshape(-1, 4, 2) + anchors[:, None]
-    corner = raw[:, :2] + anchors - raw[:, 2:4] / 2
-    rectangles = np.concatenate([corner, raw[:, 2:4]], axis=1)
-    chosen = cv2.dnn.NMSBoxes(rectangles.tolist(), scores.tolist(), LEAST_SCORE, OVERLAP)
+def in_crop(frames: Sequence[Sequence[Person]], crop: Box) -> list[list[Person]]:
+    """The people as they are seen in a part of the picture, tallest first."""
     result = []
-    for index in np.asarray(chosen).ravel()[:MOST_PEOPLE]:
-        # Point 0 is between the hips, point 1 on the circle around the whole body.
-        hips, rim = ((points[index, k] * DETECTOR_SIZE - matrix[:, 2]) / scale for k in (0, 1))
-        across = rim - hips
-        size = 2 * float(np.hypot(*across)) * 1.25
-        result.append((hips, size, float(np.arctan2(across[0], -across[1]))))
+    for people in frames:
+        seen = []
+        for person in people:
+            kept = crop.shared(person.box) / max(person.box.area, 1e-9)
+            if kept < INSIDE:
+                continue
+            whole = kept > 1 - MISSING
+            box = person.box.within(crop).clipped()
+            seen.append(Person(box, person.full and whole, person.cut or not whole))
+        result.append(sorted(seen, key=lambda person: -person.box.height))
     return result
 
 
-def _follow(rgb: Bytes, centre: Floats, size: float, angle: float) -> Person | None:
-    """The body in a square of the picture, or None when the second model sees no one."""
-    if size < 8:
-        return None
-    unit = size / LANDMARK_SIZE
-    cos, sin = np.cos(angle) * unit, np.sin(angle) * unit
-    half = LANDMARK_SIZE / 2
-    take = np.array(
-        [
-            [cos, -sin, centre[0] - half * cos + half * sin],
-            [sin, cos, centre[1] - half * sin - half * cos],
-        ]
-    )
-    square = cv2.warpAffine(
-        rgb, take, (LANDMARK_SIZE, LANDMARK_SIZE), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    )
-    outputs = _run(LANDMARKS, square.astype(np.float32) / 255)
-    presence = next(float(o.ravel()[0]) for o in outputs if o.size == 1)
-    if presence < LEAST_PRESENCE:
-        return None
-    body = next(o for o in outputs if o.size == 195).reshape(39, 5)[:BODY]
-    at = body[:, :2] @ take[:, :2].T + take[:, 2]
-    visible = 1 / (1 + np.exp(-body[:, 3])) >= SEEN
-    height, width = rgb.shape[:2]
-    inside = (at >= 0).all(axis=1) & (at[:, 0] < width) & (at[:, 1] < height)
-    seen = visible & inside
-    if not seen.any():
-        return None
-    full = all(any(seen[k] for k in part) for part in FULL)
-    # Where the body would go on beyond the picture, it is taken to reach the edge.
-    top, bottom = np.clip([at[:, 1].min(), at[:, 1].max()], 0, height)
-    tall = float(bottom - top) * (1 + BEYOND if full else 1)
-    cut = bool((~inside).sum() > 2)
-    middle = (float(centre[0]) / height, float(centre[1]) / height)
-    return Person(min(1.0, tall / height), full, cut, middle)
+def summary(
+    frames: Sequence[Sequence[Person]], times: Sequence[float], aspect: float
+) -> dict[str, float]:
+    """Scores of a clip from the people of its sampled frames.
+
+    times: of the frames, seconds. aspect: width over height of the picture. share: of frames with
+    anyone. count: mean over all frames. Of frames with anyone, for the tallest person: height
+    (median), full_body and cut_off (shares of frames). tracks: different persons that were
+    followed over two frames or more; one who comes back counts again. stay: share of the frames
+    in which the person who stays longest is seen.
+    """
+    tallest = [people[0] for people in frames if people]
+    lengths = [len(track) for track in follow(frames, times, aspect)]
+    lasting = [length for length in lengths if length > 1 or len(frames) == 1]
+    return {
+        "people.share": len(tallest) / len(frames),
+        "people.count": float(np.mean([len(people) for people in frames])),
+        "people.height": float(np.median([p.box.height for p in tallest])) if tallest else 0.0,
+        "people.full_body": float(np.mean([p.full for p in tallest])) if tallest else 0.0,
+        "people.cut_off": float(np.mean([p.cut for p in tallest])) if tallest else 0.0,
+        "people.tracks": float(len(lasting)),
+        "people.stay": max(lengths, default=0) / len(frames),
+    }
 
 
-@lru_cache(maxsize=1)
-def _anchors() -> Floats:
-    """Centres [2254, 2] of the detector's anchors, in shares of its input."""
-    result = []
-    layer = 0
-    while layer < len(STRIDES):
-        # Layers of one stride share their cells; each brings two anchors.
-        same = sum(stride == STRIDES[layer] for stride in STRIDES[layer:])
-        cells = DETECTOR_SIZE // STRIDES[layer]
-        y, x = np.mgrid[:cells, :cells]
-        centres = (np.stack([x, y], axis=-1).reshape(-1, 2) + 0.5) / cells
-        result.append(np.repeat(centres, 2 * same, axis=0))
-        layer += same
-    return np.concatenate(result).astype(np.float32)
+def follow(
+    frames: Sequence[Sequence[Person]], times: Sequence[float], aspect: float
+) -> list[list[tuple[int, Person]]]:
+    """Persons over time: of each, (frame, person), in the order in which they appear.
+
+    Nearest first: who overlaps or is within a stride, and is about as tall, is the same one. A
+    person may be missed in one frame.
+    """
+    tracks: list[list[tuple[int, Person]]] = []
+    for index, people in enumerate(frames):
+        live = [track for track in tracks if index - track[-1][0] <= 2]
+        pairs = sorted(
+            (distance, a, b)
+            for a, track in enumerate(live)
+            for b, person in enumerate(people)
+            if (
+                distance := _distance(
+                    track[-1][1].box, person.box, times[index] - times[track[-1][0]], aspect
+                )
+            )
+            < 1
+        )
+        taken: set[int] = set()
+        grown: set[int] = set()
+        for _, a, b in pairs:
+            if a not in grown and b not in taken:
+                live[a].append((index, people[b]))
+                grown.add(a)
+                taken.add(b)
+        tracks += [[(index, person)] for b, person in enumerate(people) if b not in taken]
+    return tracks
 
 
-def _run(model: str, picture: Floats) -> list[Floats]:
-    interpreter = _interpreter(model)
-    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], picture[None])
-    interpreter.invoke()
-    return [interpreter.get_tensor(out["index"]) for out in interpreter.get_output_details()]
+def _distance(one: Box, other: Box, seconds: float, aspect: float) -> float:
+    """0 where both boxes are one; from 1 on they cannot be the same person."""
+    across = (one.left + one.right - other.left - other.right) / 2 * aspect
+    down = (one.top + one.bottom - other.top - other.bottom) / 2
+    tall = max(one.height, other.height, 1e-6)
+    far = float(np.hypot(across, down)) / (tall * (JUMP + STRIDE * seconds))
+    grown = abs(float(np.log(max(one.height, 1e-6) / max(other.height, 1e-6)))) / np.log(GROWTH)
+    # Who crouches or comes into sight changes in height, but overlaps.
+    return max(far, grown if one.overlap(other) < 0.3 else 0.0)
 
 
-@lru_cache(maxsize=2)
-def _interpreter(model: str) -> Any:
-    from ai_edge_litert.interpreter import Interpreter
-
-    interpreter = Interpreter(str(_model_file(model)), num_threads=1)
-    interpreter.allocate_tensors()
-    return interpreter
-
-
-def _model_file(name: str) -> Path:
-    """A file of the mediapipe wheel, found by the wheel's list. Raises UserError."""
-    try:
-        files = metadata.files("mediapipe") or []
-    except metadata.PackageNotFoundError:
-        files = []
-    for file in files:
-        if file.as_posix() == name:
-            return Path(str(file.locate()))
-    raise UserError("the people scores need the pose models of mediapipe 0.10.21", HINT)
+__all__ = ["NAMES", "WHOLE", "Person", "follow", "in_crop", "of_frame", "require", "summary"]

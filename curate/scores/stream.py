@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from realdpo.curate.scores import borders, detail, light, motion, repeats
-from realdpo.curate.scores.types import Bytes, Columns
+from realdpo.curate.scores.types import Bytes, Columns, Floats
 
 ANALYSIS_SIDE = 256
 LUMA_SECONDS = 0.5
@@ -34,6 +34,7 @@ class StreamScores:
         self._times = np.empty(1024, np.float64)
         self._values = np.empty((1024, len(_COLUMNS)), np.float32)
         self._thumbs = np.empty((1024, THUMB * THUMB), np.uint8)
+        self._moving = np.empty((1024, motion.CELLS_KEPT**2), np.uint8)
         self._sampled = np.empty(1024, bool)
         self._before: Bytes | None = None
         self._sample: Bytes | None = None
@@ -63,7 +64,8 @@ class StreamScores:
             small = cv2.resize(gray, self._motion_size, interpolation=cv2.INTER_AREA)
             if self._sample is not None:
                 row["pair_s"] = time_s - self._sample_time
-                row |= motion.of_pair(self._sample, small, row["pair_s"])
+                found, self._moving[place] = motion.look_at(self._sample, small, row["pair_s"])
+                row |= found
             row |= borders.of_frame(gray)
             thumb = cv2.resize(small, (THUMB, THUMB), interpolation=cv2.INTER_AREA)
             self._thumbs[place] = thumb.ravel()
@@ -77,19 +79,19 @@ class StreamScores:
         place = self._count
         if place == len(self._times):
             more = place + place // 2
-            for kept in (self._times, self._values, self._thumbs, self._sampled):
+            for kept in (self._times, self._values, self._thumbs, self._moving, self._sampled):
                 # In place: realloc moves pages instead of copying what may be gigabytes.
                 kept.resize((more, *kept.shape[1:]), refcheck=False)
         self._times[place], self._sampled[place] = time_s, sampled
-        self._values[place], self._thumbs[place] = np.nan, 0
+        self._values[place], self._thumbs[place], self._moving[place] = np.nan, 0, 0
         self._count += 1
         return place
 
     def table(self) -> dict[str, Any]:
         """The numbers so far, a copy: `time` float64 [N], the others float32 [N].
 
-        NaN where a frame was not sampled. `thumb` is uint8 [N, 64], all zero where `sampled`,
-        bool [N], is false.
+        NaN where a frame was not sampled. `thumb` and `moving` are uint8 [N, 64], all zero where
+        `sampled`, bool [N], is false.
         """
         count = self._count
         return {
@@ -97,6 +99,7 @@ class StreamScores:
             **{name: self._values[:count, place].copy() for name, place in _PLACES.items()},
             "sampled": self._sampled[:count].copy(),
             "thumb": self._thumbs[:count].copy(),
+            "moving": self._moving[:count].copy(),
         }
 
 
@@ -107,6 +110,11 @@ def summarise(per_frame: Columns, start_s: float, end_s: float) -> dict[str, flo
         return dict.fromkeys(NAMES, np.nan)
     parts = (light, repeats, borders, detail, motion)
     return {name: value for part in parts for name, value in part.summary(rows).items()}
+
+
+def moving(per_frame: Columns, start_s: float, end_s: float) -> Floats:
+    """Where in the picture the span moves by itself: [8, 8], in shares of each part, 0 to 1."""
+    return motion.where(_span(per_frame, start_s, end_s))
 
 
 def fingerprint(per_frame: Columns, start_s: float, end_s: float) -> list[int]:

@@ -13,6 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from realdpo.curate.box import Box
 from realdpo.curate.scores.types import Bytes, Floats
 from realdpo.errors import UserError
 
@@ -43,6 +44,13 @@ def of_frame(rgb: Bytes) -> Floats:
         corners = np.asarray(box, np.float64) * (GRID / width, GRID / height)
         cv2.fillPoly(cover, [np.floor(corners).astype(np.int32)], 1)
     return cover.astype(np.float64)
+
+
+def in_crop(cover: Floats, box: Box) -> Floats:
+    """The map of a part of the picture."""
+    rows = slice(round(box.top * GRID), max(round(box.top * GRID) + 1, round(box.bottom * GRID)))
+    left = round(box.left * GRID)
+    return cover[rows, left : max(left + 1, round(box.right * GRID))]
 
 
 def summary(frames: Sequence[Floats]) -> dict[str, float]:

@@ -15,7 +15,7 @@ import realdpo
 
 _PANELS = {
     "Steps, in order": ("curate", "pairs", "train", "sample", "rounds", "export-lora", "eval"),
-    "Publish": ("push-hub", "pull", "card"),
+    "Publish": ("push-hub", "pull", "card", "export-lora"),
     "Try and check": ("demo", "doctor"),
 }
 
@@ -115,7 +115,7 @@ def _register() -> None:
     # Each module adds its commands to `app`; none of them imports anything heavy.
     import importlib
 
-    for name in ("curate", "pairs", "train", "eval", "hub", "demo"):
+    for name in ("curate", "pairs", "train", "eval", "hub", "export", "demo"):
         importlib.import_module(f"realdpo.cli.{name}")
 
 

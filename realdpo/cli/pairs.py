@@ -207,7 +207,13 @@ def import_realdpo(
 
 @app.command("import", epilog="Example: [bold]realdpo pairs import pairs.csv -w work[/bold]")
 def import_csv(
-    file: Annotated[Path, typer.Argument(help="CSV with the columns prompt, win, lose.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="CSV with the columns prompt, win, lose; or SimpleTuner's JSON of data backends, or "
+            "the folder that holds it."
+        ),
+    ],
     workspace: options.Workspace,
     task: _TASK = "t2v",
     as_json: options.Json = False,
@@ -216,7 +222,9 @@ def import_csv(
     with cli.guard(as_json):
         from realdpo.pairs import interchange
 
-        _take_in(interchange.from_csv(file), workspace, "imported", task, as_json)
+        theirs = file.is_dir() or file.suffix == ".json"
+        read = interchange.from_simpletuner if theirs else interchange.from_csv
+        _take_in(read(file), workspace, "imported", task, as_json)
 
 
 @app.command(epilog="Example: [bold]realdpo pairs export FOLDER -w work --format trl[/bold]")
@@ -225,7 +233,11 @@ def export(
     workspace: options.Workspace,
     format_: Annotated[
         str,
-        typer.Option("--format", help="folder: RealDPO's layout; trl: Parquet with TRL's columns."),
+        typer.Option(
+            "--format",
+            help="folder: RealDPO's layout; trl: Parquet with TRL's columns; simpletuner: two folders "
+            "and the JSON of its Flow-DPO; musubi, diffusion-pipe: winners with captions.",
+        ),
     ] = "folder",
     as_json: options.Json = False,
 ) -> None:

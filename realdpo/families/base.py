@@ -158,6 +158,10 @@ class Family:
     FLOAT32_PARTS: ClassVar[tuple[str, ...]] = ()
     """Parts that lose detail below float32, as their authors say."""
 
+    ORIGINAL: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """(pattern, replacement): what the authors' own code calls a linear module; see `names`."""
+    PREFIX: ClassVar[str] = "diffusion_model."
+    """Before these names in files that ComfyUI reads."""
     KEEPS_REGIONS: ClassVar[bool] = True
     """Whether its pipeline lets latents be put back between steps."""
     trainable: ClassVar[bool] = True

@@ -27,6 +27,30 @@ class Hunyuan(Family):
     NAME = "hunyuan"
     TASKS: ClassVar = {"HunyuanVideoPipeline": "t2v", "HunyuanVideoImageToVideoPipeline": "i2v"}
 
+    PREFIX = "transformer."
+    ORIGINAL = (
+        (r"transformer_blocks\.(\d+)\.attn\.to_([qkv])", r"double_blocks.\1.img_attn_qkv#\2"),
+        (r"transformer_blocks\.(\d+)\.attn\.add_([qkv])_proj", r"double_blocks.\1.txt_attn_qkv#\2"),
+        (r"transformer_blocks\.(\d+)\.attn\.to_out\.0", r"double_blocks.\1.img_attn_proj"),
+        (r"transformer_blocks\.(\d+)\.attn\.to_add_out", r"double_blocks.\1.txt_attn_proj"),
+        (r"transformer_blocks\.(\d+)\.ff\.net\.0\.proj", r"double_blocks.\1.img_mlp.fc1"),
+        (r"transformer_blocks\.(\d+)\.ff\.net\.2", r"double_blocks.\1.img_mlp.fc2"),
+        (r"transformer_blocks\.(\d+)\.ff_context\.net\.0\.proj", r"double_blocks.\1.txt_mlp.fc1"),
+        (r"transformer_blocks\.(\d+)\.ff_context\.net\.2", r"double_blocks.\1.txt_mlp.fc2"),
+        (r"single_transformer_blocks\.(\d+)\.attn\.to_([qkv])", r"single_blocks.\1.linear1#\2"),
+        (r"single_transformer_blocks\.(\d+)\.proj_mlp", r"single_blocks.\1.linear1#mlp"),
+        (r"single_transformer_blocks\.(\d+)\.proj_out", r"single_blocks.\1.linear2"),
+        # the prompt's refiner; its three projections are fused too
+        (
+            r"context_embedder\.token_refiner\.refiner_blocks\.(\d+)\.attn\.to_([qkv])",
+            r"txt_in.individual_token_refiner.blocks.\1.self_attn_qkv#\2",
+        ),
+        (
+            r"context_embedder\.token_refiner\.refiner_blocks\.(\d+)\.attn\.to_out\.0",
+            r"txt_in.individual_token_refiner.blocks.\1.self_attn_proj",
+        ),
+    )
+
     @cached_property
     def traits(self) -> Traits:
         spec = self.spec

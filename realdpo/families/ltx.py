@@ -26,6 +26,12 @@ class LTX(Family):
     NAME = "ltx"
     TASKS: ClassVar = {"LTXPipeline": "t2v", "LTXImageToVideoPipeline": "i2v"}
 
+    # the authors' names are diffusers' own here
+    ORIGINAL = (
+        (r"(transformer_blocks\.\d+\.attn[12]\.to_(?:q|k|v|out\.0))", r"\1"),
+        (r"(transformer_blocks\.\d+\.ff\.net\.(?:0\.proj|2))", r"\1"),
+    )
+
     @cached_property
     def traits(self) -> Traits:
         temporal, spatial = self._ratios

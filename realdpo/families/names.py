@@ -1,7 +1,8 @@
 """LoRA layers by the names of other tools: ComfyUI's, kohya's, peft's, and diffusers' own.
 
 Inside, a layer is `blocks.0.attn1.to_q.lora_A.weight`: the module's name in diffusers and one of
-two factors, with scale 1. A family says by `ORIGINAL` what its authors' own code calls a layer.
+two factors, with scale 1. A family says by `ORIGINAL` what its authors' own code calls a module,
+and by `#q`, `#k` ... which part of a fused one it is.
 """
 
 from __future__ import annotations
@@ -12,15 +13,78 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from realdpo.errors import UserError
+from realdpo.families.base import Family
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _OTHER_KINDS = ("dora_scale", "lokr_", "hada_", "oft_", ".diff")
+_PARTS = ("q", "k", "v", "mlp")  # of a fused module, in the order of its rows
+
+
+def original_names(family: Family, model: nn.Module) -> dict[str, list[str]]:
+    """The linear modules of `model` by what their authors call them: name -> its parts in order."""
+    found: dict[str, list[tuple[int, str]]] = {}
+    for name in linear_modules(model):
+        for pattern, replacement in family.ORIGINAL:
+            if re.fullmatch(pattern, name):
+                stem, _, part = re.sub(pattern, replacement, name).partition("#")
+                found.setdefault(stem, []).append((_PARTS.index(part) if part else 0, name))
+                break
+    return {stem: [name for _, name in sorted(parts)] for stem, parts in found.items()}
+
+
+def linear_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """What adapters can be put on, by name; a layer that has adapters already counts as itself."""
+    return {
+        name.removesuffix(".base_layer"): module
+        for name, module in model.named_modules()
+        if hasattr(module, "out_features")
+        and ".lora_" not in name
+        and not hasattr(module, "base_layer")
+    }
+
+
+def to_original(
+    layers: Mapping[str, Tensor], family: Family, model: nn.Module
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Layers by their authors' names, each (A [r, in], B [out, r]), float32, exactly B A of before.
+
+    Where the authors fuse several modules, their ranks add up and B is block-diagonal. Raises
+    UserError for layers whose original name is not known.
+    """
+    import torch
+
+    linears = linear_modules(model)
+    stems = {name.partition(".lora_")[0] for name in layers}
+    factor = lambda name, which: layers[f"{name}.lora_{which}.weight"].float()  # noqa: E731
+    made, done = {}, set()
+    for original, names in original_names(family, model).items():
+        present = [name for name in names if name in stems]
+        if not present:
+            continue
+        done |= set(present)
+        down = torch.cat([factor(name, "A") for name in present])
+        rows = [int(linears[name].out_features) for name in names]  # type: ignore[arg-type]
+        up = torch.zeros(sum(rows), len(down))
+        column = 0
+        for k, name in enumerate(names):
+            if name in stems:
+                block = factor(name, "B")
+                up[sum(rows[:k]) : sum(rows[: k + 1]), column : column + block.shape[1]] = block
+                column += block.shape[1]
+        made[original] = (down, up)
+    if left := sorted(stems - done):
+        raise UserError(
+            f"the original name of {len(left)} of {len(stems)} layers of {family.spec.pipeline} is "
+            f"not known, the first is {left[0]}",
+            "use --format diffusers, or train other layers",
+        )
+    return made
 
 
 def to_diffusers(
-    tensors: Mapping[str, Tensor], pipe: Any, model: nn.Module, file: Path
+    tensors: Mapping[str, Tensor], pipe: Any, family: Family, model: nn.Module, file: Path
 ) -> dict[str, Tensor]:
     """The layers of a LoRA file by diffusers' names, each scaled by its alpha.
 
@@ -37,7 +101,7 @@ def to_diffusers(
             f"{file} changes the text encoder ({bad[0]}), which training and sampling here do not"
         )
     stripped = {re.sub(r"^(base_model\.model\.|module\.)+", "", k): t for k, t in tensors.items()}
-    found = _plain(stripped, model)
+    found = _known(stripped, family, model)
     if found is not None:
         return found
     if not hasattr(pipe, "lora_state_dict"):
@@ -59,27 +123,33 @@ def to_diffusers(
     return {name.removeprefix("transformer."): tensor for name, tensor in state.items()}
 
 
-def _plain(tensors: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor] | None:
-    """Layers that bear the model's own module names, dotted or in kohya's way; None if others."""
-    modules = {name for name, module in model.named_modules() if not list(module.children())}
-    modules |= {name.removesuffix(".base_layer") for name in modules}
-    by_kohya = {name.replace(".", "_"): name for name in modules}
+def _known(
+    tensors: Mapping[str, Tensor], family: Family, model: nn.Module
+) -> dict[str, Tensor] | None:
+    """Layers by a name that is known, dotted or in kohya's way; None when one is not."""
+    linears = linear_modules(model)
+    known = original_names(family, model) | {name: [name] for name in linears}
+    known |= {stem.replace(".", "_"): names for stem, names in known.items()}
     found: dict[str, Tensor] = {}
     alphas: dict[str, float] = {}
     for key, tensor in tensors.items():
         stem, factor = _split(key)
         stem = re.sub(r"^(lora_unet_|lora_transformer_|transformer\.|diffusion_model\.)", "", stem)
-        name = stem if stem in modules else by_kohya.get(stem)
-        if name is None:
-            # a file of diffusers' own names that is of another model is told layer by layer
-            if key.startswith("transformer.") and factor:
-                name = stem
-            else:
-                return None
+        names = known.get(stem)
+        if names is None and key.startswith("transformer.") and factor:
+            names = [stem]  # diffusers' own, of another model: told layer by layer
+        if names is None:
+            return None
         if factor == "alpha":
-            alphas[name] = float(tensor)
+            alphas |= dict.fromkeys(names, float(tensor))
+        elif factor == "lora_B" and len(names) > 1:
+            rows = [int(linears[name].out_features) for name in names]  # type: ignore[arg-type]
+            if tensor.shape[0] != sum(rows):
+                return None
+            parts = tensor.split(rows)
+            found |= {f"{n}.lora_B.weight": part for n, part in zip(names, parts, strict=True)}
         else:
-            found[f"{name}.{factor}.weight"] = tensor
+            found |= {f"{name}.{factor}.weight": tensor for name in names}
     for name, alpha in alphas.items():
         down, up = f"{name}.lora_A.weight", f"{name}.lora_B.weight"
         if down in found and up in found:

@@ -30,6 +30,21 @@ NEGATIVE = (
 class Wan(Family):
     NAME = "wan"
     TASKS: ClassVar = {"WanPipeline": "t2v", "WanImageToVideoPipeline": "i2v"}
+    ORIGINAL = (
+        (r"blocks\.(\d+)\.attn1\.to_([qkv])", r"blocks.\1.self_attn.\2"),
+        (r"blocks\.(\d+)\.attn1\.to_out\.0", r"blocks.\1.self_attn.o"),
+        (r"blocks\.(\d+)\.attn2\.to_([qkv])", r"blocks.\1.cross_attn.\2"),
+        (r"blocks\.(\d+)\.attn2\.to_out\.0", r"blocks.\1.cross_attn.o"),
+        (r"blocks\.(\d+)\.attn2\.add_([kv])_proj", r"blocks.\1.cross_attn.\2_img"),
+        (r"blocks\.(\d+)\.ffn\.net\.0\.proj", r"blocks.\1.ffn.0"),
+        (r"blocks\.(\d+)\.ffn\.net\.2", r"blocks.\1.ffn.2"),
+        (r"condition_embedder\.time_proj", r"time_projection.1"),
+        (r"condition_embedder\.(text|time)_embedder\.linear_1", r"\1_embedding.0"),
+        (r"condition_embedder\.(text|time)_embedder\.linear_2", r"\1_embedding.2"),
+        (r"condition_embedder\.image_embedder\.ff\.net\.0\.proj", r"img_emb.proj.1"),
+        (r"condition_embedder\.image_embedder\.ff\.net\.2", r"img_emb.proj.3"),
+        (r"proj_out", r"head.head"),
+    )
     FLOAT32_PARTS = ("vae", "image_encoder")  # says the model card of Wan2.1-I2V
 
     @cached_property

@@ -19,7 +19,8 @@ from realdpo.families.names import to_diffusers
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-COMPONENT = "realdpo.component"  # in a file's metadata: the transformer it is for
+# in a file's metadata: the transformer it is for, and the pipeline class it was trained with
+COMPONENT, PIPELINE = "realdpo.component", "realdpo.pipeline"
 ADAPTER = "round"
 LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for
 
@@ -80,6 +81,7 @@ def save_weights(weights: Mapping[str, Tensor], model: Any, spec: Spec, folder: 
             "format": "pt",
             "lora_adapter_metadata": json.dumps(told, indent=2, sort_keys=True),
             COMPONENT: spec.component,
+            PIPELINE: spec.pipeline,
         },
     )
 
@@ -104,7 +106,10 @@ def load_lora(pipe: Any, lora: str, scale: float = 1.0) -> dict[str, int]:
     and kohya are known. Raises UserError when a file cannot be read, does not say for which of
     two transformers it is, or does not fit that transformer layer by layer.
     """
-    loaded: dict[str, int] = {}
+    from realdpo.families import family_of
+    from realdpo.families.load import spec_of_pipeline
+
+    family, loaded = family_of(spec_of_pipeline(pipe)), dict[str, int]()
     for file in [file for part in lora.split(",") for file in _files(part.strip())]:
         tensors, told = _read(file)
         component = _component(pipe, file, told)
@@ -113,7 +118,7 @@ def load_lora(pipe: Any, lora: str, scale: float = 1.0) -> dict[str, int]:
                 f"two files of {lora} are for {component}", "give one LoRA a transformer"
             )
         model = getattr(pipe, component)
-        layers = to_diffusers(tensors, pipe, model, file)
+        layers = to_diffusers(tensors, pipe, family, model, file)
         _require_fit(layers, model, component, file)
         metadata = json.loads(told["lora_adapter_metadata"]) if _own(told) else None
         try:

@@ -53,7 +53,9 @@ def model_card(workspace: Workspace, run: Path, repo: str, dataset: str = "") ->
         base=_base_name(base),
         pairs=_pairs_name(workspace, dataset),
         version=realdpo.__version__,
-        example=md.block(_example(repo, base, settings.get("revision"), lora, sample)),
+        example=md.block(
+            _example(repo, base, settings.get("revision"), lora, sample, _told(run / "weights"))
+        ),
         held_out=_held_out(held_out),
         curves=bool(curves),
         evaluations=evaluations,
@@ -155,16 +157,23 @@ def _text_tokens(base: str) -> int | None:
 
 
 def _example(
-    repo: str, base: str, revision: str | None, lora: bool, sample: Mapping[str, Any] | None
-) -> str:
-    """Python that runs as it stands: loads base and weights, generates one clip, writes it."""
+    repo: str, base: str, revision: str | None, lora: bool, sample: Mapping[str, Any] | None,
+    told: Mapping[str, str],
+) -> str:  # fmt: skip
+    """Python that runs as it stands: loads base and weights, generates one clip, writes it.
+
+    told: what the LoRA's file says of itself: the pipeline's class and the transformer.
+    """
+    kind = told.get("realdpo.pipeline", "DiffusionPipeline")
+    component = told.get("realdpo.component", "transformer")
+    taken = _arguments_of(kind)
     tiny = base == TINY
     dtype = "float32" if tiny else "bfloat16"
     where = "str(tiny_folder())" if tiny else repr(public_name(base) if _is_local(base) else base)
     given = f", revision={revision!r}" if revision and not tiny else ""
     lines = [
         "import torch",
-        f"from diffusers import {'' if lora else 'AutoModel, '}DiffusionPipeline",
+        f"from diffusers import {'' if lora else 'AutoModel, '}{kind}",
     ]
     i2v = sample is not None and sample["task"] == "i2v"
     lines.append(f"from diffusers.utils import export_to_video{', load_image' if i2v else ''}")
@@ -176,8 +185,8 @@ def _example(
     parts = f"{where}{given}, torch_dtype=torch.{dtype}"
     if lora:
         lines += [
-            f"pipe = DiffusionPipeline.from_pretrained({parts})",
-            f"pipe.load_lora_weights({repo!r})",
+            f"pipe = {kind}.from_pretrained({parts})",
+            _loading(kind, component, repo),
         ]
     else:
         lines += [
@@ -199,12 +208,53 @@ def _example(
         ]
     if tokens := _text_tokens(base):
         call.append(f"max_sequence_length={tokens}")
+    if taken is not None:  # a pipeline may take its size from the picture, or have a guider
+        each = [part for text in call for part in _separate(text)]
+        call = [part for part in each if part.partition("=")[0] in taken]
     call.append('generator=torch.Generator("cpu").manual_seed(0)')
     lines += ["video = pipe(", *(f"    {part}," for part in call), ").frames[0]"]
     lines.append(
         f'export_to_video(video, "video.mp4", fps={round(sample["fps"] or 8) if sample else 8})'
     )
     return "\n".join(lines)
+
+
+def _separate(text: str) -> list[str]:
+    """`a=1, b=2` as its parts; a prompt, which may hold commas, is whole."""
+    return [text] if text.startswith("prompt=") else text.split(", ")
+
+
+def _told(weights: Path) -> dict[str, str]:
+    """What the LoRA's file says of itself; nothing when it is none of ours."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(weights / "pytorch_lora_weights.safetensors", framework="np") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError):
+        return {}
+
+
+def _arguments_of(kind: str) -> set[str] | None:
+    """Names that a pipeline's call takes; None for the base class, which can be any."""
+    if kind == "DiffusionPipeline":
+        return None
+    import inspect
+
+    import diffusers
+
+    return set(inspect.signature(getattr(diffusers, kind).__call__).parameters)
+
+
+def _loading(kind: str, component: str, repo: str) -> str:
+    """The line that loads the LoRA; some pipelines have no loader, and their transformer has."""
+    import diffusers
+
+    if kind != "DiffusionPipeline" and not hasattr(getattr(diffusers, kind), "load_lora_weights"):
+        file = "pytorch_lora_weights.safetensors"
+        return f'pipe.{component}.load_lora_adapter({repo!r}, weight_name="{file}")'
+    second = ", load_into_transformer_2=True" if component == "transformer_2" else ""
+    return f"pipe.load_lora_weights({repo!r}{second})"
 
 
 def _held_out(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from fractions import Fraction
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from realdpo.families.weights import load_lora, save_weights
 from realdpo.media.decode import read_clip
 from realdpo.pairs import conform
 from realdpo.pairs.generate import regenerate, roundtrip, to_tensor
+from realdpo.publish import model_card
 from realdpo.regions import Region
 from realdpo.train import checkpoint, latents, noise, objective, setup, step
 from realdpo.train.config import TrainConfig
@@ -298,9 +300,11 @@ def test_what_is_trained_is_saved_loaded_and_sampled(case, weights, tmp_path):
         loaded = family.forward(theirs, noisy, clock, batch.inputs)
     torch.testing.assert_close(loaded, ours, atol=1e-5, rtol=1e-4)
     assert not torch.allclose(ours, base, atol=1e-5)
-    if weights == "lora" and hasattr(pipe, "load_lora_weights"):  # and by diffusers itself
+    if weights == "lora":  # and by diffusers itself, as the card of the weights says
         plain = load.load_pipeline(str(case.folder))
-        plain.load_lora_weights(tmp_path)
+        line = model_card._loading(type(plain).__name__, spec.component, str(tmp_path))
+        assert ("load_lora_adapter" in line) == (not hasattr(plain, "load_lora_weights"))
+        exec(line, {"pipe": plain})
         with torch.no_grad():
             again = family.forward(plain.transformer, noisy, clock, batch.inputs)
         torch.testing.assert_close(again, ours, atol=1e-5, rtol=1e-4)
@@ -309,6 +313,12 @@ def test_what_is_trained_is_saved_loaded_and_sampled(case, weights, tmp_path):
 def test_every_family_has_a_small_pipeline():
     tried = {type(family_of(dataclasses.replace(spec))) for spec in map(_spec_of, NAMES)}
     assert set(FAMILIES) <= tried
+
+
+def test_every_family_and_class_that_is_trained_stands_in_the_docs():
+    page = (Path(__file__).parents[2] / "docs" / "families.md").read_text(encoding="utf-8")
+    for family in FAMILIES:
+        assert f"| `{family.NAME}` |" in page
 
 
 def _spec_of(name: str):

@@ -18,6 +18,7 @@ import yaml
 from realdpo import ids
 from realdpo.errors import UserError
 from realdpo.publish import hub as pushing
+from realdpo.publish import model_card
 from realdpo.publish.hub import PushConfig
 
 REPO = "someone/actions-lora"
@@ -73,6 +74,24 @@ def test_the_card_gives_both_sides_of_the_evidence(trained: workspaces.Made) -> 
     assert "No evaluation of generated videos was made" in plan.readme
     assert str(trained.workspace.root) not in plan.readme
     assert "/models" not in plan.readme  # nor the base model's folder
+
+
+def test_the_example_is_for_the_class_and_the_transformer_that_were_trained() -> None:
+    sample = {"task": "i2v", "prompt": "a man, walking", "width": 832, "height": 480, "frames": 81,
+              "fps": 24.0, "steps": 40, "guidance": 3.5}  # fmt: skip
+    told = {"realdpo.pipeline": "WanImageToVideoPipeline", "realdpo.component": "transformer_2"}
+    text = model_card._example("me/lora", "Wan-AI/x", None, True, sample, told)
+    assert 'WanImageToVideoPipeline.from_pretrained("Wan-AI/x"'.replace('"', "'") in text
+    assert "pipe.load_lora_weights('me/lora', load_into_transformer_2=True)" in text
+    assert '    prompt="a man, walking",' in text
+    assert "    width=832," in text
+    told = {"realdpo.pipeline": "HunyuanVideo15ImageToVideoPipeline"}
+    text = model_card._example("me/lora", "hunyuanvideo-community/x", None, True, sample, told)
+    assert "pipe.transformer.load_lora_adapter('me/lora', weight_name=" in text
+    # its size is the picture's, and its guidance a part of the pipeline
+    assert "width=" not in text
+    assert "guidance_scale" not in text
+    compile(text, "example", "exec")
 
 
 def test_evaluations_of_the_run_come_into_its_card(trained: workspaces.Made) -> None:

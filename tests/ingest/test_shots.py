@@ -270,10 +270,11 @@ def test_resampling_takes_the_nearest_frame_and_never_pads(
 
 
 def test_placement_covers_the_target() -> None:
-    assert placement(640, 272, TARGETS["tiny"]) == ((188, 80), (80, 80))
-    assert placement(361, 641, Target()) == ((361, 641), (360, 640))
-    (width, height), crop = placement(1080, 1920, TARGETS["cogvideox"])
-    assert crop == (720, 480)
+    assert placement(640, 272, TARGETS["tiny"]) == ((188, 80), (54, 0, 80, 80))
+    assert placement(361, 641, Target()) == ((361, 641), (0, 0, 360, 640))
+    (width, height), (left, top, *crop) = placement(1080, 1920, TARGETS["cogvideox"])
+    assert crop == [720, 480]
+    assert (left, top) == ((width - 720) // 2, (height - 480) // 2)
     assert width >= 720
     assert height >= 480
 

@@ -275,7 +275,7 @@ def failing(monkeypatch, after: int) -> None:
 
 @pytest.mark.slow
 def test_whatever_a_pipeline_raises_fails_one_row(
-    tmp_path, bikes, model, monkeypatch, caplog
+    tmp_path, bikes, model, monkeypatch, caplog, capsys
 ) -> None:
     caplog.set_level("INFO")
     failing(monkeypatch, after=STEPS)
@@ -288,7 +288,7 @@ def test_whatever_a_pipeline_raises_fails_one_row(
         "CogVideoXImageToVideoPipeline: AttributeError: 'NoneType' object has no attribute 'lower'"
     )
     assert row["error"] == f"lose1: {words}"
-    assert f"lose1 failed: {words}" in caplog.text
+    assert f"lose1 failed: {words}" in caplog.text + capsys.readouterr().err
 
 
 @pytest.mark.slow

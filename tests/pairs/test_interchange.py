@@ -11,6 +11,7 @@ import pytest
 from pair_workspace import fabricate, footage
 
 from realdpo import tables
+from realdpo.config import load_toml
 from realdpo.errors import UserError
 from realdpo.media.decode import read_clip
 from realdpo.media.encode import EncodeSettings, encode
@@ -145,6 +146,108 @@ def test_trl_columns_load_with_datasets(imported, tmp_path) -> None:
     loaded = loaded.cast_column("rejected", datasets.Video(decode=False))
     loaded = loaded.cast_column("chosen", datasets.Video(decode=False))
     assert read_clip(loaded[0]["rejected"]["bytes"])[0].shape == (9, 48, 64, 3)
+
+
+def test_simpletuners_layout_goes_out_and_comes_back(imported, tmp_path) -> None:
+    """Two folders of equal names and the JSON that FLOW_DPO.md documents."""
+    out = tmp_path / "out"
+    interchange.export(imported, out, "simpletuner")
+    preferred, rejected, text = json.loads((out / "multidatabackend.json").read_text())
+    assert preferred["dataset_type"] == "video"
+    assert preferred["conditioning_data"] == [rejected["id"]]
+    assert rejected["dataset_type"] == "conditioning"
+    assert rejected["conditioning_type"] == "reference_strict"
+    assert rejected["source_dataset_id"] == preferred["id"]
+    assert preferred["video"]["num_frames"] == 9
+    assert (text["dataset_type"], text["default"]) == ("text_embeds", True)
+    rows = tables.read(imported.pairs, tables.PAIRS).to_pylist()
+    rows = {row["pair_id"]: row for row in rows if row["split"] == "train"}
+    wins, losers = (
+        {p.stem: p for p in Path(b["instance_data_dir"]).glob("*.mp4")}
+        for b in (preferred, rejected)
+    )
+    assert wins.keys() == losers.keys() == {f"{i}-{k}" for i in rows for k in range(3)}
+    for stem, win in wins.items():
+        row = rows[stem.rpartition("-")[0]]
+        assert win.read_bytes() == (imported.pair_videos / row["win"]).read_bytes()
+        lose = row["lose"][int(stem.rpartition("-")[2])]
+        assert losers[stem].read_bytes() == (imported.pair_videos / lose).read_bytes()
+        assert win.with_suffix(".txt").read_text() == row["prompt"]
+
+    moved = out.rename(tmp_path / "moved")  # the JSON names folders that are no more
+    for given in (moved, moved / "multidatabackend.json"):
+        back = interchange.from_simpletuner(given)
+        assert {g.prompt for g in back} == {row["prompt"] for row in rows.values()}
+        assert [len(g.lose) for g in back] == [3] * len(rows)
+    again = Workspace(tmp_path / "again")
+    interchange.take_in(again, back, origin="imported", task="i2v")
+    assert tables.read(again.pairs, tables.PAIRS).num_rows == len(rows)
+
+    next((moved / "lose").glob("*.mp4")).unlink()
+    with pytest.raises(UserError, match="has no loser of its name"):
+        interchange.from_simpletuner(moved)
+    (moved / "multidatabackend.json").write_text('[{"id": "a", "dataset_type": "video"}]')
+    with pytest.raises(UserError, match="reference_strict"):
+        interchange.from_simpletuner(moved)
+
+
+@pytest.mark.parametrize("kind", ["musubi", "diffusion-pipe"])
+def test_other_trainers_get_winners_with_captions(imported, tmp_path, kind, caplog, capsys) -> None:
+    """musubi's docs/dataset_config.md and diffusion-pipe's examples/dataset.toml."""
+    caplog.set_level("INFO")
+    interchange.export(imported, tmp_path / "out", kind)
+    assert "no losers" in caplog.text + capsys.readouterr().err
+    toml = load_toml(tmp_path / "out" / "dataset.toml")
+    if kind == "musubi":
+        [given] = toml["datasets"]
+        folder = Path(given["video_directory"])
+        assert (given["resolution"], given["target_frames"]) == ([64, 48], [9])
+        assert given["frame_extraction"] == "head"
+        assert given["cache_directory"] != given["video_directory"]
+        assert toml["general"]["caption_extension"] == ".txt"
+    else:
+        [given] = toml["directory"]
+        folder = Path(given["path"])
+        assert given["ar_buckets"] == given["resolutions"] == [[64, 48]]
+        assert given["frame_buckets"] == toml["frame_buckets"] == [9]
+    rows = tables.read(imported.pairs, tables.PAIRS).to_pylist()
+    rows = {row["pair_id"]: row for row in rows if row["split"] == "train"}
+    assert {p.stem for p in folder.glob("*.mp4")} == rows.keys()
+    for name, row in rows.items():
+        assert (folder / f"{name}.txt").read_text() == row["prompt"]
+        assert (folder / f"{name}.mp4").read_bytes() == (
+            imported.pair_videos / row["win"]
+        ).read_bytes()
+
+
+def test_file_names_may_hold_what_joins_them(release, tmp_path) -> None:
+    folder = release / "negative_samples" / "100"
+    for name in ("l;1.mp4", "l2.mp4", "w;in.mp4"):
+        source = folder / "0.mp4" if name != "w;in.mp4" else release / "videos" / "100.mp4"
+        (tmp_path / name).write_bytes(source.read_bytes())
+    file = tmp_path / "pairs.csv"
+    for cell, names in (
+        ("l;1.mp4", ["l;1.mp4"]),
+        ('"""l;1.mp4"";l2.mp4"', ["l;1.mp4", "l2.mp4"]),
+        ("l2.mp4; l2.mp4", ["l2.mp4", "l2.mp4"]),
+    ):
+        file.write_text(f"prompt,win,lose\nx,w;in.mp4,{cell}\n")
+        [given] = interchange.from_csv(file)
+        assert given.win.name == "w;in.mp4"
+        assert [p.name for p in given.lose] == names
+    file.write_text("prompt,win,lose\nx,l2.mp4,none;l2.mp4\n")
+    with pytest.raises(UserError, match=r"line 2: .*none is not there"):
+        interchange.from_csv(file)
+
+
+def test_a_line_without_a_prompt_is_named(release) -> None:
+    text = (release / "prompt.txt").read_text()
+    (release / "prompt.txt").write_text("a street\n\na man\n")
+    try:
+        with pytest.raises(UserError, match=r"prompt.txt, line 2 is empty"):
+            interchange.from_realdpo(release)
+    finally:
+        (release / "prompt.txt").write_text(text)
 
 
 def test_a_csv_of_pairs_is_taken_in(release, tmp_path) -> None:

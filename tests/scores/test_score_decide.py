@@ -27,10 +27,13 @@ def test_every_broken_threshold_is_a_reason() -> None:
     table = clips(
         {"motion.subject": 0.5, "black.share": 0.0},
         {"motion.subject": 0.01, "black.share": 0.4},
+        {"motion.subject": 0.5, "black.share": None},
         {"motion.subject": None, "black.share": 0.0},
     )
     after = decide.apply(table, {"motion.subject_min": 0.2, "black.share_max": 0.1})
-    assert after["keep"].to_pylist() == [True, False, True]
+    assert after["keep"].to_pylist() == [True, False, True, False]
+    # Motion without a camera to measure it against is not let in; other unknowns drop nothing.
+    assert after["reasons"].to_pylist()[3] == ["motion.subject=unknown"]
     assert after["reasons"].to_pylist()[1] == ["black.share=0.4>0.1", "motion.subject=0.01<0.2"]
 
 
