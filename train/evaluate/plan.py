@@ -59,7 +59,7 @@ class Plan:
         return self.folder / "videos" / f"{key}.mp4"
 
 
-def plan(workspace: Workspace, config: EvalConfig) -> Plan:
+def plan(workspace: Workspace, config: EvalConfig, folder: Path | None = None) -> Plan:
     """Resolve systems, items and form; write first frames and real clips in that form.
 
     Raises UserError when a system, the benchmark, or a shape is not what it should be.
@@ -68,7 +68,8 @@ def plan(workspace: Workspace, config: EvalConfig) -> Plan:
     settings = _settings(systems, config)
     items = items_of(workspace, config, settings.width / settings.height if settings else 1.5)
     form = _form(settings, systems, items, config.seeds)
-    planned = Plan(workspace.evaluations / config.name, config, systems, (), settings, form)
+    folder = folder or workspace.evaluations / config.name
+    planned = Plan(folder, config, systems, (), settings, form)
     fitting = [fit for item in items if (fit := _conformed(planned, item)) is not None]
     if not fitting:
         raise UserError(
