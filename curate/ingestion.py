@@ -36,7 +36,7 @@ from realdpo.curate.config import SLOWEST, TARGETS, IngestConfig
 from realdpo.curate.shots import divide, divide_given, finder
 from realdpo.curate.sources import Candidate
 from realdpo.errors import UserError
-from realdpo.files import sweep, write_bytes, write_text
+from realdpo.files import write_bytes, write_text
 from realdpo.ledger import Ledger
 from realdpo.progress import bar, say
 from realdpo.workspace import Workspace
@@ -76,7 +76,6 @@ def ingest(
     notes = sources.Notes()
     candidates = sources.find(footage, workspace.root, notes)
     with workspace.lock("curate ingest"):
-        sweep(workspace.root)
         before = earlier.read_earlier(workspace)
         chosen = {**decide.stored(workspace), **_given(config)}
         limits = {**_of_target(config), **chosen}
@@ -111,6 +110,11 @@ def ingest(
         write_dataset(workspace, clips, sizes, config)
         for name in set(removed) - set(clips["clip_id"].to_pylist()):
             workspace.clip_file(name).unlink(missing_ok=True)
+        unused = sum(bool(row.get("captions")) for row in owners.values())
+        if unused and config.caption != SIDECAR:
+            notes.add(
+                f"captions came with {unused} sources and are not used: --caption sidecar takes them"
+            )
         if strange := licences.not_understood(row["license"] for row in known.rows):
             texts = ", ".join(f"{text!r} ({count})" for text, count in strange.items())
             notes.add(f"licences that are not understood, of sources: {texts}")
@@ -163,7 +167,7 @@ def check(config: IngestConfig) -> None:
     from realdpo.curate.scores import sampled
 
     decide.thresholds(config.decide)
-    sampled.require(config.extras, config.people)
+    sampled.require(config.extras, config.models)
     dataclasses.replace(config.captions, captioner=config.caption)
     finder(config.shots, Fraction(25))
     if config.shards.to:
@@ -392,7 +396,7 @@ def _clip_rows(
 def _placing(config: IngestConfig) -> str:
     """How the crop of a clip is found; part of its id."""
     if config.clips.crop == "subject" and "people" in config.extras:
-        return f"people:{config.people.detector}:{config.people.threshold:g}"
+        return f"people:{config.models.detector}:{config.models.threshold:g}"
     return config.clips.crop
 
 
@@ -438,12 +442,10 @@ def _with_provenance(clips: pa.Table, source: Mapping[str, Any]) -> pa.Table:
 
 def remember(workspace: Workspace, clips: pa.Table) -> pa.Table:
     """Scores of captions and meaning from the table on disk: they cost models, or money."""
-    from realdpo.curate.caption.run import carried
+    from realdpo.curate.caption.run import Before
 
-    before = carried(workspace)
-    order = clips["clip_id"].to_pylist()
-    for name in sorted({key for row in before.values() for key in row if "." in key}):
-        clips = _set_score(clips, name, [before.get(c, {}).get(name) for c in order])
+    for name, column in sorted(Before.read(workspace).columns(clips["clip_id"]).items()):
+        clips = _set_score(clips, name, column)
     return clips
 
 
@@ -496,7 +498,7 @@ def look(
     """
     from realdpo.curate.scores import sampled
 
-    sampled.require(config.extras, config.people)
+    sampled.require(config.extras, config.models)
     about = {k: row for k, row in owners.items() if row["status"] == "ok" and row["path"]}
     bars = [name for name in clips.schema.names if name.startswith(("box.", "crop."))]
     kept = clips.filter(clips["keep"])
@@ -504,7 +506,7 @@ def look(
     rows = {row["clip_id"]: row for row in kept.to_pylist() if row["source_id"] in about}
     version = ids.content_id(
         extras=sorted(config.extras),
-        people=config.people,
+        models=config.models,
         crop=_placing(config),
         version=(sampled.VERSION, _plan_version()),
     )
@@ -555,7 +557,7 @@ def _look_at(
         TARGETS[config.target],
     )  # fmt: skip
     seen = sampled.measure(
-        source["path"], clip["start_s"], clip["end_s"], config.extras, config.people,
+        source["path"], clip["start_s"], clip["end_s"], config.extras, config.models,
         framing.from_scores(clip), choose if config.clips.crop == "subject" else None,
     )  # fmt: skip
     return {**_known(seen.scores), **framing.scores_of(seen.crop)}
@@ -591,26 +593,32 @@ def describe(
     config: IngestConfig,
 ) -> pa.Table:
     """Give every kept clip its action tags and its prompt, and balance the actions."""
-    from realdpo.curate import actions
-    from realdpo.curate.caption.run import caption_rows
+    import pyarrow.compute as pc
 
-    rows = clips.filter(clips["keep"]).select(tables.CLIPS.schema.names).to_pylist()
-    for row in rows:
-        row["action"] = actions.tag([row["title"], *(row["keywords"] or ())])
+    from realdpo.curate import actions
+    from realdpo.curate.caption.run import Before, caption_rows, in_batches
+
     settings = dataclasses.replace(config.captions, captioner=config.caption)
-    rows, _ = caption_rows(workspace, rows, owners, settings)
-    for row in rows:
-        row["action"] = actions.tag([row["title"], *(row["keywords"] or ()), row["prompt"]])
-    written = {row["clip_id"]: row for row in rows}
-    order = clips["clip_id"].to_pylist()
+    before = Before.read(workspace)
+
+    def write(rows: Sequence[Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        for row in rows:
+            row["action"] = actions.tag([row["title"], *(row["keywords"] or ())])
+        done, counted = caption_rows(workspace, rows, owners, settings, before=before)
+        for row in done:
+            row["action"] = actions.tag([row["title"], *(row["keywords"] or ()), row["prompt"]])
+        return done, counted
+
+    names = [name for name in tables.CLIPS.schema.names if name != "phash"]
+    written, _ = in_batches(clips.filter(clips["keep"]).select(names), settings, write)
+    places = pc.index_in(clips["clip_id"], value_set=written["clip_id"].combine_chunks())
+    written = written.combine_chunks()
     for name in ("prompt", "captioner", "caption_status", "caption_raw", "action"):
-        clips = _set(clips, name, [written.get(c, {}).get(name) for c in order])
-    for name in sorted({key for row in rows for key in row if "." in key}):
-        values = clips[name].to_pylist() if name in clips.schema.names else [None] * len(order)
-        fresh = [
-            written[c].get(name) if c in written else value
-            for c, value in zip(order, values, strict=True)
-        ]
+        clips = _set(clips, name, written[name].take(places))
+    for name in tables.score_columns(written):
+        fresh = written[name].take(places)
+        if name in clips.schema.names:  # of clips that were dropped, what was known stays
+            fresh = pc.if_else(pc.is_valid(places), fresh, clips[name])
         clips = _set_score(clips, name, fresh)
     return actions.balance(clips, config.per_action) if config.per_action else clips
 
@@ -715,26 +723,33 @@ def _crop_of(row: Mapping[str, Any]) -> list[float]:
 
 def split(clips: pa.Table, config: IngestConfig) -> pa.Table:
     """Give every clip of a source with kept clips its split; near-duplicates go together."""
-    owner = dict(zip(clips["clip_id"].to_pylist(), clips["source_id"].to_pylist(), strict=True))
-    links = [
-        (owner[clip], owner[other])
-        for clip, other in zip(
-            clips["clip_id"].to_pylist(), clips["duplicate_of"].to_pylist(), strict=True
-        )
-        if other in owner
-    ]
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    copies = clips.filter(pc.is_valid(clips["duplicate_of"])).select(["source_id", "duplicate_of"])
+    found = pc.index_in(copies["duplicate_of"], value_set=clips["clip_id"].combine_chunks())
+    originals = clips["source_id"].take(found)
     kept = clips.filter(clips["keep"])["source_id"].unique().to_pylist()
-    wishes = {
-        source: wish
-        for source, wish in zip(
-            clips["source_id"].to_pylist(), clips["split"].to_pylist(), strict=True
-        )
-        if wish
-    }
     there = set(kept)
-    links = [(a, b) for a, b in links if a in there and b in there]
+    links = [
+        (one, other)
+        for one, other in zip(copies["source_id"].to_pylist(), originals.to_pylist(), strict=True)
+        if one in there and other in there
+    ]
+    wished = clips.filter(pc.is_valid(clips["split"])).select(["source_id", "split"])
+    wishes = {
+        row["source_id"]: row["split"]
+        for row in wished.group_by("source_id", use_threads=False)
+        .aggregate([("split", "last")])
+        .rename_columns({"split_last": "split"})
+        .to_pylist()
+        if row["split"]
+    }
     place = shards.assign(kept, config.shards, linked=links, wishes=wishes)
-    return _set(clips, "split", [place.get(s) for s in clips["source_id"].to_pylist()])
+    column = clips["source_id"].combine_chunks()
+    coded = (column.chunk(0) if isinstance(column, pa.ChunkedArray) else column).dictionary_encode()
+    splits = pa.array([place.get(source) for source in coded.dictionary.to_pylist()], pa.string())
+    return _set(clips, "split", splits.take(coded.indices))
 
 
 def write_dataset(
@@ -897,20 +912,25 @@ def _run(
             advance()
 
 
-def _set(table: pa.Table, name: str, values: Sequence[Any]) -> pa.Table:
+def _set(table: pa.Table, name: str, values: Any) -> pa.Table:
+    """The table with other values in a column; a sequence, or a column."""
     import pyarrow as pa
 
     field = tables.CLIPS.schema.field(name)
     place = table.schema.get_field_index(name)
-    return table.set_column(place, field, pa.array(values, field.type))
+    return table.set_column(place, field, _column(values, field.type, pa))
 
 
-def _set_score(table: pa.Table, name: str, values: Sequence[float | None]) -> pa.Table:
+def _set_score(table: pa.Table, name: str, values: Any) -> pa.Table:
     import pyarrow as pa
 
     if name in table.schema.names:
         table = table.drop_columns([name])
-    return table.append_column(pa.field(name, pa.float32()), pa.array(values, pa.float32()))
+    return table.append_column(pa.field(name, pa.float32()), _column(values, pa.float32(), pa))
+
+
+def _column(values: Any, kind: pa.DataType, pa: Any) -> Any:
+    return values if isinstance(values, (pa.Array, pa.ChunkedArray)) else pa.array(values, kind)
 
 
 def _size(path: str) -> int | None:

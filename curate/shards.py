@@ -79,7 +79,7 @@ def write(
         if settings.format == "folder":
             written += _write_folder(workspace.data / split, rows, workspace)
             continue
-        parts = _parts([sizes[c] for c in rows["clip_id"].to_pylist()], settings.shard_mb << 20)
+        parts = divide(rows, sizes, settings)
         ending = "parquet" if settings.format == "parquet" else "tar"
         for number, (first, stop) in enumerate(parts):
             path = workspace.data / f"{split}-{number:05d}-of-{len(parts):05d}.{ending}"
@@ -95,6 +95,13 @@ def write(
             written.append(path)
     _remove_stale(workspace.data, set(written))
     return written
+
+
+def divide(
+    rows: pa.Table, sizes: Mapping[str, int], settings: ShardSettings
+) -> list[tuple[int, int]]:
+    """(first, stop) of the rows of each shard, in order; see `write`."""
+    return _parts([sizes[c] for c in rows["clip_id"].to_pylist()], settings.shard_mb << 20)
 
 
 def require(to: str) -> None:

@@ -35,31 +35,33 @@ DARK = 8.0  # of 255: contrast below which correlation tells nothing
 BAR = 24  # of 255: black bars are no brighter
 LEAST_INSIDE = 2  # looks between the ends that are mixtures: one is a blended frame at a cut
 NEAR = 1.0  # windows whose score is as near to the best one's tell where a transition lies
+LUMA = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R BT.601
 EDGE = 0.1  # share of the other shot with which a transition begins
 
 # How a window is described, with the weights of the two models; a score above 0 is a transition.
-# Fitted by `benchmarks/transitions.py --fit` to the tuning half of the films named there.
+# Fitted as `benchmarks/transitions.py --fit` does, to 900 joins of the tuning half of its films.
 WEIGHTS: dict[str, tuple[float, float]] = {
-    "correlation": (-2.74, 1.53),
-    "size": (1.35, 4.24),
-    "jump": (-8.22, -3.0),
-    "sinking": (1.07, 0.602),
-    "uneven": (-9.42, -4.58),
-    "rest_least": (-1.57, 1.42),
-    "rest_most": (5.53, 0.464),
-    "far_most": (-2.96, 0.341),
-    "inside": (0.528, 0.275),
-    "length": (0.382, -1.07),
-    "light": (-6.65, 0.852),
-    "flat": (-0.093, -5.21),
-    "contrasts": (-0.128, -0.285),
-    "everywhere": (2.23, 0.896),
-    "edges_off": (-4.28, -0.791),
-    "edges_gain": (7.33, -0.504),
-    "edges_sink": (4.31, 1.58),
-    "edges_middle": (-0.649, -1.21),
+    "correlation": (-2.79, 1.85),
+    "size": (1.35, 4.17),
+    "jump": (-8.82, -2.91),
+    "sinking": (1.42, 0.585),
+    "uneven": (-10.5, -4.24),
+    "rest_least": (-1.52, 1.34),
+    "rest_most": (5.5, 0.492),
+    "far_most": (-2.89, 0.451),
+    "inside": (0.617, 0.276),
+    "length": (0.532, -1.02),
+    "light": (-3.82, 0.876),
+    "flat": (-0.213, -5.16),
+    "contrasts": (-1.39, -0.201),
+    "everywhere": (2.09, 0.749),
+    "edges_off": (-4.09, -0.826),
+    "edges_gain": (8.21, -0.464),
+    "edges_sink": (3.91, 1.46),
+    "edges_middle": (-0.869, -1.2),
+    "dimming": (-10.6, -0.559),
 }
-BIAS = (-7.1, -9.88)
+BIAS = (-5.14, -9.5)
 
 
 class DissolveFinder:
@@ -226,8 +228,10 @@ def describe(looks: _Looks, first: Places, last: Places) -> dict[str, Floats]:
     of the share of the later end among STEPS. sinking: of the contrast, as a share of what it
     loses in a mixture of unrelated pictures. uneven: how far the shares of the blocks lie apart.
     rest_least, rest_most: change beside the window, over 0.4 of its length, of the change in it;
-    far_most: over all its length. inside: steps that are neither of the ends. length: log of seconds. light: how far the means are from their mixture. flat: log of the lesser contrast
-    of the ends; contrasts: of the greater. everywhere: change of the quietest quarter of blocks.
+    far_most: over all its length. inside: steps that are neither of the ends. length: log of
+    seconds. light: how far the means are from their mixture, of the change; dimming: how much
+    less light there is than in the mixture, of what is there. flat: log of the lesser contrast of
+    the ends; contrasts: of the greater. everywhere: change of the quietest quarter of blocks.
     edges_off: how far the energy of edges is from that of a mixture; edges_gain: how much nearer
     than to a change without one; edges_sink: as `sinking`, of edges; edges_middle: how much less
     there is in the window's middle than at its ends. Beside them mixtures: looks that are
@@ -251,6 +255,7 @@ def describe(looks: _Looks, first: Places, last: Places) -> dict[str, Floats]:
     apart, part = _by_block(looks, first, last, between, share, change)
     mean = looks.means
     ramp = (1 - mixed)[..., None] * mean[start] + mixed[..., None] * mean[end]
+    luma, level = (colours @ np.array(LUMA, np.float32) for colours in (mean[between], ramp))
     light = np.sqrt(np.square(mean[between] - ramp).mean(axis=-1)).max(axis=1)
     length = last - first
     rest = _beside(looks, first, last, np.maximum(1, (length * 0.4).astype(int)), change[:, 0])
@@ -268,6 +273,7 @@ def describe(looks: _Looks, first: Places, last: Places) -> dict[str, Floats]:
         "inside": inside.sum(axis=1),
         "length": np.log(looks.times[last] - looks.times[first]),
         "light": np.minimum(light / np.sqrt(change[:, 0]), 2),
+        "dimming": ((level - luma) / np.maximum(level, 8)).max(axis=1),
         "flat": np.log(np.sqrt(low) + 1),
         "contrasts": np.sqrt(low / high),
         "everywhere": np.minimum(part, 2),

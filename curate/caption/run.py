@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from realdpo import ids, tables
 from realdpo.curate.caption import answers, clean, edits, keywords, prompts, show, tokens
@@ -27,11 +27,17 @@ from realdpo.media import MediaError
 from realdpo.progress import bar, say
 from realdpo.workspace import Workspace
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 Row = Mapping[str, Any]
 Asker = Callable[[Sequence[show.Shown]], Sequence[Answer]]
 """Takes a batch of clips, gives an answer for each; raises UserError when none can be had."""
 
-COLUMNS = ("prompt", "captioner", "caption_status", "caption_raw", "caption.tokens")
+TEXTS = ("prompt", "captioner", "caption_status", "caption_raw")
+FIELDS = ("clip_id", *TEXTS, "action")
+BATCH = 16_384
+"""Rows that stand in memory as Python values at once, where no model has to be asked."""
 ON_CAPTION = ("verify.fit", "verify.action", "semantic.caption")
 """Scores of a caption, as against those of a clip."""
 PLAIN = frozenset({KEYWORDS, SIDECAR, EDIT, FILE_NAME})
@@ -54,25 +60,75 @@ def caption(
     """
     with ws.lock("curate caption"):
         ws.require(ws.clips, "curate ingest FOOTAGE")
-        table = tables.read(ws.clips, tables.CLIPS)
-        rows = table.to_pylist()
+        # Fingerprints are most of a table, and nothing to a captioner.
+        names = [n for n in tables.check(ws.clips, tables.CLIPS).names if n != "phash"]
+        table = tables.read(ws.clips, tables.CLIPS, names)
         sources = {
             row["source_id"]: row for row in tables.read(ws.sources, tables.SOURCES).to_pylist()
         }
         if config.captioner == SIDECAR:
             sources = _looked_up(sources)
-        new, counted = caption_rows(
-            ws,
-            rows,
-            sources,
-            config,
-            only_failed=only_failed,
-            recaption=recaption,
-            every=every,
-            limit=limit,
-        )
-        tables.write(ws.clips, tables.from_rows(tables.CLIPS, new), tables.CLIPS)
+        before = Before.read(ws)
+
+        def write(rows: Sequence[Row]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+            return caption_rows(
+                ws,
+                rows,
+                sources,
+                config,
+                only_failed=only_failed,
+                recaption=recaption,
+                every=every,
+                limit=limit,
+                before=before,
+            )
+
+        written, counted = in_batches(table, config, write)
+        changed = [name for name in written.schema.names if name != "clip_id"]
+        tables.replace_columns(ws.clips, tables.CLIPS, {n: written[n] for n in changed})
     return counted
+
+
+def in_batches(
+    clips: pa.Table,
+    config: CaptionConfig,
+    write: Callable[[Sequence[Row]], tuple[list[dict[str, Any]], dict[str, Any]]],
+) -> tuple[pa.Table, dict[str, Any]]:
+    """The captions of a clips table, in its order, and the summary of all.
+
+    Words that cost nothing are written a batch of rows at a time, so that a million clips do not
+    stand in memory as Python values; a model is told of all clips at once.
+    """
+    import pyarrow as pa
+
+    plain = config.captioner in PLAIN
+    size = BATCH if plain else max(1, clips.num_rows)
+    parts, counted = [], []
+    for first in range(0, max(1, clips.num_rows), size):
+        rows, some = write(clips.slice(first, size).to_pylist())
+        part = tables.from_rows(tables.CLIPS, rows)
+        parts.append(part.select([n for n in part.schema.names if n in FIELDS or "." in n]))
+        counted.append(some)
+    return pa.concat_tables(parts, promote_options="default"), _together(counted)
+
+
+def _together(counted: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The summary of all rows out of those of their batches."""
+    if len(counted) == 1:
+        return counted[0]
+    tokens_ = [some["tokens"] for some in counted]
+    return {
+        **counted[0],
+        "clips": sum(some["clips"] for some in counted),
+        "status": dict(sum((Counter(some["status"]) for some in counted), Counter())),
+        "captioners": dict(sum((Counter(some["captioners"]) for some in counted), Counter())),
+        "tokens": {
+            **tokens_[0],
+            "longest": max(some["longest"] for some in tokens_),
+            "too_long": [clip for some in tokens_ for clip in some["too_long"]],
+        },
+        "seconds": round(sum(some["seconds"] for some in counted), 2),
+    }
 
 
 def caption_rows(
@@ -85,23 +141,26 @@ def caption_rows(
     recaption: bool = False,
     every: bool = False,
     limit: int | None = None,
+    before: Before | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """`rows` of the clips table with the caption columns filled in, and the summary.
 
     The step that `ingest` calls: it takes no lock and writes no table. A caption by a model
     stays when the captioner is `keywords` or `sidecar`, unless `recaption`; edits always stay.
+    before: what the table on disk says, where it has been read already.
     """
+    earlier_rows = (before or Before.read(ws)).rows([row["clip_id"] for row in rows])
     wanted = [r for r in rows if r["status"] == "ok" and (every or r.get("keep") is not False)]
     count = tokens.counter(config.tokenizer)
     began = time.monotonic()
     if config.captioner in PLAIN:
-        earlier = {} if recaption else _by_models(ws)
+        earlier = {} if recaption else _by_models(earlier_rows)
         written = {
             row["clip_id"]: earlier.get(row["clip_id"])
             or _plain_caption(row, sources.get(row["source_id"], {}), config)
             for row in wanted
         }
-        written |= _still_known(ws, wanted, sources, written)
+        written |= _still_known(wanted, sources, written, earlier_rows)
         spent: dict[str, Any] = {}
     else:
         text = show.template(config.prompt, "prompt.txt")
@@ -120,10 +179,10 @@ def caption_rows(
             )
         found = answers.load(model.folder, [row["clip_id"] for row in wanted])
         written = {clip_id: _from_answer(answer, config) for clip_id, answer in found.items()}
-    mended, before = edits.load(ws), carried(ws)
+    mended = edits.load(ws)
     out = []
     for row in rows:
-        earlier_row = before.get(row["clip_id"], {})
+        earlier_row = _measured(earlier_rows.get(row["clip_id"], {}))
         new = {**earlier_row, **row}
         if (fields := written.get(row["clip_id"])) is not None:
             if not fields["prompt"] and row.get("prompt"):
@@ -244,50 +303,78 @@ def _looked_up(sources: Mapping[str, Row]) -> dict[str, Row]:
     return found
 
 
-def carried(ws: Workspace) -> dict[str, dict[str, Any]]:
-    """By clip id: the prompt and what was measured on captions and meaning, as it is on disk.
+@dataclass(frozen=True)
+class Before:
+    """Captions, and what was measured on them and on meaning, as the table on disk has them.
 
-    For a step that makes the clips' rows anew, so that paid and slow scores are not lost.
+    For a step that makes the clips' rows anew, so that paid and slow results are not lost.
     """
-    if not ws.clips.is_file():
-        return {}
-    names = [
-        name
-        for name in tables.check(ws.clips, tables.CLIPS).names
-        if name.startswith(("caption.", "verify.", "semantic.")) or name in ("clip_id", "prompt")
-    ]
-    rows = tables.read(ws.clips, tables.CLIPS, names).to_pylist()
-    return {row.pop("clip_id"): row for row in rows}
+
+    table: pa.Table | None
+
+    @classmethod
+    def read(cls, ws: Workspace) -> Before:
+        """What the workspace's table says; nothing where there is none yet."""
+        if not ws.clips.is_file():
+            return cls(None)
+        names = [
+            name
+            for name in tables.check(ws.clips, tables.CLIPS).names
+            if name.startswith(("caption.", "verify.", "semantic.")) or name in ("clip_id", *TEXTS)
+        ]
+        return cls(tables.read(ws.clips, tables.CLIPS, names).combine_chunks())
+
+    def columns(self, ids: pa.ChunkedArray) -> dict[str, pa.ChunkedArray]:
+        """The scores of these clips, null for those that were not there."""
+        import pyarrow.compute as pc
+
+        if self.table is None:
+            return {}
+        places = pc.index_in(ids, value_set=self.table["clip_id"].combine_chunks())
+        return {n: self.table[n].take(places) for n in self.table.schema.names if "." in n}
+
+    def rows(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """By clip id, for those of these clips that were there."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        if self.table is None or not ids:
+            return {}
+        there = pc.is_in(self.table["clip_id"], pa.array(ids, pa.string()))
+        found = self.table.filter(there).to_pylist()
+        return {row.pop("clip_id"): row for row in found}
+
+
+def _measured(row: Row) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if "." in name or name == "prompt"}
 
 
 def _still_known(
-    ws: Workspace,
     rows: Sequence[Row],
     sources: Mapping[str, Row],
     written: Mapping[str, Row],
+    before: Mapping[str, Row],
 ) -> dict[str, dict[str, Any]]:
     """Prompts of clips whose source is away, where nothing is found in their place."""
     away = {r["clip_id"] for r in rows if sources.get(r["source_id"], {}).get("status") != "ok"}
     away = {clip for clip in away if not written[clip]["prompt"]}
-    return {clip: row for clip, row in _prompts(ws).items() if clip in away} if away else {}
+    return {clip: row for clip, row in _prompts(before).items() if clip in away}
 
 
-def _by_models(ws: Workspace) -> dict[str, dict[str, Any]]:
-    """What models wrote, from the table as it is on disk."""
+def _by_models(before: Mapping[str, Row]) -> dict[str, dict[str, Any]]:
+    """Of what was there, the captions that models wrote."""
     return {
         clip: row
-        for clip, row in _prompts(ws).items()
+        for clip, row in _prompts(before).items()
         if row["captioner"] and row["captioner"] not in PLAIN
     }
 
 
-def _prompts(ws: Workspace) -> dict[str, dict[str, Any]]:
-    """The prompts of the table as it is on disk, by clip id."""
-    if not ws.clips.is_file():
-        return {}
-    names = ["clip_id", "prompt", "captioner", "caption_status", "caption_raw"]
-    rows = tables.read(ws.clips, tables.CLIPS, names).to_pylist()
-    return {row.pop("clip_id"): row for row in rows if row["prompt"]}
+def _prompts(before: Mapping[str, Row]) -> dict[str, dict[str, Any]]:
+    """The prompts of what was there, by clip id."""
+    return {
+        clip: {name: row[name] for name in TEXTS} for clip, row in before.items() if row["prompt"]
+    }
 
 
 # --- captions by a model --------------------------------------------------------------------

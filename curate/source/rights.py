@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from realdpo import licences
-from realdpo.licences import Licence
 
 
 @dataclass(frozen=True)
 class Rights:
-    """license: SPDX id where there is one, else a name; "" when none is stated. problem: why
-    changed copies must not be passed on, "" when they may."""
+    """license: SPDX id where there is one, else the provider's text; "" when none is stated.
+    problem: why changed copies must not be passed on, "" when they may."""
 
     license: str
     problem: str = ""
@@ -27,16 +26,17 @@ def read_rights(texts: Sequence[str], *, choice: bool = False) -> Rights:
     """
     if not texts:
         return Rights("", licences.read(None).problem)
+    read = {text: licences.read(text) for text in texts}
     found = {
-        _spdx(text, licence): licence
-        for text in texts
-        if (licence := licences.read(text)).understood
+        licence.spdx or " ".join(text.split()): licence
+        for text, licence in read.items()
+        if licence.understood
     }
     # "CC BY" beside "CC BY 4.0" is the same licence without its version.
     found = {
         name: licence
         for name, licence in found.items()
-        if not any(other.startswith(f"{name.replace(' ', '-')}-") for other in found)
+        if not any(other.startswith(f"{name}-") for other in found)
     }
     if not found:
         return Rights(texts[0], licences.read(texts[0]).problem)
@@ -47,10 +47,3 @@ def read_rights(texts: Sequence[str], *, choice: bool = False) -> Rights:
     if barred := [licence.problem for licence in found.values() if licence.problem]:
         return Rights(" and ".join(found), barred[0])
     return Rights(" and ".join(found), "several licences are stated at once")
-
-
-def _spdx(text: str, licence: Licence) -> str:
-    if licence.name == "public domain":
-        mark = "publicdomain/mark" in text or "pdm" in text.lower()
-        return "CC-PDM-1.0" if mark else "public domain"
-    return licence.spdx or " ".join(text.split())

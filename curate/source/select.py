@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from realdpo import licences
 from realdpo.curate import actions
 from realdpo.curate.source.config import SourceConfig
 from realdpo.curate.source.film import Film
@@ -84,9 +85,7 @@ def reason_against(film: Film, rights: Rights, config: SourceConfig) -> str | No
     """Why a film is left out, or None. What its provider does not state is not judged."""
     if rights.problem and not config.private:
         return f"licence: {rights.problem}"
-    if config.licenses and rights.license.casefold() not in {
-        name.casefold() for name in config.licenses
-    }:
+    if config.licenses and licences.reason(rights.license, allowed=config.licenses):
         return f"license={rights.license or 'none'} is not among those asked for"
     if not film.url:
         return "no file that can be had"

@@ -26,6 +26,8 @@ from realdpo.train.evaluate.config import EvalConfig
 from realdpo.train.evaluate.systems import NEUTRAL, System, resolve
 from realdpo.workspace import Workspace
 
+VERSION = 1  # raise when the same weights, settings and seed make another video
+
 
 @dataclass(frozen=True)
 class Task:
@@ -233,6 +235,7 @@ def _task(planned: Plan, system: System, item: Item, number: int) -> Task:
         settings=planned.settings.key(),
         crf=planned.config.crf,
         dtype=dtype_on(planned.config.dtype, "auto"),
+        version=VERSION,
         **{k: how for k, v in NEUTRAL.items() if (how := getattr(system, k)) != v},
     )
     image = str(item.image) if item.image else None
