@@ -154,7 +154,7 @@ class IngestConfig:
     target: name of a preset in TARGETS. decide: thresholds, `<group>.<name>_min` or `_max`,
     over the defaults of `curate.decide`; a target smaller than its `source.short_side_min`, or
     slower than its `time.fps_min`, lowers that one to its own. caption: name of a captioner. captions: how it is
-    asked. per_action: keep at most so many clips of each action; 0 keeps all. extras: scores of sampled frames to run (people, text, nsfw). people: the models that find them. engine: where steps
+    asked. per_action: keep at most so many clips of each action; 0 keeps all. extras: scores of sampled frames to run (people, text, nsfw). models: that find people. engine: where steps
     run. workers: processes, 0 for as many as cores. address: of a Ray cluster, empty starts
     one here.
     """
@@ -168,7 +168,7 @@ class IngestConfig:
     caption: str = "sidecar"
     captions: CaptionConfig = field(default_factory=CaptionConfig)
     extras: tuple[str, ...] = ()
-    people: PeopleSettings = field(default_factory=PeopleSettings)
+    models: PeopleSettings = field(default_factory=PeopleSettings)
     encode: EncodeSettings = field(default_factory=EncodeSettings)
     shards: ShardSettings = field(default_factory=ShardSettings)
     engine: Literal["local", "serial", "ray"] = "local"

@@ -36,7 +36,7 @@ from realdpo.curate.config import SLOWEST, TARGETS, IngestConfig
 from realdpo.curate.shots import divide, divide_given, finder
 from realdpo.curate.sources import Candidate
 from realdpo.errors import UserError
-from realdpo.files import sweep, write_bytes, write_text
+from realdpo.files import write_bytes, write_text
 from realdpo.ledger import Ledger
 from realdpo.progress import bar, say
 from realdpo.workspace import Workspace
@@ -76,7 +76,6 @@ def ingest(
     notes = sources.Notes()
     candidates = sources.find(footage, workspace.root, notes)
     with workspace.lock("curate ingest"):
-        sweep(workspace.root)
         before = earlier.read_earlier(workspace)
         chosen = {**decide.stored(workspace), **_given(config)}
         limits = {**_of_target(config), **chosen}
@@ -111,6 +110,11 @@ def ingest(
         write_dataset(workspace, clips, sizes, config)
         for name in set(removed) - set(clips["clip_id"].to_pylist()):
             workspace.clip_file(name).unlink(missing_ok=True)
+        unused = sum(bool(row.get("captions")) for row in owners.values())
+        if unused and config.caption != SIDECAR:
+            notes.add(
+                f"captions came with {unused} sources and are not used: --caption sidecar takes them"
+            )
         if strange := licences.not_understood(row["license"] for row in known.rows):
             texts = ", ".join(f"{text!r} ({count})" for text, count in strange.items())
             notes.add(f"licences that are not understood, of sources: {texts}")
@@ -163,7 +167,7 @@ def check(config: IngestConfig) -> None:
     from realdpo.curate.scores import sampled
 
     decide.thresholds(config.decide)
-    sampled.require(config.extras, config.people)
+    sampled.require(config.extras, config.models)
     dataclasses.replace(config.captions, captioner=config.caption)
     finder(config.shots, Fraction(25))
     if config.shards.to:
@@ -392,7 +396,7 @@ def _clip_rows(
 def _placing(config: IngestConfig) -> str:
     """How the crop of a clip is found; part of its id."""
     if config.clips.crop == "subject" and "people" in config.extras:
-        return f"people:{config.people.detector}:{config.people.threshold:g}"
+        return f"people:{config.models.detector}:{config.models.threshold:g}"
     return config.clips.crop
 
 
@@ -494,7 +498,7 @@ def look(
     """
     from realdpo.curate.scores import sampled
 
-    sampled.require(config.extras, config.people)
+    sampled.require(config.extras, config.models)
     about = {k: row for k, row in owners.items() if row["status"] == "ok" and row["path"]}
     bars = [name for name in clips.schema.names if name.startswith(("box.", "crop."))]
     kept = clips.filter(clips["keep"])
@@ -502,7 +506,7 @@ def look(
     rows = {row["clip_id"]: row for row in kept.to_pylist() if row["source_id"] in about}
     version = ids.content_id(
         extras=sorted(config.extras),
-        people=config.people,
+        models=config.models,
         crop=_placing(config),
         version=(sampled.VERSION, _plan_version()),
     )
@@ -553,7 +557,7 @@ def _look_at(
         TARGETS[config.target],
     )  # fmt: skip
     seen = sampled.measure(
-        source["path"], clip["start_s"], clip["end_s"], config.extras, config.people,
+        source["path"], clip["start_s"], clip["end_s"], config.extras, config.models,
         framing.from_scores(clip), choose if config.clips.crop == "subject" else None,
     )  # fmt: skip
     return {**_known(seen.scores), **framing.scores_of(seen.crop)}

@@ -144,7 +144,7 @@ def _sources(given: Sequence[Workspace], conflicts: Counter[str]) -> list[Row]:
     for work in given:
         for row in tables.read(work.sources, tables.SOURCES).to_pylist():
             key = row["source_id"] or f"path:{row['path']}"
-            if row["source_id"] and paths.setdefault(row["path"], key) != key:
+            if row["source_id"] and row["path"] and paths.setdefault(row["path"], key) != key:
                 conflicts["paths that name different files; both are kept"] += 1
             if key not in rows:
                 rows[key] = row
@@ -153,7 +153,7 @@ def _sources(given: Sequence[Workspace], conflicts: Counter[str]) -> list[Row]:
             if kept["status"] != "ok" and row["status"] == "ok":
                 kept, row = row, kept
             kept = {name: row.get(name) if value is None else value for name, value in kept.items()}
-            if not os.path.exists(kept["path"]) and os.path.exists(row["path"]):
+            if not os.path.exists(kept["path"] or "") and os.path.exists(row["path"] or ""):
                 kept["path"] = row["path"]
             _settle_rights(kept, row, conflicts, "sources")
             rows[key] = kept
@@ -161,15 +161,16 @@ def _sources(given: Sequence[Workspace], conflicts: Counter[str]) -> list[Row]:
     read = {row["path"] for row in rows.values() if row["source_id"]}
     return sorted(
         (row for row in rows.values() if row["source_id"] or row["path"] not in read),
-        key=lambda row: (row["path"], row["source_id"] or ""),
+        key=lambda row: (row["path"] or "", row["source_id"] or ""),
     )
 
 
 def _settle_rights(kept: Row, other: Row, conflicts: Counter[str], what: str) -> None:
     """The stricter licence counts; of other words the first, if any, and the difference is said."""
-    if other.get("license") and kept["license"] != other["license"]:
+    one, two = kept["license"], other.get("license")
+    if one and two and licences.read(one) != licences.read(two):
         conflicts[f"{what} under two licences; the stricter counts"] += 1
-        kept["license"] = licences.strictest([kept["license"], other["license"]])
+    kept["license"] = licences.strictest((one, two))
     for name in _TOLD:
         if other.get(name) and kept[name] != other[name]:
             conflicts[f"{what} with another {name}; the first counts"] += 1

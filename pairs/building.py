@@ -23,7 +23,7 @@ from realdpo.config import to_toml
 from realdpo.errors import UserError
 from realdpo.families.load import device_names, dtype_of_all
 from realdpo.families.memory import OutOfMemory
-from realdpo.files import write_bytes
+from realdpo.files import sweep, write_bytes
 from realdpo.ledger import Ledger
 from realdpo.pairs import conform
 from realdpo.pairs.config import BuildConfig
@@ -65,6 +65,9 @@ def build(
     planned = plan(workspace, config)
     if not planned.family.trainable:
         say(_not_trainable(planned))
+    sweep(workspace.root / "pairs")  # of killed workers; others may be at work, without the lock
+    if without := sum(not task.clip["prompt"] for task in planned.tasks):
+        say(f"{without} of {len(planned.tasks)} clips have no prompt and give no pair")
     if imported(workspace):
         raise UserError(
             f"{workspace.root} holds pairs that were imported", "build in another workspace with -w"

@@ -181,9 +181,14 @@ def roundtrip(pipe: Any, family: Family, video: Video) -> Video:
 
     with torch.no_grad(), memory_told(pipe):
         latents = family.encode(pipe.vae, to_tensor(pipe, video))
+        if given := family.clean_frames():
+            # a generation has the picture's own latent there; some VAEs norm over all frames, and
+            # give the first frame of a clip another
+            first = to_tensor(pipe, video[:1])[:, :, 0]
+            latents[:, :, :given] = family.condition(pipe.vae, first, len(video))["first_latent"]
         decoded = family.decode(pipe.vae, latents)[0].float().permute(1, 2, 3, 0)
     pipe.maybe_free_model_hooks()
-    return to_uint8(((decoded + 1) / 2).clamp(0, 1).cpu().numpy())
+    return to_uint8((decoded / 2 + 0.5).clamp(0, 1).cpu().numpy())
 
 
 def to_tensor(pipe: Any, video: Video) -> torch.Tensor:

@@ -88,11 +88,14 @@ def plan(workspace: Workspace, config: BuildConfig, device: str = "auto") -> Pla
             "use --strategies generate and --no-roundtrip-win with this model",
         )
     scheduler = str(spec.get("scheduler", "_class_name", "?"))
-    if config.strategies.get("local") and not family.KEEPS_REGIONS:
-        raise UserError(
-            f"{spec.pipeline} does not let a region be kept between its steps",
-            "leave `local` out of --strategies with this model",
-        )
+    for strategy, can, words in (
+        ("renoise", family.TAKES_LATENTS, "does not go on from a clip that was noised"),
+        ("local", family.KEEPS_REGIONS, "does not let a region be kept between its steps"),
+    ):
+        if config.strategies.get(strategy) and not can:
+            raise UserError(
+                f"{spec.pipeline} {words}", f"leave {strategy} out of --strategies with this model"
+            )
     dtype = dtype_on(config.dtype, device)
     found = Plan(config, model, family, lora_id(config.lora), scheduler, dtype, ())
     clips = tables.read(workspace.clips, tables.CLIPS, _COLUMNS)
@@ -112,6 +115,12 @@ def plan(workspace: Workspace, config: BuildConfig, device: str = "auto") -> Pla
     tasks = sorted(
         (_task(found, common, shapes, clip) for clip in chosen), key=lambda task: task.pair_id
     )
+    if not any(task.clip["prompt"] for task in tasks):
+        raise UserError(
+            f"none of the {len(tasks)} clips has a prompt",
+            f"caption them: realdpo curate caption -w {workspace.root}, or take file names as "
+            "prompts: realdpo curate ingest FOOTAGE --set captions.file_names=true",
+        )
     if all(task.unfit for task in tasks):
         raise UserError(
             f"none of the {len(tasks)} clips fits {model.id}: {tasks[0].unfit}",

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 import socket
 import tempfile
 import time
@@ -78,6 +79,35 @@ def sweep(folder: Path) -> int:
                     path.unlink()
                     swept += 1
     return swept
+
+
+def replace_folder(unfinished: Path, folder: Path) -> None:
+    """Put a finished folder in the place of `folder`, so that one of them is there at any time.
+
+    unfinished: beside it, named `.<name>.unfinished`. A kill between the two steps leaves the old
+    one under `.<name>.old`, from where `sweep_folders` brings it back.
+    """
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(unfinished, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def sweep_folders(root: Path) -> None:
+    """Put right what `replace_folder` and its callers left under `root` when they were killed.
+
+    Only for who holds the lock of the workspace: an unfinished folder of a running process goes.
+    """
+    for place, names, _ in os.walk(root):
+        for name in [name for name in names if name.startswith(".")]:
+            path = Path(place) / name
+            whole = path.with_name(path.stem[1:])
+            if path.suffix == ".old" and not whole.exists():
+                os.replace(path, whole)
+            elif path.suffix in (".old", ".unfinished"):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _is_abandoned(path: Path) -> bool:

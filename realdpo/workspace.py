@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from realdpo.errors import UserError
-from realdpo.files import write_text
+from realdpo.files import sweep, sweep_folders, write_text
 from realdpo.table_files import ClipsFile, PairsFile, SourcesFile
 
 SPLITS = ("train", "validation", "test")
@@ -103,10 +103,11 @@ class Workspace:
         return path
 
     @contextlib.contextmanager
-    def lock(self, command: str) -> Iterator[None]:
+    def lock(self, command: str, *, sweeps: bool = True) -> Iterator[None]:
         """Hold the workspace for writing. Raises UserError that says who holds it already.
 
-        The lock is the operating system's, so it goes with the process however it dies.
+        sweeps: first remove what killed runs left unfinished, which takes a look at every file's
+        name. The lock is the operating system's, so it goes with the process however it dies.
         """
         import filelock
 
@@ -139,6 +140,9 @@ class Workspace:
                 "since": time.strftime("%Y-%m-%d %H:%M:%S"),
             }
             write_text(holder, json.dumps(who))
+            if sweeps:
+                sweep(self.root)
+                sweep_folders(self.runs)
             yield
         finally:
             holder.unlink(missing_ok=True)

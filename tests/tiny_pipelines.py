@@ -222,17 +222,22 @@ def wan(image: bool = False, two: bool = False, dense: bool = False) -> Any:
     return WanImageToVideoPipeline(**parts)
 
 
-def ltx(image: bool = False) -> Any:
-    """LTX-Video: 32x spatial and 8x temporal compression, packed tokens, dynamic shift."""
+def ltx(image: bool = False, condition: bool = False) -> Any:
+    """LTX-Video: 32x spatial and 8x temporal compression, packed tokens, dynamic shift.
+
+    With `condition` as 0.9.5 and newer: pictures as conditions, a decoder that is told a timestep.
+    """
     from diffusers import (
         AutoencoderKLLTXVideo,
         FlowMatchEulerDiscreteScheduler,
+        LTXConditionPipeline,
         LTXImageToVideoPipeline,
         LTXPipeline,
         LTXVideoTransformer3DModel,
     )
 
     kind = LTXImageToVideoPipeline if image else LTXPipeline
+    kind = LTXConditionPipeline if condition else kind
     return kind(
         tokenizer=t5_tokenizer(32),
         text_encoder=t5_encoder(),
@@ -242,6 +247,7 @@ def ltx(image: bool = False) -> Any:
             decoder_block_out_channels=(8, 8, 8, 8),
             layers_per_block=(1, 1, 1, 1, 1),
             decoder_layers_per_block=(1, 1, 1, 1, 1),
+            timestep_conditioning=condition,
         ),
         transformer=LTXVideoTransformer3DModel(
             in_channels=8,
@@ -253,7 +259,7 @@ def ltx(image: bool = False) -> Any:
             caption_channels=32,
         ),
         scheduler=FlowMatchEulerDiscreteScheduler(
-            use_dynamic_shifting=True,
+            use_dynamic_shifting=not condition,
             base_shift=0.95,
             max_shift=2.05,
             base_image_seq_len=1024,
@@ -539,6 +545,7 @@ PIPELINES = {
     "wan2.2-5b-i2v": lambda: wan(image=True, dense=True),
     "ltx-t2v": lambda: ltx(),
     "ltx-i2v": lambda: ltx(image=True),
+    "ltx-condition-t2v": lambda: ltx(condition=True),
     "hunyuan-t2v": lambda: hunyuan(),
     "hunyuan-i2v": lambda: hunyuan_image("token_replace"),
     "hunyuan-i2v-concat": lambda: hunyuan_image("latent_concat"),

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from realdpo.errors import UserError
 from realdpo.families import Spec
 from realdpo.families.weights import read_weights, save_weights
+from realdpo.files import replace_folder
 from realdpo.train.log import plain
 from realdpo.train.reference import Reference, let_go
 
@@ -89,9 +90,7 @@ def save(
                 "before",
             ) from error
         raise
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(unfinished, folder)
+    replace_folder(unfinished, folder)
 
 
 def load(
@@ -135,9 +134,20 @@ def load(
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """The state.json of a checkpoint."""
-    state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    """The state.json of a checkpoint. Raises UserError when it cannot be read."""
+    try:
+        state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder} is damaged: {error}",
+            "delete that folder to go on from the checkpoint before",
+        ) from None
     return state
+
+
+def bits_of(folder: Path) -> int:
+    """Bits of the frozen base's weights under which a checkpoint was made."""
+    return int((read_state(folder).get("identity") or {}).get("bits", 16))
 
 
 def latest(folder: Path) -> Path | None:

@@ -115,10 +115,13 @@ class TrainConfig:
 
     # Speed and memory
     precision: Dtype = _set("auto", "Autocast dtype; auto: bf16 on a GPU, fp32 on a CPU.")
-    branches: Literal["auto", "together", "one-by-one"] = _set(
-        "auto", "Winner and losers in one forward, or one branch's activations at a time."
+    memory: Literal[
+        "auto", "side-by-side", "checkpointing", "one-by-one", "8bit", "4bit", "blocks"
+    ] = _set(
+        "auto",
+        "How memory is saved, from the fastest to the leanest; auto: the first way that fits the GPU.",
     )
-    gradient_checkpointing: bool = _set(False, "Recompute activations in the backward pass.")
+    vae_tiling: bool = _set(False, "Encode videos in tiles: less memory, seams in the latents.")
 
     # Safety and evidence
     stop_on_win_gap: float | None = _set(
@@ -176,6 +179,9 @@ class TrainConfig:
             "lr and clip must be above 0": self.lr > 0 and self.clip > 0,
             "a moving reference changes what a bank has stored: reference_bank needs frozen or "
             "adapter-off": not (self.reference == "ema" and self.reference_bank),
+            "memory = 8bit, 4bit and blocks need weights = lora": not (
+                self.weights == "full" and self.memory in ("8bit", "4bit", "blocks")
+            ),
             "adapter-off needs weights = lora": not (
                 self.reference == "adapter-off" and self.weights == "full"
             ),
@@ -222,7 +228,6 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "warmup": 100,
         "weight_decay": 1e-4,
         "accumulation": 4,
-        "gradient_checkpointing": True,
     },
 }
 
@@ -233,6 +238,6 @@ FREE_ON_RESUME = frozenset(
         "steps", "checkpoint_every", "keep_checkpoints", "held_out_every", "trackers",
         "validation_videos", "validation_every", "validation_steps", "validation_guidance",
         "stop_on_win_gap", "spike", "allow_shortcut", "allow_other_model", "name",
-        "model", "revision", "batch", "accumulation", "branches", "gradient_checkpointing",
+        "model", "revision", "batch", "accumulation", "memory", "vae_tiling",
     }
 )  # fmt: skip

@@ -26,7 +26,8 @@ class Identity:
 
     pairs, watched: of the pairs trained on and held out, a digest of their ids and losers in order.
     base: of the frozen weights, a fingerprint of their files. pairs_a_step: over all processes.
-    losers: "own" when each pair brings its own number, else the number that all are cut to.
+    losers: "own" when each pair brings its own number, else the number that all are cut to. bits: of
+    the frozen base's weights: a quantised base is another base.
     """
 
     pairs: str
@@ -37,6 +38,7 @@ class Identity:
     pairs_a_step: int
     processes: int
     losers: str
+    bits: int = 16
 
     def state(self) -> dict[str, Any]:
         return asdict(self)
@@ -63,6 +65,12 @@ def refuse_other(
         raise UserError(
             f"the run {folder} was started on other weights than {config.model} holds now",
             f"give the model it began with, or {new_run}",
+        )
+    if then.bits != now.bits:
+        rung = {16: "one-by-one or blocks", 8: "8bit", 4: "4bit"}[then.bits]
+        raise UserError(
+            f"the run {folder} was started on a base in {then.bits} bits and would now have {now.bits}",
+            f"use --memory {rung}, or {new_run}",
         )
     for kind, count, was, had in (
         ("pairs", now.pair_count, then.pair_count, then.pairs != now.pairs),

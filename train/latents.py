@@ -4,17 +4,23 @@ A file's name is a hash of the bytes it was made from, this module's transform, 
 settings of the encoder, so a changed clip, transform or model can never read what is stale. Winner
 and losers go through `video_latents` alike; the same file on both sides gives the same latents.
 The image that conditions a pair may be stored in several noised copies (`condition_draws`), since
-the VAE has left memory by the time a step would noise it afresh.
+the VAE has left memory by the time a step would noise it afresh. What is known of a row stands in
+`pairs/`, by the shard and the row, so that a start reads no video that was encoded before.
+
+The rows are shared out: each process or machine encodes its own and waits for the files of the
+others, never in a collective, so nothing times out however long it takes. Text encoders are on the
+device first, for all prompts, then the VAE alone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import json
-import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +37,12 @@ from realdpo import models as names
 from realdpo.errors import UserError
 from realdpo.families import Family, Spec, trainable_family
 from realdpo.families import load as loading
-from realdpo.files import atomic_path
-from realdpo.media.decode import read_clip
+from realdpo.files import atomic_path, write_text
 from realdpo.regions import Region
 from realdpo.train.config import TrainConfig
 from realdpo.workspace import Workspace
 
+_POLL_SECONDS = 0.5
 TRANSFORM = 2  # raise when the way from a file to a latent changes
 
 
@@ -70,18 +76,31 @@ class Sample:
 
 
 def load(pair: Pair, losers: Sequence[int] | None = None) -> Sample:
-    """Read a pair's tensors, of all losers or of those at the given indices."""
+    """Read a pair's tensors, of all losers or of those at the given indices, widened to float32.
+
+    Raises UserError when a file is gone or damaged.
+    """
     chosen = range(len(pair.lose)) if losers is None else losers
-    prompt, *image = (load_file(path) for path in pair.inputs)
+    prompt, *image = (_tensors(path, pair) for path in pair.inputs)
+    win = _tensors(pair.win, pair)["latents"]
+    lose = [_tensors(pair.lose[index], pair)["latents"] for index in chosen]
     return Sample(
-        _read(pair.win),
-        torch.stack([_read(pair.lose[index]) for index in chosen])
-        if len(chosen)
-        else torch.empty(0, *pair.shape),
+        win,
+        torch.stack(lose) if lose else win.new_zeros(0, *win.shape),
         {**prompt, "fps": torch.tensor(pair.fps)},
         image[0] if image else {},
         tuple(pair.regions[index] for index in chosen) if pair.regions else (),
     )
+
+
+@dataclass(frozen=True)
+class Row:
+    """Where a pair's row is: its split, its shard, its place in it."""
+
+    split: str
+    shard: Path
+    number: int
+    clips: bool = False  # of the dataset, not of pairs
 
 
 def prepare(
@@ -90,34 +109,61 @@ def prepare(
     config: TrainConfig,
     device: torch.device,
     limit: int | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> dict[str, list[Pair]]:
     """Encode what is not in the cache yet; returns the pairs of train and validation, in order.
 
-    `limit` stops after so many pairs of each, for a trial.
+    `limit` stops after so many pairs of each, for a trial. Of n processes that call this together
+    the `share` (k, n) names the k-th: it encodes its own rows and waits until the files of the
+    others' are there. Whoever starts the processes ends them all when one dies.
 
     The encoders are loaded only when something is missing, and are gone when this returns.
     Raises UserError when there are no pairs, the audit found a shortcut, or a pair does not fit
     the model.
     """
+    rows = rows_of(workspace, config, limit)
+    cache = encode(workspace, spec, config, device, rows, share)
+    pairs = {row: cache.known(row) for row in rows}
+    missing = [row for row, pair in pairs.items() if pair is None]
+    if missing:
+        progress.say(f"waiting for the latents of {len(missing)} pairs of other processes")
+    while missing:
+        time.sleep(_POLL_SECONDS)
+        pairs |= {row: cache.known(row) for row in missing}
+        missing = [row for row in missing if pairs[row] is None]
+    found: dict[str, list[Pair]] = {"train": [], "validation": []}
+    for row, pair in pairs.items():
+        assert pair is not None
+        found[row.split].append(pair)
+    return found
+
+
+def rows_of(workspace: Workspace, config: TrainConfig, limit: int | None = None) -> list[Row]:
+    """The rows of the workspace's shards, at most `limit` of a split. Raises UserError without any.
+
+    Rows of pairs, or of the dataset's clips (see `trains_on_clips`), of which those without a prompt
+    are left out.
+    """
     clips = trains_on_clips(workspace, config)
-    if not clips:
-        refuse_shortcut(workspace, config.allow_shortcut)
-    family = trainable_family(spec)
-    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    cache = _Cache(workspace.step("latents"), family, config, device, dtype)
-    found: dict[str, list[Pair]] = {}
+    folder, kind = (
+        (workspace.data, tables.DATASET) if clips else (workspace.pair_data, tables.PAIR_SHARD)
+    )
+    rows: list[Row] = []
+    silent = 0
     for split in ("train", "validation"):
-        folder = workspace.data if clips else workspace.pair_data
-        shards = sorted(folder.glob(f"{split}-*.parquet"))
-        kind = tables.DATASET if clips else tables.PAIR_SHARD
-        count = min(sum(_count(path, kind) for path in shards), limit or sys.maxsize)
-        rows = _clip_rows(shards) if clips else _rows(shards)
-        with progress.bar("latents", count, "clips" if clips else "pairs") as advance:
-            found[split] = []
-            for row in itertools.islice(rows, limit):
-                found[split].append(cache.pair(row))
-                advance(note=split)
-    if not found["train"]:
+        places = []
+        for shard in sorted(folder.glob(f"{split}-*.parquet")):
+            tables.check(shard, kind)
+            prompts = pq.read_table(shard, columns=["prompt"]).column(0).to_pylist()
+            for number, prompt in enumerate(prompts):
+                if clips and not (prompt or "").strip():
+                    silent += 1
+                else:
+                    places.append(Row(split, shard, number, clips))
+        rows += places[:limit]
+    if silent:
+        progress.say(f"{silent} clips without a prompt are not trained on")
+    if not any(row.split == "train" for row in rows):
         if clips:
             raise UserError(
                 f"no clips with prompts for training in {workspace.data}",
@@ -127,7 +173,58 @@ def prepare(
             f"no pairs for training in {workspace.pair_data}",
             f"make them with: realdpo pairs build -w {workspace.root}",
         )
-    return found
+    return rows
+
+
+def encode(
+    workspace: Workspace,
+    spec: Spec,
+    config: TrainConfig,
+    device: torch.device,
+    rows: Sequence[Row],
+    share: tuple[int, int] = (0, 1),
+) -> Cache:
+    """Encode every n-th of `rows`, from the k-th on, for the `share` (k, n); returns the cache."""
+    if not trains_on_clips(workspace, config):
+        refuse_shortcut(workspace, config.allow_shortcut)
+        refuse_other_model(workspace, spec, config)
+    cache = Cache(workspace.step("latents"), trainable_family(spec), config, device)
+    mine = [row for row in rows[share[0] :: share[1]] if cache.known(row) is None]
+    if not mine:
+        return cache
+    with progress.bar("prompts", len(mine), "pairs") as advance:
+        for _, row in _read_rows(mine):
+            with _named(row):
+                cache.prompt(row)
+            advance()
+    cache.drop_text()
+    with progress.bar("latents", len(mine), "pairs") as advance:
+        for place, row in _read_rows(mine):
+            with _named(row):
+                cache.keep(place, row)
+            advance(note=place.split)
+    cache.drop()
+    return cache
+
+
+def leaner(config: TrainConfig) -> Callable[[], str]:
+    """What to try when encoding runs out of memory."""
+    tiled = "build pairs of smaller or shorter videos"
+    return lambda: tiled if config.vae_tiling else "encode in tiles: --set vae_tiling=true"
+
+
+@contextlib.contextmanager
+def _named(row: Mapping[str, Any]) -> Iterator[None]:
+    """What fails within is told with the pair it is of."""
+    try:
+        yield
+    except UserError as error:
+        if row["pair_id"] in error.message:
+            raise
+        raise UserError(
+            f"pair {row['pair_id']}: {error.message}",
+            error.hint or "reject the pair in a review or build it again",
+        ) from error
 
 
 def trains_on_clips(workspace: Workspace, config: TrainConfig) -> bool:
@@ -172,8 +269,8 @@ def refuse_shortcut(workspace: Workspace, allowed: bool) -> None:
 def refuse_other_model(workspace: Workspace, spec: Spec, config: TrainConfig) -> None:
     """Raise UserError for pairs that were made for another task or by another model.
 
-    What a shard does not say is said to be unknown. Plain training uses no losers, so whose they
-    are does not matter to it.
+    What a shard does not say is said to be unknown. Only losers are made by a model: whose they
+    are matters to preference training alone.
     """
     told = []
     for shard in sorted(workspace.pair_data.glob("*.parquet")):
@@ -183,7 +280,7 @@ def refuse_other_model(workspace: Workspace, spec: Spec, config: TrainConfig) ->
     own = name.rpartition("/")[2].lower()
     made = lambda row: (row["model"] or own).rpartition("/")[2].lower()  # noqa: E731
     tasks = [row for row in told if row["task"] not in (None, task)]
-    others = [row for row in told if made(row) != own] if config.objective != "sft" else []
+    others = [row for row in told if made(row) != own] if config.objective == "dpo" else []
     for rows, words in (
         (tasks, lambda row: f"is of the task {row['task']}, and {name} is trained for {task}"),
         (others, lambda row: f"has losers of the model {row['model']}, not of {name}"),
@@ -199,7 +296,7 @@ def refuse_other_model(workspace: Workspace, spec: Spec, config: TrainConfig) ->
             )
         progress.say(f"warning: {line}")
     unknown = sum(row["model"] is None for row in told)
-    if unknown and config.objective != "sft":
+    if unknown and config.objective == "dpo":
         progress.say(f"{unknown} of {len(told)} pairs do not say which model made their losers")
 
 
@@ -209,7 +306,7 @@ def video_latents(family: Family, vae: Any, clip: np.ndarray) -> Tensor:
         return family.padded(family.encode(vae, _pixels(clip).unsqueeze(0)))[0].float().cpu()
 
 
-class _Cache:
+class Cache:
     """Files under one folder, made on demand. The encoders are loaded at the first miss."""
 
     def __init__(
@@ -218,11 +315,11 @@ class _Cache:
         family: Family,
         config: TrainConfig,
         device: torch.device,
-        dtype: torch.dtype,
     ) -> None:
         spec = family.spec
         self.folder, self.spec, self.family = folder, spec, family
-        self.device, self.dtype = device, dtype
+        self.device, self.tiled = device, config.vae_tiling
+        self.dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
         self.vae_id = self._id("vae")
         texts = [c for c in spec.classes if c.startswith(("text_encoder", "tokenizer"))]
         images = [c for c in spec.classes if c.startswith(("image_encoder", "image_processor"))]
@@ -233,11 +330,69 @@ class _Cache:
         self.text_id = ids.content_id(encoder=self._id(*texts, *images), transformer=shape)
         self.draws = config.condition_draws if family.condition_noise() else 0
         self._pipe: Any = None
+        self._vae: Any = None
+        self._placed = False
 
-    def pair(self, row: dict[str, Any]) -> Pair:
+    def known(self, row: Row) -> Pair | None:
+        """What is known of a row, if it was encoded and every file of it is there and whole."""
+        path = self._place(row)
+        if not path.is_file():
+            return None
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            sizes = stored.pop("sizes")
+        except (ValueError, KeyError):
+            return None
+        files = {name: self.folder / name for name in sizes}
+        for name, file in files.items():
+            size = file.stat().st_size if file.is_file() else None
+            if size != sizes[name]:
+                if size is not None:
+                    progress.say(f"{file} is damaged; it is made again")
+                    file.unlink()
+                return None
+        stored["win"] = files[stored["win"]]
+        stored["lose"] = tuple(files[name] for name in stored["lose"])
+        stored["inputs"] = tuple(files[name] for name in stored["inputs"])
+        stored["shape"], stored["size"] = tuple(stored["shape"]), tuple(stored["size"])
+        stored["regions"] = _regions(stored["regions"])
+        if stored["first_frame"]:
+            stored["first_frame"] = files[stored["first_frame"]]
+        return Pair(**stored)
+
+    def keep(self, place: Row, row: Mapping[str, Any]) -> None:
+        """Encode a row and write down what is known of it."""
+        pair = self.pair(row)
+        stored = asdict(pair)
+        stored["win"] = pair.win.name
+        stored["lose"] = [path.name for path in pair.lose]
+        stored["inputs"] = [path.name for path in pair.inputs]
+        files = [pair.win, *pair.lose, *pair.inputs]
+        if pair.first_frame is not None:
+            stored["first_frame"] = pair.first_frame.name
+            files.append(pair.first_frame)
+        stored["sizes"] = {path.name: path.stat().st_size for path in files}
+        write_text(self._place(place), json.dumps(stored))
+
+    def _place(self, row: Row) -> Path:
+        stat = row.shard.stat()
+        name = ids.content_id(
+            shard=row.shard.name, size=stat.st_size, time=stat.st_mtime_ns, row=row.number,
+            vae=self.vae_id, text=self.text_id, draws=self.draws, transform=TRANSFORM,
+            pipeline=self.spec.pipeline, dtype=str(self.dtype), tiled=self.tiled,
+        )  # fmt: skip
+        return self.folder / "pairs" / f"{name}.json"
+
+    def prompt(self, row: Mapping[str, Any]) -> Path:
+        """The inputs made of the prompt, and of the first frame where an encoder sees it."""
         self._check_size(row)
-        win = self._latents(row["win"]["bytes"])
-        lose = tuple(self._latents(video["bytes"]) for video in row["lose"])
+        return self._prompt(row["prompt"], self._first_frame(row) if self.sees_image else None)
+
+    def pair(self, row: Mapping[str, Any]) -> Pair:
+        win = self._latents(row["win"]["bytes"], "the winner")
+        lose = tuple(
+            self._latents(video["bytes"], f"loser {k}") for k, video in enumerate(row["lose"])
+        )
         image = self._first_frame(row) if self.family.task == "i2v" else None
         inputs = [self._prompt(row["prompt"], image)]
         if image is not None:
@@ -255,13 +410,17 @@ class _Cache:
                         for r in row.get("regions") or [])  # fmt: skip
         return Pair(*known, win, lose, tuple(inputs), shapes.pop(), size, shown, regions)
 
-    def _latents(self, video: bytes) -> Path:
-        return self._file(
-            "video",
-            lambda: {"latents": video_latents(self.family, self.vae, read_clip(video)[0])},
-            vae=self.vae_id,
-            video=ids.bytes_hash(video),
-        )
+    def _latents(self, video: bytes, side: str) -> Path:
+        from realdpo.media.decode import read_clip  # PyAV, which reads what is encoded needs not
+
+        def make() -> dict[str, Tensor]:
+            try:
+                clip = read_clip(video)[0]
+            except UserError as error:
+                raise UserError(f"{side}: {error.message}", error.hint) from error
+            return {"latents": video_latents(self.family, self.vae, clip)}
+
+        return self._file("video", make, vae=self.vae_id, video=ids.bytes_hash(video))
 
     def _prompt(self, prompt: str, image: np.ndarray | None) -> Path:
         seen = image if self.sees_image else None
@@ -295,12 +454,16 @@ class _Cache:
             transform=TRANSFORM,
             pipeline=self.spec.pipeline,
             dtype=str(self.dtype),
+            tiled=self.tiled,
             **key,
         )
         path = self.folder / f"{name}.safetensors"
+        if path.is_file() and _shapes(path) is None:
+            progress.say(f"{path} is damaged; it is made again")
+            path.unlink()
         if not path.is_file():
             with torch.no_grad():
-                tensors = {n: t.detach().cpu().contiguous() for n, t in make().items()}
+                tensors = {n: self._narrow(t.detach().cpu()) for n, t in make().items()}
             if not all(bool(t.isfinite().all()) for t in tensors.values()):
                 raise UserError(
                     f"{self.spec.folder} encodes a {kind} to values that are not finite",
@@ -320,14 +483,16 @@ class _Cache:
                 Image.fromarray(image).save(temporary, "PNG")
         return path
 
-    def _first_frame(self, row: dict[str, Any]) -> np.ndarray:
+    def _first_frame(self, row: Mapping[str, Any]) -> np.ndarray:
         stored = row["first_frame"]
         if stored is None or stored["bytes"] is None:
+            from realdpo.media.decode import read_clip
+
             frames, _ = read_clip(row["win"]["bytes"])
             return np.asarray(frames[0])
         return np.array(Image.open(io.BytesIO(stored["bytes"])).convert("RGB"))
 
-    def _check_size(self, row: dict[str, Any]) -> None:
+    def _check_size(self, row: Mapping[str, Any]) -> None:
         step, multiple = self.family.traits.frame_step, self.family.traits.size_step
         width, height, frames = row["width"], row["height"], row["frames"]
         if width % multiple or height % multiple or (frames - 1) % step or frames < 2:
@@ -346,51 +511,90 @@ class _Cache:
     def _id(self, *components: str) -> str:
         return loading.fingerprint_parts(self.spec, *components)
 
+    def _narrow(self, tensor: Tensor) -> Tensor:
+        """As it is kept: bfloat16 where the encoders compute in it."""
+        wide = tensor.dtype == torch.float32
+        return (tensor.to(self.dtype) if wide else tensor).contiguous()
+
+    def _load(self) -> None:
+        if self._pipe is None and self._vae is None:
+            self._pipe = loading.load_encoders(self.spec, self.dtype, torch.device("cpu"))
+            # Apart, since a pipeline thinks that it is where the first of its parts is.
+            self._vae, self._pipe.vae = self._pipe.vae, None
+
     @property
     def pipe(self) -> Any:
-        if self._pipe is None:
-            self._pipe = loading.load_encoders(self.spec, self.dtype, self.device)
+        """The text and image encoders, on the device."""
+        self._load()
+        if self._pipe is None:  # only when a file went away since the first pass
+            raise UserError(f"a prompt's file in {self.folder} went away", "run the command again")
+        if not self._placed:
+            self._pipe.to(self.device)
+            self._placed = True
         return self._pipe
 
     @property
     def vae(self) -> Any:
-        return self.pipe.vae
+        """The VAE, on the device, when the text encoders have left it."""
+        self._load()
+        if self.tiled:
+            self._vae.enable_tiling()
+        return self._vae.to(self.device)
+
+    def drop_text(self) -> None:
+        """Let the text encoders go; the VAE needs their room."""
+        self._pipe = None
+        _empty(self.device)
+
+    def drop(self) -> None:
+        """Let the VAE go as well: training has the device to itself."""
+        self._pipe = self._vae = None
+        _empty(self.device)
 
 
-def _count(shard: Path, kind: tables.TableKind) -> int:
-    tables.check(shard, kind)
-    return int(pq.read_metadata(shard).num_rows)
+def _empty(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
-def _rows(shards: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """Rows of the shards, one at a time: videos of a whole shard need not fit in memory."""
+def _read_rows(rows: Sequence[Row]) -> Iterator[tuple[Row, dict[str, Any]]]:
+    """The rows and what is in them, one at a time: videos of a whole shard need not fit in memory."""
     wanted = ["pair_id", "clip_id", "source_id", "prompt", "win", "lose", "first_frame"]
     wanted += ["width", "height", "frames", "fps", "regions"]  # shards of before lack the last
-    for path in shards:
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=1, columns=wanted):
-            for row in batch.to_pylist():
-                integrity.require_row(row, tables.PAIR_SHARD, path)
-                sides = [ids.bytes_hash(side["bytes"]) for side in (row["win"], *row["lose"])]
-                if problem := integrity.pair_problem(row["prompt"], sides):
-                    raise UserError(f"{path}: pair {row['pair_id']}: {problem}", "remove that row")
-                yield row
+    of_clip = ["clip_id", "source_id", "prompt", "video", "width", "height", "frames", "fps"]
+    of_clip += ["sha256"]
+    for shard, group in itertools.groupby(rows, key=lambda row: row.shard):
+        numbers = {row.number: row for row in group}
+        clips = next(iter(numbers.values())).clips
+        file = pq.ParquetFile(shard)
+        batches = file.iter_batches(batch_size=1, columns=of_clip if clips else wanted)
+        for number, batch in enumerate(batches):
+            if number in numbers:
+                found = batch.to_pylist()[0]
+                integrity.require_row(found, tables.DATASET if clips else tables.PAIR_SHARD, shard)
+                if not clips:
+                    sides = [
+                        ids.bytes_hash(side["bytes"]) for side in (found["win"], *found["lose"])
+                    ]
+                    if problem := integrity.pair_problem(found["prompt"], sides):
+                        raise UserError(
+                            f"{shard}: pair {found['pair_id']}: {problem}", "remove that row"
+                        )
+                yield numbers[number], _as_pair(found) if clips else found
 
 
-def _clip_rows(shards: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """Rows of the dataset's shards as pairs without losers; clips without a prompt are left out."""
-    wanted = ["clip_id", "source_id", "prompt", "video", "width", "height", "frames", "fps"]
-    silent = 0
-    for path in shards:
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=1, columns=wanted):
-            for row in batch.to_pylist():
-                if not (row["prompt"] or "").strip():
-                    silent += 1
-                    continue
-                video = row.pop("video")
-                yield {**row, "pair_id": row["clip_id"], "win": video, "lose": [],
-                       "first_frame": None}  # fmt: skip
-    if silent:
-        progress.say(f"{silent} clips without a prompt are not trained on")
+def _as_pair(clip: dict[str, Any]) -> dict[str, Any]:
+    """A clip of the dataset as a pair without losers."""
+    video = clip.pop("video")
+    clip.pop("sha256")
+    return {**clip, "pair_id": clip["clip_id"], "win": video, "lose": [], "first_frame": None}
+
+
+def _regions(stored: Sequence[Mapping[str, Any] | None] | None) -> tuple[Region | None, ...]:
+    return tuple(
+        None if region is None else Region(**{n: tuple(span) for n, span in region.items()})
+        for region in stored or []
+    )
 
 
 def _pixels(frames: np.ndarray) -> Tensor:
@@ -410,10 +614,30 @@ def _noised(
     return [image + sigma * torch.randn(image.shape, generator=random) for sigma in sigmas]
 
 
-def _read(path: Path) -> Tensor:
-    return load_file(path)["latents"]
+def _tensors(path: Path, pair: Pair) -> dict[str, Tensor]:
+    try:
+        return {n: _widened(t) for n, t in load_file(path).items()}
+    except Exception as error:  # safetensors raises its own type, which it does not export
+        raise UserError(
+            f"pair {pair.pair_id}: {path} cannot be read: {error}",
+            "delete that file and run the same command again; it is encoded anew",
+        ) from None
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]] | None:
+    """Shapes of a file's tensors; None when it is damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {n: tuple(file.get_slice(n).get_shape()) for n in file.keys()}  # noqa: SIM118
+    except Exception:  # safetensors raises its own type, which it does not export
+        return None
 
 
 def _shape(path: Path) -> tuple[int, ...]:
-    with safe_open(path, framework="pt") as file:
-        return tuple(file.get_slice("latents").get_shape())
+    shapes = _shapes(path)
+    assert shapes is not None, path
+    return shapes["latents"]

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,14 +23,17 @@ import torch
 from torch import Tensor
 
 from realdpo import config as configs
-from realdpo import progress
+from realdpo import memory, progress
+from realdpo.errors import UserError
 from realdpo.families import load
 from realdpo.families.weights import save_weights
-from realdpo.files import write_text
+from realdpo.files import replace_folder, write_text
 from realdpo.ids import seed_of
+from realdpo.memory import Rung
 from realdpo.train import (
     checkpoint,
     draws,
+    estimate,
     held_out,
     identity,
     latents,
@@ -111,33 +116,151 @@ class Trainer:
         torch.manual_seed(seed_of(config.seed, "weights"))
 
         spec = load.read_spec(config.model, config.revision, config.expert, config.task)
-        if self.main and not latents.trains_on_clips(workspace, config):
-            latents.refuse_other_model(workspace, spec, config)
-        with self.accelerator.main_process_first():
-            found = latents.prepare(workspace, spec, config, self.device, limit)
+        share = (self.accelerator.process_index, self.accelerator.num_processes)
+        with memory.told(lambda: "encoding the pairs", latents.leaner(config)):
+            found = latents.prepare(workspace, spec, config, self.device, limit, share)
         self.pairs, self.watched, self.watched_by = held_out.split(found, config.held_out_pairs)
         self.task = setup.task(spec, self.pairs, config)
         # In shards, processes with other numbers of losers would wait for each other's forwards.
         self.even = config.batch > 1 or self.accelerator.distributed_type == "FSDP"
+        # by the number of values, all branches taken together
+        self.largest = max(self.pairs, key=lambda p: math.prod(p.shape) * (1 + len(p.lose)))
         if config.objective == "dpo" and (line := draws.tell_uneven(self.pairs, config, self.even)):
             progress.say(line)
         self.aim = step.aim_of(config) if config.objective == "dpo" else None
         self.contrast = objective.Contrast(config.gamma, config.contrast_above)
 
-        model = setup.policy(config, spec, self.device)
-        self.parameters = sum(p.numel() for _, p in checkpoint.trained(model))
-        optimizer = setup.optimizer(config, [p for _, p in checkpoint.trained(model)])
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.inner = getattr(self.model, "module", self.model)
-        self.reference = setup.reference(config, self.inner)
+        self.sharded = self.accelerator.distributed_type == "FSDP"
+        self.rungs = setup.allowed_rungs(config, self.sharded)
+        newest = checkpoint.latest(self.folder / "checkpoints")
+        if newest and config.memory == "auto":  # a base quantised otherwise would be another base
+            bits = checkpoint.bits_of(newest)
+            self.rungs = [rung for rung in self.rungs if rung.bits == bits]
+        self._build(self._choose_rung())
         self.bank = setup.bank(workspace, self.task, self.pairs, config, self.device)
-        self.together = config.branches != "one-by-one"
         self.step = 0
         self.best: tuple[list[float], str] | None = None  # (key of `held_out.rank`, checkpoint)
         self.recent: list[float] = []
         self.before: dict[str, Any] | None = None
         self.after: dict[str, Any] | None = None
         self.base: held_out.Table | None = None
+
+    # Memory
+
+    def _choose_rung(self) -> Rung:
+        """The way of saving memory: the one asked for, else the first that is estimated to fit.
+
+        Every process takes the leanest that any of them needs.
+        """
+        config = self.config
+        if config.memory != "auto":
+            rung = memory.rung_of(config.memory)
+            if rung not in self.rungs:
+                names = ", ".join(other.name for other in self.rungs)
+                raise UserError(f"memory = {rung.name} cannot be had here", f"choose of {names}")
+            return rung
+        if self.device.type != "cuda":
+            return self.rungs[0]
+        room = float(torch.cuda.mem_get_info(self.device)[0])
+        shapes = estimate.shapes_of_pair(self.largest)
+        found = estimate.first_that_fits(
+            self.task.family.spec, config, shapes, draws.losers_of(self.largest, config), self.rungs, room,
+            processes=self.accelerator.num_processes, sharded=self.sharded,
+        )  # fmt: skip
+        place = self.agree_on(self.rungs.index(memory.rung_of(found.rung)))
+        rung = self.rungs[place]
+        progress.say(f"memory: {rung.words}: about {found.line} of {room / memory.GB:.1f} GB free")
+        return rung
+
+    def _build(self, rung: Rung) -> None:
+        """Load the policy as `rung` wants it, with its optimizer and reference."""
+        config, spec = self.config, self.task.family.spec
+        torch.manual_seed(seed_of(config.seed, "weights"))
+        self.rung = rung
+        with self._told("loading the model"):
+            model = setup.policy(config, spec, self.device, rung)
+            self.parameters = sum(p.numel() for _, p in checkpoint.trained(model))
+            if rung.blocks:
+                memory.move_rest(model, self.device)
+            optimizer = setup.optimizer(config, [p for _, p in checkpoint.trained(model)])
+            placed = [not rung.blocks, True]
+            self.model, self.optimizer = self.accelerator.prepare(
+                model, optimizer, device_placement=None if not rung.blocks else placed
+            )
+            self.inner = getattr(self.model, "module", self.model)
+            self.reference = setup.reference(config, self.inner)
+
+    @property
+    def together(self) -> bool:
+        """Whether winner and losers go through the model side by side."""
+        return self.rung.together
+
+    def _try_rung(self, newest: Path | None) -> None:
+        """Take a step's gradient on the largest pair, down the ladder until one way fits.
+
+        Without any exchange between processes, so that all can agree whatever happens to one. In
+        shards every forward is an exchange: there the estimate must do.
+        """
+        if not self._tries():
+            return
+        while self.agree(not self._fits()):
+            following = memory.next_rung(self.rung, self.rungs)
+            if following is None or self.config.memory != "auto":
+                raise memory.OutOfMemory(
+                    f"memory ran out in the trial step with --memory {self.rung.name}",
+                    self._leaner(),
+                )
+            progress.say(f"memory: {self.rung.name} does not fit; now {following.words}")
+            same = (following.bits, following.blocks) == (self.rung.bits, self.rung.blocks)
+            if same:
+                self.rung = following
+                if following.checkpointing:
+                    self.inner.enable_gradient_checkpointing()
+                continue
+            del self.model, self.inner, self.optimizer, self.reference
+            self.accelerator.free_memory()
+            memory.empty_cache()
+            self._build(following)
+            if newest:
+                self._take(newest)
+
+    def _tries(self) -> bool:
+        return self.device.type == "cuda" and not self.sharded
+
+    def _fits(self) -> bool:
+        """Whether a gradient on the largest pair fits beside all that the optimizer will hold."""
+        wanted = range(self.config.batch)
+        batch = draws.batch([self.largest], wanted, self.config, self.even)
+        self.model.train()
+        bank, self.bank = self.bank, None  # a trial's draw is none of a run's
+        held = bool(self.optimizer.optimizer.state)  # of a resumed run the moments are there
+        later = 0 if held else setup.moment_bytes(self.inner, self.config)
+        try:
+            with memory.reserved(later, self.device):
+                self._backward(batch.to(self.device), self.inner)
+            return True
+        except (RuntimeError, MemoryError) as error:
+            if not memory.ran_out(error):
+                raise
+            return False
+        finally:
+            self.bank = bank
+            self.optimizer.zero_grad(set_to_none=True)
+            memory.empty_cache()
+
+    def _told(self, doing: str) -> contextlib.AbstractContextManager[None]:
+        """Memory that runs out within is one line, with the next rung."""
+        return memory.told(lambda: f"{doing} with --memory {self.rung.name}", self._leaner)
+
+    def _leaner(self) -> str:
+        following = memory.next_rung(self.rung, self.rungs)
+        if following is not None:
+            return (
+                f"run again with --memory {following.name}; it goes on from the newest checkpoint"
+            )
+        return (
+            "this is the leanest way: build pairs of smaller or shorter videos, or shard by FSDP2"
+        )
 
     # The way through a run
 
@@ -151,9 +274,10 @@ class Trainer:
             self._take(newest)
             progress.say(f"going on from {newest}")
         self.log = log.Log(self.folder, self.step, self.main, self.accelerator, self.config)
-        self._choose_branches()
+        self._try_rung(newest)
         if self.step == 0:
-            self._check_reference()
+            with self._told("the start-up check"):
+                self._check_reference()
             if self.watched:
                 self.base = self._measure()
                 self.before = self.after = self._held_out(self.base)
@@ -163,6 +287,10 @@ class Trainer:
 
     def train_step(self) -> dict[str, float]:
         """One optimiser step; returns its numbers, averaged over all processes."""
+        with self._told(f"step {self.step + 1}"):
+            return self._train_step()
+
+    def _train_step(self) -> dict[str, float]:
         config, begin = self.config, time.perf_counter()
         # Nothing but dropout reads the global state; seeded here, a resumed run reads the same.
         torch.manual_seed(seed_of(config.seed, "step", self.step, self.accelerator.process_index))
@@ -221,7 +349,10 @@ class Trainer:
         weights = checkpoint.whole_weights(self.inner)
         target = self.folder / "weights"
         if self.main:
-            save_weights(weights, self.inner, self.task.family.spec, target)
+            unfinished = self.folder / ".weights.unfinished"
+            shutil.rmtree(unfinished, ignore_errors=True)
+            save_weights(weights, self.inner, self.task.family.spec, unfinished)
+            replace_folder(unfinished, target)
         if self.config.validation_videos:
             self._videos(f"step-{self.step:06d}")
         times = [row["seconds"] for row in log.read(self.folder / "log.jsonl")]
@@ -286,6 +417,7 @@ class Trainer:
             identity.digest(self.pairs), len(self.pairs), identity.digest(self.watched),
             len(self.watched), self.fingerprint, config.batch * config.accumulation * world, world,
             str(min(own)) if self.even or len(own) == 1 else "own",
+            self.rung.bits,
         )  # fmt: skip
 
     @functools.cached_property
@@ -301,6 +433,13 @@ class Trainer:
             return flag
         flags = self.accelerator.gather(torch.tensor([int(flag)], device=self.device))
         return bool(flags.any())
+
+    def agree_on(self, place: int) -> int:
+        """The largest of the processes' numbers."""
+        if self.accelerator.num_processes == 1:
+            return place
+        places = self.accelerator.gather(torch.tensor([place], device=self.device))
+        return int(places.max())
 
     @contextlib.contextmanager
     def _apart(self) -> Iterator[None]:
@@ -326,41 +465,30 @@ class Trainer:
         wanted = draws.numbers(self.step, micro, rank, world, self.config)
         return draws.batch(self.pairs, wanted, self.config, self.even)
 
-    def _backward(self, batch: draws.Batch) -> Outcome:
+    def _backward(self, batch: draws.Batch, model: Any = None) -> Outcome:
+        """Accumulate a micro-batch's gradient, through the wrapped model unless another is given."""
+        model = self.model if model is None else model
+
         def backward(loss: Tensor) -> None:
             self.accelerator.backward(loss / self.config.accumulation)
 
         if self.config.objective == "contrast":
             assert self.reference is not None
             return step.contrast(
-                self.model, self.task, batch, self.contrast, self.reference, backward,
+                model, self.task, batch, self.contrast, self.reference, backward,
                 self.config.plain_weight,
             )  # fmt: skip
         if self.reference is None or self.aim is None:
-            return step.sft(self.model, self.task, batch, backward, self.config.plain_weight)
+            return step.sft(model, self.task, batch, backward, self.config.plain_weight)
         ref_win, ref_lose = step.reference_errors(
-            self.model, self.task, batch, self.reference, self.together, self.bank
+            model, self.task, batch, self.reference, self.together, self.bank
         )
         return step.dpo(
-            self.model, self.task, batch, self.aim, ref_win, ref_lose, backward,
+            model, self.task, batch, self.aim, ref_win, ref_lose, backward,
             together=self.together, apart=self._apart,
         )  # fmt: skip
 
     # Checks and measurements
-
-    def _choose_branches(self) -> None:
-        """`auto`: side by side, unless a trial step runs out of the GPU's memory."""
-        if self.config.branches != "auto" or self.device.type != "cuda":
-            return
-        try:
-            self._backward(self.batch(0).to(self.device))
-        except torch.cuda.OutOfMemoryError:
-            self.together = False
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.cuda.empty_cache()
-        self.together = not self.agree(not self.together)
-        if not self.together:
-            progress.say("branches one by one: side by side they do not fit into memory")
 
     def _check_reference(self) -> None:
         """Before the first step policy and reference are one model: the loss must be ln 2."""
@@ -380,10 +508,11 @@ class Trainer:
 
     def _measure(self) -> held_out.Table:
         self.model.eval()
-        return held_out.measure_shared(
-            self.model, self.task, self.watched, self.config, self.together, self.accelerator,
-            self.reference if self.config.objective == "contrast" else None,
-        )  # fmt: skip
+        with self._told("measuring held-out pairs"):
+            return held_out.measure_shared(
+                self.model, self.task, self.watched, self.config, self.together, self.accelerator,
+                self.reference if self.config.objective == "contrast" else None,
+            )  # fmt: skip
 
     def _held_out(self, now: held_out.Table) -> dict[str, Any]:
         assert self.base is not None
@@ -395,13 +524,27 @@ class Trainer:
         return found
 
     def _videos(self, name: str) -> None:
+        """Validation videos, shared out: each process makes its own and waits for the others' files.
+
+        Adapters are small and go to every process; whole weights only to the one that makes all.
+        """
         from realdpo.train import videos
 
-        weights = checkpoint.whole_weights(self.inner)
-        if self.main:
-            chosen = self.watched[: self.config.validation_videos]
-            videos.generate(
-                weights, self.task.family.spec, chosen, self.config, self.workspace, self.folder, name,
-                self.device,
-            )  # fmt: skip
-        self.accelerator.wait_for_everyone()
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        share = (rank, world) if self.config.weights == "lora" else (0, 1)
+        mine = self.main or self.config.weights == "lora"
+        weights = checkpoint.whole_weights(self.inner, keep=mine)
+        chosen = self.watched[: self.config.validation_videos]
+        hint = "leave them out with --set validation_videos=0; `realdpo eval` makes them afterwards"
+        if mine:
+            with memory.told(lambda: "making validation videos", lambda: hint):
+                memory.empty_cache()
+                videos.generate(
+                    weights, self.task.family.spec, chosen, self.config, self.workspace, self.folder,
+                    name, self.device, share,
+                )  # fmt: skip
+                memory.empty_cache()
+        while not all(
+            videos.file_of(self.folder, f"{n:02d}-{name}").is_file() for n in range(len(chosen))
+        ):
+            time.sleep(0.5)

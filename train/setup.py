@@ -6,15 +6,18 @@ import importlib.util
 import math
 import os
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from realdpo import memory
 from realdpo.errors import UserError
 from realdpo.families import Spec, load, trainable_family, weights
 from realdpo.ids import content_id
+from realdpo.memory import Rung
 from realdpo.train import noise
 from realdpo.train.config import TrainConfig
 from realdpo.train.latents import Pair
@@ -27,7 +30,12 @@ def accelerator(config: TrainConfig, folder: Path) -> Any:
     import diffusers
     import transformers
     from accelerate import Accelerator, DistributedType
-    from accelerate.utils import FullyShardedDataParallelPlugin
+    from accelerate.utils import (
+        AutocastKwargs,
+        FullyShardedDataParallelPlugin,
+        InitProcessGroupKwargs,
+    )
+    from torch.distributed.fsdp import MixedPrecisionPolicy
 
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
@@ -38,7 +46,18 @@ def accelerator(config: TrainConfig, folder: Path) -> Any:
         raise UserError("the tracker tensorboard is not installed", "pip install tensorboard")
     if "wandb" in config.trackers and not importlib.util.find_spec("wandb"):
         raise UserError("the tracker wandb is not installed", "pip install wandb")
-    common = {"log_with": list(config.trackers) or None, "project_dir": folder}
+    # Nothing waits in a collective for another's long work; but a checkpoint of sharded weights is
+    # written by one process, and reading a large model takes its time.
+    handlers = [
+        InitProcessGroupKwargs(timeout=timedelta(hours=2)),
+        # Kept casts of weights would be a second copy of all of them; each is used once a forward.
+        AutocastKwargs(cache_enabled=False),
+    ]
+    common = {
+        "log_with": list(config.trackers) or None,
+        "project_dir": folder,
+        "kwargs_handlers": handlers,
+    }
     # What `accelerate config` suggests would leave all but process 0 with empty text encoders, and
     # with weights that accelerate cannot hand out when a model has buffers, as CogVideoX has.
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
@@ -46,11 +65,16 @@ def accelerator(config: TrainConfig, folder: Path) -> Any:
     if cpu and made.num_processes > 1 and os.environ.get("ACCELERATE_USE_FSDP") == "true":
         # accelerate shards on accelerators only, though all that it calls runs on a CPU as well.
         plugin = FullyShardedDataParallelPlugin()
-        if names[chosen] != "no":
-            plugin.set_mixed_precision(names[chosen])
         made.state.distributed_type, made.state.fsdp_plugin = DistributedType.FSDP, plugin
     if made.distributed_type == DistributedType.FSDP and not made.is_fsdp2:
         raise UserError("FSDP of version 1 flattens the weights", "set fsdp_version: 2")
+    if made.distributed_type == DistributedType.FSDP:
+        # What accelerate gives FSDP2 would cast every input of a block to bfloat16, clocks and rotary
+        # embeddings too, and sum gradients in it. Weights are gathered as they are kept, and autocast
+        # computes as it does on one GPU.
+        made.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
+            param_dtype=None, reduce_dtype=torch.float32, cast_forward_inputs=False
+        )
     return made
 
 
@@ -75,7 +99,20 @@ def task(spec: Spec, pairs: Sequence[Pair], config: TrainConfig) -> Task:
     return Task(family, process, config.weighting)
 
 
-def policy(config: TrainConfig, spec: Spec, device: torch.device) -> nn.Module:
+def allowed_rungs(config: TrainConfig, sharded: bool) -> list[Rung]:
+    """The rungs of the memory ladder that a run of these settings may take.
+
+    Full training has no frozen base to quantise or to keep in main memory; FSDP2 keeps the weights
+    its own way; plain training has one branch.
+    """
+    rungs = [r for r in memory.RUNGS if config.weights == "lora" or (r.bits == 16 and not r.blocks)]
+    rungs = [r for r in rungs if not sharded or (r.bits == 16 and not r.blocks)]
+    if importlib.util.find_spec("bitsandbytes") is None:
+        rungs = [r for r in rungs if r.bits == 16 or r.name == config.memory]
+    return rungs
+
+
+def policy(config: TrainConfig, spec: Spec, device: torch.device, rung: Rung) -> nn.Module:
     """The transformer with what is to be trained requiring gradients, on the CPU.
 
     Raises UserError for layers or adapters that the model cannot have.
@@ -84,10 +121,13 @@ def policy(config: TrainConfig, spec: Spec, device: torch.device) -> nn.Module:
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision(config, device))
     # Full weights stay in float32 (a step of 1e-6 vanishes in bfloat16); autocast computes in
     # the half type. Frozen weights under adapters need no such care.
-    model = load.load_transformer(spec, half if lora and half else torch.float32)
+    dtype = half if lora and half else torch.float32
+    model = load.load_transformer(spec, dtype, rung.bits, device)
     open_weights(model, config, spec)
-    if config.gradient_checkpointing:
+    if rung.checkpointing:
         model.enable_gradient_checkpointing()  # type: ignore[operator]
+    if rung.blocks:
+        memory.keep_blocks_apart(model, device)
     return model
 
 
@@ -118,6 +158,12 @@ def optimizer(config: TrainConfig, parameters: list[nn.Parameter]) -> torch.opti
         weight_decay=config.weight_decay,
     )
     return made
+
+
+def moment_bytes(model: nn.Module, config: TrainConfig) -> int:
+    """What the optimizer will hold beside the weights, from its first step on."""
+    each = {"adamw": 8, "adamw8bit": 2}[config.optimizer]
+    return each * sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def rate(at: int, config: TrainConfig) -> float:

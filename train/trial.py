@@ -1,13 +1,22 @@
-"""What a run would cost: parameters, memory and time per step from two probe steps."""
+"""What a run would cost: time from two probe steps, and memory on a card from shapes alone."""
 
 from __future__ import annotations
 
+import math
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from realdpo.train import numbers
+import pyarrow.parquet as pq
+import torch
+
+from realdpo.errors import UserError
+from realdpo.families import Spec, trainable_family
+from realdpo.families.load import read_spec
+from realdpo.memory import GB
+from realdpo.train import estimate as estimates
+from realdpo.train import numbers, setup
 from realdpo.train.config import TrainConfig
 from realdpo.train.loop import Trainer
 from realdpo.workspace import Workspace
@@ -38,3 +47,57 @@ def estimate(workspace: Workspace, config: TrainConfig) -> dict[str, Any]:
         "losers per step": len(trainer.batch(0).lose[0]),
         "latents": f"{pairs} of the pairs are encoded" if pairs == few else f"all {pairs} pairs",
     }
+
+
+def memory_of(workspace: Workspace, config: TrainConfig, gigabytes: int | None) -> dict[str, Any]:
+    """What each way of saving memory takes on a card of so many gigabytes, or on the one at hand.
+
+    Nothing is loaded or encoded: the model's configuration and the largest pair's size are enough;
+    without pairs, the model's own size and three losers. Raises UserError for an unknown card.
+    """
+    spec = read_spec(config.model, config.revision, config.expert, config.task)
+    if gigabytes is not None and gigabytes not in estimates.CARDS:
+        known = ", ".join(str(size) for size in estimates.CARDS)
+        raise UserError(f"--gpu {gigabytes}: no such card is known", f"choose of {known}")
+    if gigabytes is not None:
+        room, card = estimates.CARDS[gigabytes], f"a card of {gigabytes} GB"
+    else:
+        room, card = float(torch.cuda.mem_get_info()[0]), torch.cuda.get_device_name()
+    (width, height, frames), losers, what = _largest(workspace, spec, config)
+    shapes = estimates.shapes_of(spec, width, height, frames)
+    rungs = setup.allowed_rungs(config, sharded=False)
+    found: dict[str, Any] = {"pair": f"{width}x{height}, {frames} frames, {losers} losers ({what})"}
+    fits = None
+    for entry in estimates.ladder(spec, config, shapes, losers, rungs):
+        found[entry.rung] = entry.line
+        if fits is None and entry.total <= room:
+            fits = entry.rung
+    found["encoding"] = f"{shapes.encoding / GB:.1f} GB for the VAE, before the transformer comes"
+    found["fits"] = f"{fits or 'no way'} on {card}, {room / GB:.1f} GB"
+    return found
+
+
+def _largest(
+    workspace: Workspace, spec: Spec, config: TrainConfig
+) -> tuple[tuple[int, int, int], int, str]:
+    """Width, height and frames of the largest pair, the most losers, and where that is from."""
+    rows: list[dict[str, Any]] = []
+    for shard in sorted(workspace.pair_data.glob("*.parquet")):
+        file = pq.ParquetFile(shard)
+        paths = (file.schema.column(k).path for k in range(len(file.schema)))
+        # of the losers their paths alone: how many they are, without their videos
+        counts = [path for path in paths if path.startswith("lose.") and path.endswith(".path")]
+        rows += file.read(columns=["width", "height", "frames", *counts]).to_pylist()
+    if not rows:
+        traits = trainable_family(spec).traits
+        if traits.width is None or traits.height is None or traits.frames is None:
+            raise UserError("how large the pairs will be is not known", "build some pairs first")
+        own = (traits.width, traits.height, traits.frames)
+        return own, config.losers or 3, "the model's own size"
+    sizes = [(row["width"], row["height"], row["frames"]) for row in rows]
+    losers = max(len(row["lose"]) for row in rows)
+    return (
+        max(sizes, key=math.prod),
+        min(config.losers or losers, losers),
+        "the largest of the pairs",
+    )

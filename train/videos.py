@@ -35,11 +35,12 @@ def generate(
     folder: Path,
     name: str,
     device: torch.device,
+    share: tuple[int, int] = (0, 1),
 ) -> None:
     """Write videos/<n>-<name>.mp4 for every pair, and <n>-real.mp4, <n>-base.mp4 where missing.
 
     The base is loaded from its folder, and becomes the tuned model by the trained `weights`: the
-    policy itself may be in shards, and only one process comes here.
+    policy itself may be in shards. Of n processes that come here the `share` (k, n) makes every n-th.
     """
     import diffusers
 
@@ -47,14 +48,15 @@ def generate(
     family, kind = family_of(spec), getattr(diffusers, spec.pipeline)
     pipe = kind.from_pretrained(spec.folder, **load.in_dtype(load.dtypes(spec, dtype))).to(device)
     pipe.set_progress_bar_config(disable=True)
-    wanted = [f"{n:02d}-base" for n in range(len(pairs))]
-    missing = [n for n, stem in enumerate(wanted) if not _file(folder, stem).is_file()]
-    with progress.bar("videos", len(missing) + len(pairs), "videos") as advance:
+    mine = range(len(pairs))[share[0] :: share[1]]
+    base = {n: file_of(folder, f"{n:02d}-base") for n in mine}
+    missing = [n for n, path in base.items() if not path.is_file()]
+    with progress.bar("videos", len(missing) + len(mine), "videos") as advance:
         for number in missing:
             write_text(folder / "videos" / f"{number:02d}.txt", pairs[number].prompt)
             real = latents.winner(workspace, pairs[number])
-            write_bytes(_file(folder, f"{number:02d}-real"), real)
-            _write(pipe, family, pairs[number], config, _file(folder, wanted[number]))
+            write_bytes(file_of(folder, f"{number:02d}-real"), real)
+            _write(pipe, family, pairs[number], config, base[number])
             advance(note="base")
         tuned = getattr(pipe, spec.component)
         setup.open_weights(tuned, config, spec)
@@ -62,8 +64,8 @@ def generate(
             for trained, parameter in checkpoint.trained(tuned):
                 parameter.copy_(weights[trained])
         tuned.eval()
-        for number, pair in enumerate(pairs):
-            _write(pipe, family, pair, config, _file(folder, f"{number:02d}-{name}"))
+        for number in mine:
+            _write(pipe, family, pairs[number], config, file_of(folder, f"{number:02d}-{name}"))
             advance(note=name)
 
 
@@ -83,5 +85,6 @@ def _write(pipe: Any, family: Family, pair: Pair, config: TrainConfig, path: Pat
     write_bytes(path, encode(made, pair.fps, EncodeSettings()))
 
 
-def _file(folder: Path, stem: str) -> Path:
+def file_of(folder: Path, stem: str) -> Path:
+    """Where the video of a stem such as `03-step-000100` is."""
     return folder / "videos" / f"{stem}.mp4"

@@ -94,13 +94,13 @@ def _detector(name: str, device: str) -> tuple[Any, Any, list[int]]:
     """Processor, model and the labels that mean a person. Raises UserError."""
     from transformers import AutoModelForObjectDetection
 
-    processor, model = _load(name, device, AutoModelForObjectDetection, "people.detector")
+    processor, model = _load(name, device, AutoModelForObjectDetection, "models.detector")
     names = {int(number): str(label).lower() for number, label in model.config.id2label.items()}
     persons = [number for number, label in names.items() if label in ("person", "people")]
     if not persons:
         known = ", ".join(list(names.values())[:5])
         raise UserError(
-            f"people.detector {name}: it knows no label 'person', but {known} ...",
+            f"models.detector {name}: it knows no label 'person', but {known} ...",
             "take a detector trained on COCO, such as PekingU/rtdetr_v2_r18vd",
         )
     return processor, model, persons
@@ -111,10 +111,10 @@ def _pose(name: str, device: str) -> tuple[Any, Any]:
     """Processor and model. Raises UserError."""
     from transformers import VitPoseForPoseEstimation
 
-    processor, model = _load(name, device, VitPoseForPoseEstimation, "people.pose")
+    processor, model = _load(name, device, VitPoseForPoseEstimation, "models.pose")
     if model.config.num_labels != POINTS:
         raise UserError(
-            f"people.pose {name}: it finds {model.config.num_labels} points of a body, not COCO's"
+            f"models.pose {name}: it finds {model.config.num_labels} points of a body, not COCO's"
             f" {POINTS}",
             "take one such as usyd-community/vitpose-base-simple",
         )

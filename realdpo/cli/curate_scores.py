@@ -35,7 +35,7 @@ def decide(
         if dry_run:
             result = room.decide(place, overrides, write=False)
         else:
-            with place.lock("curate decide"):
+            with place.lock("curate decide", sweeps=False):
                 result = room.decide(place, overrides)
                 place.save_config("curate decide", room.saved_toml(overrides))
         if json_:
@@ -115,6 +115,10 @@ def inspect(
         list[str] | None,
         typer.Option("--extra", help="Also: people, text, nsfw; may be repeated."),
     ] = None,
+    detector: Annotated[
+        str, typer.Option(help="Finds people: a detector of transformers; BlazePose without.")
+    ] = "",
+    pose: Annotated[str, typer.Option(help="ViTPose of transformers, beside --detector.")] = "",
     config: options.Config = None,
     set_: options.Set = None,
     json_: options.Json = False,
@@ -123,9 +127,11 @@ def inspect(
     with cli.guard(json_):
         from realdpo.curate import decide as decisions
         from realdpo.curate import inspect as room
+        from realdpo.curate.config import PeopleSettings
 
         overrides = decisions.load_overrides(config, set_ or ())
-        found = room.inspect(file, overrides, tuple(extra or ()))
+        models = PeopleSettings(detector, pose)
+        found = room.inspect(file, overrides, tuple(extra or ()), models)
         if json_:
             cli.emit(found)
         else:

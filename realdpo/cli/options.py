@@ -46,3 +46,16 @@ Task = Annotated[
     typer.Option("--task", help="i2v or t2v, for a folder whose weights do both."),
 ]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything random.")]
+
+
+def part_of(text: str) -> tuple[int, int]:
+    """(I, N) of a --shard I/N. Raises UserError for anything else."""
+    from realdpo.errors import UserError
+
+    try:
+        index, count = (int(part) for part in text.split("/"))
+    except ValueError:
+        index, count = 0, 0
+    if not 1 <= index <= count:
+        raise UserError(f"--shard {text}: not of the form I/N", "for example --shard 1/4")
+    return index, count

@@ -107,7 +107,7 @@ def build(
             },
         )
         place = Workspace(workspace)
-        part = _shard(shard)
+        part = options.part_of(shard)
         from realdpo.pairs import building
         from realdpo.pairs.publish import apply_review as take_review
 
@@ -257,18 +257,6 @@ def _take_in(given: Any, workspace: Path, origin: str, task: str, as_json: bool)
     if task not in ("i2v", "t2v"):
         raise UserError(f"--task {task}: i2v or t2v")
     _emit(interchange.take_in(Workspace(workspace), given, origin=origin, task=task), as_json)
-
-
-def _shard(text: str) -> tuple[int, int]:
-    from realdpo.errors import UserError
-
-    try:
-        index, count = (int(part) for part in text.split("/"))
-    except ValueError:
-        index, count = 0, 0
-    if not 1 <= index <= count:
-        raise UserError(f"--shard {text}: not of the form I/N", "for example --shard 1/4")
-    return index, count
 
 
 def _emit(result: dict[str, Any], as_json: bool, before: str = "") -> None:

@@ -6,19 +6,74 @@ import atexit
 import contextlib
 import logging
 import os
+import re
+import shutil
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NoReturn
 
 import typer
 
 from realdpo.errors import UserError
 
+_LOOK_SECONDS = 1.0
+
 
 def rank() -> int:
     """This process's number among those that torchrun or accelerate started; 0 if it is alone."""
     return int(os.environ.get("RANK", "0"))
+
+
+class Watch:
+    """Ends this process when another one of the run on this machine has failed or vanished.
+
+    A process that waits in a collective for one that is gone hears no signal: it would wait until
+    the collective's timeout. Each process leaves a file with its number while it lives, and one
+    named `failed` when it ends by an error; a thread looks at them.
+    """
+
+    def __init__(self) -> None:
+        run = f"{os.environ.get('TORCHELASTIC_RUN_ID', '')}-{os.environ.get('MASTER_PORT', '')}"
+        name = re.sub(r"[^\w.-]", "_", f"realdpo-{run}-{os.getppid()}")
+        self.folder = Path(tempfile.gettempdir()) / name
+        self.own = self.folder / str(os.getpid())
+
+    def begin(self) -> None:
+        self.folder.mkdir(exist_ok=True)
+        self.own.touch()
+        threading.Thread(target=self._look, daemon=True).start()
+
+    def end(self, failed: bool) -> None:
+        if failed:
+            with contextlib.suppress(OSError):
+                (self.folder / "failed").touch()
+            return
+        self.own.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the last one leaves no folder
+            self.folder.rmdir()
+
+    def _look(self) -> None:
+        while self.own.is_file():
+            time.sleep(_LOOK_SECONDS)
+            others = [path for path in self.folder.glob("*") if path.name.isdigit()]
+            if (self.folder / "failed").is_file() or not all(map(_lives, others)):
+                time.sleep(2 * _LOOK_SECONDS)  # time to fail by itself, and to say why
+                shutil.rmtree(self.folder, ignore_errors=True)
+                os._exit(1)
+
+
+def _lives(path: Path) -> bool:
+    try:
+        os.kill(int(path.name), 0)
+    except ProcessLookupError:
+        return not path.exists()  # it left in order meanwhile
+    except PermissionError:
+        pass
+    return True
 
 
 @contextlib.contextmanager
@@ -45,11 +100,20 @@ def quiet_peer() -> Iterator[None]:
 def worker() -> Iterator[None]:
     """The body of a command that torchrun or accelerate may have started: such a process leaves."""
     code = 0
+    watch = Watch() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
+    if watch:
+        watch.begin()
     try:
         yield
     except typer.Exit as end:
         code = end.exit_code
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    except BaseException:
+        if watch:
+            watch.end(failed=True)
+        raise
+    if watch:
+        # A Ctrl-C ends all alike, each by itself, when what it works at is saved.
+        watch.end(failed=code not in (0, 130))
         leave(code)
     if code:
         raise typer.Exit(code)

@@ -51,8 +51,13 @@ def train(
     beta: Annotated[
         float | None, typer.Option("--beta", help="Strength of the preference.")
     ] = None,
-    branches: Annotated[
-        str | None, typer.Option("--branches", help="together, one-by-one or auto.")
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            "--memory",
+            help="How memory is saved: auto, side-by-side, checkpointing, one-by-one, 8bit, 4bit or "
+            "blocks.",
+        ),
     ] = None,
     reference_bank: Annotated[
         int | None, typer.Option("--reference-bank", help="Fixed draws per pair kept on disk.")
@@ -60,6 +65,12 @@ def train(
     processes: Annotated[
         int, typer.Option("--num-processes", help="Processes on this machine (one per GPU).")
     ] = 1,
+    gpu: Annotated[
+        int | None,
+        typer.Option(
+            "--gpu", help="With --dry-run: memory by part on a card of 24, 40, 80 or 141 GB."
+        ),
+    ] = None,
     seed: options.Seed = None,
     show_settings: bool = options.settings_of("train"),
     config: options.Config = None,
@@ -83,7 +94,7 @@ def train(
             raise UserError(f"no preset {preset!r}", f"presets: {', '.join(PRESETS)}")
         flags = {
             "model": model, "task": task, "objective": objective, "name": name, "steps": steps, "lr": lr,
-            "beta": beta, "branches": branches, "reference_bank": reference_bank, "seed": seed,
+            "beta": beta, "memory": memory, "reference_bank": reference_bank, "seed": seed,
         }  # fmt: skip
         settings = configs.resolve(
             TrainConfig, section="train", base=PRESETS[preset], file=config, sets=sets or (),
@@ -100,14 +111,19 @@ def train(
         if dry_run:
             from realdpo.train import trial
 
-            found = trial.estimate(place, settings)
+            found = {}
+            if gpu is None:
+                found = trial.estimate(place, settings)
+            if gpu is not None or "cuda" in str(found["device"]):
+                found |= {"memory": trial.memory_of(place, settings, gpu)}
             if peer:
                 return
             if as_json:
                 cli.emit({"settings": dataclasses.asdict(settings), "estimate": found})
                 return
             print(configs.to_toml("train", settings))
-            print("\n".join(f"{key:<24}{value}" for key, value in found.items()))
+            for key, value in (found | found.pop("memory", {})).items():
+                print(f"{key:<24}{value}")
             return
         from realdpo.train import loop
 
@@ -121,6 +137,54 @@ def train(
             cli.emit(dataclasses.asdict(summary))
         else:
             print(_told(summary))
+
+
+@app.command(
+    epilog="Example: [bold]realdpo train encode -w work --model Wan-AI/Wan2.1-T2V-1.3B-Diffusers "
+    "--shard 1/8[/bold]"
+)
+def encode(
+    workspace: options.Workspace = _WORK,
+    model: Annotated[
+        str | None, typer.Option("--model", help="tiny, a pipeline folder, or a Hub id.")
+    ] = None,
+    shard: Annotated[
+        str, typer.Option("--shard", metavar="I/N", help="Encode the I-th of N parts only.")
+    ] = "1/1",
+    config: options.Config = None,
+    sets: options.Set = None,
+    as_json: options.Json = False,
+) -> None:
+    """Encode latents, prompts and first frames, so that training loads no VAE; may be in parts.
+
+    Run it again to go on. `realdpo train` reads what is here and encodes what is missing.
+    """
+    with cli.guard(as_json):
+        import torch
+
+        from realdpo import config as configs
+        from realdpo import memory
+        from realdpo.families.load import read_spec
+        from realdpo.train import latents
+        from realdpo.train.config import TrainConfig
+        from realdpo.workspace import Workspace
+
+        settings = configs.resolve(
+            TrainConfig, section="train", file=config, sets=sets or (), flags={"model": model}
+        )
+        number, count = options.part_of(shard)
+        place = Workspace(workspace)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        spec = read_spec(settings.model, settings.revision, settings.expert, settings.task)
+        rows = latents.rows_of(place, settings)
+        with memory.told(lambda: "encoding the pairs", latents.leaner(settings)):
+            cache = latents.encode(place, spec, settings, device, rows, (number - 1, count))
+        done = sum(cache.known(row) is not None for row in rows)
+        found = {"pairs": len(rows), "encoded": done, "folder": str(cache.folder)}
+        if as_json:
+            cli.emit(found)
+        else:
+            print(f"{done} of {len(rows)} pairs are encoded in {cache.folder}")
 
 
 @app.command(epilog="Example: [bold]realdpo train report dpo -w work[/bold]")

@@ -15,13 +15,17 @@ from realdpo.families.generic import Generic
 from realdpo.families.hunyuan import Hunyuan
 from realdpo.families.hunyuan15 import Hunyuan15
 from realdpo.families.ltx import LTX
+from realdpo.families.ltx_condition import LTXCondition
 from realdpo.families.mochi import Mochi
 from realdpo.families.skyreels import SkyReels
 from realdpo.families.wan import Wan
 
 __all__ = ["FAMILIES", "Family", "Spec", "Traits", "family_of", "trainable_family"]
 
-FAMILIES: tuple[type[Family], ...] = (CogVideoX, Wan, LTX, Hunyuan, Mochi, Hunyuan15, SkyReels)
+FAMILIES: tuple[type[Family], ...] = (
+    *(CogVideoX, Wan, LTX, Hunyuan, Mochi),
+    *(Hunyuan15, SkyReels, LTXCondition),
+)
 
 
 def family_of(spec: Spec) -> Family:

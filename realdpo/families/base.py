@@ -161,6 +161,8 @@ class Family:
     """(pattern, replacement): what the authors' own code calls a linear module; see `names`."""
     PREFIX: ClassVar[str] = "diffusion_model."
     """Before these names in files that ComfyUI reads."""
+    TAKES_LATENTS: ClassVar[bool] = True
+    """Whether its pipeline's call goes on from noised latents as given."""
     KEEPS_REGIONS: ClassVar[bool] = True
     """Whether its pipeline lets latents be put back between steps."""
     trainable: ClassVar[bool] = True
@@ -201,6 +203,10 @@ class Family:
 
         Without batch axis.
         """
+        raise NotImplementedError
+
+    def prompt_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of what `embed` makes of the longest prompt, for an estimate of memory."""
         raise NotImplementedError
 
     def encode(self, vae: Any, video: Tensor) -> Tensor:

@@ -57,6 +57,10 @@ class CogVideoX(Family):
     def arguments(self, settings: Any) -> dict[str, Any]:
         return {**super().arguments(settings), "max_sequence_length": self._tokens}
 
+    def prompt_shapes(self) -> dict[str, tuple[int, ...]]:
+        config = self.spec.transformer
+        return {"prompt_embeds": (config["max_text_seq_length"], config["text_embed_dim"])}
+
     def embed(self, pipe: Any, prompt: str, image: Tensor | None) -> dict[str, Tensor]:
         embeds, _ = pipe.encode_prompt(
             prompt, do_classifier_free_guidance=False, max_sequence_length=self._tokens

@@ -85,6 +85,16 @@ class Hunyuan(Family):
         surplus = self._temporal if self._kind == "latent_concat" else 0
         return {"guidance_scale": settings.guidance, "num_frames": settings.frames + surplus}
 
+    def prompt_shapes(self) -> dict[str, tuple[int, ...]]:
+        config = self.spec.transformer
+        # a picture's tokens, every so many kept of 576, come before the prompt's
+        seen = {"t2v": 0, "i2v": 576 // (4 if self._kind == "token_replace" else 2)}[self.task]
+        return {
+            "prompt_embeds": (256 + seen, config["text_embed_dim"]),
+            "pooled": (config["pooled_projection_dim"],),
+            "prompt_mask": (256 + seen,),
+        }
+
     def embed(self, pipe: Any, prompt: str, image: Tensor | None) -> dict[str, Tensor]:
         seen: dict[str, Any] = {}
         if image is not None:

@@ -149,15 +149,36 @@ def load_encoders(spec: Spec, dtype: torch.dtype, device: torch.device) -> Any:
     return pipe.to(device)
 
 
-def load_transformer(spec: Spec, dtype: torch.dtype) -> nn.Module:
-    """The transformer that is trained, in `dtype`, on the CPU, without gradients."""
+def load_transformer(
+    spec: Spec, dtype: torch.dtype, bits: int = 16, device: torch.device | None = None
+) -> nn.Module:
+    """The transformer that is trained, in `dtype`, on the CPU, without gradients.
+
+    bits: 8 or 4 quantises its linear layers with bitsandbytes while loading, onto `device`.
+    """
     import diffusers
 
     kind = getattr(diffusers, spec.classes[spec.component])
-    model: nn.Module = kind.from_pretrained(
-        spec.folder, subfolder=spec.component, **in_dtype(dtype)
-    )
+    options: dict[str, Any] = in_dtype(dtype)
+    if bits < 16:
+        options |= {"quantization_config": _quantised(dtype, bits), "device_map": {"": str(device)}}
+    model: nn.Module = kind.from_pretrained(spec.folder, subfolder=spec.component, **options)
     return model.requires_grad_(False)
+
+
+def _quantised(dtype: torch.dtype, bits: int) -> Any:
+    from importlib.util import find_spec
+
+    from diffusers import BitsAndBytesConfig
+
+    if find_spec("bitsandbytes") is None:
+        raise UserError(f"a base in {bits} bits needs bitsandbytes", "pip install bitsandbytes")
+    if bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )  # fmt: skip
 
 
 def load_pipeline(

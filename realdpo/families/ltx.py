@@ -78,6 +78,12 @@ class LTX(Family):
             ),
         }
 
+    def prompt_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {
+            "prompt_embeds": (128, self.spec.transformer["caption_channels"]),
+            "prompt_mask": (128,),
+        }
+
     def embed(self, pipe: Any, prompt: str, image: Tensor | None) -> dict[str, Tensor]:
         embeds, mask, *_ = pipe.encode_prompt(
             prompt, do_classifier_free_guidance=False, max_sequence_length=128

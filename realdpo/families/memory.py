@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from realdpo.errors import UserError
+from realdpo.memory import OutOfMemory, ran_out
 from realdpo.progress import say
 
 OPTIONS = (
@@ -18,10 +19,6 @@ OPTIONS = (
     "vae_slicing",
 )
 """What `--memory` takes: diffusers' own names, `auto` and `none`."""
-
-
-class OutOfMemory(UserError):
-    """Something did not fit into memory; the hint names the next memory option to try."""
 
 
 def check_options(memory: str) -> None:
@@ -74,16 +71,10 @@ def next_memory(used: Sequence[str], device: str) -> str | None:
 @contextlib.contextmanager
 def memory_told(pipe: Any, device: str | None = None) -> Iterator[None]:
     """Turn running out of memory into OutOfMemory, which says what to try next."""
-    import torch
-
     try:
         yield
     except (RuntimeError, MemoryError) as error:  # torch's own is a RuntimeError
-        # a CPU's allocator raises a plain RuntimeError
-        words = ("out of memory", "not enough memory", "can't allocate memory")
-        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not any(
-            word in str(error).lower() for word in words
-        ):
+        if not ran_out(error):
             raise
         where = device or str(pipe._execution_device)
         used = getattr(pipe, "memory_options", ())

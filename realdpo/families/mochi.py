@@ -37,6 +37,12 @@ class Mochi(Family):
             guidance=4.5,
         )
 
+    def prompt_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {
+            "prompt_embeds": (256, self.spec.transformer["text_embed_dim"]),
+            "prompt_mask": (256,),
+        }
+
     def embed(self, pipe: Any, prompt: str, image: Tensor | None) -> dict[str, Tensor]:
         embeds, mask, *_ = pipe.encode_prompt(
             prompt, do_classifier_free_guidance=False, max_sequence_length=256

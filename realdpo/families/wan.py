@@ -97,6 +97,13 @@ class Wan(Family):
         """Whether every token has a timestep of its own."""
         return bool(self.spec.options.get("expand_timesteps"))
 
+    def prompt_shapes(self) -> dict[str, tuple[int, ...]]:
+        config = self.spec.transformer
+        shapes: dict[str, tuple[int, ...]] = {"prompt_embeds": (512, config["text_dim"])}
+        if config.get("image_dim"):
+            shapes["image_embeds"] = (257, config["image_dim"])  # CLIP's: a class and 16 x 16
+        return shapes
+
     def embed(self, pipe: Any, prompt: str, image: Tensor | None) -> dict[str, Tensor]:
         embeds, _ = pipe.encode_prompt(
             prompt, do_classifier_free_guidance=False, max_sequence_length=512

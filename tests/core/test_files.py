@@ -119,6 +119,24 @@ def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path: Path) ->
     assert (tmp_path / ".notes.tmp").exists()
 
 
+def test_a_folder_is_replaced_whole_and_what_a_kill_left_is_put_right(tmp_path: Path) -> None:
+    def write(name: str, text: str) -> Path:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").write_text(text)
+        return tmp_path / name
+
+    folder = write("run", "one")
+    files.replace_folder(write(".run.unfinished", "two"), folder)
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+    assert (folder / "weights").read_text() == "two"
+    # Killed while writing, and killed between the two renames.
+    write(".run.unfinished", "half")
+    folder.rename(tmp_path / ".run.old")
+    files.sweep_folders(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+    assert (folder / "weights").read_text() == "two"
+
+
 @pytest.mark.parametrize("name", ["x" * 240, "长" * 80, "🎬" * 60])
 def test_long_names_are_written(tmp_path: Path, name: str) -> None:
     files.write_text(tmp_path / name, "here")

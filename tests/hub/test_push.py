@@ -284,3 +284,15 @@ def test_verification_reads_the_rows_back(
     files[f"data/{path.name}"] = dataclasses.replace(blob, size=other.stat().st_size)
     with pytest.raises(UserError, match=said):
         pushing._verify_shards(api, plan, part, commit, samples=8)
+
+
+@pytest.mark.parametrize(
+    "switch", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"]
+)
+def test_an_offline_switch_is_said_at_once(monkeypatch: pytest.MonkeyPatch, switch: str) -> None:
+    from realdpo.publish import pull
+
+    monkeypatch.setenv(switch, "1")
+    for call in (pushing.connect, lambda: pull.plan("someone/set")):
+        with pytest.raises(UserError, match=switch):
+            call()

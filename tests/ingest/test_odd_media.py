@@ -63,6 +63,7 @@ def test_clips_are_cut_on_either_side_of_a_change_of_size(two_sizes: Path, tmp_p
     off = {f"{name}": "off" for name in (
         "source.short_side_min", "detail.blocking_max", "motion.unexplained_max",
         "flash.flicker_max", "motion.subject_min", "motion.subject_share_min",
+        "motion.camera_confidence_min",
     )}  # fmt: skip
     workspace = Workspace(tmp_path)
     ingest(workspace, [str(two_sizes)], IngestConfig(decide=off, engine="serial"))

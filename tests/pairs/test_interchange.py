@@ -321,3 +321,57 @@ def test_imports_do_not_mix_with_pairs_that_were_built(imported, bikes, tmp_path
     tables.write(workspace.pairs, tables.from_rows(tables.PAIRS, built), tables.PAIRS)
     with pytest.raises(UserError, match="built from its clips"):
         interchange.take_in(workspace, [], origin="realdpo", task="i2v")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "lose", "problem"),
+    [
+        ("", "b.mp4", "has no prompt"),
+        ("a man waves", "a.mp4", "is the winner itself"),
+        ("a man waves", "copy.mp4", "is the winner itself"),
+        ("a man waves", "b.mp4;copy.mp4", "loser 1 is the winner itself"),
+    ],
+)
+def test_a_pair_that_teaches_nothing_is_refused_with_its_row(
+    tmp_path: Path, prompt: str, lose: str, problem: str
+) -> None:
+    clip = np.zeros((9, 48, 64, 3), np.uint8)
+    for name, shade in (("a", 40), ("b", 90), ("copy", 40)):
+        (tmp_path / f"{name}.mp4").write_bytes(encode(clip + np.uint8(shade), 8))
+    file = tmp_path / "pairs.csv"
+    file.write_text(f"prompt,win,lose\na girl runs,a.mp4,b.mp4\n{prompt},a.mp4,{lose}\n")
+    workspace = Workspace(tmp_path / "w")
+    with pytest.raises(UserError, match=problem) as refused:
+        interchange.take_in(workspace, interchange.from_csv(file), origin="x", task="t2v")
+    assert "pairs.csv, line 3" in refused.value.message
+    assert not workspace.pairs.exists()
+
+
+def test_a_loser_that_shows_what_the_winner_shows_fails_its_row(tmp_path: Path) -> None:
+    clip = np.full((9, 48, 64, 3), 40, np.uint8)
+    (tmp_path / "a.mp4").write_bytes(encode(clip, 8))
+    (tmp_path / "b.mp4").write_bytes(encode(clip, 8, EncodeSettings(crf=14)))  # other bytes
+    (tmp_path / "c.mp4").write_bytes(encode(clip + np.uint8(50), 8))
+    file = tmp_path / "pairs.csv"
+    file.write_text("prompt,win,lose\none,a.mp4,b.mp4\ntwo,a.mp4,c.mp4\n")
+    workspace = Workspace(tmp_path / "w")
+    told = interchange.take_in(workspace, interchange.from_csv(file), origin="x", task="t2v")
+    assert told["by_status"] == {"failed": 1, "ok": 1}
+    assert "shows what the winner shows" in told["failed"][0]
+
+
+def test_when_no_pair_comes_those_that_were_there_stay(imported: Workspace, tmp_path: Path) -> None:
+    import shutil
+
+    from realdpo.pairs.publish import publish
+
+    workspace = Workspace(tmp_path / "w")
+    shutil.copytree(imported.root, workspace.root)
+    files = [workspace.pairs, workspace.audit, *workspace.pair_data.iterdir()]
+    before = {path: path.read_bytes() for path in files}
+    rows = tables.read(workspace.pairs, tables.PAIRS).to_pylist()
+    rows = [{k: v for k, v in row.items() if "." not in k} for row in rows]
+    failed = [{**row, "status": "failed", "error": "the model broke", "lose": []} for row in rows]
+    with pytest.raises(UserError, match="the model broke; the pairs that were there stay"):
+        publish(workspace, failed, shard_rows=256)
+    assert {path: path.read_bytes() for path in files} == before

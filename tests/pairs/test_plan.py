@@ -10,6 +10,7 @@ import pytest
 import tiny_pipelines
 from pair_workspace import fabricate
 
+from realdpo import tables
 from realdpo.errors import UserError
 from realdpo.families import Spec, family_of
 from realdpo.families.load import fingerprint, locate, spec_of_folder
@@ -204,3 +205,18 @@ def test_every_memory_option_is_tried_before_smaller_videos() -> None:
 def test_the_config_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         BuildConfig().losers = 2  # type: ignore[misc]
+
+
+def test_clips_without_a_prompt_give_no_pair_and_say_what_to_do(tmp_path, bikes, model) -> None:
+    workspace = fabricate(tmp_path / "w", bikes, clips=2)
+    rows = tables.read(workspace.clips, tables.CLIPS).to_pylist()
+    rows[0]["prompt"] = None
+    tables.write(workspace.clips, tables.from_rows(tables.CLIPS, rows), tables.CLIPS)
+    config = BuildConfig(model=str(model), losers=1, steps=1)
+    unfit = [task.unfit for task in plan(workspace, config).tasks if task.unfit]
+    assert unfit == ["the clip has no prompt"]
+    rows[1]["prompt"] = None
+    tables.write(workspace.clips, tables.from_rows(tables.CLIPS, rows), tables.CLIPS)
+    with pytest.raises(UserError, match="none of the 2 clips has a prompt") as refused:
+        plan(workspace, config)
+    assert "curate caption" in str(refused.value.hint)

@@ -167,9 +167,9 @@ def test_the_pose_model_looks_at_every_box(models: Path) -> None:
 @pytest.mark.parametrize(
     ("detector", "pose", "words"),
     [
-        ("nowhere", "", "people.detector"),
+        ("nowhere", "", "models.detector"),
         ("animals", "", "knows no label 'person'"),
-        ("detector", "detector", "people.pose"),
+        ("detector", "detector", "models.pose"),
     ],
 )
 def test_wrong_models_are_one_clear_line(

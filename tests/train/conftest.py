@@ -38,6 +38,13 @@ def fresh(work, tmp_path):
 
 
 @pytest.fixture
+def said(caplog, capsys):
+    """What was said to the user so far: on stderr under a command, else to the log."""
+    caplog.set_level("INFO", logger="realdpo")
+    return lambda: caplog.text + capsys.readouterr().err
+
+
+@pytest.fixture
 def own_accelerator():
     """accelerate keeps one precision a process: begin and end this test without any."""
     from accelerate.state import AcceleratorState

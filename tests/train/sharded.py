@@ -59,7 +59,28 @@ def main() -> None:
         torch.testing.assert_close(model(x), after, rtol=0, atol=0)
     model(x).square().mean().backward()  # gradients still reach the shards
     assert all(p.grad is not None for p in model.parameters())
+    one_tensor_at_a_time(model)
     dist.destroy_process_group()
+
+
+def one_tensor_at_a_time(model: nn.Module) -> None:
+    """What a checkpoint holds at its peak on a process that does not write: one whole tensor."""
+    from realdpo import memory
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    optimizer.step()
+
+    def gather() -> None:
+        main = dist.get_rank() == 0
+        checkpoint.whole_weights(model, main)
+        checkpoint._gathered(checkpoint._moments(model, optimizer), main)
+
+    peak = memory.count_peak(gather)
+    whole = [p.numel() * p.element_size() for p in Small().parameters()]
+    if dist.get_rank():
+        # a gathered tensor, and the pieces it was put together from
+        assert peak <= 3 * max(whole), (peak, whole)
+    assert sum(whole) * 3 > 3 * max(whole)
 
 
 if __name__ == "__main__":

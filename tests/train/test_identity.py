@@ -58,7 +58,7 @@ def test_what_changes_nothing_learnt_may_change(fresh, config, model):
     linked = fresh.root / "the same model"
     linked.symlink_to(model)
     other = replace(
-        config, steps=2, model=str(linked), branches="one-by-one", gradient_checkpointing=True,
+        config, steps=2, model=str(linked), memory="one-by-one",
         batch=1, accumulation=2,
     )  # fmt: skip
     assert loop.run(fresh, other).steps == 2
@@ -95,10 +95,10 @@ def test_other_held_out_pairs_are_refused(own, config):
         loop.run(own, replace(config, steps=2))
 
 
-def test_every_pair_brings_its_own_losers(own, config, capsys):
+def test_every_pair_brings_its_own_losers(own, config, said):
     rewrite(own, "train", lambda rows: [{**rows[0], "lose": rows[0]["lose"][:1]}, *rows[1:]])
     trainer = Trainer(own, config)
-    assert "1 of 4 pairs have fewer than 2 losers" in capsys.readouterr().err
+    assert "1 of 4 pairs have fewer than 2 losers" in said()
     trainer.start_or_resume()
     used = {trainer.batch(micro).lose.shape[1] for micro in range(4)}
     assert used == {1, 2}
@@ -106,7 +106,7 @@ def test_every_pair_brings_its_own_losers(own, config, capsys):
     values = trainer.train_step()  # ragged numbers are averaged pair by pair
     assert values["loss/preference"] == pytest.approx(math.log(2), abs=1e-5)
     Trainer(own, replace(config, batch=2, name="two"))
-    assert "every step uses 1" in capsys.readouterr().err
+    assert "every step uses 1" in said()
     even = draws.batch(trainer.pairs, range(2), replace(config, batch=2))
     assert even.lose.shape[1] == 1
 

@@ -284,8 +284,8 @@ def test_bfloat16_computes_in_half_and_trains_in_float32(fresh, config, weights)
 def test_one_by_one_equals_together(fresh, config):
     for changes in ({}, {"sdpo_mu": 0.5, "sft_weight": 10.0, "batch": 2}):
         grads = []
-        for branches in ("together", "one-by-one"):
-            trainer = Trainer(fresh, replace(config, branches=branches, name=branches, **changes))
+        for memory in ("side-by-side", "one-by-one"):
+            trainer = Trainer(fresh, replace(config, memory=memory, name=memory, **changes))
             trainer.inner.double()
             with torch.no_grad():
                 for name, p in checkpoint.trained(trainer.inner):
@@ -336,7 +336,7 @@ def test_two_processes_equal_one_with_twice_the_batch(fresh, config, model):
     for extra in (
         ["--name", "one", "--set", "batch=2"],
         ["--name", "two", "--num-processes", "2"],
-        ["--name", "two-apart", "--num-processes", "2", "--branches", "one-by-one"],
+        ["--name", "two-apart", "--num-processes", "2", "--memory", "one-by-one"],
     ):
         done = subprocess.run(
             [*run, *extra], env=environment, capture_output=True, text=True, cwd=ROOT
@@ -405,16 +405,21 @@ def test_the_same_file_on_both_sides_gives_the_same_latent(tmp_path, model):
 
     from realdpo import tables
 
-    made = shards.workspace(tmp_path, train=1, validation=0)
+    made = shards.workspace(tmp_path, train=2, validation=0)
     path = next(made.pair_data.glob("train-*"))
-    row = tables.read(path, tables.PAIR_SHARD).to_pylist()[0]
-    row["lose"] = [row["win"]]
-    tables.write(path, tables.from_rows(tables.PAIR_SHARD, [row]), tables.PAIR_SHARD)
+    rows = tables.read(path, tables.PAIR_SHARD).to_pylist()
+    rows[1]["lose"] = [rows[0]["win"]]
+    tables.write(path, tables.from_rows(tables.PAIR_SHARD, rows), tables.PAIR_SHARD)
     spec = load.read_spec(str(model))
-    pair = latents.prepare(made, spec, TrainConfig(), torch.device("cpu"))["train"][0]
-    sample = latents.load(pair)
-    assert torch.equal(sample.win, sample.lose[0])
-    assert pair.win == pair.lose[0]
+    one, two = latents.prepare(made, spec, TrainConfig(), torch.device("cpu"))["train"]
+    assert torch.equal(latents.load(one).win, latents.load(two).lose[0])
+    assert one.win == two.lose[0]
+    # In one pair it would be no loser.
+    for wrong in ({"lose": [rows[1]["win"]]}, {"prompt": " "}):
+        broken = [rows[0], {**rows[1], **wrong}]
+        tables.write(path, tables.from_rows(tables.PAIR_SHARD, broken), tables.PAIR_SHARD)
+        with pytest.raises(UserError, match=rows[1]["pair_id"]):
+            latents.prepare(made, spec, TrainConfig(), torch.device("cpu"))
 
 
 def test_an_audit_that_could_not_tell_is_said_and_refuses_nothing(tmp_path, capsys):

@@ -116,3 +116,30 @@ def test_an_error_in_several_processes_is_no_traceback_either(fresh, model):
     assert done.returncode == 1
     assert "error: the tracker wandb is not installed" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "end", ["raise SystemError('gone')", "os._exit(9)", "os.kill(os.getpid(), 9)"]
+)
+def test_a_process_that_dies_ends_the_others_out_of_their_collective(tmp_path, end):
+    """One fails or vanishes while the other waits for it, deaf to signals, for up to two hours."""
+    script = tmp_path / "peers.py"
+    script.write_text(f"""
+import datetime, os, time
+import torch.distributed as dist
+from realdpo.cli.processes import worker
+
+with worker():
+    dist.init_process_group("gloo", timeout=datetime.timedelta(hours=2))
+    if dist.get_rank() == 0:
+        time.sleep(1)
+        {end}
+    dist.barrier()
+""")
+    launch = "from realdpo.cli.processes import main; main()"
+    command = [sys.executable, "-c", launch, "--standalone", "--shutdown-timeout", "3600"]
+    command += ["--nproc-per-node", "2", str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode != 0

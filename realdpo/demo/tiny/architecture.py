@@ -12,6 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from realdpo.files import replace_folder
+
 SIDE = 80  # pixels
 FRAMES = 9
 FPS = 8
@@ -152,9 +154,7 @@ def save(pipe: Any, folder: str | Path) -> Path:
     try:
         pipe.save_pretrained(staging, safe_serialization=True)
         staging.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        staging.rename(folder)
+        replace_folder(staging, folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return folder
