@@ -26,6 +26,7 @@ CLASSES: Mapping[str, tuple[str, str]] = {
     "curate embed": ("realdpo.curate.embed:EmbedConfig", "embed"),
     "pairs build": ("realdpo.pairs.config:BuildConfig", "pairs"),
     "train": ("realdpo.train.config:TrainConfig", "train"),
+    "sample": ("realdpo.train.evaluate.config:EvalConfig", "sample"),
     "eval": ("realdpo.train.evaluate.config:EvalConfig", "eval"),
     "push-hub": ("realdpo.publish.hub:PushConfig", "push"),
 }
