@@ -36,7 +36,8 @@ def judge_rows(workspace: Workspace, rows: Sequence[Mapping[str, Any]]) -> dict[
     from realdpo.media.decode import read_clip
 
     chosen = sorted(rows, key=lambda row: str(row["pair_id"]))[:_MOST_PAIRS]
-    found, sources = [], []
+    found: list[list[Patches]] = []
+    sources: list[str] = []
     with bar("patches", len(chosen), "pairs") as advance:
         for row in chosen:
             win, *losers = (
