@@ -19,6 +19,7 @@ from functools import cache
 from typing import Any
 
 CLASSES: Mapping[str, tuple[str, str]] = {
+    "curate source": ("realdpo.curate.source.config:SourceConfig", "source"),
     "curate ingest": ("realdpo.curate.config:IngestConfig", "ingest"),
     "curate caption": ("realdpo.curate.caption.config:CaptionConfig", "caption"),
     "curate caption --verify": ("realdpo.curate.caption.config:VerifyConfig", "verify"),
