@@ -1,8 +1,10 @@
-"""The miniature's arms: what each trains with, its losers, and how its videos are measured.
+"""The miniature's arms: how each trains and samples, what it costs, how its videos are measured.
 
-Every arm starts from the same base, sees the same true clips and takes the same number of steps. A
-unit is one arm and seed: trained, sampled on prompts that nothing was trained on, and measured.
-Base, losers and units are files named by what they depend on, so that a killed run goes on.
+Every arm starts from the same base and sees the same true clips. A unit is one arm and seed:
+trained, sampled on prompts that nothing was trained on, and measured. Base, losers and units are
+files named by what they depend on, so that a killed run goes on.
+
+Compute is counted in forwards of one clip: 1 for a forward, 3 for one with its backward.
 """
 
 from __future__ import annotations
@@ -14,256 +16,311 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import figures
 import numpy as np
 import small_model
 import torch
+import worlds
 from safetensors.torch import load_file, save_file
 from small_model import BasePlan, inputs_of, new_model, sample, task_of
 from torch import Tensor
 
 from realdpo import progress
+from realdpo.families import weights as adapters
+from realdpo.families.guide import guide_by_base
 from realdpo.files import atomic_path, write_text
-from realdpo.ids import content_id, file_hash
-from realdpo.train import noise, objective, reference, step
+from realdpo.ids import content_id
+from realdpo.train import noise, objective, setup, step
 from realdpo.train.config import PRESETS, TrainConfig
 from realdpo.train.draws import Batch
 from realdpo.train.evaluate import metrics
+from realdpo.train.reference import Reference
 
-RENOISE = 0.7
-SEEN = tuple(a for a in figures.ACTIONS if a not in figures.HELD_OUT)
+# Raise when what is stored would come out otherwise: drawings, base, training, measuring.
+VERSION = 1
+
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+FEED_FORWARD = ("net.0.proj", "net.2")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes of everything. All arms share pairs, batch and steps.
+    """Sizes of everything. All arms share clips and batch.
 
-    prompt_seed: of the prompts that arms are measured on; learning rates were chosen on others.
+    length: factor on every arm's steps. prompt_seed: of the prompts that arms are judged on;
+    CHOOSING is that of the prompts that settings are chosen on.
     """
 
     base: BasePlan = field(default_factory=BasePlan)
     pairs: int = 240
-    losers: int = 5
-    steps: int = 100
+    losers: int = 3
+    length: float = 1.0
     batch: int = 4
-    lr: float = 1e-4
     seeds: int = 3
-    prompts_seen: int = 40
-    prompts_held_out: int = 16
+    prompts_seen: int = 80
+    prompts_held_out: int = 32
     prompt_seed: int = 11
     sampling_steps: int = 10
 
 
+CHOOSING = 21
 QUICK = Plan(
-    BasePlan(clips=2000, steps=700), pairs=40, steps=10, seeds=1, prompts_seen=10,
-    prompts_held_out=4, sampling_steps=8,
+    BasePlan(clips=1500, steps=300), pairs=40, length=0.03, seeds=1, prompts_seen=20,
+    prompts_held_out=8, sampling_steps=6,
 )  # fmt: skip
+# A transformer of about 100 million parameters; for a GPU, where bfloat16 multiplies.
+LARGE = Plan(
+    BasePlan(clips=40000, steps=6000, batch=64, lr=4e-4, layers=16, heads=20),
+    pairs=960,
+    batch=16,
+    seeds=1,
+)
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One way of training: what it is called and how it departs from the recommended settings."""
+    """One way of training or sampling.
+
+    steps, lr: of its training. rank, layers: of adapters; rank 0 trains all weights. changes: of
+    the training's settings. of: the arm whose weights it samples otherwise (steps 0) or trains on
+    from. follow: the reference is the model it trains on from, not the base. guide: strength of
+    the guidance by the base. scale: factor on what training moved.
+    """
 
     name: str
     note: str
+    objective: str = "contrast"
+    steps: int = 600
+    lr: float = 3e-4
+    rank: int = 0
+    layers: tuple[str, ...] = ATTENTION
     changes: Mapping[str, Any] = field(default_factory=dict)
-    losers: str = "generate"  # generate | renoise | shortcut
-    copies: int = 1  # times the batch, for SFT at equal compute
+    of: str = ""
+    follow: bool = False
+    guide: float = 0.0
+    scale: float = 1.0
+
+    @property
+    def forwards(self) -> int:
+        """Of one clip, a step."""
+        return {"sft": 3, "contrast": 4, "dpo": 16}[self.objective]
+
+
+def sampled(name: str, note: str, of: str, guide: float = 0.0, scale: float = 1.0) -> Arm:
+    return Arm(name, note, steps=0, of=of, guide=guide, scale=scale)
 
 
 def arms() -> list[Arm]:
-    """All arms. Settings not named are TrainConfig's; full weights, N = 3, a frozen reference."""
+    """All arms, those that the others lean on first."""
+    paper = {k: v for k, v in PRESETS["realdpo-paper"].items() if k not in ("objective", "targets")}
     released = {
         key: PRESETS["realdpo-released"][key]
-        for key in ("beta", "sft_weight", "t_high", "reference", "ema_rate", "ema_every")
-    }
-    beta, weight = TrainConfig.beta, TrainConfig.sft_weight
+        for key in ("beta", "sft_weight", "t_high", "reference", "ema_rate", "ema_every",
+                    "schedule", "policy_ema")
+    }  # fmt: skip
+    both = (*ATTENTION, *FEED_FORWARD)
     return [
-        Arm("sft", "plain fine-tuning on the same true clips", {"objective": "sft"}),
-        Arm(
-            "sft-compute",
-            "SFT given DPO's forwards: 5 times the clips",
-            {"objective": "sft"},
-            copies=5,
-        ),
-        Arm("realdpo", "preference training, recommended settings"),
-        Arm("no-sft-term", "the preference alone", {"sft_weight": 0.0}),
-        Arm(
-            "no-sft-term-beta-low",
-            "the preference alone, beta / 10",
-            {"sft_weight": 0.0, "beta": beta / 10},
-        ),
-        Arm(
-            "sdpo",
-            "the loser's gradient scaled (SDPO) instead of the winner's term",
-            {"sft_weight": 0.0, "sdpo_mu": 0.5},
-        ),
-        Arm("released", "published settings, learning rate as here", released),
-        Arm("released-lr", "published settings, published learning rate", {**released, "lr": 1e-6}),
-        Arm("n1", "one loser", {"losers": 1}),
-        Arm("n5", "five losers", {"losers": 5}),
-        Arm(
-            "beta-low",
-            "beta / 10, and the winner's term with it",
-            {"beta": beta / 10, "sft_weight": weight / 10},
-        ),
-        Arm("beta-low-only", "beta / 10, the winner's term as it is", {"beta": beta / 10}),
-        Arm(
-            "beta-lowest",
-            "beta / 100, and the winner's term with it",
-            {"beta": beta / 100, "sft_weight": weight / 100},
-        ),
-        Arm(
-            "beta-high",
-            "beta x 10, and the winner's term with it",
-            {"beta": beta * 10, "sft_weight": weight * 10},
-        ),
-        Arm(
-            "ema",
-            "the reference follows quickly",
-            {"reference": "ema", "ema_rate": 0.9, "ema_every": 5},
-        ),
-        Arm("low-half", "low half of the noise levels", {"t_high": 0.5}),
-        Arm("renoise", "losers: the true clip noised and denoised", losers="renoise"),
-        Arm("shortcut", "losers normalised otherwise, as in the release", losers="shortcut"),
+        Arm("sft", "plain fine-tuning at its best, equal compute with contrast", "sft", 800),
+        Arm("contrast", "contrast above u = 0.4, gamma 0.75", "contrast", 600),
+        sampled("sft-guided", "sft, sampled with guidance 2 by the base", "sft", guide=2),
+        sampled("contrast-guided", "contrast, sampled with guidance 1", "contrast", guide=1),
+        sampled("sft-scaled", "sft, its move from the base doubled: free", "sft", scale=2),
+        Arm("lora-sft", "sft, rank 16, attention and feed-forward", "sft", 800, 3e-3, 16, both),
+        Arm("lora-contrast", "the preset: contrast, the same adapters", "contrast", 600, 3e-3, 16,
+            both),
+        sampled("lora-scaled", "lora-sft, adapters doubled", "lora-sft", scale=2),
+        Arm("lora-attention-sft", "sft, rank 16, attention alone", "sft", 800, 3e-3, 16),
+        Arm("lora-attention", "contrast, attention alone", "contrast", 600, 3e-3, 16),
+        Arm("contrast-all", "contrast at all levels", changes={"contrast_above": 0.0}),
+        Arm("sft-steps", "sft, as many steps as contrast", "sft", 600),
+        Arm("sft-long", "sft, twice the compute", "sft", 1600),
+        Arm("paper", "preset realdpo-paper, equal compute", "dpo", 150, 1e-4, changes=paper),
+        Arm("released", "the published settings, equal compute", "dpo", 150, 1e-4,
+            changes=released),
+        Arm("round-2", "contrast again from contrast, reference the base", of="contrast"),
+        Arm("round-2-follow", "the same, reference the first round", of="contrast", follow=True),
+        Arm("round-3", "once more from round-2", of="round-2"),
+    ]  # fmt: skip
+
+
+def sweep() -> list[Arm]:
+    """Plain fine-tuning at several rates and lengths, to be judged on prompts for choosing."""
+    return [
+        Arm(f"sft-{steps}-{lr:g}", f"sft, {steps} steps at {lr:g}", "sft", steps, lr)
+        for steps in (400, 800)
+        for lr in (1e-4, 3e-4, 1e-3)
     ]
 
 
-def planted_shortcut(lose: Tensor, reference: Tensor) -> Tensor:
-    """Losers as an encoder fed with another normalisation makes them.
+CORE = ("sft", "contrast", "sft-guided")  # on a second base, and in a second world
 
-    The released RealDPO caches differ from winners by a shift of about two deviations in the
-    first channel and a spread 1.17 times as large.
-    """
-    shifted = 1.17 * lose
-    shifted[..., 0, :, :] += 2 * reference[..., 0, :, :].std()
-    return shifted
+
+def settings_of(arm: Arm, plan: Plan) -> TrainConfig:
+    """The product's settings of an arm's training."""
+    steps = max(1, round(arm.steps * plan.length))
+    settings = TrainConfig(
+        objective=arm.objective, weights="lora" if arm.rank else "full", losers=3, lr=arm.lr,
+        steps=steps, warmup=min(50, max(1, steps // 10)),
+    )  # type: ignore[arg-type]  # fmt: skip
+    return dataclasses.replace(settings, **arm.changes)
+
+
+def open_weights(model: Any, arm: Arm) -> list[torch.nn.Parameter]:
+    """What the arm trains: adapters, which are added, or all weights."""
+    if arm.rank:
+        model.requires_grad_(False)
+        adapters.add_lora(model, arm.rank, float(arm.rank), 0.0, arm.layers)
+    return [p for p in model.parameters() if p.requires_grad]
 
 
 def train_arm(
-    plan: Plan, arm: Arm, seed: int, model: Any, win: Tensor, losers: Mapping[str, Tensor],
-    captions: Sequence[str], texts: Mapping[str, Tensor],
+    plan: Plan, arm: Arm, seed: int, model: Any, win: Tensor, losers: Tensor | None,
+    captions: Sequence[str], texts: Mapping[str, Tensor], base: Mapping[str, Tensor],
 ) -> list[dict[str, float]]:  # fmt: skip
-    """Fine-tune `model`, which comes as the base; returns one line of diagnostics a step."""
-    config = dataclasses.replace(
-        TrainConfig(
-            objective="dpo",
-            weights="full",
-            reference="frozen",
-            losers=3,
-            lr=plan.lr,
-            steps=plan.steps,
-        ),
-        **arm.changes,
-    )
+    """Fine-tune `model`; returns one line of diagnostics a step. It is left with its average.
+
+    base: weights of the reference, where it is not the model as it comes.
+    """
+    config = settings_of(arm, plan)
+    torch.manual_seed(seed)
+    parameters = open_weights(model, arm)
     model.train()
     task, aim = task_of(model), step.aim_of(config)
-    anchor = reference.Reference(model, config.reference_mode, config.ema_rate, config.ema_every)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.lr, betas=(config.adam_beta1, config.adam_beta2),
-        weight_decay=config.weight_decay,
-    )  # fmt: skip
+    contrast = objective.Contrast(config.gamma, config.contrast_above)
+    anchor = Reference(model, config.reference_mode, config.ema_rate, config.ema_every)
+    if base and not arm.rank:
+        anchor.load({name: base[name].to(w.device) for name, w in anchor.weights.items()})
+    average = setup.average(config, model)
+    optimizer = setup.optimizer(config, parameters)
     rng = np.random.default_rng([seed, 7])
     grain = torch.Generator().manual_seed(seed)
     lines = []
-    for k in range(plan.steps):
+    for k in range(config.steps):
         for group in optimizer.param_groups:
-            group["lr"] = config.lr * min(1.0, (k + 1) / max(1, plan.steps // 10))
-        index = rng.integers(0, len(win), plan.batch * arm.copies)
+            group["lr"] = config.lr * setup.rate(k, config)
+        index = rng.integers(0, len(win), plan.batch)
         clean = win[index]
-        chosen = rng.permutation(plan.losers)[: config.losers]
         u = noise.positions(
             torch.rand(len(index), generator=grain), config.timesteps, config.t_low, config.t_high
         )
+        lose = clean[:, None, :0] if losers is None else losers[index][:, : config.losers]
         batch = Batch(
-            clean, losers[arm.losers][index][:, chosen], torch.randn(clean.shape, generator=grain),
-            u, inputs_of(clean, [captions[i] for i in index], texts),
-        )  # fmt: skip
+            clean, lose, torch.randn(clean.shape, generator=grain), u,
+            inputs_of(clean, [captions[i] for i in index], texts),
+        ).to(small_model.device())  # fmt: skip
         optimizer.zero_grad()
         if config.objective == "sft":
-            outcome = step.sft(
-                model, task, batch, lambda loss: loss.backward(), config.plain_weight
+            outcome = step.sft(model, task, batch, backward, config.plain_weight)
+        elif config.objective == "contrast":
+            outcome = step.contrast(
+                model, task, batch, contrast, anchor, backward, config.plain_weight
             )
-            lines.append({"loss": outcome.loss})
         else:
             ref = step.reference_errors(model, task, batch, anchor, True, None)
-            outcome = step.dpo(
-                model, task, batch, aim, *ref, lambda loss: loss.backward(), together=True
-            )
-            lines.append({"loss": outcome.loss, **objective.diagnostics(outcome.errors, aim.beta)})
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+            outcome = step.dpo(model, task, batch, aim, *ref, backward, together=True)
+        line = {"loss": outcome.loss, "error/win": float(outcome.errors.win.mean())}
+        if outcome.moved is not None:
+            line["moved"] = float(outcome.moved.mean())
+        if config.objective == "dpo":
+            line |= objective.diagnostics(outcome.errors, aim.beta)
+        lines.append(line)
+        torch.nn.utils.clip_grad_norm_(parameters, config.clip)
         optimizer.step()
         anchor.update(k + 1)
+        if average is not None:
+            average.update(k + 1)
+    if average is not None:
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name in average.weights:
+                    parameter.copy_(average.weights[name])
     model.eval()
     return lines
 
 
+@torch.no_grad()
+def place(model: Any, stored: Mapping[str, Tensor], scale: float = 1.0) -> None:
+    """Put trained weights into a model that is the base, `scale` times as far from it."""
+    for name, parameter in model.named_parameters():
+        if name in stored:
+            new = stored[name].to(parameter.device)
+            old = torch.zeros_like(new) if "lora_" in name else parameter
+            # Of an adapter's two factors one is scaled, so that their product is.
+            by = 1.0 if "lora_A" in name else scale
+            parameter.copy_(old + by * (new - old))
+
+
+def backward(loss: Tensor) -> None:
+    loss.backward()
+
+
 METRICS: tuple[metrics.Metric, ...] = (
-    metrics.Metric("true.path", 0, "px/frame", "speed of the joints"),
     metrics.Metric("true.roughness", -1, "ratio", "joint acceleration over speed"),
     metrics.Metric("true.bone", -1, "share", "change of bone lengths"),
-    metrics.Metric("true.lost", -1, "share", "joints not found"),
     metrics.Metric("true.distance", -1, "px", "joints' distance from the true clip"),
+    metrics.Metric("true.lost", -1, "share", "joints not found"),
+    metrics.Metric("true.path", 0, "px/frame", "amount of motion: speed of the joints"),
     metrics.Metric("true.action", 1, "share", "action recognised"),
-    metrics.BY_NAME["motion.difference"],
     metrics.BY_NAME["smooth.residual"],
-    metrics.BY_NAME["smooth.jerk"],
     metrics.BY_NAME["drift.sharpness"],
     metrics.BY_NAME["first.psnr"],
 )
 
 
-def measure(frames: np.ndarray, clip: figures.Clip, classifier: Any) -> dict[str, float]:
+def measure(
+    frames: np.ndarray, clip: figures.Clip, classifier: Any, world: worlds.World
+) -> dict[str, float]:
     """True-motion metrics and those of `realdpo eval` for one video of a known clip."""
     joints = figures.read_joints(frames)
     seen = metrics.video_metrics(frames, figures.FPS, clip.frames[0])
     numbers = {m.name: seen[m.name] for m in METRICS if m.name in seen}
-    numbers |= figures.true_motion(joints)
+    numbers |= figures.true_motion(joints, world.bones)
     numbers["true.distance"] = figures.distance_to_truth(joints, clip.joints)
     told = classifier.predict([figures.classifier_features(joints)])[0]
     numbers["true.action"] = float(told == clip.action)
     return numbers
 
 
-def fit_classifier(count: int) -> Any:
+def fit_classifier(world: worlds.World, count: int) -> Any:
     """Which action the joints of a clip show, learnt from true clips."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    clips = figures.make_clips(5, count, tuple(figures.ACTIONS))
+    clips = figures.make_clips(5, count, world.actions, make=world.make_clip)
     rows = [figures.classifier_features(figures.read_joints(clip.frames)) for clip in clips]
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500))
     return model.fit(rows, [clip.action for clip in clips])
 
 
 class Bench:
-    """The folder of finished units, and what they share."""
+    """The folder of finished units of one base, and what they share."""
 
     def __init__(self, out: Path, plan: Plan) -> None:
         self.out, self.plan, self.began = out, plan, time.monotonic()
         out.mkdir(parents=True, exist_ok=True)
-        self.codes = code_hashes()
-        base_key = content_id(base=plan.base, code=self.codes[:-1])
+        self.world = world = worlds.BY_NAME[plan.base.world]
+        base_key = content_id(base=plan.base, version=VERSION)
         self.base_file = out / f"base-{base_key[:12]}.safetensors"
-        losers_key = content_id(
-            base=base_key, pairs=plan.pairs, losers=plan.losers, sampling=plan.sampling_steps,
-            renoise=RENOISE,
-        )  # fmt: skip
-        self.losers_folder = out / f"losers-{losers_key[:12]}"
-        self.units = out / content_id(plan=dataclasses.replace(plan, seeds=0), code=self.codes)[:12]
+        kept = {"pairs": plan.pairs, "sampling": plan.sampling_steps}
+        losers_key = content_id(base=base_key, losers=plan.losers, **kept)
+        self.losers_file = out / f"losers-{losers_key[:12]}.safetensors"
+        key = content_id(plan=dataclasses.replace(plan, seeds=0), version=VERSION)
+        self.units = out / key[:12]
         self.units.mkdir(exist_ok=True)
-        clips = figures.make_clips(3, plan.pairs, SEEN)
+        clips = figures.make_clips(3, plan.pairs, world.seen, make=world.make_clip)
         self.captions = [clip.caption for clip in clips]
         self.code, self.texts = small_model.fit_code(clips), small_model.text_embeddings()
         self.win = self.code.encode(np.stack([clip.frames for clip in clips]))
         # Bodies, places and poses that nothing was trained on.
-        self.test = figures.make_clips(plan.prompt_seed, plan.prompts_seen, SEEN)
+        seed, make = plan.prompt_seed, world.make_clip
+        self.test = figures.make_clips(seed, plan.prompts_seen, world.seen, make=make)
         self.test += figures.make_clips(
-            plan.prompt_seed + 1, plan.prompts_held_out, figures.HELD_OUT
-        )
+            seed + 1, plan.prompts_held_out, world.held_out, make=make
+        )  # fmt: skip
 
     def say(self, text: str) -> None:
         progress.say(f"[{time.monotonic() - self.began:5.0f} s] {text}")
@@ -279,61 +336,44 @@ class Bench:
         """The base, ready to sample from."""
         model = new_model(self.plan.base).eval()
         model.load_state_dict(self.base())
-        return model
+        return model.to(small_model.device())
 
-    def make_losers(self, kind: str, number: int) -> None:
-        """The base's own videos for every pair, one a pair: from noise, or from the true clip."""
-        path = self.losers_folder / f"{kind}-{number}.safetensors"
-        if path.exists():
-            return
-        began, real = time.monotonic(), {"generate": None, "renoise": self.win}[kind]
-        inputs = inputs_of(self.win, self.captions, self.texts)
-        seed = (100 if real is None else 200) + number
-        made = sample(self.model(), inputs, seed, self.plan.sampling_steps, real, RENOISE)
-        # Losers pass through pixels as those of a real model do.
-        with atomic_path(path) as temporary:
-            save_file({"latents": self.code.encode(self.code.decode(made))}, temporary)
-        self.say(f"{path.stem}: {time.monotonic() - began:.0f} s")
-
-    def losers(self) -> dict[str, Tensor]:
-        """Losers [pairs, N, F, C, GRID, GRID] of every kind; all must have been made."""
-        found = {
-            kind: torch.stack(
-                [
-                    load_file(self.losers_folder / f"{kind}-{k}.safetensors")["latents"]
-                    for k in range(self.plan.losers)
-                ],
-                1,
-            )
-            for kind in ("generate", "renoise")
-        }
-        return {**found, "shortcut": planted_shortcut(found["generate"].clone(), self.win)}
+    def losers(self) -> Tensor:
+        """The base's own videos of every true clip, [pairs, N, F, C, GRID, GRID]."""
+        if not self.losers_file.exists():
+            inputs = inputs_of(self.win, self.captions, self.texts)
+            model, made = self.model(), []
+            for number in range(self.plan.losers):
+                latents = sample(model, inputs, 100 + number, self.plan.sampling_steps)
+                # Losers pass through pixels as those of a real model do.
+                made.append(self.code.encode(self.code.decode(latents)))
+            with atomic_path(self.losers_file) as temporary:
+                save_file({"latents": torch.stack(made, 1)}, temporary)
+        return load_file(self.losers_file)["latents"]
 
     def file(self, arm: Arm | None, seed: int) -> Path:
-        """Where a unit's numbers are; its videos, of seed 0 only, lie beside them."""
+        """Where a unit's numbers are; its weights, and its videos of seed 0, lie beside them."""
         return self.units / f"{arm.name if arm else 'base'}-{seed}.json"
 
     @functools.cached_property
-    def shared(self) -> tuple[dict[str, Tensor], Any]:
-        """What all units need: the losers and the classifier of actions."""
-        return self.losers(), fit_classifier(600)
+    def classifier(self) -> Any:
+        return fit_classifier(self.world, 600)
 
     def unit(self, arm: Arm | None, seed: int) -> None:
         """Train, sample and measure one arm (None: the base), once."""
         if self.file(arm, seed).exists():
             return
         began = time.monotonic()
-        losers, classifier = self.shared
-        model, lines = self.model(), []
-        if arm:
-            lines = train_arm(
-                self.plan, arm, seed, model, self.win, losers, self.captions, self.texts
-            )
+        model = self.model()
+        lines = self._made(arm, seed, model) if arm else []
         trained = time.monotonic() - began
         first = self.code.encode(np.stack([clip.frames for clip in self.test]))
         inputs = inputs_of(first, [clip.caption for clip in self.test], self.texts)
         videos = self.code.decode(sample(model, inputs, 300 + seed, self.plan.sampling_steps))
-        rows = [measure(v, c, classifier) for v, c in zip(videos, self.test, strict=True)]
+        rows = [
+            measure(v, c, self.classifier, self.world)
+            for v, c in zip(videos, self.test, strict=True)
+        ]
         if seed == 0:
             path = self.file(arm, seed).with_suffix(".npy")
             with atomic_path(path) as temporary, temporary.open("wb") as file:
@@ -342,9 +382,27 @@ class Bench:
         write_text(self.file(arm, seed), json.dumps(done))
         self.say(f"{self.file(arm, seed).stem}: {time.monotonic() - began:.0f} s")
 
-
-def code_hashes() -> list[str]:
-    """Of everything that what is stored depends on; this file, the last, does not make the base."""
-    parts = [figures, small_model, noise, objective, reference, step]
-    files = [*(str(part.__file__) for part in parts), __file__]
-    return [file_hash(Path(file)) for file in files]
+    def _made(self, arm: Arm, seed: int, model: Any) -> list[dict[str, float]]:
+        """Turn the base `model` into the arm's; its weights are kept when it was trained."""
+        start = {a.name: a for a in arms()}.get(arm.of)
+        base = {name: value.clone() for name, value in model.state_dict().items()}
+        if start is not None:
+            self.unit(start, seed)
+            if not arm.steps:
+                open_weights(model, start)
+            stored = load_file(self.file(start, seed).with_suffix(".safetensors"))
+            place(model, stored, arm.scale)
+        if arm.guide:
+            bases = None if start and start.rank else {"transformer": self.model()}
+            guide_by_base(SimpleNamespace(transformer=model), arm.guide, bases)
+        if not arm.steps:
+            return []
+        losers = self.losers() if arm.objective == "dpo" else None
+        reference = {} if arm.follow else base
+        lines = train_arm(
+            self.plan, arm, seed, model, self.win, losers, self.captions, self.texts, reference
+        )
+        trained = {n: p.detach().cpu() for n, p in model.named_parameters() if p.requires_grad}
+        with atomic_path(self.file(arm, seed).with_suffix(".safetensors")) as temporary:
+            save_file(trained, temporary)
+        return lines

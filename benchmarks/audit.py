@@ -50,7 +50,7 @@ def main() -> None:
     films = given.films or sorted(footage.fetch().parent.glob("*.mp4"))
     pool = read_pool(films, given.clips, given.cache)
     for film, clips in pool.items():
-        print(f"{len(clips):4} clips of {film}")
+        print(f"{len(clips):4} clips of {film}", flush=True)
     if given.only != "power":
         null(pool, given.counts, given.trials)
     if given.only != "null":

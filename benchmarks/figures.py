@@ -7,6 +7,7 @@ trained network that would imagine a body where there is none.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -235,14 +236,15 @@ def damaged(
 
 
 def make_clips(
-    seed: int, count: int, actions: tuple[str, ...], damaged_share: float = 0.0
-) -> list[Clip]:
+    seed: int, count: int, actions: tuple[str, ...], damaged_share: float = 0.0,
+    make: Callable[[np.random.Generator, str, str | None], Clip] = make_clip,
+) -> list[Clip]:  # fmt: skip
     """`count` clips, actions in turn, a share of them damaged in a way drawn per clip."""
     rng = np.random.default_rng(seed)
     clips = []
     for k in range(count):
         damage = str(rng.choice(DAMAGES)) if rng.random() < damaged_share else None
-        clips.append(make_clip(rng, actions[k % len(actions)], damage))
+        clips.append(make(rng, actions[k % len(actions)], damage))
     return clips
 
 
@@ -268,7 +270,7 @@ def read_joints(frames: np.ndarray) -> np.ndarray:
     return found
 
 
-def true_motion(joints: np.ndarray) -> dict[str, float]:
+def true_motion(joints: np.ndarray, bones: tuple[tuple[int, int], ...] = BONES) -> dict[str, float]:
     """What the joints [F, 8, 2] of one clip say about its motion; NaN joints are left out.
 
     path: speed of a joint, pixels a frame. roughness: its second difference over its speed.
@@ -277,13 +279,13 @@ def true_motion(joints: np.ndarray) -> dict[str, float]:
     """
     velocity = np.linalg.norm(np.diff(joints, axis=0), axis=-1)
     acceleration = np.linalg.norm(np.diff(joints, n=2, axis=0), axis=-1)
-    bones = np.stack(
-        [np.linalg.norm(joints[:, a] - joints[:, b], axis=-1) for a, b in BONES], axis=1
+    spans = np.stack(
+        [np.linalg.norm(joints[:, a] - joints[:, b], axis=-1) for a, b in bones], axis=1
     )
     speed = float(np.nanmean(velocity)) if np.isfinite(velocity).any() else 0.0
-    steady = np.isfinite(bones).sum(axis=0) >= 3
+    steady = np.isfinite(spans).sum(axis=0) >= 3
     spread = [
-        float(np.nanstd(bones[:, k]) / np.nanmean(bones[:, k])) for k in np.flatnonzero(steady)
+        float(np.nanstd(spans[:, k]) / np.nanmean(spans[:, k])) for k in np.flatnonzero(steady)
     ]
     rough = float(np.nanmean(acceleration)) if np.isfinite(acceleration).any() else np.nan
     return {

@@ -1,18 +1,19 @@
-"""The method's claim in miniature: does preference training on real clips mend motion?
+"""The method's claim in miniature: does training on real clips mend motion, and what mends most?
 
-    python benchmarks/miniature.py --out miniature            about 40 minutes on two cores
-    python benchmarks/miniature.py --out miniature --quick    about 5, too short for verdicts
+    python benchmarks/miniature.py --out miniature            all arms, a second base, a second world
+    python benchmarks/miniature.py --out miniature --quick    the way, too short for verdicts
+    python benchmarks/miniature.py --out sweep --sweep        SFT's rate and length, on other prompts
+    python benchmarks/miniature.py --out large --scale large  about 100 million parameters; for a GPU
 
 A small CogVideoX image-to-video transformer is trained on drawn figures whose motion is mostly
 damaged (trembling, freezes, lost order, limbs that change length), so that it fails as large
-models do. Then every arm gets the same true clips and the same number of steps: plain
-fine-tuning (SFT), preference training (RealDPO), its published settings, and ablations.
-Because the figures are drawn, joints are known, and motion is judged by them beside the metrics
-that `realdpo eval` has.
+models do. Then every arm gets the same true clips: plain fine-tuning (SFT), the contrast,
+preference training on generated losers, guidance while sampling, further rounds. Because all is
+drawn, joints are known, and motion is judged by them beside the metrics that `realdpo eval` has.
 
-figures.py draws, damages and reads back; small_model.py makes the base; arms.py trains and measures
-every arm and seed; this file runs them, a process on each core, and compares. What is finished is
-kept in --out: the same command goes on.
+worlds.py says what is drawn, figures.py draws, damages and reads back; small_model.py makes the
+base; arms.py trains and measures every arm and seed; this file runs them and compares. What is
+finished is kept in --out: the same command goes on.
 """
 
 from __future__ import annotations
@@ -48,27 +49,54 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("miniature"))
     parser.add_argument("--quick", action="store_true", help="a few minutes; plumbing, no verdicts")
+    parser.add_argument("--scale", choices=("small", "large"), default="small")
+    parser.add_argument("--sweep", action="store_true", help="settings of SFT on other prompts")
     parser.add_argument("--arms", help="only these, separated by commas")
     parser.add_argument(
+        "--bases", default="figures:0,figures:1,machines:0", metavar="WORLD:SEED,...",
+        help="the first takes all arms, the others the few that matter",
+    )  # fmt: skip
+    parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE",
-        help="change the plan, such as steps=100 or base.steps=2000",
+        help="change the plan, such as length=0.5 or base.steps=2000",
     )  # fmt: skip
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args()
-    plan = changed(arms.QUICK if given.quick else Plan(), given.set)
-    chosen = [a for a in arms.arms() if not given.arms or a.name in given.arms.split(",")]
-    bench = Bench(given.out, plan)
-    torch.set_num_threads(given.workers)
-    bench.base()
-    results = run(bench, chosen, given.workers)
-    summary = analyse(bench, results)
-    summary["total_seconds"] = time.monotonic() - bench.began
-    write_text(given.out / "miniature.json", json.dumps(summary, indent=1))
-    table = markdown(summary, {arm.name: arm.note for arm in chosen})
-    write_text(given.out / "miniature.md", table)
-    write_text(given.out / "miniature.html", page(bench, summary, results))
-    print(table)
+    began = time.monotonic()
+    plan = arms.QUICK if given.quick else arms.LARGE if given.scale == "large" else Plan()
+    plan = changed(plan, given.set)
+    known = arms.sweep() if given.sweep else arms.arms()
+    if given.sweep:
+        plan = dataclasses.replace(plan, prompt_seed=arms.CHOOSING)
+    if given.arms:
+        known = [arm for arm in known if arm.name in given.arms.split(",")]
+    bases = given.bases.split(",")[: 1 if given.quick or given.sweep else None]
+    tables, pages = {}, []
+    for number, text in enumerate(bases):
+        world, seed = text.split(":")
+        base = dataclasses.replace(plan.base, world=world, seed=int(seed))
+        chosen = [a for a in known if not number or a.name in arms.CORE]
+        bench = Bench(given.out, dataclasses.replace(plan, base=base))
+        torch.set_num_threads(given.workers)
+        bench.base()
+        results = run(bench, chosen, given.workers)
+        tables[text] = analyse(bench, results)
+        pages.append((f"{world}, base {seed}", bench, tables[text], results))
+        said = markdown(tables[text], {arm.name: told(arm, plan) for arm in chosen})
+        write_text(given.out / f"miniature-{world}-{seed}.md", said)
+        print(f"## {world}, base {seed}\n\n{said}", flush=True)
+    made = {"bases": tables, "total_seconds": time.monotonic() - began}
+    write_text(given.out / "miniature.json", json.dumps(made, indent=1))
+    write_text(given.out / "miniature.html", page(pages))
     print(f"page: {given.out / 'miniature.html'}")
+
+
+def told(arm: Arm, plan: Plan) -> str:
+    """What an arm is and what it costs."""
+    if not arm.steps:
+        return arm.note
+    steps = arms.settings_of(arm, plan).steps
+    return f"{arm.note}; {steps} steps at {arm.lr:g}, {steps * arm.forwards} forwards of a batch"
 
 
 def changed(plan: Plan, changes: Sequence[str]) -> Plan:
@@ -82,16 +110,24 @@ def changed(plan: Plan, changes: Sequence[str]) -> Plan:
 
 
 def run(bench: Bench, chosen: Sequence[Arm], workers: int) -> dict[str, list[dict[str, Any]]]:
-    """Numbers of all arms and seeds, the base first; what is missing is made, a process a core."""
-    wanted = [(arm, seed) for arm in (None, *chosen) for seed in range(bench.plan.seeds)]
+    """Numbers of all arms and seeds, the base first; what is missing is made, a process a core.
+
+    A seed at a time: a run that is cut short has compared all arms by fewer seeds.
+    """
+    wanted = [(arm, seed) for seed in range(bench.plan.seeds) for arm in (None, *chosen)]
     todo = [unit for unit in wanted if not bench.file(*unit).exists()]
-    if todo:
+    if todo and workers == 1:
+        for unit in todo:
+            bench.unit(*unit)
+    elif todo:
         with ProcessPoolExecutor(
             workers, get_context("spawn"), initializer=_begin, initargs=(bench.out, bench.plan)
         ) as pool:
-            kinds = itertools.product(("generate", "renoise"), range(bench.plan.losers))
-            list(pool.map(_make_losers, kinds))
-            list(pool.map(_make_unit, todo))
+            if any(arm and arm.objective == "dpo" for arm, _ in todo):
+                pool.submit(_make_losers).result()
+            # Arms that take another's weights come after it, whichever process made them.
+            for first in (True, False):
+                list(pool.map(_make_unit, [u for u in todo if (not (u[0] and u[0].of)) == first]))
     results: dict[str, list[dict[str, Any]]] = {}
     for arm, seed in wanted:
         unit = json.loads(bench.file(arm, seed).read_text(encoding="utf-8"))
@@ -108,8 +144,8 @@ def _begin(out: Path, plan: Plan) -> None:
     _bench = Bench(out, plan)
 
 
-def _make_losers(which: tuple[str, int]) -> None:
-    _bench.make_losers(*which)
+def _make_losers() -> None:
+    _bench.losers()
 
 
 def _make_unit(which: tuple[Arm | None, int]) -> None:
@@ -126,15 +162,14 @@ def analyse(bench: Bench, results: Mapping[str, list[dict[str, Any]]]) -> dict[s
     n = bench.plan.prompts_seen
     groups = {"seen": slice(0, n), "held-out": slice(n, None)}
     summary: dict[str, Any] = {"plan": dataclasses.asdict(bench.plan), "means": {}, "against": {}}
-    classifier = arms.fit_classifier(600)
-    truth = [arms.measure(clip.frames, clip, classifier) for clip in bench.test]
+    truth = [arms.measure(clip.frames, clip, bench.classifier, bench.world) for clip in bench.test]
     everything = {"true clips": [{"rows": truth}], **results}
     for name, units in everything.items():
         summary["means"][name] = {
             group: {m.name: _mean(values_of(units, m.name)[part]) for m in METRICS}
             for group, part in groups.items()
         }
-    for other in ("base", "sft"):
+    for other in (name for name in ("base", "sft") if name in results):
         table: dict[str, Any] = {}
         for name, units in results.items():
             if name in ("base", other):
@@ -164,7 +199,7 @@ def analyse(bench: Bench, results: Mapping[str, list[dict[str, Any]]]) -> dict[s
     summary["training"] = {
         name: {
             key: float(np.mean([line[key] for lines in unit for line in lines]))
-            for key in ("loss", "rewards/accuracy", "win_gap", "lose_gap", "loser_dominant_ratio")
+            for key in ("loss", "error/win", "moved", "rewards/accuracy", "loser_dominant_ratio")
             if key in unit[0][0]
         }
         for name, unit in last.items()
@@ -224,10 +259,38 @@ _ARROWS = {-1: "↓", 0: "", 1: "↑"}
 _PLOTTED = ("true.roughness", "true.bone", "true.distance", "true.lost")
 
 
-def page(bench: Bench, summary: Mapping[str, Any], results: Mapping[str, Any]) -> str:
-    """Everything on one page: the arms, differences, clips in step, training."""
-    notes = {arm.name: arm.note for arm in arms.arms() if arm.name in results}
-    shown = [n for n in ("base", "sft", "realdpo", "no-sft-term", "released") if n in results]
+def page(parts: Sequence[tuple[str, Bench, Mapping[str, Any], Mapping[str, Any]]]) -> str:
+    """Everything on one page: the arms, and by base differences, clips in step, training."""
+    first = parts[0][3]
+    notes = [
+        {"arm": a.name, "is": told(a, parts[0][1].plan)}
+        for a in (*arms.arms(), *arms.sweep())
+        if a.name in first
+    ]
+    sections = [report.Section("Arms", report.table(notes))]
+    for title, bench, summary, results in parts:
+        training = [
+            {"arm": name, **row, "seconds": summary["seconds"][name]}
+            for name, row in summary["training"].items()
+        ]
+        sections += [
+            report.Section(f"{title}: differences to the base", _intervals(summary)),
+            report.Section(f"{title}: in step", _players(bench, results)),
+            *(
+                report.Section(
+                    f"{title}: {words}, difference to {other}",
+                    report.table(compared(summary, group, other)),
+                )
+                for other in summary["against"]
+                for group, words in GROUPS.items()
+            ),
+            report.Section(f"{title}: training, last ten steps", report.table(training)),
+        ]
+    return report.page("The claim in miniature", sections, subtitle=f"{parts[0][1].plan}")
+
+
+def _players(bench: Bench, results: Mapping[str, Any]) -> Markup:
+    shown = [n for n in ("base", "sft", "contrast", "sft-guided", "paper") if n in results]
     videos = {name: np.load(bench.units / f"{name}-0.npy") for name in shown}
     players = Markup("")
     for k in range(0, len(bench.test), max(1, len(bench.test) // 6)):
@@ -238,32 +301,7 @@ def page(bench: Bench, summary: Mapping[str, Any], results: Mapping[str, Any]) -
         players += report.in_step(
             [(name, encode(frames, figures.FPS)) for name, frames in large.items()], figures.FPS
         )
-    gaps = {
-        name: (range(len(units[0]["lines"])), [line["win_gap"] for line in units[0]["lines"]])
-        for name, units in results.items()
-        if units[0]["lines"] and "win_gap" in units[0]["lines"][0] and name in shown
-    }
-    training = [
-        {"arm": name, **row, "seconds": summary["seconds"][name]}
-        for name, row in summary["training"].items()
-    ]
-    sections = [
-        report.Section("Arms", report.table([{"arm": n, "is": t} for n, t in notes.items()])),
-        report.Section("Differences to the base", _intervals(summary)),
-        report.Section("In step", players),
-        *(
-            report.Section(
-                f"{words}, difference to {other}", report.table(compared(summary, group, other))
-            )
-            for other in summary["against"]
-            for group, words in GROUPS.items()
-        ),
-        report.Section("Training, mean of the last ten steps", report.table(training)),
-        report.Section(
-            "Winner's error above the reference", report.lines(gaps, x="step", y="win_gap")
-        ),
-    ]
-    return report.page("The claim in miniature", sections, subtitle=f"{bench.plan}")
+    return players
 
 
 def _intervals(summary: Mapping[str, Any]) -> Markup:
@@ -271,6 +309,8 @@ def _intervals(summary: Mapping[str, Any]) -> Markup:
     from matplotlib.figure import Figure
 
     against = summary["against"]["base"]
+    if not against:
+        return Markup("<p>Only the base was measured.</p>")
     figure = Figure(figsize=(10, 1 + 0.28 * len(against)), layout="constrained")
     for axes, metric in zip(figure.subplots(1, len(_PLOTTED), sharey=True), _PLOTTED, strict=True):
         for place, groups in enumerate(reversed(against.values())):

@@ -86,6 +86,10 @@ def camera_clip(
     height, width = still.shape[:2]
     # The window covers six tenths of the still: nothing outside of it comes into sight.
     unit = 0.6 * min(height / HEIGHT, width / WIDTH)
+    if subject is not None:
+        shrink = 2 * subject[1] * HEIGHT / (0.8 * min(subject[0].shape[:2]))
+        shape = (round(subject[0].shape[1] * shrink), round(subject[0].shape[0] * shrink))
+        subject = (cv2.resize(subject[0], shape, interpolation=cv2.INTER_AREA), *subject[1:])
     found = []
     for index in range(COUNT):
         time = (index - (COUNT - 1) / 2) / FPS
@@ -102,10 +106,9 @@ def camera_clip(
             other, size, speed = subject
             at = np.array([WIDTH / 2 + speed * time * HEIGHT, HEIGHT / 2])
             middle = np.array([other.shape[1] / 2, other.shape[0] / 2])
-            fit = size * HEIGHT / (0.8 * min(other.shape[:2]))
-            patch = window(
-                other, np.eye(2) / fit, middle + (WIDTH / 2 - at[0]) / fit * np.array([1, 0])
-            )
+            # The patch has twice the window's pixels, as the still has.
+            aside = np.array([(WIDTH / 2 - at[0]) * 2, 0])
+            patch = window(other, np.eye(2) * 2, middle + aside)
             y, x = np.mgrid[:HEIGHT, :WIDTH]
             far = np.hypot(x - at[0], y - at[1]) - size * HEIGHT / 2
             cover = np.clip(0.5 - far, 0, 1)[..., None]

@@ -16,6 +16,7 @@ from typing import Any
 import figures
 import numpy as np
 import torch
+import worlds
 from diffusers import CogVideoXDDIMScheduler, CogVideoXTransformer3DModel
 from torch import Tensor
 from transformers import T5Config, T5EncoderModel
@@ -26,14 +27,20 @@ from realdpo.train.draws import Batch
 
 BLOCK, CHANNELS = 4, 16
 GRID = figures.SIZE // BLOCK
-WORDS = sorted({w for text in figures.ACTIONS.values() for w in f"a person {text}".split()})
+CAPTIONS = [text for world in worlds.BY_NAME.values() for text in world.captions.values()]
+WORDS = sorted({word for text in CAPTIONS for word in text.split()})
 TOKENS = 8
 
 
 @dataclass(frozen=True)
 class BasePlan:
-    """How the base model is made. damaged: share of its clips whose motion is damaged."""
+    """How the base model is made. damaged: share of its clips whose motion is damaged.
 
+    world: what is drawn (see `worlds`). seed: of its weights, its clips and their order.
+    """
+
+    world: str = "figures"
+    seed: int = 0
     clips: int = 8000
     steps: int = 6000
     batch: int = 16
@@ -92,8 +99,7 @@ def text_embeddings() -> dict[str, Tensor]:
         T5Config(vocab_size=len(WORDS) + 1, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
     ).eval()
     found = {}
-    for text in figures.ACTIONS.values():
-        caption = f"a person {text}"
+    for caption in CAPTIONS:
         ids = [WORDS.index(w) + 1 for w in caption.split()][:TOKENS]
         ids += [0] * (TOKENS - len(ids))
         with torch.no_grad():
@@ -102,7 +108,7 @@ def text_embeddings() -> dict[str, Tensor]:
 
 
 def new_model(plan: BasePlan) -> CogVideoXTransformer3DModel:
-    torch.manual_seed(0)
+    torch.manual_seed(plan.seed)
     return CogVideoXTransformer3DModel(
         num_attention_heads=plan.heads, attention_head_dim=32, in_channels=2 * CHANNELS,
         out_channels=CHANNELS, time_embed_dim=64, text_embed_dim=32, num_layers=plan.layers,
@@ -147,6 +153,7 @@ def sample(
     """
     task, process = task_of(model), scheduler()
     process.set_timesteps(steps)
+    where = next(model.parameters()).device
     skipped = 0 if start is None else round((1 - strength) * steps)
     timesteps = process.timesteps[skipped:]
     shape = (figures.FRAMES, CHANNELS, GRID, GRID)
@@ -158,14 +165,14 @@ def sample(
     )
     made = []
     for low in range(0, len(grain), 16):
-        part = {name: tensor[low : low + 16] for name, tensor in inputs.items()}
-        x = grain[low : low + 16]
+        part = {name: tensor[low : low + 16].to(where) for name, tensor in inputs.items()}
+        x = grain[low : low + 16].to(where)
         if start is not None:
-            x = process.add_noise(start[low : low + 16], x, timesteps[:1].repeat(len(x)))
+            x = process.add_noise(start[low : low + 16].to(where), x, timesteps[:1].repeat(len(x)))
         for t in timesteps:
-            v = task.family.forward(model, x, t.repeat(len(x)), dict(part))
+            v = task.family.forward(model, x, t.to(where).repeat(len(x)), dict(part))
             x = process.step(v, int(t), x, return_dict=False)[0]
-        made.append(x)
+        made.append(x.cpu())
     return torch.cat(made)
 
 
@@ -176,15 +183,18 @@ def pretrain(
 
     They are an average over the last thousand steps or so, as large models are sampled from.
     """
-    clips = figures.make_clips(1, plan.clips, tuple(figures.ACTIONS), plan.damaged)
+    world = worlds.BY_NAME[plan.world]
+    clips = figures.make_clips(
+        1 + 1000 * plan.seed, plan.clips, world.actions, plan.damaged, world.make_clip
+    )
     latents = code.encode(np.stack([clip.frames for clip in clips]))
-    model = new_model(plan)
+    model = new_model(plan).to(device())
     task = task_of(model)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=plan.lr, betas=(0.9, 0.99), weight_decay=1e-4
     )
     average = {name: value.clone() for name, value in model.state_dict().items()}
-    rng, curve = np.random.default_rng(2), []
+    rng, curve = np.random.default_rng(2 + 1000 * plan.seed), []
     for k in range(plan.steps):
         for group in optimizer.param_groups:
             warm = min(1.0, (k + 1) / 100)
@@ -194,7 +204,7 @@ def pretrain(
         batch = Batch(
             clean, clean[:, None, :0], torch.randn(clean.shape), torch.rand(len(index)).double(),
             inputs_of(clean, [clips[i].caption for i in index], texts),
-        )  # fmt: skip
+        ).to(device())  # fmt: skip
         optimizer.zero_grad()
         with quick():
             outcome = step.sft(model, task, batch, lambda loss: loss.backward())
@@ -206,11 +216,17 @@ def pretrain(
         curve.append(outcome.loss)
         if k % 250 == 249:
             say(f"base: step {k + 1} of {plan.steps}, error {np.mean(curve[-250:]):.4f}")
-    return average
+    return {name: value.cpu() for name, value in average.items()}
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def quick() -> contextlib.AbstractContextManager[Any]:
     """bfloat16 for the base's pretraining where the processor multiplies it, else float32."""
+    if torch.cuda.is_available():
+        return torch.autocast("cuda", torch.bfloat16)
     if torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return torch.autocast("cpu", torch.bfloat16)
     return contextlib.nullcontext()

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from realdpo import engine, ids
+from realdpo import engine, ids, tables
 from realdpo.curate.dedup import DedupSettings, Prints, compare, gather
 from realdpo.errors import UserError
 from realdpo.files import atomic_path
@@ -209,7 +209,6 @@ def _blocks(clips: pa.Table | Path, owners: dict[str, int], block: int) -> Itera
 def _batches(clips: pa.Table | Path, block: int) -> Iterator[Any]:
     """Batches of exactly `block` rows but the last, of the two columns that are needed."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     names = ["source_id", "phash"]
     if isinstance(clips, pa.Table):
@@ -218,15 +217,14 @@ def _batches(clips: pa.Table | Path, block: int) -> Iterator[Any]:
             yield part.to_batches()[0]
         return
     waiting, count = [], 0
-    with pq.ParquetFile(clips) as file:
-        for batch in file.iter_batches(min(block, 16_384), columns=names):
-            waiting.append(batch)
-            count += batch.num_rows
-            while count >= block:
-                table = pa.Table.from_batches(waiting)
-                yield table.slice(0, block).combine_chunks().to_batches()[0]
-                rest = table.slice(block)
-                waiting, count = rest.to_batches(), rest.num_rows
+    for batch in tables.read_batches(clips, min(block, tables.ROW_GROUP), names):
+        waiting.append(batch)
+        count += batch.num_rows
+        while count >= block:
+            table = pa.Table.from_batches(waiting)
+            yield table.slice(0, block).combine_chunks().to_batches()[0]
+            rest = table.slice(block)
+            waiting, count = rest.to_batches(), rest.num_rows
     if count:
         yield pa.Table.from_batches(waiting).combine_chunks().to_batches()[0]
 

@@ -275,28 +275,27 @@ def _write_clips(
         pq.ParquetWriter(temporary, full, compression="zstd") as out,
     ):
         for work in given:
-            with pq.ParquetFile(work.clips) as file:
-                for batch in file.iter_batches(tables.ROW_GROUP):
-                    both = pc.is_in(batch["clip_id"], twice)
-                    again = batch.filter(both)["clip_id"].to_pylist()
-                    fresh = [settled.pop(clip) for clip in again if clip in settled]
-                    part = pa.concat_tables(
-                        [
-                            _widened(batch.filter(pc.invert(both)), full),
-                            tables.from_rows(tables.CLIPS, fresh).cast(
-                                tables.CLIPS.full_schema(_scores_of(fresh))
-                            ),
-                        ],
-                        promote_options="default",
-                    )
-                    part = _widened(part, full)
-                    owners = part["source_id"].to_pylist()
-                    for name, known in (("license", rights), ("split", wishes)):
-                        place = full.get_field_index(name)
-                        column = pa.array([known.get(owner) for owner in owners], pa.string())
-                        part = part.set_column(place, full.field(name), column)
-                    out.write_table(part.cast(full))
-                    count += part.num_rows
+            for batch in tables.read_batches(work.clips):
+                both = pc.is_in(batch["clip_id"], twice)
+                again = batch.filter(both)["clip_id"].to_pylist()
+                fresh = [settled.pop(clip) for clip in again if clip in settled]
+                part = pa.concat_tables(
+                    [
+                        _widened(batch.filter(pc.invert(both)), full),
+                        tables.from_rows(tables.CLIPS, fresh).cast(
+                            tables.CLIPS.full_schema(_scores_of(fresh))
+                        ),
+                    ],
+                    promote_options="default",
+                )
+                part = _widened(part, full)
+                owners = part["source_id"].to_pylist()
+                for name, known in (("license", rights), ("split", wishes)):
+                    place = full.get_field_index(name)
+                    column = pa.array([known.get(owner) for owner in owners], pa.string())
+                    part = part.set_column(place, full.field(name), column)
+                out.write_table(part.cast(full))
+                count += part.num_rows
     return count
 
 
@@ -330,10 +329,9 @@ def _settled(given: Sequence[Workspace], conflicts: Counter[str]) -> dict[str, R
     twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
     found: dict[str, list[Row]] = {}
     for work in given if len(twice) else ():
-        with pq.ParquetFile(work.clips) as file:
-            for batch in file.iter_batches(tables.ROW_GROUP):
-                for row in batch.filter(pc.is_in(batch["clip_id"], twice)).to_pylist():
-                    found.setdefault(row["clip_id"], []).append(row)
+        for batch in tables.read_batches(work.clips):
+            for row in batch.filter(pc.is_in(batch["clip_id"], twice)).to_pylist():
+                found.setdefault(row["clip_id"], []).append(row)
     return {clip: _one(rows, conflicts) for clip, rows in found.items()}
 
 

@@ -39,7 +39,7 @@ LUMA = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R BT.601
 EDGE = 0.1  # share of the other shot with which a transition begins
 
 # How a window is described, with the weights of the two models; a score above 0 is a transition.
-# Fitted by `benchmarks/transitions.py --fit` to the tuning half of the films named there.
+# Fitted as `benchmarks/transitions.py --fit` does, to 900 joins of the tuning half of its films.
 WEIGHTS: dict[str, tuple[float, float]] = {
     "correlation": (-2.79, 1.85),
     "size": (1.35, 4.17),

@@ -124,7 +124,9 @@ def plan(workspace: Workspace, config: BuildConfig, device: str = "auto") -> Pla
     if all(task.unfit for task in tasks):
         raise UserError(
             f"none of the {len(tasks)} clips fits {model.id}: {tasks[0].unfit}",
-            "ingest with the --target of this model, or set fps, frames, width and height of the "
+            "write captions with: realdpo curate caption, or take file names as prompts"
+            if not any(task.clip["prompt"] for task in tasks)
+            else "ingest with the --target of this model, or set fps, frames, width and height of the "
             "pairs, e.g. --set fps=8",
         )
     return dataclasses.replace(found, tasks=tuple(tasks))

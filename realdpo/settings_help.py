@@ -19,12 +19,14 @@ from functools import cache
 from typing import Any
 
 CLASSES: Mapping[str, tuple[str, str]] = {
+    "curate source": ("realdpo.curate.source.config:SourceConfig", "source"),
     "curate ingest": ("realdpo.curate.config:IngestConfig", "ingest"),
     "curate caption": ("realdpo.curate.caption.config:CaptionConfig", "caption"),
     "curate caption --verify": ("realdpo.curate.caption.config:VerifyConfig", "verify"),
     "curate embed": ("realdpo.curate.embed:EmbedConfig", "embed"),
     "pairs build": ("realdpo.pairs.config:BuildConfig", "pairs"),
     "train": ("realdpo.train.config:TrainConfig", "train"),
+    "sample": ("realdpo.train.evaluate.config:EvalConfig", "sample"),
     "eval": ("realdpo.train.evaluate.config:EvalConfig", "eval"),
     "push-hub": ("realdpo.publish.hub:PushConfig", "push"),
 }

@@ -8,7 +8,7 @@ another version is told apart from one that is damaged. Scores are extra float32
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from realdpo.files import atomic_path
 NAME_KEY = b"realdpo.table"
 VERSION_KEY = b"realdpo.version"
 
-ROW_GROUP = 65_536
+ROW_GROUP = 16_384
 """Rows that stand together in a file, and are in memory at once where a table is streamed."""
 
 MEDIA = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -304,6 +304,19 @@ def write(path: str | Path, table: pa.Table, kind: TableKind, **options: Any) ->
         pq.write_table(table, temporary, **{**defaults, **options})
 
 
+def read_batches(
+    path: str | Path, size: int = ROW_GROUP, columns: Sequence[str] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Rows of a Parquet file, at most `size` at a time; what is in memory is one row group.
+
+    Asked for all row groups at once, Arrow's reader fetches far ahead: of a table of fingerprints
+    nearly all of it.
+    """
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            yield from file.iter_batches(size, row_groups=[group], columns=columns)
+
+
 def replace_columns(
     path: str | Path, kind: TableKind, columns: Mapping[str, pa.ChunkedArray]
 ) -> None:
@@ -321,10 +334,9 @@ def replace_columns(
     first = 0
     with (
         atomic_path(path) as temporary,
-        pq.ParquetFile(path) as old,
         pq.ParquetWriter(temporary, full, compression="zstd") as out,
     ):
-        for batch in old.iter_batches(ROW_GROUP):
+        for batch in read_batches(path):
             part = {name: column.slice(first, batch.num_rows) for name, column in columns.items()}
             whole = pa.table(
                 {name: part[name] if name in part else batch[name] for name in full.names}

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from realdpo.errors import UserError
@@ -49,6 +49,7 @@ def save(
     reference: Reference | None,
     state: Mapping[str, Any],
     main: bool = True,
+    average: Reference | None = None,
 ) -> None:
     """Write `folder`, replacing one of that name. Every process calls this; `main` writes.
 
@@ -72,10 +73,11 @@ def save(
         if main:
             _save(moments, unfinished / "optimizer.safetensors")
         del moments
-        if _has(reference):
-            averages = _gathered(reference.weights.items(), main)  # type: ignore[union-attr]
-            if main:
-                _save(averages, unfinished / "reference.safetensors")
+        for other, file in ((reference, "reference"), (average, "average")):
+            if _has(other):
+                averages = _gathered(other.weights.items(), main)  # type: ignore[union-attr]
+                if main:
+                    _save(averages, unfinished / f"{file}.safetensors")
         if not main:
             return
         (unfinished / "state.json").write_text(json.dumps(plain(state), indent=1), encoding="utf-8")
@@ -99,8 +101,9 @@ def load(
     spec: Spec,
     optimizer: torch.optim.Optimizer,
     reference: Reference | None,
+    average: Reference | None = None,
 ) -> dict[str, Any]:
-    """Put a checkpoint into the model, optimizer and reference; returns its state.
+    """Put a checkpoint into the model, optimizer, reference and average; returns its state.
 
     Tensors are read and dealt out one after another. Raises UserError when the checkpoint is damaged
     or of another model.
@@ -116,11 +119,12 @@ def load(
             for key in file.keys():  # noqa: SIM118 - it is no dictionary
                 name, kind = key.split("|")
                 _fill_moment(optimizer, parameters[name], kind, file.get_tensor(key))
-        if reference is not None and reference.weights:
-            with safe_open(folder / "reference.safetensors", framework="pt") as file:
-                reference.load({
-                    n: _like(weight, file.get_tensor(n)) for n, weight in reference.weights.items()
-                })  # fmt: skip
+        for other, stored in ((reference, "reference"), (average, "average")):
+            if other is not None and other.weights:
+                with safe_open(folder / f"{stored}.safetensors", framework="pt") as file:
+                    other.load({
+                        n: _like(weight, file.get_tensor(n)) for n, weight in other.weights.items()
+                    })  # fmt: skip
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(
             f"{folder} is damaged or of another model: {error}",
@@ -131,6 +135,17 @@ def load(
     except Exception as error:  # safetensors raises its own type, which it does not export
         raise UserError(f"{folder} cannot be read: {error}", "delete that folder") from None
     return state
+
+
+def policy_weights(folder: Path, model: nn.Module, spec: Spec) -> dict[str, Tensor]:
+    """What a checkpoint hands over: the average of the trained weights, else the weights."""
+    average = folder / "average.safetensors"
+    return load_file(average) if average.is_file() else read_weights(model, spec, folder)
+
+
+def gather(reference: Reference, main: bool) -> dict[str, Tensor]:
+    """A reference's or average's weights, whole, on the CPU of the process that keeps them."""
+    return _gathered(reference.weights.items(), main)
 
 
 def read_state(folder: Path) -> dict[str, Any]:

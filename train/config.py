@@ -29,7 +29,8 @@ class TrainConfig:
     rank: int = _set(32, "Rank of the adapters.")
     alpha: float = _set(32.0, "Adapters are scaled by alpha / rank.")
     targets: tuple[str, ...] = _set(
-        (), "Names of the layers that get adapters; empty: the attention projections."
+        ("attention", "feed-forward"),
+        "The layers that get adapters: attention, feed-forward, or names of linear layers.",
     )
     lora_dropout: float = _set(0.0, "Dropout before the adapters.")
     task: Literal["i2v", "t2v"] | None = _set(
@@ -99,12 +100,17 @@ class TrainConfig:
     )
 
     # Optimisation
+    policy_ema: float = _set(
+        0.99,
+        "Share kept at each step of the moving average of the trained weights, which is what is "
+        "evaluated and handed over; 0: the weights as they are.",
+    )
     steps: int = _set(1000, "Optimiser steps.")
     batch: int = _set(1, "Pairs in one forward, per process.")
     accumulation: int = _set(1, "Forwards before an optimiser step.")
     optimizer: Literal["adamw", "adamw8bit"] = _set("adamw", "adamw8bit needs bitsandbytes.")
     lr: float = _set(1e-4, "Peak learning rate.")
-    schedule: Literal["constant", "cosine", "linear"] = _set("constant", "Rate after the warm-up.")
+    schedule: Literal["constant", "cosine", "linear"] = _set("cosine", "Rate after the warm-up.")
     warmup: int = _set(20, "Steps of linear warm-up.")
     adam_beta1: float = _set(0.9, "Decay of the gradient's average.")
     adam_beta2: float = _set(0.95, "Decay of the squared gradient's average.")
@@ -164,6 +170,7 @@ class TrainConfig:
             "sdpo_mu must be in [0, 1]": self.sdpo_mu is None or 0 <= self.sdpo_mu <= 1,
             "0 <= t_low < t_high <= 1 must hold": 0 <= self.t_low < self.t_high <= 1,
             "ema_rate must be in [0, 1)": 0 <= self.ema_rate < 1,
+            "policy_ema must be in [0, 1)": 0 <= self.policy_ema < 1,
             "steps, batch, accumulation, ema_every, timestep_bins, checkpoint_every, "
             "keep_checkpoints and held_out_levels must be at least 1": min(
                 self.steps, self.batch, self.accumulation, self.ema_every, self.timestep_bins,
@@ -212,10 +219,17 @@ class TrainConfig:
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "realdpo": {},
     # RealDPO's objective with settings of our own: generated losers, and an SFT term beside them.
-    "realdpo-paper": {"objective": "dpo"},
+    "realdpo-paper": {
+        "objective": "dpo",
+        "targets": ("attention",),
+        "schedule": "constant",
+        "policy_ema": 0.0,
+    },
     # RealDPO's released script; docs/training.md lists what its code did beyond these settings.
     "realdpo-released": {
         "objective": "dpo",
+        "schedule": "constant",
+        "policy_ema": 0.0,
         "weights": "full",
         "beta": 5000.0,
         "sft_weight": 0.0,

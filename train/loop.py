@@ -52,7 +52,12 @@ from realdpo.workspace import Workspace
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a run did. `before` and `after` are held-out summaries (see `held_out.summary`)."""
+    """What a run did. `before` and `after` are held-out summaries (see `held_out.summary`).
+
+    handed_over: the checkpoint whose policy `weights` holds, the best on held-out clips.
+    better_than_base: whether it was better there than the model before training; None if nothing
+    was held out.
+    """
 
     folder: Path
     weights: Path
@@ -65,6 +70,8 @@ class RunSummary:
     before: dict[str, Any] | None
     after: dict[str, Any] | None
     stopped: str | None = None
+    handed_over: str = ""
+    better_than_base: bool | None = None
 
 
 def run(
@@ -191,6 +198,7 @@ class Trainer:
             )
             self.inner = getattr(self.model, "module", self.model)
             self.reference = setup.reference(config, self.inner)
+            self.average = setup.average(config, self.inner)
 
     @property
     def together(self) -> bool:
@@ -219,7 +227,7 @@ class Trainer:
                 if following.checkpointing:
                     self.inner.enable_gradient_checkpointing()
                 continue
-            del self.model, self.inner, self.optimizer, self.reference
+            del self.model, self.inner, self.optimizer, self.reference, self.average
             self.accelerator.free_memory()
             memory.empty_cache()
             self._build(following)
@@ -320,6 +328,8 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
+        if self.average is not None:
+            self.average.update(self.step)
         values |= numbers.movement(self.inner, self.reference, self.step, config.weights == "lora")
         values["seconds"] = time.perf_counter() - begin
         pairs = config.batch * config.accumulation * self.accelerator.num_processes
@@ -348,19 +358,31 @@ class Trainer:
         """Write the final weights where diffusers loads them, and the run's summary."""
         if checkpoint.latest(self.folder / "checkpoints") is None:
             self.save()
-        weights = checkpoint.whole_weights(self.inner)
-        target = self.folder / "weights"
+        checkpoints, spec = self.folder / "checkpoints", self.task.family.spec
+        chosen = checkpoint.latest(checkpoints)
+        if self.best and (checkpoints / self.best[1]).is_dir():
+            chosen = checkpoints / self.best[1]
+        assert chosen is not None
+        target, better = self.folder / "weights", None
+        if self.before and self.best:  # the base competes
+            better = self.best[0] < held_out.rank(self.before, self.config.objective)
+        if better is False:
+            progress.say(
+                "warning: on held-out clips no step was better than the base; the weights are those "
+                f"of {chosen.name}, the least bad: do not use them"
+            )
         if self.main:
+            weights = checkpoint.policy_weights(chosen, self.inner, spec)
             unfinished = self.folder / ".weights.unfinished"
             shutil.rmtree(unfinished, ignore_errors=True)
-            save_weights(weights, self.inner, self.task.family.spec, unfinished)
+            save_weights(weights, self.inner, spec, unfinished)
             replace_folder(unfinished, target)
         if self.config.validation_videos:
-            self._videos(f"step-{self.step:06d}")
+            self._videos(chosen.name, chosen)
         times = [row["seconds"] for row in log.read(self.folder / "log.jsonl")]
         summary = RunSummary(
             self.folder, target, self.step, statistics.median(times or [0.0]), self.parameters, len(self.pairs),
-            len(self.watched), self.watched_by, self.before, self.after, stopped,
+            len(self.watched), self.watched_by, self.before, self.after, stopped, chosen.name, better,
         )  # fmt: skip
         if self.main:
             shown = asdict(summary) | {"folder": self.folder.name, "weights": "weights"}
@@ -388,7 +410,7 @@ class Trainer:
         folder = self.folder / "checkpoints"
         checkpoint.save(
             folder / f"step-{self.step:06d}", self.inner, self.task.family.spec,
-            self.optimizer.optimizer, self.reference, state, self.main,
+            self.optimizer.optimizer, self.reference, state, self.main, self.average,
         )  # fmt: skip
         if self.main:
             self.log.write_csv()
@@ -399,8 +421,9 @@ class Trainer:
     def _take(self, newest: Path) -> None:
         """Go on from the checkpoint `newest`: the other half of `save`."""
         state = checkpoint.load(
-            newest, self.inner, self.task.family.spec, self.optimizer.optimizer, self.reference
-        )
+            newest, self.inner, self.task.family.spec, self.optimizer.optimizer, self.reference,
+            self.average,
+        )  # fmt: skip
         self.step, self.recent = state["step"], state["recent"]
         if state["base"]:
             stored = {n: np.array(rows, dtype=np.float64) for n, rows in state["base"].items()}
@@ -510,7 +533,8 @@ class Trainer:
 
     def _measure(self) -> held_out.Table:
         self.model.eval()
-        with self._told("measuring held-out pairs"):
+        averaged = self.average.active() if self.average is not None else contextlib.nullcontext()
+        with averaged, self._told("measuring held-out pairs"):
             return held_out.measure_shared(
                 self.model, self.task, self.watched, self.config, self.together, self.accelerator,
                 self.reference if self.config.objective == "contrast" else None,
@@ -525,9 +549,10 @@ class Trainer:
             self.best = (key, f"step-{self.step:06d}")
         return found
 
-    def _videos(self, name: str) -> None:
+    def _videos(self, name: str, stored: Path | None = None) -> None:
         """Validation videos, shared out: each process makes its own and waits for the others' files.
 
+        By the policy as it would be handed over now, or as the checkpoint `stored` holds it.
         Adapters are small and go to every process; whole weights only to the one that makes all.
         """
         from realdpo.train import videos
@@ -535,7 +560,13 @@ class Trainer:
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         share = (rank, world) if self.config.weights == "lora" else (0, 1)
         mine = self.main or self.config.weights == "lora"
-        weights = checkpoint.whole_weights(self.inner, keep=mine)
+        if stored is not None:
+            spec = self.task.family.spec
+            weights = checkpoint.policy_weights(stored, self.inner, spec) if mine else {}
+        elif self.average is not None:
+            weights = checkpoint.gather(self.average, mine)
+        else:
+            weights = checkpoint.whole_weights(self.inner, keep=mine)
         chosen = self.watched[: self.config.validation_videos]
         hint = "leave them out with --set validation_videos=0; `realdpo eval` makes them afterwards"
         if mine:

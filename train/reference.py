@@ -35,11 +35,15 @@ class Reference:
     """Weights of the reference for `model`, whose trained parameters are those with gradients.
 
     `rate` r and `every` set the moving average: ref <- r * ref + (1 - r) * policy, every so many
-    steps. Raises UserError when `adapter-off` is asked of a model without adapters.
+    steps; with `warm`, by no more than a young average can (step 1: 2/11). Raises UserError when `adapter-off` is asked of a model without adapters.
     """
 
-    def __init__(self, model: nn.Module, mode: Mode, rate: float = 0.999, every: int = 100) -> None:
+    def __init__(
+        self, model: nn.Module, mode: Mode, rate: float = 0.999, every: int = 100,
+        warm: bool = False,
+    ) -> None:  # fmt: skip
         self.model, self.mode, self.rate, self.every = model, mode, rate, every
+        self.warm = warm
         self._trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
         self._tuners: list[Any] = [m for m in model.modules() if hasattr(m, "_disable_adapters")]
         if mode == "adapter-off":
@@ -76,10 +80,11 @@ class Reference:
         """
         if self.mode != "ema" or step % self.every:
             return None
+        rate = min(self.rate, (1 + step) / (10 + step)) if self.warm else self.rate
         moved, size = 0.0, 0.0
         for name, parameter in self._trained:
             weight = self.weights[name]
-            change = (parameter.detach().to(weight.dtype) - weight) * (1 - self.rate)
+            change = (parameter.detach().to(weight.dtype) - weight) * (1 - rate)
             weight.add_(change)
             moved += float(change.square().sum())
             size += float(weight.square().sum())

@@ -15,7 +15,7 @@ from torch import nn
 
 from realdpo import memory
 from realdpo.errors import UserError
-from realdpo.families import Spec, load, trainable_family, weights
+from realdpo.families import Family, Spec, load, trainable_family, weights
 from realdpo.ids import content_id
 from realdpo.memory import Rung
 from realdpo.train import noise
@@ -148,10 +148,17 @@ def policy(config: TrainConfig, spec: Spec, device: torch.device, rung: Rung) ->
 def open_weights(model: nn.Module, config: TrainConfig, spec: Spec) -> None:
     """Let gradients into what is trained: adapters, which are added, or all weights."""
     if config.weights == "lora":
-        targets = config.targets or trainable_family(spec).TARGETS
+        targets = lora_targets(config, trainable_family(spec))
         weights.add_lora(model, config.rank, config.alpha, config.lora_dropout, targets)
     else:
         model.requires_grad_(True)
+
+
+def lora_targets(config: TrainConfig, family: Family) -> tuple[str, ...]:
+    """The linear layers that get adapters, by the ends of their names."""
+    kinds = {"attention": family.TARGETS, "feed-forward": family.FEED_FORWARD}
+    chosen = config.targets or ("attention",)
+    return tuple(layer for name in chosen for layer in kinds.get(name, (name,)))
 
 
 def optimizer(config: TrainConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -195,6 +202,13 @@ def reference(config: TrainConfig, model: nn.Module) -> Reference | None:
     if config.objective == "sft":
         return None
     return Reference(model, config.reference_mode, config.ema_rate, config.ema_every)
+
+
+def average(config: TrainConfig, model: nn.Module) -> Reference | None:
+    """The moving average of the trained weights that is evaluated and handed over, if asked for."""
+    if not config.policy_ema:
+        return None
+    return Reference(model, "ema", config.policy_ema, every=1, warm=True)
 
 
 def bank(

@@ -19,16 +19,18 @@ COLUMNS = (
 class SourceConfig:
     """What to look for, and what to leave out.
 
-    actions: names of curate/actions.toml; all of them when neither they nor words are given.
-    words: searches of your own, each a group like an action. per_action: films of each, 0 for 20
-    of a search and all of a list. hours: of footage in all, 0 for no limit. min_height: of the
-    shorter side in pixels; min_seconds, max_seconds: of a film; max_mb: of its file; 0 turns a
-    limit off, and what is not stated is not judged. licenses: SPDX ids; others are left out.
-    default_license: of films that state none, on your word. private: also films that may not be
-    passed on. pages: of answers to one search, at most. pace: least seconds between two requests
-    to one provider. contact: mail or web address for the servers' owners. columns: our name to
-    a foreign table's. endpoints: provider to the address of another server that speaks its API.
-    refresh: ask again what was asked before.
+    actions: names of the taxonomy's actions; all of them when neither they nor words are given.
+    words: searches of your own, each a group like an action. per_action: films of each group; 0
+    takes 20 of a search and all of a list. hours: of footage in all, at most; 0 for no limit.
+    min_height: pixels that the shorter side must have; 0 for no limit. min_seconds: shortest
+    film; a length that is not stated is not judged. max_seconds: longest film; 0 for no limit.
+    max_mb: largest file; 0 for no limit. licenses: SPDX ids; when not empty, films of any other
+    licence are left out. default_license: of films that state none, on your word. private: take
+    films that may not be passed on too. pages: of answers to one search, at most. pace: least
+    seconds between two requests to one provider. contact: mail or web address at which the
+    servers' owners reach you. columns: our name of a column to a foreign table's. endpoints:
+    provider to the address of another server that speaks its API. refresh: ask again what was
+    asked before.
     """
 
     actions: tuple[str, ...] = ()

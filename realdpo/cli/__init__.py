@@ -115,7 +115,7 @@ def _register() -> None:
     # Each module adds its commands to `app`; none of them imports anything heavy.
     import importlib
 
-    for name in ("curate", "pairs", "train", "eval", "hub", "export", "demo"):
+    for name in ("curate", "pairs", "train", "sample", "eval", "hub", "export", "demo"):
         importlib.import_module(f"realdpo.cli.{name}")
 
 

@@ -74,6 +74,7 @@ def source(
     ] = None,
     config: options.Config = None,
     set_: options.Set = None,
+    show_settings: bool = options.settings_of("curate source"),
     dry_run: options.DryRun = False,
     json_: options.Json = False,
 ) -> None:

@@ -153,6 +153,7 @@ class Family:
     """The task ("t2v", "i2v") of each pipeline class."""
     TIME_AXIS: ClassVar[int] = 2
     TARGETS: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
+    FEED_FORWARD: ClassVar[tuple[str, ...]] = ("net.0.proj", "net.2")
     """Layers that get adapters unless the user names others."""
     FLOAT32_PARTS: ClassVar[tuple[str, ...]] = ()
     """Parts that lose detail below float32, as their authors say."""

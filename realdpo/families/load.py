@@ -13,6 +13,7 @@ from realdpo.errors import UserError
 from realdpo.families import family_of
 from realdpo.families.base import Spec
 from realdpo.families.fingerprint import fingerprint
+from realdpo.families.guide import guide_by_base
 from realdpo.families.memory import memory_options, memory_told, place
 from realdpo.families.weights import load_lora
 from realdpo.ids import content_id
@@ -192,10 +193,14 @@ def load_pipeline(
     lora_scale: float = 1.0,
     quantization: Mapping[str, Any] | None = None,
     task: str | None = None,
+    guide: float = 0.0,
+    base: str | None = None,
 ) -> Any:
     """Load `model` (`tiny`, a folder, a Hub id) ready to generate, with LoRA weights if given.
 
     dtype, memory, quantization and task are as in BuildConfig; device: auto, cpu, cuda, cuda:1 ...
+    guide: strength of the guidance by the base (see `guide`), whose transformer is taken from the
+    pipeline `base` where all weights were trained.
     What was chosen automatically is said aloud. Raises UserError when the model or the LoRA
     cannot be loaded or the device is not there.
     """
@@ -229,12 +234,33 @@ def load_pipeline(
     pipe.memory_options = options_used
     with memory_told(pipe, where):
         place(pipe, options_used, where)
+    if guide:
+        with memory_told(pipe, where):
+            guide_by_base(pipe, guide, _bases(pipe, spec, base, where) if base else None)
     say(
         f"model {found.id} on {where} in {str(kind).removeprefix('torch.')}"
         + (f", {', '.join(options_used)}" if options_used else "")
         + (f", with LoRA {lora}" if lora else "")
+        + (f", guided by its base, strength {guide:g}" if guide else "")
     )
     return pipe
+
+
+def _bases(pipe: Any, spec: Spec, base: str, device: str) -> dict[str, nn.Module]:
+    """The transformers of the pipeline `base`, beside those of a pipeline trained from it."""
+    if any(option.endswith("offload") for option in pipe.memory_options):
+        raise UserError(
+            "guidance by the base keeps a second transformer on the device, and memory is short",
+            "train adapters (their base is the same weights), or give --memory none",
+        )
+    found = spec_of_folder(locate(base).folder)
+    names = [name for name in ("transformer", "transformer_2") if name in found.classes]
+    return {
+        name: load_transformer(
+            replace(found, component=name), getattr(pipe, name).dtype
+        ).to(device).eval()
+        for name in names
+    }  # fmt: skip
 
 
 def dtypes(spec: Spec, dtype: torch.dtype) -> dict[str, torch.dtype]:

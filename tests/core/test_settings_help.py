@@ -28,7 +28,8 @@ def test_a_docstring_with_several_names_and_units_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["curate ingest", "curate embed", "pairs build", "train", "eval", "push-hub"]
+    "command",
+    ["curate source", "curate ingest", "curate embed", "pairs build", "train", "eval", "push-hub"],
 )
 def test_the_command_lists_them(command: str) -> None:
     told = CliRunner().invoke(app, [*command.split(), "--settings"])

@@ -21,30 +21,47 @@ def figures():
     return figures
 
 
-def mean_motion(figures, clips, name):
-    return np.mean([figures.true_motion(figures.read_joints(c.frames))[name] for c in clips])
+@pytest.fixture(scope="module", params=["figures", "machines"])
+def world(figures, request):
+    import worlds
+
+    return worlds.BY_NAME[request.param]
 
 
-def test_joints_read_from_pixels_are_where_they_were_drawn(figures):
-    clips = figures.make_clips(0, 24, tuple(figures.ACTIONS))
+def mean_motion(figures, world, clips, name):
+    joints = [figures.read_joints(c.frames) for c in clips]
+    return np.mean([figures.true_motion(j, world.bones)[name] for j in joints])
+
+
+def test_joints_read_from_pixels_are_where_they_were_drawn(figures, world):
+    clips = figures.make_clips(0, 24, world.actions, make=world.make_clip)
     error = [np.linalg.norm(figures.read_joints(c.frames) - c.joints, axis=-1) for c in clips]
     assert np.nanmedian(error) < 0.8  # of 32 pixels
     assert np.isnan(error).mean() < 0.1  # hidden behind another
     assert np.isnan(figures.read_joints(np.full((3, 32, 32, 3), 120, np.uint8))).all()
 
 
-def test_true_bones_are_constant_and_every_damage_is_seen(figures):
+def test_true_bones_are_constant_and_every_damage_is_seen(figures, world):
     rng = np.random.default_rng(1)
-    sound = [figures.make_clip(rng, action) for action in figures.ACTIONS]
-    assert max(figures.true_motion(c.joints)["true.bone"] for c in sound) < 1e-6
-    rough = mean_motion(figures, sound, "true.roughness")
+    sound = [world.make_clip(rng, action, None) for action in world.actions]
+    of = lambda clip: figures.true_motion(clip.joints, world.bones)["true.bone"]  # noqa: E731
+    assert max(map(of, sound)) < 1e-6
+    rough = mean_motion(figures, world, sound, "true.roughness")
     for damage in figures.DAMAGES:
         rng = np.random.default_rng(1)
-        broken = [figures.make_clip(rng, action, damage) for action in figures.ACTIONS]
-        assert mean_motion(figures, broken, "true.roughness") > 1.2 * rough, damage
+        broken = [world.make_clip(rng, action, damage) for action in world.actions]
+        assert mean_motion(figures, world, broken, "true.roughness") > 1.1 * rough, damage
         if damage == "stretch":
-            bones = mean_motion(figures, broken, "true.bone")
-            assert bones > 3 * mean_motion(figures, sound, "true.bone")
+            bones = mean_motion(figures, world, broken, "true.bone")
+            assert bones > 3 * mean_motion(figures, world, sound, "true.bone")
+
+
+def test_the_camera_of_the_second_world_moves(figures):
+    import worlds
+
+    clips = figures.make_clips(2, 8, ("fold",), make=worlds.make_machine)
+    pivots = np.stack([clip.joints[:, 0] for clip in clips])  # they stand on the ground
+    assert np.linalg.norm(pivots[:, -1] - pivots[:, 0], axis=-1).mean() > 0.8  # pixels
 
 
 def test_the_first_frame_is_never_damaged(figures):
@@ -70,12 +87,11 @@ def test_the_code_of_blocks_keeps_the_joints_where_they_are(figures):
 
 
 def test_every_model_samples_from_the_same_noise(figures):
-    import arms
     import small_model
 
     plan = small_model.BasePlan(layers=1, heads=1)
     model = small_model.new_model(plan).eval()
-    clips = figures.make_clips(4, 3, arms.SEEN)
+    clips = figures.make_clips(4, 3, tuple(figures.ACTIONS))
     latents = small_model.fit_code(clips).encode(np.stack([clip.frames for clip in clips]))
     inputs = small_model.inputs_of(
         latents, [clip.caption for clip in clips], small_model.text_embeddings()
@@ -89,61 +105,81 @@ def test_every_model_samples_from_the_same_noise(figures):
     assert (near - latents).std() < 0.7 * (three - latents).std()
 
 
-def test_arms_differ_from_the_recommended_settings_as_they_say(figures):
+def test_arms_are_the_products_settings_and_cost_what_they_say(figures):
     import arms
 
     by_name = {arm.name: arm for arm in arms.arms()}
     assert len(by_name) == len(arms.arms())
-    assert by_name["realdpo"].changes == {}
-    released = by_name["released"].changes
-    assert (released["beta"], released["t_high"], released["sft_weight"]) == (5000, 0.5, 0)
-    assert (released["reference"], released["ema_rate"], released["ema_every"]) == (
-        "ema", 0.999, 100,
-    )  # fmt: skip
-    ones = torch.ones(1, 1, 2, 3, 4, 4)
-    assert float(arms.planted_shortcut(ones, ones)[..., 1:, :, :].max()) == pytest.approx(1.17)
+    assert all(not arm.of or arm.of in by_name for arm in by_name.values())
+    config = arms.settings_of(by_name["lora-contrast"], arms.Plan())
+    preset = arms.TrainConfig()
+    for name in ("objective", "gamma", "contrast_above", "schedule", "policy_ema"):
+        assert getattr(config, name) == getattr(preset, name), name
+    paper = arms.settings_of(by_name["paper"], arms.Plan())
+    assert (paper.beta, paper.sft_weight, paper.policy_ema) == (2000, 500, 0)
+    released = arms.settings_of(by_name["released"], arms.Plan())
+    assert (released.beta, released.t_high, released.sft_weight) == (5000, 0.5, 0)
+    costs = {n: a.steps * a.forwards for n, a in by_name.items()}
+    assert costs["sft"] == costs["contrast"] == costs["paper"] == costs["released"] == 2400
+    assert costs["sft-long"] == 4800
+
+
+def test_adapters_scaled_twice_move_twice_as_far(figures, tmp_path):
+    """As the arm `lora-scaled` does it, against the product of the two factors."""
+    import arms
+    import small_model
+
+    plan = small_model.BasePlan(layers=1, heads=1)
+    start = arms.Arm("x", "", rank=2)
+    torch.manual_seed(0)
+    model = small_model.new_model(plan)
+    arms.open_weights(model, start)
+    stored = {n: torch.randn_like(p) for n, p in model.named_parameters() if p.requires_grad}
+    layer = model.transformer_blocks[0].attn1.to_q
+    changes = []
+    for scale in (1.0, 2.0):
+        arms.place(model, stored, scale)
+        a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+        changes.append((b @ a).detach().clone())
+    torch.testing.assert_close(changes[1], 2 * changes[0])
+    whole = small_model.new_model(plan)
+    weight = whole.proj_out.weight.detach().clone()
+    arms.place(whole, {"proj_out.weight": weight + 1}, 2.0)
+    torch.testing.assert_close(whole.proj_out.weight.detach(), weight + 2)
 
 
 @pytest.mark.slow
 def test_the_whole_experiment_in_a_nutshell_goes_on_where_it_stopped(
     figures, tmp_path, monkeypatch
 ):
+    """Of the large scale, whose size alone is cut down."""
     import miniature
 
-    plan = [
-        "base.clips=8",
-        "base.steps=2",
-        "base.batch=2",
-        "pairs=10",
-        "losers=2",
-        "steps=2",
-    ]
-    plan += [
-        "batch=2",
-        "seeds=1",
-        "prompts_seen=10",
-        "prompts_held_out=2",
-        "sampling_steps=2",
-        "base.layers=1",
-    ]
-    arguments = ["miniature", "--out", str(tmp_path), "--arms", "sft,realdpo,shortcut"]
-    arguments += [word for change in plan for word in ("--set", change)]
+    plan = {
+        "base.clips": 8, "base.steps": 2, "base.batch": 2, "base.layers": 1, "base.heads": 1,
+        "pairs": 10, "length": 0.004, "batch": 2, "seeds": 1, "prompts_seen": 4,
+        "prompts_held_out": 2, "sampling_steps": 2,
+    }  # fmt: skip
+    chosen = "sft,contrast,sft-guided,sft-scaled,lora-contrast,paper,round-2"
+    arguments = ["miniature", "--out", str(tmp_path), "--scale", "large", "--workers", "1"]
+    arguments += ["--bases", "figures:0,machines:0", "--arms", chosen]
+    arguments += [w for key, value in plan.items() for w in ("--set", f"{key}={value}")]
     monkeypatch.setattr(sys, "argv", arguments)
     miniature.main()
-    summary = json.loads((tmp_path / "miniature.json").read_text())
-    assert set(summary["means"]) == {"true clips", "base", "sft", "realdpo", "shortcut"}
-    truth = summary["means"]["true clips"]["seen"]
-    assert truth["true.action"] > 0.8
-    assert truth["true.roughness"] < summary["means"]["base"]["seen"]["true.roughness"]
-    first = summary["training"]["realdpo"]
-    assert first["loss"] > 0
-    assert "realdpo" in (tmp_path / "miniature.md").read_text()
+    summary = json.loads((tmp_path / "miniature.json").read_text())["bases"]
+    assert set(summary["figures:0"]["means"]) == {"true clips", "base", *chosen.split(",")}
+    few = {"true clips", "base", "sft", "contrast", "sft-guided"}
+    assert set(summary["machines:0"]["means"]) == few
+    truth = summary["figures:0"]["means"]["true clips"]["seen"]
+    assert truth["true.action"] > 0.7
+    assert summary["figures:0"]["training"]["contrast"]["moved"] > 0
+    assert "contrast" in (tmp_path / "miniature-machines-0.md").read_text()
     assert "in-step" in (tmp_path / "miniature.html").read_text()
     units = sorted(tmp_path.glob("*/*"))
     times = {p: p.stat().st_mtime_ns for p in units}
-    next(p for p in units if p.name == "realdpo-0.json").unlink()
+    next(p for p in units if p.name == "contrast-0.json").unlink()
     miniature.main()
-    again = json.loads((tmp_path / "miniature.json").read_text())
-    assert again["means"] == summary["means"]
-    kept = [p for p in units if not p.name.startswith("realdpo-0")]
+    again = json.loads((tmp_path / "miniature.json").read_text())["bases"]
+    assert again["figures:0"]["means"] == summary["figures:0"]["means"]
+    kept = [p for p in units if not p.name.startswith("contrast-0")]
     assert all(p.stat().st_mtime_ns == times[p] for p in kept)

@@ -115,7 +115,8 @@ def test_first_frame_of_a_clip_is_the_source_frame_at_its_start(
     row = next(r for r in clips if r["keep"] and r["source_id"] == source_id)
     rgb, _ = read_clip(done.root / row["path"])
     whole = {f.time: f.rgb for f in frames(street, size=(188, 80))}
-    cropped = {time: picture[:, 54:134].astype(int) for time, picture in whole.items()}
+    left = round((row["crop.left"] + row["crop.width"] / 2) * 188 - 40)
+    cropped = {time: picture[:, left : left + 80].astype(int) for time, picture in whole.items()}
     for k in (0, 4, 8):
         wanted = Fraction(row["start"]) + Fraction(k, 8)
         nearest = min(cropped, key=lambda time: (abs(time - wanted), time))

@@ -93,7 +93,7 @@ def test_errors_of_wrong_shapes_are_refused() -> None:
 def settings(model) -> dict:
     return {
         "model": str(model), "steps": 4, "rank": 2, "warmup": 1, "held_out_every": 2,
-        "held_out_levels": 2, "checkpoint_every": 2, "lr": 1e-2,
+        "held_out_levels": 2, "checkpoint_every": 2, "lr": 1e-2, "schedule": "constant",
     }  # fmt: skip
 
 

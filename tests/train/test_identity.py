@@ -21,7 +21,7 @@ from realdpo.train.loop import Trainer
 def config(model) -> TrainConfig:
     return TrainConfig(
         model=str(model), objective="dpo", steps=1, rank=2, warmup=0, held_out_levels=1, held_out_pairs=1,
-        condition_draws=0,
+        condition_draws=0, schedule="constant",
     )  # fmt: skip
 
 

@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[2]
 def config(model) -> TrainConfig:
     return TrainConfig(
         model=str(model), objective="dpo", steps=4, rank=4, lr=1e-3, warmup=2, losers=2, sft_weight=0.0,
+        schedule="constant",
         checkpoint_every=2, held_out_every=2, held_out_levels=2, keep_checkpoints=9,
     )  # fmt: skip
 

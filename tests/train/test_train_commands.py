@@ -31,7 +31,7 @@ def test_dry_run_estimates_and_leaves_no_run(run, fresh):
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert found["settings"]["steps"] == 7
-    assert int(found["estimate"]["trained"].replace(",", "")) == 1024
+    assert int(found["estimate"]["trained"].replace(",", "")) == 2304
     assert found["estimate"]["peak memory"].endswith("GB")
     assert not (fresh.root / "runs").exists()
 

@@ -23,7 +23,7 @@ from realdpo.pairs import conform
 from realdpo.train.evaluate import benchmark
 from realdpo.train.evaluate.benchmark import Item
 from realdpo.train.evaluate.config import EvalConfig
-from realdpo.train.evaluate.systems import System, resolve
+from realdpo.train.evaluate.systems import NEUTRAL, System, resolve
 from realdpo.workspace import Workspace
 
 VERSION = 1  # raise when the same weights, settings and seed make another video
@@ -61,7 +61,7 @@ class Plan:
         return self.folder / "videos" / f"{key}.mp4"
 
 
-def plan(workspace: Workspace, config: EvalConfig) -> Plan:
+def plan(workspace: Workspace, config: EvalConfig, folder: Path | None = None) -> Plan:
     """Resolve systems, items and form; write first frames and real clips in that form.
 
     Raises UserError when a system, the benchmark, or a shape is not what it should be.
@@ -70,7 +70,8 @@ def plan(workspace: Workspace, config: EvalConfig) -> Plan:
     settings = _settings(systems, config)
     items = items_of(workspace, config, settings.width / settings.height if settings else 1.5)
     form = _form(settings, systems, items, config.seeds)
-    planned = Plan(workspace.evaluations / config.name, config, systems, (), settings, form)
+    folder = folder or workspace.evaluations / config.name
+    planned = Plan(folder, config, systems, (), settings, form)
     fitting = [fit for item in items if (fit := _conformed(planned, item)) is not None]
     if not fitting:
         raise UserError(
@@ -235,6 +236,7 @@ def _task(planned: Plan, system: System, item: Item, number: int) -> Task:
         crf=planned.config.crf,
         dtype=dtype_on(planned.config.dtype, "auto"),
         version=VERSION,
+        **{k: how for k, v in NEUTRAL.items() if (how := getattr(system, k)) != v},
     )
     image = str(item.image) if item.image else None
     return Task(key, system.name, item.item_id, item.prompt, number, seed, image)

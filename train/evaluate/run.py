@@ -22,7 +22,7 @@ from realdpo.pairs import conform
 from realdpo.train.evaluate import benchmark, measure, summary
 from realdpo.train.evaluate.config import EvalConfig
 from realdpo.train.evaluate.plan import Plan, Task, plan
-from realdpo.train.evaluate.systems import model_folder
+from realdpo.train.evaluate.systems import System, model_folder
 from realdpo.workspace import Workspace
 
 
@@ -71,7 +71,7 @@ def generate(planned: Plan, devices: Sequence[str], shard: tuple[int, int]) -> N
                 continue
             rows = [(device, wanted[k :: len(devices)]) for k, device in enumerate(devices)]
             model = model_folder(system, planned.folder / "models")
-            work = partial(_generate, planned, model, system.lora, system.task)
+            work = partial(_generate, planned, model, system)
             if len(devices) == 1:
                 work(rows[0], lambda: advance(note=system.name))  # noqa: B023
                 continue
@@ -87,8 +87,7 @@ def generate(planned: Plan, devices: Sequence[str], shard: tuple[int, int]) -> N
 def _generate(
     planned: Plan,
     model: str,
-    lora: str | None,
-    does: str | None,
+    system: System,
     part: tuple[str, Sequence[Task]],
     advance: Callable[[], None] = lambda: None,
 ) -> None:
@@ -101,8 +100,12 @@ def _generate(
         return
     config, settings = planned.config, planned.settings
     assert settings is not None
-    pipe = load_pipeline(model, config.dtype, device, lora, config.memory, task=does)
-    family = family_of(with_task(spec_of_pipeline(pipe), does))
+    pipe = load_pipeline(
+        model, config.dtype, device, system.lora, config.memory, task=system.task,
+        lora_scale=system.scale, guide=system.guide,
+        base=system.model if system.transformer else None,
+    )  # fmt: skip
+    family = family_of(with_task(spec_of_pipeline(pipe), system.task))
     for task in tasks:
         image = benchmark.load_picture(Path(task.image)) if task.image else None
         video = generate_video(pipe, family, task.prompt, image, task.seed, settings)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from realdpo.config import load_toml
@@ -17,7 +19,7 @@ class System:
     """What makes videos. videos: a folder of finished ones, else `model` (with `lora`) makes them.
 
     task: as for `realdpo.families.load.with_task`. transformer: a fully trained transformer's folder that replaces the model's own. revision
-    changes when any weight does.
+    changes when any weight does. guide: strength of the guidance by the base. scale: of the LoRA.
     """
 
     name: str
@@ -28,13 +30,57 @@ class System:
     videos: str | None = None
     revision: str = ""
     task: str | None = None
+    guide: float = 0.0
+    scale: float = 1.0
 
 
 def resolve(workspace: Workspace, name: str, text: str, task: str | None = None) -> System:
     """A system from what the user wrote: a run's name, a model, MODEL+LORA, a folder of videos.
 
-    task: of models; a run has its own.
+    task: of models; a run has its own. `@guide=2` after a run or MODEL+LORA guides it by its base
+    while sampling, `@scale=3` makes its adapters three times as strong.
     """
+    text, how = _how(name, text)
+    found = _resolve(workspace, name, text, task)
+    if not how:
+        return found
+    if found.videos or not (found.lora or found.transformer):
+        raise UserError(
+            f"{name}={text}: only what was fine-tuned has a base to be guided by",
+            "give a run, or MODEL+LORA",
+        )
+    if "scale" in how and not found.lora:
+        raise UserError(f"{name}={text}: only adapters can be scaled", "use @guide=")
+    return replace(found, text=f"{text}@{_told(how)}", **how)  # type: ignore[arg-type]
+
+
+def _how(name: str, text: str) -> tuple[str, dict[str, float]]:
+    """`run@guide=2` as the run and how it samples."""
+    rest, at, told = text.rpartition("@")
+    if not at or "=" not in told:
+        return text, {}
+    how: dict[str, float] = {}
+    for part in told.split(","):
+        key, _, value = part.partition("=")
+        try:
+            how[key] = float(value)
+        except ValueError:
+            how[key] = math.nan
+        if key not in ("guide", "scale") or not math.isfinite(how[key]) or how[key] < 0:
+            raise UserError(
+                f"{name}={text}: {part!r} is not understood", "after @: guide=2, or scale=3"
+            )
+    return rest, {key: value for key, value in how.items() if value != NEUTRAL[key]}
+
+
+NEUTRAL = {"guide": 0.0, "scale": 1.0}
+
+
+def _told(how: Mapping[str, float]) -> str:
+    return ",".join(f"{key}={value:g}" for key, value in how.items())
+
+
+def _resolve(workspace: Workspace, name: str, text: str, task: str | None) -> System:
     run_folder = workspace.runs / text
     if text and (run_folder / "config.toml").is_file():
         return _of_run(name, text, run_folder)

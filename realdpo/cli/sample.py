@@ -1,0 +1,82 @@
+"""`realdpo sample`: videos of a run, beside its base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from realdpo import cli
+from realdpo.cli import options
+
+
+@cli.app.command(
+    epilog="Example: [bold]realdpo sample --run contrast --guide 2 -w work[/bold]; "
+    '[bold]realdpo sample --run contrast --prompt "a person waves" --image first.png[/bold]'
+)
+def sample(
+    workspace: options.Workspace = Path("work"),
+    run: Annotated[
+        list[str] | None, typer.Option(help="A run of this workspace; may be repeated.")
+    ] = None,
+    system: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=WHAT",
+            help="A run, a model or MODEL+LORA; `dpo=dpo@guide=2` guides it by its base, "
+            "`@scale=3` scales its adapters. May be repeated.",
+        ),
+    ] = None,
+    guide: Annotated[
+        float | None,
+        typer.Option(help="Make every --run guided by its base as well, with this strength."),
+    ] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="A prompt; may be repeated.")] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="A file of prompts, one a line, or a folder of pictures and prompts."),
+    ] = None,
+    image: Annotated[Path | None, typer.Option(help="First frame of every --prompt.")] = None,
+    split: Annotated[
+        str, typer.Option(help="Without prompts: the clips of this split of the workspace.")
+    ] = "validation",
+    limit: Annotated[int, typer.Option(help="At most so many prompts; 0: all.")] = 4,
+    seeds: Annotated[int, typer.Option(help="Videos a prompt and system.")] = 1,
+    base: Annotated[
+        bool, typer.Option("--base/--no-base", help="The model before training beside them.")
+    ] = True,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    name: Annotated[str, typer.Option(help="Folder under samples/.")] = "samples",
+    devices: Annotated[
+        str, typer.Option(help="auto (every GPU), or names joined by commas; one worker each.")
+    ] = "auto",
+    seed: options.Seed = None,
+    show_settings: bool = options.settings_of("sample"),
+    config: options.Config = None,
+    sets: options.Set = None,
+    as_json: options.Json = False,
+) -> None:
+    """Make videos with runs and their base from the same prompts and seeds, on one page."""
+    with cli.guard(as_json):
+        from realdpo.config import resolve, to_toml
+        from realdpo.families.load import device_names
+        from realdpo.train.evaluate import samples
+        from realdpo.train.evaluate.commands import pairs_of
+        from realdpo.train.evaluate.config import EvalConfig
+        from realdpo.workspace import Workspace
+
+        place = Workspace(workspace)
+        systems = samples.systems_for(place, run or (), guide, pairs_of(system), base)
+        settings = resolve(
+            EvalConfig, section="sample", file=config, sets=sets or (),
+            flags={
+                "systems": systems, "name": name, "split": split, "prompts": limit, "seeds": seeds,
+                "steps": steps, "seed": seed,
+            },
+        )  # fmt: skip
+        with place.lock(f"sample --name {name}"):
+            settings = samples.with_prompts(place, settings, prompt or (), prompts, image)
+            place.save_config("sample", to_toml("sample", settings))
+            made = samples.sample(place, settings, device_names(devices))
+        cli.emit(made) if as_json else print(samples.told(made))

@@ -1,0 +1,204 @@
+"""`realdpo sample`: videos by several systems of the same prompts and seeds, side by side.
+
+What a run makes stands beside what its base makes. How far it moved from the base is told in
+numbers: a run that moved nothing has learnt nothing that can be seen.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from realdpo import report
+from realdpo.errors import UserError
+from realdpo.families.load import dtype_of_all
+from realdpo.files import write_text
+from realdpo.media.decode import read_clip
+from realdpo.train.evaluate import benchmark, plan, run
+from realdpo.train.evaluate.config import EvalConfig
+from realdpo.train.evaluate.plan import Plan
+from realdpo.train.evaluate.systems import resolve
+from realdpo.workspace import Workspace
+
+
+def systems_for(
+    workspace: Workspace, runs: Sequence[str], guide: float | None, named: dict[str, str] | None,
+    base: bool = True,
+) -> dict[str, str]:  # fmt: skip
+    """Name -> what makes the videos: the base of the first run, the runs, each guided if asked.
+
+    Raises UserError when nothing was named.
+    """
+    found: dict[str, str] = {}
+    for name in runs:
+        found[name] = name
+        if guide:
+            found[f"{name}-guided"] = f"{name}@guide={guide:g}"
+    found |= named or {}
+    if not found:
+        raise UserError("nothing to sample from", "give --run NAME or --system NAME=WHAT")
+    tuned = [s for s in (resolve(workspace, n, t) for n, t in found.items())
+             if s.lora or s.transformer]  # fmt: skip
+    if base and tuned and "base" not in found and tuned[0].model not in found.values():
+        return {"base": tuned[0].model, **found}
+    return found
+
+
+def prompts_folder(
+    workspace: Workspace, name: str, prompts: Sequence[str], image: Path | None
+) -> Path:
+    """A folder of these prompts, all with the first frame `image` if one is given."""
+    folder = _folder(workspace, name) / "prompts"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    if image is None:
+        write_text(folder / "prompts.txt", "\n".join(prompts) + "\n")
+        return folder
+    benchmark.load_picture(image)  # a picture, before a model is loaded
+    for number, prompt in enumerate(prompts):
+        shutil.copyfile(image, folder / f"{number:03d}{image.suffix.lower()}")
+        write_text(folder / f"{number:03d}.txt", prompt)
+    return folder
+
+
+def read_prompts(path: Path) -> list[str]:
+    """One prompt a line. Raises UserError when the file cannot be read or holds none."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the prompts {path}: {error}") from None
+    if not (found := [line.strip() for line in lines if line.strip()]):
+        raise UserError(f"{path} holds no prompt", "write one prompt a line")
+    return found
+
+
+def sample(
+    workspace: Workspace, config: EvalConfig, devices: Sequence[str] = ("cpu",)
+) -> dict[str, Any]:
+    """Make what is missing, and the page; a video is made once however often this is called.
+
+    Returns the videos by system, and how far each system moved from the first.
+    """
+    config = replace(config, dtype=dtype_of_all(config.dtype, devices))
+    planned = plan.plan(workspace, config, _folder(workspace, config.name))
+    run.generate(planned, devices, (1, 1))
+    videos = _named(planned)
+    moved = _moved(planned, videos)
+    page = workspace.reports / f"sample-{config.name}.html"
+    report.write(page, _page(planned, videos, moved))
+    made = {
+        "videos": {n: [str(p) for p in paths.values()] for n, paths in videos.items()},
+        "moved": moved,
+        "page": str(page),
+    }
+    write_text(planned.folder / "samples.json", json.dumps(made, indent=1))
+    return made
+
+
+def told(made: dict[str, Any]) -> str:
+    """What a person wants to know after `sample`."""
+    lines = [
+        f"{row['system']:<20} {row['videos']} videos; {row['difference']:.3f} from {row['from']}, "
+        f"motion {row['motion']:.2f} of its"
+        for row in made["moved"]
+    ]
+    return "\n".join([*lines, f"page: {made['page']}"])
+
+
+def _folder(workspace: Workspace, name: str) -> Path:
+    return workspace.root / "samples" / name
+
+
+def _named(planned: Plan) -> dict[str, dict[tuple[str, int], Path]]:
+    """The videos under names that people read: <system>/<prompt>-<seed>.mp4."""
+    found: dict[str, dict[tuple[str, int], Path]] = {}
+    places: dict[str, Path] = {}
+    for task in planned.tasks:
+        folder = planned.folder / task.system
+        if folder.name not in places:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            places[folder.name] = folder
+        words = re.sub(r"\W+", "-", task.prompt).strip("-")[:60] or "video"
+        target = folder / f"{words}-{task.item[:6]}-{task.number}.mp4"
+        try:
+            os.link(planned.video(task.key), target)
+        except OSError:  # a file system without links
+            shutil.copyfile(planned.video(task.key), target)
+        found.setdefault(task.system, {})[task.item, task.number] = target
+    return found
+
+
+def _moved(
+    planned: Plan, videos: dict[str, dict[tuple[str, int], Path]]
+) -> list[dict[str, Any]]:  # fmt: skip
+    """How far every system's videos are from the first system's, seed for seed.
+
+    difference: root mean square of pixels in 0..1. motion: mean change from frame to frame over
+    that of the first system.
+    """
+    first, *others = videos
+    rows = []
+    for name in others:
+        apart, own, its = [], [], []
+        for key, path in videos[name].items():
+            here, there = _pixels(path), _pixels(videos[first][key])
+            apart.append(float(np.sqrt(np.mean((here - there) ** 2))))
+            own.append(float(np.abs(np.diff(here, axis=0)).mean()))
+            its.append(float(np.abs(np.diff(there, axis=0)).mean()))
+        motion = float(np.mean(own) / np.mean(its)) if np.mean(its) > 0 else float("nan")
+        row = {"system": name, "videos": len(apart), "from": first}
+        rows.append({**row, "difference": float(np.mean(apart)), "motion": motion})
+    return rows
+
+
+def _pixels(path: Path) -> np.ndarray:
+    return read_clip(path)[0].astype(np.float32) / 255
+
+
+def _page(
+    planned: Plan, videos: dict[str, dict[tuple[str, int], Path]], moved: list[dict[str, Any]]
+) -> str:
+    parts = Markup("")
+    for item in planned.items:
+        for number in range(planned.config.seeds):
+            clips = [("real", item.clip.read_bytes())] if item.clip else []
+            clips += [(name, paths[item.item_id, number].read_bytes())
+                      for name, paths in videos.items()]  # fmt: skip
+            parts += Markup("<p><em>{}</em> seed {}</p>").format(item.prompt, number)
+            parts += report.in_step(clips, float(planned.form.fps))
+    systems = [{"system": s.name, "is": s.text} for s in planned.systems]
+    sections = [report.Section("Videos in step", parts)]
+    if moved:
+        note = Markup(
+            "<p>difference: root mean square of pixels in 0..1, seed for seed. motion: change from "
+            "frame to frame over that of the system it is compared with.</p>"
+        )
+        sections.append(report.Section("How far from the base", note + report.table(moved)))
+    sections.append(report.Section("What was run", report.table(systems)))
+    return report.page(f"Samples {planned.config.name}", sections)
+
+
+def with_prompts(
+    workspace: Workspace, config: EvalConfig, prompts: Sequence[str], file: Path | None,
+    image: Path | None,
+) -> EvalConfig:  # fmt: skip
+    """The settings with the prompts that were given, if any were: one by one, a file, a folder."""
+    if file is not None and file.is_dir():
+        return replace(config, benchmark=str(file))
+    asked = [*prompts, *(read_prompts(file) if file else [])]
+    if not asked:
+        if image is not None:
+            raise UserError(f"--image {image}: it has no prompt", "give --prompt too")
+        return config
+    folder = prompts_folder(workspace, config.name, asked, image)
+    return replace(config, benchmark=str(folder))
