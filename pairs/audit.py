@@ -123,10 +123,13 @@ def audit_rows(
     return found
 
 
-def audit_workspace(workspace: Workspace, rule: Rule = Rule()) -> dict[str, Any]:
+def audit_workspace(
+    workspace: Workspace, rule: Rule = Rule(), strong: bool = False
+) -> dict[str, Any]:
     """Audit the pairs of a workspace as its tables have them.
 
-    Raises UserError when there are no pairs or a video is missing.
+    strong: also train a small network as an upper bound, under the key `strong`; it has no part in
+    the verdict. Raises UserError when there are no pairs or a video is missing.
     """
     from realdpo import tables
 
@@ -136,7 +139,13 @@ def audit_workspace(workspace: Workspace, rule: Rule = Rule()) -> dict[str, Any]
         for row in tables.read(workspace.pairs, tables.PAIRS).to_pylist()
         if row["status"] == "ok"
     ]
-    return audit_rows(workspace, rows, measure_rows(workspace, rows), rule)
+    found = audit_rows(workspace, rows, measure_rows(workspace, rows), rule)
+    if strong:
+        from realdpo.pairs import discriminator
+
+        found["strong"] = discriminator.judge_rows(workspace, rows)
+        write_text(workspace.audit, json.dumps(found, indent=2, sort_keys=True) + "\n")
+    return found
 
 
 def audit(pairs: Sequence[Pair], same_first_frame: bool, rule: Rule = Rule()) -> dict[str, Any]:

@@ -135,7 +135,18 @@ def build(
 
 
 @app.command(epilog="Example: [bold]realdpo pairs audit -w work[/bold]")
-def audit(workspace: options.Workspace, as_json: options.Json = False) -> None:
+def audit(
+    workspace: options.Workspace,
+    strong: Annotated[
+        bool,
+        typer.Option(
+            "--strong",
+            help="Also train a small network on one part of the sources and judge it on the others: "
+            "an upper bound on what could be learned.",
+        ),
+    ] = False,
+    as_json: options.Json = False,
+) -> None:
     """Try to tell winners from losers without looking at motion.
 
     The verdict is clean, suspicious or shortcut, or that there are too few pairs to tell.
@@ -144,7 +155,7 @@ def audit(workspace: options.Workspace, as_json: options.Json = False) -> None:
         from realdpo.pairs.audit import audit_workspace
         from realdpo.workspace import Workspace
 
-        found = audit_workspace(Workspace(workspace))
+        found = audit_workspace(Workspace(workspace), strong=strong)
         if as_json:
             cli.emit(found)
             return
@@ -163,6 +174,8 @@ def audit(workspace: options.Workspace, as_json: options.Json = False) -> None:
             print(f"not judged  {name}, which {missing} pairs lack")
         print(f"first frames differ by {found['first_frame_difference']:.2f} of 255")
         print(f"motion      {found['motion']['words']}")
+        if strong:
+            print(f"strong      {found['strong']['words']}")
         if "latents" in found:
             print(f"latents     {found['latents']['summary']}")
 

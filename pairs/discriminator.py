@@ -1,0 +1,170 @@
+"""An upper bound on what a model could learn from pairs without looking at motion.
+
+The audit's numbers are those that somebody thought of. A small network that sees patches of single
+frames finds others: a few convolutions are trained to score a winner's patch above its loser's at
+the same place, and judged on pairs of sources that it has not seen. It speaks of texture and colour
+as training could learn them, so its AUC is a bound and no verdict: a generator that draws otherwise
+than a camera is told from one, however well the pairs were prepared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from realdpo.errors import UserError
+from realdpo.pairs import audit
+from realdpo.progress import bar
+from realdpo.workspace import Workspace
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import torch
+
+    Video = npt.NDArray[np.uint8]
+    Patches = tuple[torch.Tensor, torch.Tensor]  # of winner and loser, uint8 [P, 3, S, S]
+
+_SIDE, _PATCHES = 48, 16  # pixels, and patches a loser
+_MOST_PAIRS = 400
+_STEPS, _BATCH = 150, 16
+_FOLDS = 5
+
+
+def judge_rows(workspace: Workspace, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """`discriminate` for accepted rows of the pairs table, at most 400 of them."""
+    from realdpo.media.decode import read_clip
+
+    chosen = sorted(rows, key=lambda row: str(row["pair_id"]))[:_MOST_PAIRS]
+    found: list[list[Patches]] = []
+    sources: list[str] = []
+    with bar("patches", len(chosen), "pairs") as advance:
+        for row in chosen:
+            win, *losers = (
+                read_clip(workspace.pair_videos / name)[0] for name in (row["win"], *row["lose"])
+            )
+            found.append([patches(win, lose, row["task"] == "i2v", len(found)) for lose in losers])
+            sources.append(str(row["source_id"]))
+            advance()
+    return discriminate(found, sources)
+
+
+def patches(win: Video, lose: Video, same_first_frame: bool, seed: int) -> Patches:
+    """Patches of both sides [F, H, W, 3] at the same places and times, from all but a given frame."""
+    import numpy as np
+    import torch
+
+    random = np.random.default_rng(seed)
+    frames, height, width = win.shape[:3]
+    side = min(_SIDE, height, width)
+    at = [
+        (
+            int(random.integers(int(same_first_frame and frames > 1), frames)),
+            int(random.integers(0, height - side + 1)),
+            int(random.integers(0, width - side + 1)),
+        )
+        for _ in range(_PATCHES)
+    ]
+    cut = [
+        np.stack([video[t, y : y + side, x : x + side] for t, y, x in at]) for video in (win, lose)
+    ]
+    return tuple(torch.from_numpy(c).permute(0, 3, 1, 2).contiguous() for c in cut)  # type: ignore[return-value]
+
+
+def discriminate(pairs: Sequence[Sequence[Patches]], sources: Sequence[str]) -> dict[str, Any]:
+    """How well a small network tells winners from losers of sources that it has not seen.
+
+    pairs: of each pair the patches of every loser; sources: of each pair its film. Returns auc with
+    auc_low and auc_high (95 % by drawing sources; None for fewer than 8), the number of sources, and
+    words. Deterministic.
+    Raises UserError for pairs of fewer than two sources.
+    """
+    import numpy as np
+    from sklearn.model_selection import GroupKFold
+
+    names = sorted(set(sources))
+    if len(names) < 2:
+        raise UserError(
+            "all pairs are of one source, so that none is left to judge on",
+            "--strong needs pairs of two sources or more",
+        )
+    groups = np.array([names.index(source) for source in sources])
+    owner = np.repeat(np.arange(len(pairs)), [len(losers) for losers in pairs])
+    flat = [loser for losers in pairs for loser in losers]
+    scores = np.zeros(len(flat))
+    folds = GroupKFold(min(_FOLDS, len(names)))
+    with bar("judges", folds.get_n_splits(), "folds") as advance:
+        for train, test in folds.split(owner, groups=groups[owner]):
+            net = _trained([flat[k] for k in train])
+            scores[test] = [_score(net, flat[k]) for k in test]
+            advance()
+    value = round(audit.auc(scores), 4)
+    low = high = None
+    told = f"{len(names)} sources, too few for an interval"
+    if len(names) >= audit.FEWEST:
+        low, high = audit.auc_interval(scores, groups[owner])
+        told = f"{low:.2f} to {high:.2f}, {len(names)} sources"
+    return {
+        "auc": value,
+        "auc_low": low,
+        "auc_high": high,
+        "pairs": len(pairs),
+        "sources": len(names),
+        "words": f"a small network tells sides of unseen sources apart with AUC {value:.2f} ({told}): "
+        "an upper bound on what training could learn without motion",
+    }
+
+
+def _network() -> Any:
+    from torch import nn
+
+    return nn.Sequential(
+        nn.Conv2d(6, 16, 5, stride=2),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, stride=2),
+        nn.ReLU(),
+        nn.Conv2d(32, 32, 3, stride=2),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(32, 1),
+    )
+
+
+def _seen(patch: torch.Tensor) -> torch.Tensor:
+    """Patches as the network sees them: colour, and fine detail large enough to be learned from."""
+    import torch
+
+    colour = (patch.float() - 127.5) / 64
+    smooth = torch.nn.functional.avg_pool2d(colour, 3, stride=1, padding=1, count_include_pad=False)
+    return torch.cat([colour, 8 * (colour - smooth)], 1)
+
+
+def _trained(pairs: Sequence[Patches]) -> Any:
+    """A network that scores winners above losers on these pairs."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = _network()
+    random = torch.Generator().manual_seed(0)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=0.01)
+    win, lose = (torch.cat([pair[side] for pair in pairs]) for side in (0, 1))
+    for _ in range(_STEPS):
+        at = torch.randint(len(win), (_BATCH,), generator=random)
+        flip = bool(torch.rand((), generator=random) < 0.5)
+        both = torch.cat([win[at], lose[at]])
+        above, below = net(_seen(both.flip(-1) if flip else both)).chunk(2)
+        torch.nn.functional.softplus(below - above).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return net.eval()
+
+
+def _score(net: Any, pair: Patches) -> float:
+    """Above 0 where the winner was recognised."""
+    import torch
+
+    with torch.no_grad():
+        above, below = (net(_seen(side)).mean() for side in pair)
+    return float(above - below)
