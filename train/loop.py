@@ -189,6 +189,8 @@ class Trainer:
             self.parameters = sum(p.numel() for _, p in checkpoint.trained(model))
             if rung.blocks:
                 memory.move_rest(model, self.device)
+            if self.sharded:
+                setup.compute_in(model, config, self.device)
             optimizer = setup.optimizer(config, [p for _, p in checkpoint.trained(model)])
             placed = [not rung.blocks, True]
             self.model, self.optimizer = self.accelerator.prepare(

@@ -99,6 +99,20 @@ def task(spec: Spec, pairs: Sequence[Pair], config: TrainConfig) -> Task:
     return Task(family, process, config.weighting)
 
 
+def compute_in(model: nn.Module, config: TrainConfig, device: torch.device) -> None:
+    """Compute in the half type by autocast, as accelerate sees to but for FSDP2."""
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision(config, device))
+    if half is None:
+        return
+    real = model.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(device.type, half, cache_enabled=False):
+            return real(*args, **kwargs)
+
+    model.forward = forward  # type: ignore[method-assign]
+
+
 def allowed_rungs(config: TrainConfig, sharded: bool) -> list[Rung]:
     """The rungs of the memory ladder that a run of these settings may take.
 
