@@ -26,7 +26,7 @@ from realdpo import memory
 from realdpo.families import Family, Spec, trainable_family
 from realdpo.families.weights import add_lora
 from realdpo.memory import GB, RUNGS, Rung
-from realdpo.train import noise, step
+from realdpo.train import noise, setup, step
 from realdpo.train.config import TrainConfig
 from realdpo.train.draws import Batch
 from realdpo.train.step import Task
@@ -222,7 +222,7 @@ def _built(spec: Spec, config: TrainConfig, settings: dict[str, Any]) -> Any:
         if narrow and not any(part in name.split(".") for part in kept):
             parameter.data = parameter.data.bfloat16()
     if lora:
-        targets = config.targets or trainable_family(spec).TARGETS
+        targets = setup.lora_targets(config, trainable_family(spec))
         with torch.device("meta"):
             add_lora(model, config.rank, config.alpha, config.lora_dropout, targets)
     return model
