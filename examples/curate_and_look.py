@@ -3,14 +3,14 @@
 python examples/curate_and_look.py footage work
 """
 
-# %% Curate. Running it again does only what is new.
+# %% Curate. Prompts are in files beside the films, such as film.txt for film.mp4. Running it again does only what is new.
 import sys
 
 import realdpo
 
 footage, folder = sys.argv[1:3]
 work = realdpo.Workspace(folder)
-result = realdpo.curate.ingest(work, footage, target="tiny", caption="keywords")
+result = realdpo.curate.ingest(work, footage, target="tiny", caption="sidecar")
 print(result["dropped"])
 
 # %% Tables are data frames. Every clip has its scores, kept or not.

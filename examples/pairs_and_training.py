@@ -1,4 +1,4 @@
-"""Build preference pairs from a curated workspace, train the tiny model on them, evaluate it.
+"""Build preference pairs from a curated workspace, train the tiny model, sample and evaluate it.
 
 python examples/pairs_and_training.py work
 """
@@ -25,6 +25,10 @@ print(run.log.to_pandas()[["step", "loss", "grad_norm"]])
 
 # %% The weights are LoRA weights as diffusers loads them.
 print("pipe.load_lora_weights", run.weights)
+
+# %% Look at what it makes, beside its base and guided by it.
+made = realdpo.sample(run, split="train", limit=1, guide=1.0, seeds=1, **quick)
+print(made["page"])
 
 # %% Compare the tuned model with its base on the same prompts and seeds.
 evidence = realdpo.evaluate(

@@ -6,6 +6,7 @@
     realdpo.curate.ingest(work, ["footage"], target="wan2.1", caption="sidecar")
     realdpo.pairs.build(work, model="Wan-AI/Wan2.1-T2V-1.3B-Diffusers", losers=3)
     run = realdpo.train(work, model="Wan-AI/Wan2.1-T2V-1.3B-Diffusers", steps=500)
+    realdpo.sample(run, prompts=["a person juggles three oranges"], guide=1.0)
     realdpo.evaluate(work, systems={"base": run.model, "ours": run})
 
 These are the functions that the commands call. Their keyword arguments are the settings that
@@ -21,17 +22,18 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0"
 
-__all__ = ["UserError", "Workspace", "curate", "evaluate", "pairs", "train"]
+__all__ = ["UserError", "Workspace", "curate", "evaluate", "pairs", "sample", "train"]
 
 _HOMES = {
     "UserError": "realdpo.errors",
     "Workspace": "realdpo.workspace",
     "evaluate": "realdpo.api",
+    "sample": "realdpo.api",
 }
 
 if TYPE_CHECKING:
     from realdpo import curate, pairs
-    from realdpo.api import evaluate, train
+    from realdpo.api import evaluate, sample, train
     from realdpo.errors import UserError
     from realdpo.workspace import Workspace
 

@@ -1,11 +1,11 @@
-"""What Python users and the commands both call: `train` and `evaluate`.
+"""What Python users and the commands both call: `train`, `sample` and `evaluate`.
 
 `realdpo.curate` and `realdpo.pairs` hold their own; see `realdpo` for how they are used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +94,54 @@ def evaluate(
     with shown(progress), workspace.lock(f"eval --name {chosen.name}"):
         workspace.save_config("eval", to_toml("eval", chosen))
         return commands.evaluate(workspace, chosen, device_names(devices), shard)
+
+
+def sample(
+    run: Run,
+    *,
+    prompts: Sequence[str] = (),
+    images: Sequence[str | Path] = (),
+    guide: float | None = None,
+    base: bool = True,
+    limit: int = 0,
+    devices: str = "auto",
+    progress: bool = True,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Make videos with a run and its base, from the same prompts and seeds, on one page.
+
+    Args:
+        run: what `realdpo.train` returned.
+        prompts: what to show; without any, the prompts of the workspace's split.
+        images: first frames for image-to-video, one a prompt or one for all.
+        guide: make the run once more, guided by its base with this strength.
+        base: make the base's videos as well.
+        limit: take at most so many prompts of the split; 0 takes all.
+        devices: `auto` for every GPU, or names joined by commas.
+        progress: show progress bars on stderr.
+        settings: fields of `realdpo.train.evaluate.config.EvalConfig`, such as `seeds`, `steps`.
+
+    Returns:
+        `videos` (system -> paths), `moved` (how far each system is from the base), and `page`.
+
+    Raises:
+        UserError: a wrong setting, a picture that cannot be read, or a run without weights.
+    """
+    from realdpo.config import build, to_toml
+    from realdpo.families.load import device_names
+    from realdpo.progress import shown
+    from realdpo.train.evaluate import samples
+    from realdpo.train.evaluate.config import EvalConfig
+
+    workspace = Workspace(run.folder.parent.parent)
+    systems = samples.systems_for(workspace, [run.name], guide, None, base)
+    given = {"name": f"of-{run.name}", "prompts": limit, **settings, "systems": systems}
+    chosen = build(EvalConfig, given, "sample")
+    with shown(progress), workspace.lock(f"sample --name {chosen.name}"):
+        pictures = [Path(image) for image in images]
+        chosen = samples.with_prompts(workspace, chosen, prompts, None, pictures)
+        workspace.save_config("sample", to_toml("sample", chosen))
+        return samples.sample(workspace, chosen, device_names(devices))
 
 
 def system_text(what: str | Path | Run, workspace: Workspace) -> str:

@@ -76,7 +76,9 @@ def sample(
             },
         )  # fmt: skip
         with place.lock(f"sample --name {name}"):
-            settings = samples.with_prompts(place, settings, prompt or (), prompts, image)
+            settings = samples.with_prompts(
+                place, settings, prompt or (), prompts, [image] if image else []
+            )
             place.save_config("sample", to_toml("sample", settings))
             made = samples.sample(place, settings, device_names(devices))
         cli.emit(made) if as_json else print(samples.told(made))

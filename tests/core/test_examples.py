@@ -27,6 +27,7 @@ def example(name: str, *arguments: str | Path) -> str:
 def test_from_footage_to_evidence(bikes: Path, tmp_path: Path) -> None:
     (tmp_path / "footage").mkdir()
     (tmp_path / "footage" / "bikes.mp4").symlink_to(bikes)
+    (tmp_path / "footage" / "bikes.txt").write_text("People ride bicycles down a street.")
     told = example("curate_and_look.py", tmp_path / "footage", tmp_path / "work")
     assert "motion.subject" in told
     assert "shot 0: 0.00" in told or "shot 0: 0.10" in told

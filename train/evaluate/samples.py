@@ -54,17 +54,23 @@ def systems_for(
 
 
 def prompts_folder(
-    workspace: Workspace, name: str, prompts: Sequence[str], image: Path | None
+    workspace: Workspace, name: str, prompts: Sequence[str], images: Sequence[Path]
 ) -> Path:
-    """A folder of these prompts, all with the first frame `image` if one is given."""
+    """A folder of these prompts; images: their first frames, or one for all, or none."""
+    if len(images) not in (0, 1, len(prompts)):
+        raise UserError(
+            f"{len(images)} images for {len(prompts)} prompts", "give one for each, or one for all"
+        )
     folder = _folder(workspace, name) / "prompts"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    if image is None:
+    if not images:
         write_text(folder / "prompts.txt", "\n".join(prompts) + "\n")
         return folder
-    benchmark.load_picture(image)  # a picture, before a model is loaded
+    for image in images:
+        benchmark.load_picture(image)  # a picture, before a model is loaded
     for number, prompt in enumerate(prompts):
+        image = images[number % len(images)]
         shutil.copyfile(image, folder / f"{number:03d}{image.suffix.lower()}")
         write_text(folder / f"{number:03d}.txt", prompt)
     return folder
@@ -190,15 +196,15 @@ def _page(
 
 def with_prompts(
     workspace: Workspace, config: EvalConfig, prompts: Sequence[str], file: Path | None,
-    image: Path | None,
+    images: Sequence[Path],
 ) -> EvalConfig:  # fmt: skip
     """The settings with the prompts that were given, if any were: one by one, a file, a folder."""
     if file is not None and file.is_dir():
         return replace(config, benchmark=str(file))
     asked = [*prompts, *(read_prompts(file) if file else [])]
     if not asked:
-        if image is not None:
-            raise UserError(f"--image {image}: it has no prompt", "give --prompt too")
+        if images:
+            raise UserError(f"--image {images[0]}: it has no prompt", "give --prompt too")
         return config
-    folder = prompts_folder(workspace, config.name, asked, image)
+    folder = prompts_folder(workspace, config.name, asked, images)
     return replace(config, benchmark=str(folder))
