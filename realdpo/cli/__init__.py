@@ -14,7 +14,7 @@ import typer.core
 import realdpo
 
 _PANELS = {
-    "Steps, in order": ("curate", "pairs", "train", "sample", "rounds", "export-lora", "eval"),
+    "Steps, in order": ("curate", "pairs", "train", "sample", "export-lora", "eval"),
     "Publish": ("push-hub", "pull", "card", "export-lora"),
     "Try and check": ("demo", "doctor"),
 }
