@@ -22,9 +22,9 @@ from realdpo import ids, integrity
 from realdpo.config import to_toml
 from realdpo.errors import UserError
 from realdpo.families.load import device_names, dtype_of_all
-from realdpo.families.memory import OutOfMemory
 from realdpo.files import sweep, write_bytes
 from realdpo.ledger import Ledger
+from realdpo.memory import OutOfMemory
 from realdpo.pairs import conform
 from realdpo.pairs.config import BuildConfig
 from realdpo.pairs.interchange import imported

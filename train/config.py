@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def _set(default: T, text: str) -> T:
-    return field(default=default, metadata={"help": text})  # type: ignore[no-any-return]
+    return field(default=default, metadata={"help": text})
 
 
 @settings

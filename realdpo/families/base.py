@@ -216,7 +216,7 @@ class Family:
         config = vae.config
         if config.get("latents_mean") is not None:
             latents = normal(latents, config.latents_mean, config.latents_std)
-        return latents * config.get("scaling_factor", 1)  # type: ignore[no-any-return]
+        return latents * config.get("scaling_factor", 1)
 
     def decode(self, vae: Any, latents: Tensor) -> Tensor:
         """The way back: latents of `encode` to video in about -1..1."""
@@ -224,7 +224,7 @@ class Family:
         latents = latents.float() / config.get("scaling_factor", 1)
         if config.get("latents_mean") is not None:
             latents = denormal(latents, config.latents_mean, config.latents_std)
-        return vae.decode(latents.to(vae.dtype)).sample  # type: ignore[no-any-return]
+        return vae.decode(latents.to(vae.dtype)).sample
 
     def pack(self, pipe: Any, latents: Tensor) -> Tensor:
         """Latents of `encode` in the layout that the pipeline's `latents` argument takes."""

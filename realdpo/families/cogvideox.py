@@ -109,7 +109,7 @@ class CogVideoX(Family):
             held[:, 0] = inputs["image_latents"]
             noisy = torch.cat([noisy, held], dim=2)
         ofs = self.spec.transformer.get("ofs_embed_dim")
-        return transformer(  # type: ignore[no-any-return]
+        return transformer(
             hidden_states=noisy,
             encoder_hidden_states=inputs["prompt_embeds"].to(noisy.dtype),
             timestep=timestep,

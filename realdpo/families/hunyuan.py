@@ -130,7 +130,7 @@ class Hunyuan(Family):
             mask = noisy.new_zeros(len(noisy), 1, *noisy.shape[2:])
             mask[:, :, 0] = 1
             noisy = torch.cat([noisy, held, mask], dim=1)
-        return transformer(  # type: ignore[no-any-return]
+        return transformer(
             hidden_states=noisy,
             timestep=timestep,
             encoder_hidden_states=inputs["prompt_embeds"].to(noisy.dtype),

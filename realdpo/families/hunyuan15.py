@@ -96,7 +96,7 @@ class Hunyuan15(Family):
         text = {
             name: inputs[name].to(noisy.dtype) for name in ("text", "mask", "glyphs", "glyph_mask")
         }
-        return transformer(  # type: ignore[no-any-return]
+        return transformer(
             hidden_states=torch.cat([noisy, held, mask], dim=1),
             timestep=timestep,
             encoder_hidden_states=text["text"],

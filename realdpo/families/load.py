@@ -214,7 +214,8 @@ def load_pipeline(
     own = getattr(diffusers, spec.pipeline, diffusers.DiffusionPipeline)
     options: dict[str, Any] = {}
     if quantization is not None:
-        options["quantization_config"] = diffusers.PipelineQuantizationConfig(**quantization)
+        kind_of: Any = diffusers  # it does not export this by name
+        options["quantization_config"] = kind_of.PipelineQuantizationConfig(**quantization)
     try:
         with _quiet_loading():
             pipe = own.from_pretrained(

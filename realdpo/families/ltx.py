@@ -104,10 +104,10 @@ class LTX(Family):
             noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
             latents = torch.lerp(latents, noise.to(latents), DECODE_NOISE)
             timestep = torch.tensor([DECODE_TIMESTEP], device=latents.device, dtype=vae.dtype)
-        return vae.decode(latents.to(vae.dtype), timestep).sample  # type: ignore[no-any-return]
+        return vae.decode(latents.to(vae.dtype), timestep).sample
 
     def pack(self, pipe: Any, latents: Tensor) -> Tensor:
-        return pipe._pack_latents(latents, *self._patches)  # type: ignore[no-any-return]
+        return pipe._pack_latents(latents, *self._patches)
 
     def condition(self, vae: Any, image: Tensor, frames: int) -> dict[str, Tensor]:
         return {"first_latent": self.encode(vae, image.unsqueeze(2))}
@@ -145,4 +145,4 @@ class LTX(Family):
             ),
             return_dict=False,
         )[0]
-        return unpack(prediction, frames, height, width, *self._patches)  # type: ignore[no-any-return]
+        return unpack(prediction, frames, height, width, *self._patches)

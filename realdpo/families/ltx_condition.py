@@ -67,4 +67,4 @@ class LTXCondition(LTX):
             video_coords=coords,
             return_dict=False,
         )[0]
-        return LTXConditionPipeline._unpack_latents(prediction, *size, *patches)  # type: ignore[no-any-return]
+        return LTXConditionPipeline._unpack_latents(prediction, *size, *patches)

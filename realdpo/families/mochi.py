@@ -52,7 +52,7 @@ class Mochi(Family):
     def forward(
         self, transformer: Any, noisy: Tensor, timestep: Tensor, inputs: Mapping[str, Tensor]
     ) -> Tensor:
-        return transformer(  # type: ignore[no-any-return]
+        return transformer(
             hidden_states=noisy,
             encoder_hidden_states=inputs["prompt_embeds"].to(noisy.dtype),
             timestep=timestep,

@@ -141,7 +141,7 @@ class Wan(Family):
             noisy = torch.cat([noisy, inputs["condition"].to(noisy.dtype)], dim=1)
         if self._per_token:
             timestep = self._expanded(noisy, timestep)
-        return transformer(  # type: ignore[no-any-return]
+        return transformer(
             hidden_states=noisy,
             timestep=timestep,
             encoder_hidden_states=inputs["prompt_embeds"].to(noisy.dtype),

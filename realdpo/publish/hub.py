@@ -718,8 +718,9 @@ def clean(error: BaseException) -> str:
 @contextlib.contextmanager
 def _quiet_hub() -> Iterator[None]:
     """Hold huggingface_hub's own progress bars while ours is on the screen."""
-    from huggingface_hub import utils
+    from huggingface_hub import utils as hub_utils
 
+    utils: Any = hub_utils  # it does not export these by name
     if utils.are_progress_bars_disabled():
         yield
         return

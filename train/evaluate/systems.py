@@ -9,7 +9,8 @@ from pathlib import Path
 
 from realdpo.config import load_toml
 from realdpo.errors import UserError
-from realdpo.families.load import fingerprint, locate
+from realdpo.families.fingerprint import fingerprint
+from realdpo.families.load import locate
 from realdpo.ids import content_id
 from realdpo.workspace import Workspace
 

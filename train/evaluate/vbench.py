@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from realdpo.errors import UserError
 
@@ -59,7 +60,7 @@ def measure(
     return per_video(results, names)
 
 
-def per_video(results: dict, names: Sequence[str]) -> list[dict[str, float]]:
+def per_video(results: dict[str, Any], names: Sequence[str]) -> list[dict[str, float]]:
     """VBench's result file {dimension: [mean, [{video_path, video_results}, ...]]}, by video."""
     rows: dict[str, dict[str, float]] = {name: {} for name in names}
     for dimension, (_, videos) in results.items():
