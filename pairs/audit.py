@@ -87,15 +87,24 @@ def measure_rows(
         return {name: ledger.get(key) for name, key in keys.items()}
 
 
-def columns(row: Mapping[str, Any], measured: Mapping[str, dict[str, float]]) -> dict[str, float]:
-    """A pair's audit columns: by how much its losers exceed its winner, on average."""
+def columns(
+    row: Mapping[str, Any], measured: Mapping[str, dict[str, float]]
+) -> dict[str, float | None]:
+    """A pair's audit columns: by how much its losers exceed its winner, on average.
+
+    What could not be measured is None and never left out: shards must have the same columns.
+    """
+    names = [*FEATURES, *MOTION]
+    found: dict[str, float | None] = {f"audit.{name}": None for name in names}
     win = measured.get(row.get("win") or "")
     losers = [measured[name] for name in row.get("lose") or [] if name in measured]
     if not win or not losers:
-        return {}
-    names = [*FEATURES, *MOTION]
-    means = {name: sum(lose[name] - win[name] for lose in losers) / len(losers) for name in names}
-    return {f"audit.{name}": mean for name, mean in means.items() if math.isfinite(mean)}
+        return found
+    for name in names:
+        mean = sum(lose[name] - win[name] for lose in losers) / len(losers)
+        if math.isfinite(mean):
+            found[f"audit.{name}"] = mean
+    return found
 
 
 def audit_rows(

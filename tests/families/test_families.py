@@ -373,5 +373,5 @@ def test_every_family_and_class_that_is_trained_stands_in_the_docs():
 
 
 def _spec_of(name: str):
-    pipe = tiny_pipelines.PIPELINES[name]()
+    pipe = tiny_pipelines.PIPELINES[SHARED.get(name, name)]()
     return load.spec_of_pipeline(pipe)

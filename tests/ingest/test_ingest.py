@@ -95,7 +95,7 @@ def test_clips_are_exactly_what_the_target_wants(done: Workspace) -> None:
         assert hashlib.sha256((done.root / row["path"]).read_bytes()).hexdigest() == row["sha256"]
         titled = row["title"] is not None
         assert (bool(row["prompt"]), row["caption_status"] == "ok") == (titled, titled)
-    assert {row["prompt"] for row in kept} >= {None, "People are riding bikes. The themes are cycling and street."}  # fmt: skip
+    assert {row["prompt"] for row in kept} >= {None, "People are riding bikes. The theme is a street."}  # fmt: skip
     by_source = {row["source_id"]: Path(row["path"]).name
                  for row in tables.read(done.sources, tables.SOURCES).to_pylist()}  # fmt: skip
     dropped = {by_source[r["source_id"]]: r["reasons"] for r in clips if not r["keep"]}

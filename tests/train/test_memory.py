@@ -70,7 +70,9 @@ def wide(name: str) -> tuple[Spec, estimate.Shapes, torch.nn.Module]:
 def test_an_estimate_is_what_a_real_step_holds(name, checkpointing):
     """Bytes counted on real tensors: while running, and what autograd saved, another way to count."""
     spec, shapes, _ = wide(name)
-    config = TrainConfig(precision="bf16", rank=4)
+    # Adapters on feed-forward layers add what lives only within a block: with three blocks it is a
+    # fifth of the peak, and autograd does not save it.
+    config = TrainConfig(precision="bf16", rank=4, targets=("attention",))
     estimated, _ = estimate._activations(spec, config, shapes, 1, checkpointing, "cpu")
 
     model = estimate._built(spec, config, dict(spec.transformer))

@@ -96,8 +96,8 @@ def test_shards_without_regions_are_still_read(tmp_path, config) -> None:
 def test_a_region_gives_the_same_gradient_together_and_one_by_one(tmp_path, config) -> None:
     made = local(tmp_path, [HERE, HERE])
     grads = []
-    for branches in ("together", "one-by-one"):
-        changed = replace(config, branches=branches, name=branches, sdpo_mu=0.5)
+    for rung in ("side-by-side", "one-by-one"):
+        changed = replace(config, memory=rung, name=rung, sdpo_mu=0.5)
         trainer = Trainer(made, changed)
         with torch.no_grad():
             for name, p in checkpoint.trained(trainer.inner):

@@ -83,14 +83,14 @@ def in_two_processes(workspace, model):
 @pytest.mark.slow
 def test_ctrl_c_in_several_processes_saves_and_the_same_command_goes_on(fresh, model, tmp_path):
     command = [*in_two_processes(fresh, model), "--json"]
-    command += ["--set", "held_out_pairs=0", "--set", "rank=4"]
+    command += ["--set", "held_out_pairs=0", "--set", "rank=4", "--set", "schedule=constant"]
     folder = tmp_path / "temporary"
     folder.mkdir()
     environment = {
         **os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "TMPDIR": str(folder),
     }  # fmt: skip
     piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
-    run = fresh.runs / "dpo"
+    run = fresh.runs / "contrast"
     child = subprocess.Popen([*command, "--steps", "500"], **piped)
     while child.poll() is None and not log.read(run / "log.jsonl"):
         time.sleep(0.02)

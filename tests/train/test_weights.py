@@ -37,7 +37,7 @@ def test_alpha_survives_saving(model, work, tmp_path):
 def test_full_weights_are_a_transformer_folder(work, model, tmp_path):
     config = TrainConfig(
         model=str(model), weights="full", lr=1e-4, steps=2, held_out_pairs=0, warmup=0,
-        memory="checkpointing",
+        memory="checkpointing", policy_ema=0.0,
     )  # fmt: skip
     trainer = Trainer(work, config, runs=tmp_path)
     trainer.start_or_resume()
