@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ def ingest(
     footage: Sequence[str | Path] | str | Path,
     *,
     config: IngestConfig | None = None,
+    prune: Callable[[Sequence[str]], bool] | None = None,
     progress: bool = True,
     **settings: Any,
 ) -> dict[str, Any]:
@@ -32,6 +33,8 @@ def ingest(
         work: the workspace, or its folder.
         footage: files, folders, patterns, manifests or addresses.
         config: whole settings, instead of single ones.
+        prune: asked with the lines that say what of earlier runs would be removed; nothing is
+            removed without it.
         progress: show progress bars on stderr.
         settings: fields of `realdpo.curate.config.IngestConfig`, such as `target` and `caption`.
 
@@ -51,7 +54,7 @@ def ingest(
     chosen = config or build(IngestConfig, settings, "ingest")
     named = [footage] if isinstance(footage, (str, Path)) else footage
     with shown(progress):
-        result = ingestion.ingest(workspace, [str(name) for name in named], chosen)
+        result = ingestion.ingest(workspace, [str(name) for name in named], chosen, prune=prune)
     workspace.save_config("curate ingest", to_toml("ingest", chosen))
     return result
 

@@ -96,6 +96,7 @@ def ingest(
         from dataclasses import fields, replace
 
         from realdpo.config import resolve, to_toml
+        from realdpo.curate import ingest as curate_footage
         from realdpo.curate import ingestion as steps
         from realdpo.curate.config import IngestConfig
         from realdpo.curate.decide import load_overrides
@@ -129,8 +130,7 @@ def ingest(
                 print(f"# {len(planned)} sources would be looked at; nothing was written")
             return
         agree = _agreement(yes, json_) if prune else None
-        result = steps.ingest(place, footage, settings, prune=agree)
-        place.save_config("curate ingest", toml)
+        result = curate_footage(place, footage, config=settings, prune=agree, progress=not json_)
         failure = steps.nothing_read(place, result)
         if json_:
             told = {"error": failure.message, "hint": failure.hint} if failure else {}

@@ -72,7 +72,6 @@ def evaluate(
         return
     with cli.guard(as_json):
         from realdpo.config import resolve, to_toml
-        from realdpo.families.load import device_names
         from realdpo.train.evaluate.commands import pairs_of, shard_of
         from realdpo.train.evaluate.config import EvalConfig
         from realdpo.workspace import Workspace
@@ -99,6 +98,7 @@ def evaluate(
                 "seed": seed,
             },
         )
+        from realdpo.api import evaluate as evaluate_systems
         from realdpo.train.evaluate import commands
 
         place, toml = Workspace(workspace), to_toml("eval", settings)
@@ -110,9 +110,9 @@ def evaluate(
                 print(toml)
                 print(commands.preview_text(found))
             return
-        with place.lock(f"eval --name {settings.name}"):
-            place.save_config("eval", toml)
-            made = commands.evaluate(place, settings, device_names(devices), shard_of(shard))
+        made = evaluate_systems(
+            place, config=settings, devices=devices, shard=shard_of(shard), progress=not as_json
+        )
         if as_json:
             cli.emit(made)
         elif made is not None:
