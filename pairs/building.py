@@ -63,7 +63,7 @@ def build(
     names = device_names(devices)
     config = dataclasses.replace(config, dtype=dtype_of_all(config.dtype, names))
     planned = plan(workspace, config)
-    if not planned.family.trainable:
+    if planned.family.refusal():
         say(_not_trainable(planned))
     sweep(workspace.root / "pairs")  # of killed workers; others may be at work, without the lock
     if without := sum(not task.clip["prompt"] for task in planned.tasks):
@@ -133,9 +133,9 @@ def preview(
         "negative prompt": (first.negative_prompt or None) if first else None,
         "call": dict(first.call) or None if first else None,
         "scheduler": dict(first.scheduler) or None if first else None,
-        "training": "`realdpo train` can train this model with these pairs"
-        if planned.family.trainable
-        else _not_trainable(planned),
+        "training": _not_trainable(planned)
+        if planned.family.refusal()
+        else "`realdpo train` can train this model with these pairs",
         "unfit": unfit,
     }
 

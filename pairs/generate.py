@@ -64,7 +64,7 @@ def regenerate(
         ).to(clean)
         mask = None if region is None else _mask(region, clean, family.TIME_AXIS)
 
-        given = family.clean_frames()
+        given = _give_picture(pipe, family, clean, real)
 
         def at(level: tuple[float, float]) -> torch.Tensor:
             mixed = level[0] * clean + level[1] * noise
@@ -181,14 +181,21 @@ def roundtrip(pipe: Any, family: Family, video: Video) -> Video:
 
     with torch.no_grad(), memory_told(pipe):
         latents = family.encode(pipe.vae, to_tensor(pipe, video))
-        if given := family.clean_frames():
-            # a generation has the picture's own latent there; some VAEs norm over all frames, and
-            # give the first frame of a clip another
-            first = to_tensor(pipe, video[:1])[:, :, 0]
-            latents[:, :, :given] = family.condition(pipe.vae, first, len(video))["first_latent"]
+        _give_picture(pipe, family, latents, video)
         decoded = family.decode(pipe.vae, latents)[0].float().permute(1, 2, 3, 0)
     pipe.maybe_free_model_hooks()
     return to_uint8((decoded / 2 + 0.5).clamp(0, 1).cpu().numpy())
+
+
+def _give_picture(pipe: Any, family: Family, latents: torch.Tensor, video: Video) -> int:
+    """Put the picture's own latent where the model holds it; the number of latent frames there.
+
+    Some VAEs norm over all frames, and give the first frame of a clip another than the picture.
+    """
+    if given := family.clean_frames():
+        first = to_tensor(pipe, video[:1])[:, :, 0]
+        latents[:, :, :given] = family.condition(pipe.vae, first, len(video))["first_latent"]
+    return given
 
 
 def to_tensor(pipe: Any, video: Video) -> torch.Tensor:

@@ -79,7 +79,7 @@ def plan(workspace: Workspace, config: BuildConfig, device: str = "auto") -> Pla
     model = locate(config.model, config.revision)
     spec = with_task(spec_of_folder(model.folder), config.task)
     family = family_of(spec)
-    if not family.trainable and (
+    if not family.LATENTS_KNOWN and (
         config.roundtrip_win or any(config.strategies.get(s) for s in ("renoise", "local"))
     ):
         raise UserError(

@@ -531,6 +531,91 @@ def hunyuan15(image: bool = False) -> Any:
     return HunyuanVideo15ImageToVideoPipeline(**parts)
 
 
+def qwen(text: str, **sizes: Any) -> tuple[Any, Any]:
+    """Qwen2.5-VL and its processor; the words of `text` are one token each, else a prompt's template
+    fills the sequence.
+    """
+    import json
+
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import (
+        Qwen2_5_VLConfig,
+        Qwen2_5_VLForConditionalGeneration,
+        Qwen2VLImageProcessor,
+        Qwen2VLProcessor,
+        Qwen2VLVideoProcessor,
+    )
+    from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
+
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    letters = pre_tokenizers.ByteLevel.alphabet()
+    trained.train_from_iterator(
+        [text] * 2,
+        trainers.BpeTrainer(
+            vocab_size=1000, special_tokens=special, initial_alphabet=letters, show_progress=False
+        ),
+    )
+    model = json.loads(trained.to_str())["model"]
+    tokenizer = Qwen2Tokenizer(
+        vocab=model["vocab"], merges=[tuple(m) for m in model["merges"]], eos_token="<|im_end|>",
+        pad_token="<|endoftext|>", additional_special_tokens=special,
+    )  # fmt: skip
+    encoder = Qwen2_5_VLForConditionalGeneration(
+        Qwen2_5_VLConfig(
+            text_config={
+                "vocab_size": len(model["vocab"]), "hidden_size": 16, "intermediate_size": 16,
+                "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2,
+                "rope_parameters": {"type": "mrope", "mrope_section": [1, 1, 2], "rope_theta": 1e4},
+                **sizes,
+            },
+            vision_config={
+                "depth": 1, "hidden_size": 8, "intermediate_size": 8, "num_heads": 2,
+                "out_hidden_size": 16, "fullatt_block_indexes": [0],
+            },
+        )
+    )  # fmt: skip
+    pictures = (Qwen2VLImageProcessor(), Qwen2VLVideoProcessor())
+    return encoder, Qwen2VLProcessor(pictures[0], tokenizer, pictures[1])
+
+
+def kandinsky5(image: bool = False, attention: str = "regular") -> Any:
+    """Kandinsky 5: channels last, prompts without padding, HunyuanVideo's VAE."""
+    from diffusers import (
+        AutoencoderKLHunyuanVideo,
+        FlowMatchEulerDiscreteScheduler,
+        Kandinsky5I2VPipeline,
+        Kandinsky5T2VPipeline,
+        Kandinsky5Transformer3DModel,
+    )
+
+    transformer = Kandinsky5Transformer3DModel(
+        in_visual_dim=4, out_visual_dim=4, in_text_dim=16, in_text_dim2=8, time_dim=16, model_dim=24,
+        ff_dim=32, num_text_blocks=1, num_visual_blocks=2, axes_dims=(4, 4, 4), visual_cond=True,
+        attention_type=attention,
+    )  # fmt: skip
+    for name, parameter in transformer.named_parameters():
+        if "modulation" in name:  # zero before training: nothing of a block would come out
+            torch.nn.init.normal_(parameter, std=0.1)
+    clip, clip_tokenizer = hunyuan_clip()
+    parts: dict[str, Any] = {
+        "transformer": transformer,
+        "vae": AutoencoderKLHunyuanVideo(
+            latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1,
+            norm_num_groups=4,
+        ),
+        "text_encoder": None,
+        "tokenizer": None,
+        "text_encoder_2": clip,
+        "tokenizer_2": clip_tokenizer,
+        "scheduler": FlowMatchEulerDiscreteScheduler(shift=10.0),
+    }  # fmt: skip
+    kind = Kandinsky5I2VPipeline if image else Kandinsky5T2VPipeline
+    encoder, processor = qwen(kind(**parts).prompt_template)
+    return kind(**{**parts, "text_encoder": encoder, "tokenizer": processor})
+
+
 PIPELINES = {
     "cogvideox-2b": lambda: cogvideox(rotary=False),
     "cogvideox-5b": lambda: cogvideox(),
@@ -554,11 +639,15 @@ PIPELINES = {
     "skyreels-i2v": lambda: skyreels(image=True),
     "hunyuan15-t2v": lambda: hunyuan15(),
     "hunyuan15-i2v": lambda: hunyuan15(image=True),
+    "kandinsky5-t2v": lambda: kandinsky5(),
+    "kandinsky5-i2v": lambda: kandinsky5(image=True),
 }
 
 
 def unpacked(pipe: Any, tokens: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Tokens [B, S, C] of LTX's kinds as latents in the shape of `like`."""
+    """Tokens [B, S, C] of LTX's kinds, or channels last, as latents in the shape of `like`."""
+    if tokens.ndim == 5:
+        return tokens.permute(0, 4, 1, 2, 3)
     return pipe._unpack_latents(tokens, *like.shape[2:])
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from realdpo.errors import UserError
 from realdpo.ids import seed_of
 from realdpo.regions import Region
 from realdpo.train import latents, noise
@@ -121,10 +122,20 @@ def collate(chosen: Sequence[tuple[latents.Sample, Choice]], keys: tuple[str, ..
         torch.stack([s.lose for s, _ in chosen]),
         torch.stack([c.noise for _, c in chosen]),
         torch.tensor([c.u for _, c in chosen], dtype=torch.float64),
-        {name: torch.stack([made[name] for made in inputs]) for name in inputs[0]},
+        {name: _stacked([made[name] for made in inputs]) for name in inputs[0]},
         keys,
         regions if any(regions := tuple(_region(s) for s, _ in chosen)) else (),
     )
+
+
+def _stacked(tensors: list[Tensor]) -> Tensor:
+    """Raises UserError for prompts of a family that does not pad them."""
+    if len({tensor.shape for tensor in tensors}) > 1:
+        raise UserError(
+            "this model takes prompts of their own length, so pairs cannot share a forward",
+            "set batch=1 and raise accumulation",
+        )
+    return torch.stack(tensors)
 
 
 def _region(sample: latents.Sample) -> Region | None:

@@ -14,6 +14,7 @@ from realdpo.families.cogvideox import CogVideoX
 from realdpo.families.generic import Generic
 from realdpo.families.hunyuan import Hunyuan
 from realdpo.families.hunyuan15 import Hunyuan15
+from realdpo.families.kandinsky5 import Kandinsky5
 from realdpo.families.ltx import LTX
 from realdpo.families.ltx_condition import LTXCondition
 from realdpo.families.mochi import Mochi
@@ -24,7 +25,7 @@ __all__ = ["FAMILIES", "Family", "Spec", "Traits", "family_of", "trainable_famil
 
 FAMILIES: tuple[type[Family], ...] = (
     *(CogVideoX, Wan, LTX, Hunyuan, Mochi),
-    *(Hunyuan15, SkyReels, LTXCondition),
+    *(Hunyuan15, SkyReels, LTXCondition, Kandinsky5),
 )
 
 
@@ -35,12 +36,12 @@ def family_of(spec: Spec) -> Family:
 
 
 def trainable_family(spec: Spec) -> Family:
-    """As `family_of`. Raises UserError for a pipeline that cannot be trained."""
+    """As `family_of`. Raises UserError, which names the families that can, for one that is not."""
     found = family_of(spec)
-    if not found.trainable:
-        known = [name for family in FAMILIES for name in family.TASKS]
+    if reason := found.refusal():
         raise UserError(
-            f"{spec.folder} is a {spec.pipeline}, which cannot be trained here",
-            f"known pipelines: {', '.join(known)}",
+            f"{spec.folder} is a {spec.pipeline}: {reason}",
+            f"families that are trained: {', '.join(family.NAME for family in FAMILIES)} "
+            "(docs/families.md lists their models)",
         )
     return found

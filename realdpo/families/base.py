@@ -59,9 +59,9 @@ class Traits:
     """What a model can make and how it is best asked.
 
     task: "t2v" or "i2v". width, height: multiples of `size_step`. frames: a multiple of
-    `frame_step` plus one. sizes: the only (width, height) that it makes, where these are few. The
-    rest are the settings its authors recommend, None where they are not known;
-    call, scheduler: further arguments of the pipeline's call and settings of its scheduler.
+    `frame_step` plus one, `least_frames` at least. sizes: the only (width, height) that it makes,
+    where these are few. The rest are the settings its authors recommend, None where they are not
+    known; call, scheduler: further arguments of the pipeline's call and settings of its scheduler.
     """
 
     task: str
@@ -74,6 +74,7 @@ class Traits:
     steps: int
     guidance: float
     sizes: tuple[tuple[int, int], ...] = ()
+    least_frames: int = 2
     negative_prompt: str = ""
     call: Mapping[str, Any] = field(default_factory=dict)
     scheduler: Mapping[str, Any] = field(default_factory=dict)
@@ -107,7 +108,7 @@ class Traits:
         One frame is legal for the network but is no video, so it does not count.
         """
         count = (frames - 1) // self.frame_step * self.frame_step + 1
-        return count if count > 1 else 0
+        return count if count >= self.least_frames else 0
 
     def check(self, width: int, height: int, frames: int) -> None:
         """Raises UserError with the nearest legal values when the shape is not legal."""
@@ -126,12 +127,12 @@ class Traits:
                 f"this model cannot make {width}x{height} video: sides are multiples of {step}",
                 f"the nearest legal size is {w}x{h}",
             )
-        if frames < 2 or (frames - 1) % self.frame_step:
-            step = self.frame_step
-            near_frames = max(1, round((frames - 1) / step)) * step + 1
+        if frames < self.least_frames or (frames - 1) % self.frame_step:
+            step, least = self.frame_step, -(-(self.least_frames - 1) // self.frame_step)
+            near_frames = max(least, round((frames - 1) / step)) * step + 1
             raise UserError(
                 f"this model cannot make {frames} frames: their number is a multiple of "
-                f"{step}, plus 1",
+                f"{step}, plus 1" + (f", {least * step + 1} at least" if least > 1 else ""),
                 f"the nearest legal number is {near_frames}",
             )
 
@@ -162,11 +163,12 @@ class Family:
     """(pattern, replacement): what the authors' own code calls a linear module; see `names`."""
     PREFIX: ClassVar[str] = "diffusion_model."
     """Before these names in files that ComfyUI reads."""
+    LATENTS_KNOWN: ClassVar[bool] = True
+    """Whether `encode` and `decode` are those of its pipeline."""
     TAKES_LATENTS: ClassVar[bool] = True
     """Whether its pipeline's call goes on from noised latents as given."""
     KEEPS_REGIONS: ClassVar[bool] = True
     """Whether its pipeline lets latents be put back between steps."""
-    trainable: ClassVar[bool] = True
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
@@ -180,6 +182,10 @@ class Family:
     def traits(self) -> Traits:
         """What the model can make, and its authors' settings."""
         raise NotImplementedError
+
+    def refusal(self) -> str | None:
+        """Why this one is not trained here; None when it is."""
+        return None
 
     def tasks(self) -> tuple[str, ...]:
         """What the folder's weights can do; more than its own class says where one serves both."""

@@ -17,10 +17,27 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+# what names of pipeline classes begin with
+KNOWN = {
+    "Kandinsky6": "Kandinsky 6",
+    "Cosmos3": "Cosmos3",
+    "MiniMaxH3": "MiniMax H3",
+    "MotifVideo": "Motif-Video",
+    "Helios": "Helios",
+    "SkyReelsV2DiffusionForcing": "SkyReels-V2's diffusion forcing",
+}
+
+
 class Generic(Family):
     NAME = "generic"
     TASKS: ClassVar = {}
-    trainable = False
+    LATENTS_KNOWN = False
+
+    def refusal(self) -> str | None:
+        known = next(
+            (n for begin, n in KNOWN.items() if self.spec.pipeline.startswith(begin)), None
+        )
+        return f"{known} is known and not trained here" if known else "it cannot be trained here"
 
     @property
     def task(self) -> str:

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from realdpo.errors import UserError
 from realdpo.families.base import Family, Traits, picture
 
 if TYPE_CHECKING:
@@ -61,6 +60,11 @@ class Hunyuan15(Family):
                 wide -= 1
         return tuple(found)
 
+    def refusal(self) -> str | None:
+        if self.spec.transformer.get("use_meanflow"):
+            return "a step-distilled HunyuanVideo-1.5 is not trained here"
+        return None
+
     def arguments(self, settings: Any) -> dict[str, Any]:
         return {"negative_prompt": settings.negative_prompt or None}
 
@@ -83,8 +87,6 @@ class Hunyuan15(Family):
     ) -> Tensor:
         import torch
 
-        if self.spec.transformer.get("use_meanflow"):
-            raise UserError("a step-distilled HunyuanVideo-1.5 is not trained here")
         held = torch.zeros_like(noisy)
         mask = noisy.new_zeros(len(noisy), 1, *noisy.shape[2:])
         width = self.spec.get("transformer", "image_embed_dim", 1152)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from realdpo.errors import UserError
-from realdpo.families import family_of
+from realdpo.families import family_of, trainable_family
 from realdpo.families.base import Spec
 from realdpo.families.fingerprint import fingerprint
 from realdpo.families.guide import guide_by_base
@@ -123,10 +123,13 @@ def read_spec(
     """The facts of `model` for training; a Hub model is fetched once, whole.
 
     expert: "low" trains the second transformer of a model that has two. task: as for
-    `with_task`. Raises UserError when the folder lacks a part.
+    `with_task`. Raises UserError when it is not trained here or the folder lacks a part.
     """
+    if not Path(resolve_model(model)).is_dir():
+        trainable_family(spec_of_folder(locate(model, revision).folder))  # before the weights come
     folder = _fetched(resolve_model(model), revision)
     spec = with_task(spec_of_folder(folder), task)
+    trainable_family(spec)
     if expert == "low" and "transformer_2" in spec.classes:
         spec = replace(spec, component="transformer_2")
     for part in (spec.component, "vae", "scheduler"):
