@@ -19,6 +19,7 @@ from realdpo.families.ltx import LTX
 from realdpo.families.ltx2 import LTX2
 from realdpo.families.ltx_condition import LTXCondition
 from realdpo.families.mochi import Mochi
+from realdpo.families.sana_video import SanaVideo
 from realdpo.families.skyreels import SkyReels
 from realdpo.families.wan import Wan
 
@@ -26,7 +27,7 @@ __all__ = ["FAMILIES", "Family", "Spec", "Traits", "family_of", "trainable_famil
 
 FAMILIES: tuple[type[Family], ...] = (
     *(CogVideoX, Wan, LTX, Hunyuan, Mochi),
-    *(Hunyuan15, SkyReels, LTXCondition, Kandinsky5, LTX2),
+    *(Hunyuan15, SkyReels, LTXCondition, Kandinsky5, LTX2, SanaVideo),
 )
 
 

@@ -44,6 +44,7 @@ SHARED = {
     "ltx-condition-i2v": "ltx-condition-t2v",
     "wan2.2-5b-i2v": "wan2.2-5b-t2v",
     "ltx2.3-i2v": "ltx2.3-t2v",
+    "sana-video-i2v": "sana-video-t2v",
 }
 NAMES = list(tiny_pipelines.PIPELINES | SHARED)
 # what a user would hand to the pipeline's own call beside prompt, picture, size, frames and steps
@@ -58,6 +59,7 @@ DIRECT = {
     "skyreels-i2v": {"flow_shift": 5.0},
     "hunyuan15-i2v": {"width": None, "height": None},
     "kandinsky5": {"max_sequence_length": 256},
+    "sana-video": {"frames": 5, "num_frames": None, "use_resolution_binning": False},
 }
 
 
@@ -109,7 +111,8 @@ def calls_of(transformer, run) -> list[dict]:
 
     def keep(_, args, kwargs, out) -> None:
         # copies: a pipeline may write into its latents
-        kept = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in kwargs.items()}
+        given = {**dict(zip(("hidden_states",), args, strict=False)), **kwargs}
+        kept = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in given.items()}
         calls.append({**kept, "": out[0]})
 
     hook = transformer.register_forward_hook(keep, with_kwargs=True)
