@@ -616,6 +616,72 @@ def kandinsky5(image: bool = False, attention: str = "regular") -> Any:
     return kind(**{**parts, "text_encoder": encoder, "tokenizer": processor})
 
 
+def ltx2(newer: bool = False) -> Any:
+    """LTX-2: Gemma and connectors for text, video and sound in one transformer; with `newer` as 2.3."""
+    from diffusers import (
+        AutoencoderKLLTX2Audio,
+        AutoencoderKLLTX2Video,
+        FlowMatchEulerDiscreteScheduler,
+        LTX2Pipeline,
+        LTX2VideoTransformer3DModel,
+    )
+    from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
+    from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration, GemmaTokenizer
+
+    special = ["<unk>", "<bos>", "<eos>", "<pad>", "<mask>"]
+    vocab, merges = bpe("a person walking on the street", special, None, metaspace=True)
+    config = Gemma3Config(
+        text_config={
+            "vocab_size": 520, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 4, "pad_token_id": 3,
+            "bos_token_id": 1, "eos_token_id": 2, "layer_types": ["full_attention"],
+        },
+        vision_config={
+            "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "image_size": 16, "patch_size": 8,
+        },
+        mm_tokens_per_image=4,
+    )  # fmt: skip
+    width = {"video_hidden_dim": 24, "audio_hidden_dim": 8} if newer else {}
+    return LTX2Pipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(
+            use_dynamic_shifting=True, base_shift=0.95, max_shift=2.05, base_image_seq_len=1024,
+            max_image_seq_len=4096, shift_terminal=0.1,
+        ),
+        vae=AutoencoderKLLTX2Video(
+            latent_channels=8, block_out_channels=(8, 8, 8, 8), layers_per_block=(1, 1, 1, 1, 1),
+            decoder_block_out_channels=(8, 16, 32), decoder_layers_per_block=(1, 1, 1, 1),
+            spatial_compression_ratio=32, temporal_compression_ratio=8,
+        ),
+        audio_vae=AutoencoderKLLTX2Audio(
+            base_channels=8, ch_mult=(1, 1, 1), num_res_blocks=1, latent_channels=2, mel_bins=16,
+        ),
+        text_encoder=Gemma3ForConditionalGeneration(config),
+        tokenizer=GemmaTokenizer(vocab=vocab, merges=merges, model_max_length=1024),
+        connectors=LTX2TextConnectors(
+            caption_channels=8, text_proj_in_factor=2,
+            video_connector_num_attention_heads=2,
+            video_connector_attention_head_dim=12 if newer else 4,
+            video_connector_num_layers=1, video_connector_num_learnable_registers=8,
+            audio_connector_num_attention_heads=2, audio_connector_attention_head_dim=4,
+            audio_connector_num_layers=1, audio_connector_num_learnable_registers=8,
+            per_modality_projections=newer, **width,
+        ),
+        transformer=LTX2VideoTransformer3DModel(
+            in_channels=8, out_channels=8, num_attention_heads=2, attention_head_dim=12,
+            cross_attention_dim=24, audio_in_channels=8, audio_out_channels=8,
+            audio_num_attention_heads=2, audio_attention_head_dim=4, audio_cross_attention_dim=8,
+            caption_channels=8, num_layers=2, cross_attn_mod=newer, audio_cross_attn_mod=newer,
+            use_prompt_embeddings=not newer,
+        ),
+        vocoder=LTX2Vocoder(
+            in_channels=32, hidden_channels=8, upsample_kernel_sizes=[4, 4],
+            upsample_factors=[2, 2], resnet_kernel_sizes=[3], resnet_dilations=[[1, 3, 5]],
+        ),
+    )  # fmt: skip
+
+
 PIPELINES = {
     "cogvideox-2b": lambda: cogvideox(rotary=False),
     "cogvideox-5b": lambda: cogvideox(),
@@ -641,6 +707,8 @@ PIPELINES = {
     "hunyuan15-i2v": lambda: hunyuan15(image=True),
     "kandinsky5-t2v": lambda: kandinsky5(),
     "kandinsky5-i2v": lambda: kandinsky5(image=True),
+    "ltx2-t2v": lambda: ltx2(),
+    "ltx2.3-t2v": lambda: ltx2(newer=True),
 }
 
 

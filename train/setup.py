@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
+import re
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -151,7 +152,9 @@ def open_weights(model: nn.Module, config: TrainConfig, spec: Spec) -> None:
         targets = lora_targets(config, trainable_family(spec))
         weights.add_lora(model, config.rank, config.alpha, config.lora_dropout, targets)
     else:
-        model.requires_grad_(True)
+        held = trainable_family(spec).HELD
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(not (held and re.search(held, name)))
 
 
 def lora_targets(config: TrainConfig, family: Family) -> tuple[str, ...]:

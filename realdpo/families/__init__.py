@@ -16,6 +16,7 @@ from realdpo.families.hunyuan import Hunyuan
 from realdpo.families.hunyuan15 import Hunyuan15
 from realdpo.families.kandinsky5 import Kandinsky5
 from realdpo.families.ltx import LTX
+from realdpo.families.ltx2 import LTX2
 from realdpo.families.ltx_condition import LTXCondition
 from realdpo.families.mochi import Mochi
 from realdpo.families.skyreels import SkyReels
@@ -25,7 +26,7 @@ __all__ = ["FAMILIES", "Family", "Spec", "Traits", "family_of", "trainable_famil
 
 FAMILIES: tuple[type[Family], ...] = (
     *(CogVideoX, Wan, LTX, Hunyuan, Mochi),
-    *(Hunyuan15, SkyReels, LTXCondition, Kandinsky5),
+    *(Hunyuan15, SkyReels, LTXCondition, Kandinsky5, LTX2),
 )
 
 

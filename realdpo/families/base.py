@@ -159,6 +159,9 @@ class Family:
     FLOAT32_PARTS: ClassVar[tuple[str, ...]] = ()
     """Parts that lose detail below float32, as their authors say."""
 
+    HELD: ClassVar[str] = ""
+    """Pattern of the parameters that stay as they are when all weights are trained; "" for none."""
+
     ORIGINAL: ClassVar[tuple[tuple[str, str], ...]] = ()
     """(pattern, replacement): what the authors' own code calls a linear module; see `names`."""
     PREFIX: ClassVar[str] = "diffusion_model."

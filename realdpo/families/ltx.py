@@ -27,7 +27,7 @@ class LTX(Family):
     TASKS: ClassVar = {"LTXPipeline": "t2v", "LTXImageToVideoPipeline": "i2v"}
 
     # the authors' names are diffusers' own here
-    ORIGINAL = (
+    ORIGINAL: ClassVar[tuple[tuple[str, str], ...]] = (
         (r"(transformer_blocks\.\d+\.attn[12]\.to_(?:q|k|v|out\.0))", r"\1"),
         (r"(transformer_blocks\.\d+\.ff\.net\.(?:0\.proj|2))", r"\1"),
     )

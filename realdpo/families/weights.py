@@ -65,7 +65,7 @@ def save_weights(weights: Mapping[str, Tensor], model: Any, spec: Spec, folder: 
         target = folder / spec.component
         target.mkdir(parents=True, exist_ok=True)
         model.save_config(target)
-        whole = {**dict(model.named_buffers()), **kept}
+        whole = {**model.state_dict(), **kept}
         kept = {n: whole[n].detach().cpu().contiguous() for n in model.state_dict()}
         save_file(kept, target / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
         return

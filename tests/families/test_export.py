@@ -24,6 +24,7 @@ TARGETS = {
     "wan2.2-t2v": ("to_q", "to_k", "to_v", "to_out.0"),
     "skyreels-t2v": ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"),
     "ltx-t2v": ("to_q", "to_k", "to_v", "to_out.0"),
+    "ltx2-t2v": ("attn1.to_q", "attn2.to_out.0", "ff.net.2", "proj_in"),
     "hunyuan-t2v": ("to_q", "to_v", "add_k_proj", "to_out.0"),
     "kandinsky5-t2v": ("to_query", "to_value", "cross_attention.out_layer", "feed_forward.in_layer"),
 }  # fmt: skip
