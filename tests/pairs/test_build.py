@@ -21,7 +21,7 @@ from pair_workspace import fabricate
 
 from realdpo import tables
 from realdpo.errors import UserError
-from realdpo.families.load import fingerprint
+from realdpo.families.fingerprint import fingerprint_weights
 from realdpo.media.decode import read_clip
 from realdpo.pairs.building import build, preview
 from realdpo.pairs.config import BuildConfig
@@ -93,7 +93,7 @@ def test_nothing_that_is_published_names_a_place_on_this_machine(built, model) -
     workspace, _ = built
     row = tables.read_table(workspace.pairs, tables.PAIRS).to_pylist()[0]
     assert row["model"] == model.name
-    assert row["revision"] == fingerprint(model)
+    assert row["revision"] == fingerprint_weights(model)
     published = [p for p in (workspace.root / "pairs").rglob("*") if p.is_file()]
     assert {p.suffix for p in published} == {".parquet", ".json", ".mp4", ".png"}
     for path in published:

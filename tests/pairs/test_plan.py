@@ -13,7 +13,8 @@ from pair_workspace import fabricate
 from realdpo import tables
 from realdpo.errors import UserError
 from realdpo.families import Spec, family_of
-from realdpo.families.load import fingerprint, locate_model, spec_of_folder
+from realdpo.families.fingerprint import fingerprint_weights
+from realdpo.families.load import locate_model, spec_of_folder
 from realdpo.families.memory import OutOfMemory, choose_memory, memory_told, next_memory
 from realdpo.pairs.config import BuildConfig, parse_strategies
 from realdpo.pairs.plan import loser, plan
@@ -61,8 +62,8 @@ def test_weights_are_part_of_the_id(workspace, tmp_path) -> None:
         for seed in (0, 0, 1)[1:]
     ]
     again = tiny_pipelines.save("cogvideox-5b-i2v", tmp_path / "again" / "model", 0)
-    assert fingerprint(folders[0]) == fingerprint(again)
-    assert fingerprint(folders[0]) != fingerprint(folders[1])
+    assert fingerprint_weights(folders[0]) == fingerprint_weights(again)
+    assert fingerprint_weights(folders[0]) != fingerprint_weights(folders[1])
     assert ids_of(workspace, model=str(folders[0])) == ids_of(workspace, model=str(again))
     assert locate_model(str(again)).id == "model"  # not its path, which differs between machines
 
