@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from realdpo.families.base import Family, Traits, denormal, normal
+from realdpo.families.base import Family, Traits, denormalise_latents, normalise_latents
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,10 +93,12 @@ class SanaVideo(Family):
 
     def encode(self, vae: Any, video: Tensor) -> Tensor:
         latents = vae.encode(video.to(vae.device, vae.dtype)).latent_dist.mode().float()
-        return normal(latents, *_statistics(vae))
+        return normalise_latents(latents, *_statistics(vae))
 
     def decode(self, vae: Any, latents: Tensor) -> Tensor:
-        return vae.decode(denormal(latents.float(), *_statistics(vae)).to(vae.dtype)).sample
+        return vae.decode(
+            denormalise_latents(latents.float(), *_statistics(vae)).to(vae.dtype)
+        ).sample
 
     def condition(self, vae: Any, image: Tensor, frames: int) -> dict[str, Tensor]:
         return {"first_latent": self.encode(vae, image.unsqueeze(2))}

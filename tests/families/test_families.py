@@ -32,7 +32,7 @@ from realdpo.families.sample import generate_video, settings_from
 from realdpo.families.weights import load_lora, save_weights
 from realdpo.ids import seed_of
 from realdpo.media.decode import read_clip
-from realdpo.media.encode import EncodeSettings, encode
+from realdpo.media.encode import EncodeSettings, encode_video
 from realdpo.memory import RUNGS
 from realdpo.pairs import conform
 from realdpo.pairs.generate import regenerate, roundtrip, to_tensor
@@ -414,7 +414,7 @@ def check_validation_videos(case: Case, trained, config, tuned, folder: Path) ->
     """The base and the tuned model of one prompt and seed, which a pipeline with the LoRA makes too."""
     place = Workspace(folder / "w")
     place.pair_data.mkdir(parents=True)
-    real = encode(case.clip, 8, EncodeSettings())
+    real = encode_video(case.clip, 8, EncodeSettings())
     row = {"pair_id": "p", "win": {"bytes": real, "path": None}}
     pq.write_table(pa.Table.from_pylist([row]), place.pair_data / "pairs.parquet")
     Image.fromarray(case.clip[0]).save(folder / "first.png")
@@ -433,7 +433,7 @@ def check_validation_videos(case: Case, trained, config, tuned, folder: Path) ->
     seed = seed_of("validation video", "p")
     settings = case.settings(steps=2, guidance=1.0)
     again = generate_video(tuned, case.family, PROMPT, case.image, seed, settings)
-    again = read_clip(encode(again, 8, EncodeSettings()))[0]
+    again = read_clip(encode_video(again, 8, EncodeSettings()))[0]
     assert np.abs(again.astype(int) - made).max() <= 3
     assert np.abs(again.astype(int) - base).max() > 3
 
