@@ -107,7 +107,7 @@ def _same_settings(folder: Path, config: TrainConfig) -> None:
     path = folder / "config.toml"
     if not path.is_file():
         return
-    kept = configs.build(TrainConfig, configs.load_toml(path).get("train", {}), str(path))
+    kept = configs.build_settings(TrainConfig, configs.load_toml(path).get("train", {}), str(path))
     free = FREE_ON_RESUME - ({"steps"} if config.schedule != "constant" else set())
     other = [
         f.name

@@ -220,7 +220,7 @@ def _conformed(planned: Plan, item: Item) -> Item | None:
 
 
 def _write_picture(path: Path, picture: np.ndarray) -> None:
-    write_bytes(path, report.png(Image.fromarray(picture)))
+    write_bytes(path, report.encode_png(Image.fromarray(picture)))
 
 
 def _task(planned: Plan, system: System, item: Item, number: int) -> Task:

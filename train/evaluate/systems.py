@@ -10,8 +10,8 @@ from pathlib import Path
 from realdpo.config import load_toml
 from realdpo.errors import UserError
 from realdpo.families.base import Spec
-from realdpo.families.fingerprint import fingerprint
-from realdpo.families.load import locate, read_spec, spec_of_folder, with_task
+from realdpo.families.fingerprint import fingerprint_weights
+from realdpo.families.load import locate_model, read_spec, spec_of_folder, with_task
 from realdpo.ids import content_id
 from realdpo.workspace import Workspace
 
@@ -112,7 +112,7 @@ def _resolve(
         return System(name, text, videos=str(folder))
     model, _, lora = text.partition("+")
     try:
-        found = locate(model, base_revision)
+        found = locate_model(model, base_revision)
     except UserError as error:
         runs = sorted(p.parent.name for p in workspace.runs.glob("*/config.toml"))
         raise UserError(
@@ -123,7 +123,7 @@ def _resolve(
         raise UserError(f"{wrong}: a folder has no revisions", "leave @revision= out")
     if lora and not Path(lora).exists() and "/" not in lora:
         raise UserError(f"{name}={text}: the LoRA {lora} is not there")
-    weights = fingerprint(Path(lora)) if lora and Path(lora).exists() else lora
+    weights = fingerprint_weights(Path(lora)) if lora and Path(lora).exists() else lora
     return System(
         name, text + (f"@revision={base_revision}" if base_revision else ""), model, lora or None,
         revision=f"{found.revision}+{weights}", base_revision=base_revision, task=task,
@@ -140,9 +140,9 @@ def _of_run(name: str, text: str, folder: Path) -> System:
     settings = load_toml(folder / "config.toml").get("train", {})
     model = str(settings.get("model", "tiny"))
     base_revision = settings.get("revision")
-    found = locate(model, base_revision)
+    found = locate_model(model, base_revision)
     system = System(
-        name, text, model, revision=f"{found.revision}+{fingerprint(weights)}",
+        name, text, model, revision=f"{found.revision}+{fingerprint_weights(weights)}",
         base_revision=base_revision, task=settings.get("task"),
     )  # fmt: skip
     if (weights / "pytorch_lora_weights.safetensors").is_file():
@@ -155,7 +155,7 @@ def _of_run(name: str, text: str, folder: Path) -> System:
 
 def spec_of_system(system: System) -> Spec:
     """The facts of the system's model, at its revision and for its task."""
-    found = locate(system.model, system.base_revision)
+    found = locate_model(system.model, system.base_revision)
     return with_task(spec_of_folder(found.folder), system.task)
 
 
