@@ -26,7 +26,7 @@ import numpy as np
 from realdpo import ids
 from realdpo.demo import footage
 from realdpo.media import decode
-from realdpo.media.encode import EncodeSettings, encode
+from realdpo.media.encode import EncodeSettings, encode_video
 from realdpo.pairs import audit, conform, permutation
 from realdpo.pairs.audit import Pair
 from realdpo.pairs.statistics import FEATURES, FILE, FIRST, GRID, WHOLE, measure
@@ -47,7 +47,7 @@ def main() -> None:
     arguments.add_argument("--counts", type=int, nargs="*", default=COUNTS)
     arguments.add_argument("--only", choices=("null", "power"))
     given = arguments.parse_args()
-    films = given.films or sorted(footage.fetch().parent.glob("*.mp4"))
+    films = given.films or sorted(footage.fetch_films().parent.glob("*.mp4"))
     pool = read_pool(films, given.clips, given.cache)
     for film, clips in pool.items():
         print(f"{len(clips):4} clips of {film}", flush=True)
@@ -183,7 +183,7 @@ def clips_of(film: Path, most: int) -> list[tuple[Video, Video]]:
     start = Fraction(0)
     while len(found) < most:
         try:
-            frames = list(decode.frames(film, start=start, end=start + need + 1))
+            frames = list(decode.decode_frames(film, start=start, end=start + need + 1))
         except Exception as error:  # the end of a film reads differently in each container
             print(f"{film.name}: {error}")
             break
@@ -213,7 +213,7 @@ def sharpened(video: Video) -> Video:
 
 
 def encoded_again(video: Video) -> Video:
-    return decode.read_clip(encode(video, int(FORM.fps), EncodeSettings(crf=26)))[0]
+    return decode.read_clip(encode_video(video, int(FORM.fps), EncodeSettings(crf=26)))[0]
 
 
 def passed_through_vae(video: Video) -> Video:

@@ -80,9 +80,9 @@ class Handler(BaseHTTPRequestHandler):
 def workspace(root: Path, video: Path, count: int) -> Workspace:
     """`count` clips of half a second, 128x72, of sixteen stretches of one video."""
     ws = Workspace(root)
-    facts = probe.probe(video)
+    facts = probe.probe_video(video)
     source_id = ids.file_hash(video)
-    pictures = [frame.rgb for frame in decode.frames(video, size=(128, 72))]
+    pictures = [frame.rgb for frame in decode.decode_frames(video, size=(128, 72))]
     length = max(1, round(facts.fps / 2))
     ws.clip_files.mkdir(parents=True)
     made: dict[int, bytes] = {}
@@ -90,7 +90,9 @@ def workspace(root: Path, video: Path, count: int) -> Workspace:
     for number in range(count):
         at = number % 16 * (len(pictures) - length) // 16
         if at not in made:
-            made[at] = encode.encode(pictures[at : at + length], facts.fps, encode.EncodeSettings())
+            made[at] = encode.encode_video(
+                pictures[at : at + length], facts.fps, encode.EncodeSettings()
+            )
         start, end = Fraction(at) / facts.fps, Fraction(at + length) / facts.fps
         clip_id = ids.content_id(source=source_id, number=number)
         ws.clip_file(clip_id).write_bytes(made[at])
@@ -111,8 +113,8 @@ def workspace(root: Path, video: Path, count: int) -> Workspace:
             }
         )
     source = {"source_id": source_id, "path": str(video), "status": "ok"}
-    tables.write(ws.sources, tables.from_rows(tables.SOURCES, [source]), tables.SOURCES)
-    tables.write(ws.clips, tables.from_rows(tables.CLIPS, rows), tables.CLIPS)
+    tables.write_table(ws.sources, tables.from_rows(tables.SOURCES, [source]), tables.SOURCES)
+    tables.write_table(ws.clips, tables.from_rows(tables.CLIPS, rows), tables.CLIPS)
     return ws
 
 

@@ -114,7 +114,7 @@ def write_workspace(work: Workspace, count: int) -> None:
             ]
             out.write_table(pa.table(arrays, schema=schema))
     sources = [{"source_id": f"{i:064x}", "path": f"/f/{i}.mp4", "status": "ok"} for i in range(-(-count // 20))]  # fmt: skip
-    tables.write(work.sources, tables.from_rows(tables.SOURCES, sources), tables.SOURCES)
+    tables.write_table(work.sources, tables.from_rows(tables.SOURCES, sources), tables.SOURCES)
 
 
 def run_step(step: str, work: Workspace) -> str:
@@ -135,8 +135,8 @@ def run_step(step: str, work: Workspace) -> str:
     if step == "caption":
         done = captions.caption(work, CaptionConfig(captioner="keywords"))
         return f"{done['clips']} captions"
-    names = [name for name in tables.check(work.clips, tables.CLIPS).names if name != "phash"]
-    clips = tables.read(work.clips, tables.CLIPS, names)
+    names = [name for name in tables.check_table(work.clips, tables.CLIPS).names if name != "phash"]
+    clips = tables.read_table(work.clips, tables.CLIPS, names)
     if step == "split":
         clips = ingestion.split(clips, IngestConfig())
         tables.replace_columns(work.clips, tables.CLIPS, {"split": clips["split"]})

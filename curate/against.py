@@ -21,7 +21,7 @@ from realdpo.curate.dedup_blocks import Where
 from realdpo.errors import UserError
 from realdpo.files import atomic_path
 from realdpo.ledger import Ledger
-from realdpo.progress import bar, say
+from realdpo.progress import progress_bar, say
 from realdpo.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def _of_workspace(theirs: Workspace) -> Iterator[pa.Table]:
 
     from realdpo import tables
 
-    tables.check(theirs.clips, tables.CLIPS)
+    tables.check_table(theirs.clips, tables.CLIPS)
     with pq.ParquetFile(theirs.clips) as file:
         for batch in file.iter_batches(16_384, columns=["clip_id", "source_id", "phash"]):
             # Not under their ids: two spans of one source would have to agree as loops do.
@@ -142,8 +142,8 @@ def _of_videos(workspace: Workspace, other: Path, where: Where | None) -> Iterat
     with Ledger(workspace.step("against")) as done:
         keys = {task: ids.content_id(task=list(map(str, task)), stamp=_stamp(task[0]), version=VERSION) for task in tasks}  # fmt: skip
         todo = [task for task in tasks if done.get(keys[task]) is None]
-        with bar("read", len(tasks), "parts", done=len(tasks) - len(todo)) as advance:
-            for outcome in engine.run(
+        with progress_bar("read", len(tasks), "parts", done=len(tasks) - len(todo)) as advance:
+            for outcome in engine.run_rows(
                 fingerprints_of, todo, engine=where.engine, workers=where.workers, address=where.address
             ):  # fmt: skip
                 if outcome.error is not None:

@@ -112,14 +112,14 @@ def analyse(task: Task) -> Analysis:
     import cv2
 
     from realdpo.curate.scores import LUMA_SECONDS
-    from realdpo.media.decode import frames
-    from realdpo.media.probe import probe
+    from realdpo.media.decode import decode_frames
+    from realdpo.media.probe import probe_video
 
     cv2.setNumThreads(1)  # OpenCV's flow works in stripes, one a thread: others, other numbers
-    facts = probe(task.path)
+    facts = probe_video(task.path)
     step = 1 / facts.fps if facts.fps > 0 else Fraction(0)
     damage: list[str] = []
-    stream = frames(
+    stream = decode_frames(
         task.path,
         size=analysis_size,
         threads=task.threads,

@@ -67,7 +67,9 @@ def calibrate(
     """
     from realdpo import tables
 
-    clips = tables.read(workspace.require(workspace.clips, "curate ingest FOOTAGE"), tables.CLIPS)
+    clips = tables.read_table(
+        workspace.require(workspace.clips, "curate ingest FOOTAGE"), tables.CLIPS
+    )
     if not clips.num_rows:
         raise UserError(f"{workspace.clips} holds no clips", "ingest footage first")
     limits = decide.thresholds(overrides)

@@ -74,13 +74,15 @@ def cut(task: Task) -> Clip:
     Frame k of the clip is the source frame nearest in time to start + k / fps, within the span.
     Raises MediaError when the source cannot be read or gives fewer frames than the target needs.
     """
-    from realdpo.media.decode import frames
-    from realdpo.media.encode import encode
+    from realdpo.media.decode import decode_frames
+    from realdpo.media.encode import encode_video
 
     fps = task.target.fps or task.fps
     count = task.target.frames or max(1, math.floor((task.end - task.start) * fps))
     scaled, (left, top, width, height) = placement(task.width, task.height, task.target, task.crop)
-    decoded = frames(task.path, size=scaled, start=task.start, end=task.end, threads=task.threads)
+    decoded = decode_frames(
+        task.path, size=scaled, start=task.start, end=task.end, threads=task.threads
+    )
     written = 0
 
     def pictures() -> Iterator[npt.NDArray[np.uint8]]:
@@ -89,7 +91,7 @@ def cut(task: Task) -> Clip:
             written += 1
             yield frame.rgb[top : top + height, left : left + width]
 
-    data = encode(pictures(), fps, task.encode)
+    data = encode_video(pictures(), fps, task.encode)
     if written < count:
         raise MediaError(f"the clip has {written} of {count} frames")
     return Clip(data, width, height, frames=written, fps=fps)

@@ -251,10 +251,10 @@ def decide(
 
     path = workspace.require(workspace.clips, "curate ingest FOOTAGE")
     limits = thresholds(overrides)
-    names = tables.check(path, tables.CLIPS).names
+    names = tables.check_table(path, tables.CLIPS).names
     # Fingerprints are most of a table, and are compared in blocks, out of the file.
     light = [name for name in names if "." in name or name in _JUDGED]
-    clips = tables.read(path, tables.CLIPS, light)
+    clips = tables.read_table(path, tables.CLIPS, light)
     folder = workspace.step("dedup")
     links = dedup_blocks.find(path, folder, keep=write).tolist()
     known = against.known_rows(workspace, path, keep=write)

@@ -25,7 +25,7 @@ from realdpo.curate.dedup import DedupSettings, Prints, compare, gather
 from realdpo.errors import UserError
 from realdpo.files import atomic_path
 from realdpo.ledger import Ledger
-from realdpo.progress import bar
+from realdpo.progress import progress_bar
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,7 +43,7 @@ Pairs = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Where:
-    """On what the tasks run, as `engine.run` takes it."""
+    """On what the tasks run, as `engine.run_rows` takes it."""
 
     engine: str = "local"
     workers: int = 0
@@ -129,8 +129,8 @@ def _in_blocks(
     (folder / "pairs").mkdir(parents=True, exist_ok=True)
     with Ledger(folder / "done") as done:
         todo = [task for task in tasks if done.get(_name(task)) is None]
-        with bar("compare", len(tasks), "blocks", done=len(tasks) - len(todo)) as advance:
-            for outcome in engine.run(
+        with progress_bar("compare", len(tasks), "blocks", done=len(tasks) - len(todo)) as advance:
+            for outcome in engine.run_rows(
                 step, todo, engine=where.engine, workers=where.workers, address=where.address
             ):
                 if outcome.error is None:

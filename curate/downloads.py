@@ -69,7 +69,7 @@ def download(
                     + (f"; it asks to wait {asked:.0f} s" if asked else ""),
                     "run again to go on",
                 ) from error
-            wait = waiting.pause(tries, asked)
+            wait = waiting.seconds_to_wait(tries, asked)
             if wait > 5:
                 say(f"fetch: {url} asks to wait; again in {wait:.0f} s")
             sleep(wait)
@@ -90,10 +90,10 @@ def download(
 def not_a_film(path: Path) -> str | None:
     """Why a file holds no video, by its head alone; None when it does."""
     from realdpo.media import MediaError
-    from realdpo.media.probe import probe
+    from realdpo.media.probe import probe_video
 
     try:
-        probe(str(path))
+        probe_video(str(path))
     except MediaError as error:
         return str(error).removeprefix(f"{path}: ")
     return None

@@ -62,8 +62,8 @@ def read_earlier(workspace: Workspace) -> Earlier:
     """The workspace's tables of sources and clips as they are."""
     if not (workspace.sources.is_file() and workspace.clips.is_file()):
         return Earlier()
-    rows = tables.read(workspace.sources, tables.SOURCES).to_pylist()
-    return Earlier(rows, tables.read(workspace.clips, tables.CLIPS))
+    rows = tables.read_table(workspace.sources, tables.SOURCES).to_pylist()
+    return Earlier(rows, tables.read_table(workspace.clips, tables.CLIPS))
 
 
 def keep_known(facts: Sequence[Row], earlier: Earlier, footage: Sequence[str]) -> Known:
@@ -199,7 +199,7 @@ def _owner(group: Sequence[Row], notes: sources.Notes | None) -> dict[str, Any]:
     if len(group) == 1:
         return dict(first)
     texts = [row["license"] for row in group]
-    licence = licences.strictest(texts)
+    licence = licences.strictest_licence(texts)
     teller = next(row for row in group if row["license"] == licence or licence is None)
     order = [teller, *group]
     words = {name: next((row[name] for row in order if row[name]), None) for name in PROVENANCE}
@@ -207,7 +207,7 @@ def _owner(group: Sequence[Row], notes: sources.Notes | None) -> dict[str, Any]:
     words["split"] = sources.strictest_split(row["split"] for row in group)
     if notes is not None:
         same = " and ".join(_shown(row) for row in group[:3]) + " hold the same bytes"
-        if len({licences.read(text) for text in texts if text}) > 1:
+        if len({licences.read_licence(text) for text in texts if text}) > 1:
             said = ", ".join(sorted({str(text) for text in texts if text}))
             notes.add(f"{same}, with the licences {said}: {licence}, the strictest, counts")
         if len({row["split"] for row in group if row["split"]}) > 1:

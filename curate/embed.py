@@ -19,7 +19,7 @@ from realdpo.curate.caption import show
 from realdpo.errors import UserError
 from realdpo.files import atomic_path
 from realdpo.media import MediaError
-from realdpo.progress import bar, say
+from realdpo.progress import progress_bar, say
 from realdpo.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -147,9 +147,10 @@ def embed(ws: Workspace, config: EmbedConfig) -> dict[str, Any]:
     """
     with ws.lock("curate embed"):
         ws.require(ws.clips, "curate ingest FOOTAGE")
-        rows = tables.read(ws.clips, tables.CLIPS).to_pylist()
+        rows = tables.read_table(ws.clips, tables.CLIPS).to_pylist()
         sources = {
-            row["source_id"]: row for row in tables.read(ws.sources, tables.SOURCES).to_pylist()
+            row["source_id"]: row
+            for row in tables.read_table(ws.sources, tables.SOURCES).to_pylist()
         }
         wanted = [r for r in rows if r["status"] == "ok" and r.get("keep") is not False]
         embedder = load(config)
@@ -163,7 +164,7 @@ def embed(ws: Workspace, config: EmbedConfig) -> dict[str, Any]:
                 new["action"] = [seen[row["clip_id"]]]
             out.append(new)
         _write(path(ws), table, config, embedder)
-        tables.write(ws.clips, tables.from_rows(tables.CLIPS, out), tables.CLIPS)
+        tables.write_table(ws.clips, tables.from_rows(tables.CLIPS, out), tables.CLIPS)
     return {
         "clips": len(wanted),
         "embedded": fresh,
@@ -362,7 +363,7 @@ def _vectors(
     groups = [todo[i : i + group] for i in range(0, len(todo), group)]
     failed: dict[str, str] = {}
     fresh = 0
-    with bar("embed", len(rows), "clips", done=len(rows) - len(todo)) as advance:
+    with progress_bar("embed", len(rows), "clips", done=len(rows) - len(todo)) as advance:
         for chunk, looks in _ahead(groups, lambda row: _look(ws, row, sources, config)):
             seen = [(r, f) for r, f in zip(chunk, looks, strict=True) if not isinstance(f, str)]
             failed |= {r["clip_id"]: f for r, f in zip(chunk, looks, strict=True)

@@ -38,7 +38,7 @@ from realdpo.curate.sources import Candidate
 from realdpo.errors import UserError
 from realdpo.files import write_bytes, write_text
 from realdpo.ledger import Ledger
-from realdpo.progress import bar, say
+from realdpo.progress import progress_bar, say
 from realdpo.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -105,8 +105,8 @@ def ingest(
         clips, sizes = write_clips(workspace, clips, owners, known.carried, config)
         clips = split(clips, config)
         table = tables.from_rows(tables.SOURCES, known.rows)
-        tables.write(workspace.sources, table, tables.SOURCES)
-        tables.write(workspace.clips, clips, tables.CLIPS)
+        tables.write_table(workspace.sources, table, tables.SOURCES)
+        tables.write_table(workspace.clips, clips, tables.CLIPS)
         write_dataset(workspace, clips, sizes, config)
         for name in set(removed) - set(clips["clip_id"].to_pylist()):
             workspace.clip_file(name).unlink(missing_ok=True)
@@ -297,7 +297,7 @@ def score(
     rows = {k: row for k, row in owners.items() if k in named and row["status"] == "ok"}
     parts: list[pa.Table] = []
     folder = workspace.step("clips")
-    with bar("score", len(rows), "sources") as advance:
+    with progress_bar("score", len(rows), "sources") as advance:
         for source_id in sorted(rows):
             row = rows[source_id]
             task = analyse.Task(source_id, row["path"], config.shots)
@@ -311,8 +311,8 @@ def score(
             if not stored.exists():
                 given = [(Fraction(a), None if b is None else Fraction(b)) for a, b in times]
                 fresh = _clip_rows(analysis, source_id, given, config)
-                tables.write(stored, tables.from_rows(tables.CLIPS, fresh), tables.CLIPS)
-            parts.append(_with_provenance(tables.read(stored, tables.CLIPS), row))
+                tables.write_table(stored, tables.from_rows(tables.CLIPS, fresh), tables.CLIPS)
+            parts.append(_with_provenance(tables.read_table(stored, tables.CLIPS), row))
             advance()
     empty = tables.from_rows(tables.CLIPS, [])
     return pa.concat_tables([empty, *parts], promote_options="default").combine_chunks()
@@ -580,7 +580,7 @@ def _of_crop(
 
 def _source_reasons(license_id: str | None, hdr: float | None, config: IngestConfig) -> list[str]:
     settings = config.sources
-    reason = licences.reason(
+    reason = licences.licence_reason(
         license_id, required=settings.require_license, allowed=settings.licenses
     )
     return [r for r in (reason, "hdr" if hdr and settings.hdr == "drop" else None) if r]
@@ -761,7 +761,7 @@ def write_dataset(
     ready = clips.filter(pc.and_(clips["keep"], pc.equal(clips["status"], "ok")))
     written = shards.write(workspace, ready.sort_by("clip_id"), sizes, config.shards)
     if config.shards.to:
-        with bar("copy", len(written), "files") as advance:
+        with progress_bar("copy", len(written), "files") as advance:
             for path in written:
                 shards.copy(path, workspace.data, config.shards.to)
                 advance()
@@ -893,13 +893,13 @@ def _run(
     config: IngestConfig,
     total: int | None = None,
     engine_name: str | None = None,
-) -> Iterable[engine.Outcome[Row, Any]]:
+) -> Iterable[engine.RowOutcome[Row, Any]]:
     """Run a step with its progress bar; rows that were done before count as done."""
     total = len(rows) if total is None else total
     if not total:
         return
-    with bar(title, total, unit, done=total - len(rows)) as advance:
-        for outcome in engine.run(
+    with progress_bar(title, total, unit, done=total - len(rows)) as advance:
+        for outcome in engine.run_rows(
             step,
             rows,
             engine=engine_name or config.engine,
@@ -958,7 +958,7 @@ def nothing_read(workspace: Workspace, result: Mapping[str, Any]) -> UserError |
     """
     if result["sources_failed"] < result["sources"]:
         return None
-    first = tables.read(workspace.sources, tables.SOURCES).slice(0, 1).to_pylist()[0]
+    first = tables.read_table(workspace.sources, tables.SOURCES).slice(0, 1).to_pylist()[0]
     path, reason = (str(first[name]).replace("\n", "\\n") for name in ("path", "error"))
     return UserError(
         f"no source could be read ({result['sources_failed']} failed): "

@@ -22,7 +22,7 @@ from realdpo.curate.caption.config import EDIT, FILE_NAME, KEYWORDS, SIDECAR
 from realdpo.curate.dedup_blocks import Where
 from realdpo.errors import UserError
 from realdpo.files import atomic_path, write_text
-from realdpo.progress import bar
+from realdpo.progress import progress_bar
 from realdpo.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def merge(
         _take_edits(given, into, conflicts)
         _take_config(given, into, conflicts)
         count = _write_clips(given, into, sources, conflicts)
-        tables.write(into.sources, tables.from_rows(tables.SOURCES, sources), tables.SOURCES)
+        tables.write_table(into.sources, tables.from_rows(tables.SOURCES, sources), tables.SOURCES)
         result = _judge(into, config, where or Where())
         _count_moved(given, into, conflicts)
         result = {
@@ -81,8 +81,8 @@ def check(given: Sequence[Workspace], into: Workspace) -> None:
     for number, work in enumerate(given):
         for path in (work.clips, work.sources):
             work.require(path, "curate ingest FOOTAGE")
-        tables.check(work.clips, tables.CLIPS)
-        tables.check(work.sources, tables.SOURCES)
+        tables.check_table(work.clips, tables.CLIPS)
+        tables.check_table(work.sources, tables.SOURCES)
         if roots[number] in roots[:number]:
             raise UserError(f"{work.root} is named twice")
     if into.root.resolve() in roots:
@@ -108,11 +108,11 @@ def check(given: Sequence[Workspace], into: Workspace) -> None:
 
 def settings_of(work: Workspace) -> IngestConfig:
     """The settings that `curate ingest` ran with; the defaults where they were not saved."""
-    from realdpo.config import resolve
+    from realdpo.config import resolve_settings
     from realdpo.curate.config import IngestConfig
 
     path = work.root / "config" / "curate-ingest.toml"
-    return resolve(IngestConfig, section="ingest", file=path if path.exists() else None)
+    return resolve_settings(IngestConfig, section="ingest", file=path if path.exists() else None)
 
 
 def text(result: Mapping[str, Any]) -> str:
@@ -142,7 +142,7 @@ def _sources(given: Sequence[Workspace], conflicts: Counter[str]) -> list[Row]:
     rows: dict[str, Row] = {}
     paths: dict[str, str] = {}
     for work in given:
-        for row in tables.read(work.sources, tables.SOURCES).to_pylist():
+        for row in tables.read_table(work.sources, tables.SOURCES).to_pylist():
             key = row["source_id"] or f"path:{row['path']}"
             if row["source_id"] and row["path"] and paths.setdefault(row["path"], key) != key:
                 conflicts["paths that name different files; both are kept"] += 1
@@ -168,9 +168,9 @@ def _sources(given: Sequence[Workspace], conflicts: Counter[str]) -> list[Row]:
 def _settle_rights(kept: Row, other: Row, conflicts: Counter[str], what: str) -> None:
     """The stricter licence counts; of other words the first, if any, and the difference is said."""
     one, two = kept["license"], other.get("license")
-    if one and two and licences.read(one) != licences.read(two):
+    if one and two and licences.read_licence(one) != licences.read_licence(two):
         conflicts[f"{what} under two licences; the stricter counts"] += 1
-    kept["license"] = licences.strictest((one, two))
+    kept["license"] = licences.strictest_licence((one, two))
     for name in _TOLD:
         if other.get(name) and kept[name] != other[name]:
             conflicts[f"{what} with another {name}; the first counts"] += 1
@@ -188,7 +188,7 @@ def _take_files(given: Sequence[Workspace], into: Workspace) -> None:
     ]
     files = [(path, new / path.relative_to(old)) for old, new in folders for path in _files(old)]
     todo = [(path, target) for path, target in files if not target.exists()]
-    with bar("take in", len(files), "files", done=len(files) - len(todo)) as advance:
+    with progress_bar("take in", len(files), "files", done=len(files) - len(todo)) as advance:
         for path, target in todo:
             if not target.exists():  # nor taken from an earlier workspace meanwhile
                 _link(path, target)
@@ -257,7 +257,7 @@ def _write_clips(
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    schemas = [tables.check(work.clips, tables.CLIPS) for work in given]
+    schemas = [tables.check_table(work.clips, tables.CLIPS) for work in given]
     names = sorted({name for schema in schemas for name in tables.score_columns(schema)})
     for name in names:
         lacking = [w for w, schema in zip(given, schemas, strict=True) if name not in schema.names]
@@ -383,8 +383,8 @@ def _judge(into: Workspace, config: IngestConfig, where: Where) -> dict[str, Any
     dedup_blocks.find(into.clips, into.step("dedup"), where=where)
     against.known_rows(into, into.clips, where)
     judged = decide.decide(into, in_force(into))
-    light = [name for name in tables.check(into.clips, tables.CLIPS).names if name != "phash"]
-    clips = tables.read(into.clips, tables.CLIPS, light)
+    light = [name for name in tables.check_table(into.clips, tables.CLIPS).names if name != "phash"]
+    clips = tables.read_table(into.clips, tables.CLIPS, light)
     if config.per_action:
         clips = actions.balance(clips, config.per_action)
     clips = ingestion.split(clips, config)

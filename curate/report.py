@@ -14,7 +14,7 @@ from markupsafe import Markup
 from realdpo import report as page
 from realdpo.curate import decide
 from realdpo.media import MediaError
-from realdpo.progress import bar
+from realdpo.progress import progress_bar
 
 if TYPE_CHECKING:
     from realdpo.workspace import Workspace
@@ -43,15 +43,17 @@ class Preview:
 def write(workspace: Workspace, path: Path | None = None) -> Path:
     """Write the report of a workspace and return its path. Raises UserError without clips."""
     path = path or workspace.reports / "curate.html"
-    return page.write(path, html(workspace))
+    return page.write_page(path, html(workspace))
 
 
 def html(workspace: Workspace) -> str:
     """The page. Footage that has gone since is shown without pictures."""
     from realdpo import tables
 
-    table = tables.read(workspace.require(workspace.clips, "curate ingest FOOTAGE"), tables.CLIPS)
-    sources = tables.read(workspace.sources, tables.SOURCES).to_pylist()
+    table = tables.read_table(
+        workspace.require(workspace.clips, "curate ingest FOOTAGE"), tables.CLIPS
+    )
+    sources = tables.read_table(workspace.sources, tables.SOURCES).to_pylist()
     clips = table.select(_COLUMNS).to_pylist()
     scores = decide.columns(table)
     limits = in_force(workspace)
@@ -59,7 +61,7 @@ def html(workspace: Workspace) -> str:
     previews = _previews(workspace, chosen, sources)
     kept = [clip for clip in clips if clip["keep"]]
     seconds = sum(clip["end_s"] - clip["start_s"] for clip in kept)
-    return page.page(
+    return page.render_page(
         "Curation report",
         [
             page.Section("Funnel", _funnel(clips, sources)),
@@ -116,9 +118,15 @@ def _funnel(clips: Sequence[Mapping[str, Any]], sources: Sequence[Mapping[str, A
         {"step": "kept", "count": kept, "of": f"{kept / max(1, len(clips)):.1%}"},
     ]
     note = Markup("<p>A clip that has several reasons counts under each of them.</p>")
-    errors = page.table([{"file": s["path"], "why": s["error"]} for s in failed]) if failed else ""
+    errors = (
+        page.render_table([{"file": s["path"], "why": s["error"]} for s in failed])
+        if failed
+        else ""
+    )
     return (
-        page.table(steps, {"step": "", "count": "clips or files", "of": "of clips"}) + note + errors
+        page.render_table(steps, {"step": "", "count": "clips or files", "of": "of clips"})
+        + note
+        + errors
     )
 
 
@@ -147,7 +155,7 @@ def _previews(
     files = {s["source_id"]: s["path"] for s in sources if s["source_id"]}
     wanted = {clip["clip_id"]: clip for rows in chosen.values() for clip in rows}
     result = {}
-    with bar("previews", len(wanted), "clips") as advance:
+    with progress_bar("previews", len(wanted), "clips") as advance:
         for clip_id, clip in wanted.items():
             cut = workspace.clip_file(clip_id)
             start, end = (0.0, None) if cut.exists() else (clip["start_s"], clip["end_s"])
@@ -161,12 +169,12 @@ def _previews(
 
 
 def _preview(path: Path, start: float, end: float | None) -> Preview | None:
-    from realdpo.media.decode import frames
+    from realdpo.media.decode import decode_frames
 
     taken, due = [], start
     last = start + PREVIEW_SECONDS if end is None else min(end, start + PREVIEW_SECONDS)
     try:
-        for frame in frames(path, short_side=PREVIEW_SIDE, start=start, end=last):
+        for frame in decode_frames(path, short_side=PREVIEW_SIDE, start=start, end=last):
             while frame.time >= due - 1e-6:  # a slow source is shown at its own pace
                 taken.append(frame.rgb)
                 due += 1 / PREVIEW_FPS
@@ -188,14 +196,14 @@ def _clips(
     sheet = page.contact_sheet(
         [(_label(clip, title), p.frames[len(p.frames) // 2]) for clip, p in shown], columns=4
     )
-    from realdpo.media.encode import EncodeSettings, encode
+    from realdpo.media.encode import EncodeSettings, encode_video
 
     settings = EncodeSettings(crf=PREVIEW_CRF, preset="veryfast")
     players = Markup("").join(
-        page.video(encode(preview.frames, preview.fps, settings), _caption(clip))
+        page.render_video(encode_video(preview.frames, preview.fps, settings), _caption(clip))
         for clip, preview in shown[:playable]
     )
-    return page.image(sheet, f"{title}, {len(shown)} shown") + Markup(
+    return page.render_image(sheet, f"{title}, {len(shown)} shown") + Markup(
         '<div class="row" style="display:flex;flex-wrap:wrap;gap:1rem">{}</div>'
     ).format(players)
 
@@ -225,7 +233,7 @@ def _histograms(scores: Mapping[str, np.ndarray], limits: Mapping[str, float]) -
         marks = {
             side: limits[key] for side in ("min", "max") if (key := f"{name}_{side}") in limits
         }
-        parts.append(page.histogram(known.tolist(), name, marks))
+        parts.append(page.plot_histogram(known.tolist(), name, marks))
     return Markup(
         '<div style="display:grid;grid-template-columns:repeat(auto-fill,minmax(20rem,1fr));'
         'gap:1rem">{}</div>'
@@ -238,7 +246,7 @@ def _actions(kept: Sequence[Mapping[str, Any]]) -> Markup:
         for name in clip["action"] or ["(no action found)"]:
             counts[name] = counts.get(name, 0) + 1
     rows = [{"action": n, "clips": c} for n, c in sorted(counts.items(), key=lambda x: -x[1])]
-    return page.table(rows)
+    return page.render_table(rows)
 
 
 def _provenance(sources: Sequence[Mapping[str, Any]], clips: Iterable[Mapping[str, Any]]) -> Markup:
@@ -263,4 +271,4 @@ def _provenance(sources: Sequence[Mapping[str, Any]], clips: Iterable[Mapping[st
     ]
     more = len(sources) - len(rows)
     note = Markup("<p>{}</p>").format(f"and {more} more in sources.parquet") if more > 0 else ""
-    return page.table(rows) + note
+    return page.render_table(rows) + note

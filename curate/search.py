@@ -24,7 +24,7 @@ def search(ws: Workspace, text: str, *, top: int = 10, every: bool = False) -> l
     table, config = embed.stored(ws)
     rows = {
         row["clip_id"]: row
-        for row in tables.read(
+        for row in tables.read_table(
             ws.clips,
             tables.CLIPS,
             ["clip_id", "keep", "path", "prompt", "title", "start_s", "end_s", "source_id"],

@@ -169,8 +169,12 @@ def strictest_split(splits: Iterable[str | None]) -> str | None:
 def _joined(one: Candidate, two: Candidate, notes: Notes) -> Candidate:
     """Two rows about one path as one: the strictest licence and split, and all captions."""
     path = _one_line(one.path)
-    licence = licences.strictest((one.license, two.license))
-    if one.license and two.license and licences.read(one.license) != licences.read(two.license):
+    licence = licences.strictest_licence((one.license, two.license))
+    if (
+        one.license
+        and two.license
+        and licences.read_licence(one.license) != licences.read_licence(two.license)
+    ):
         notes.add(
             f"{path} is named twice, with the licences {one.license} and {two.license}: "
             f"{licence}, the stricter, counts"

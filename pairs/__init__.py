@@ -43,12 +43,12 @@ def build(
     from realdpo import config as configs
     from realdpo.pairs import building
     from realdpo.pairs.config import BuildConfig
-    from realdpo.progress import shown
+    from realdpo.progress import show_progress
     from realdpo.workspace import Workspace
 
     workspace = Workspace.of(work)
-    chosen = config or configs.build(BuildConfig, settings, "pairs")
-    with shown(progress):
+    chosen = config or configs.build_settings(BuildConfig, settings, "pairs")
+    with show_progress(progress):
         return building.build(
             workspace, chosen, shard=shard, devices=devices, engine=engine, address=address
         )

@@ -33,7 +33,7 @@ from realdpo.pairs.statistics import (
     WHOLE,
     measure,
 )
-from realdpo.progress import bar, say
+from realdpo.progress import progress_bar, say
 from realdpo.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def measure_rows(
     with Ledger(workspace.step("audit")) as ledger:
         todo = [name for name, key in keys.items() if ledger.get(key) is None]
         if todo:
-            with bar("audit", len(todo), "videos") as advance:
+            with progress_bar("audit", len(todo), "videos") as advance:
                 for name in todo:
                     path = workspace.pair_videos / name
                     if not path.is_file():
@@ -145,7 +145,7 @@ def audit_workspace(
     workspace.require(workspace.pairs, "pairs build")
     rows = [
         row
-        for row in tables.read(workspace.pairs, tables.PAIRS).to_pylist()
+        for row in tables.read_table(workspace.pairs, tables.PAIRS).to_pylist()
         if row["status"] == "ok"
     ]
     found = audit_rows(workspace, rows, measure_rows(workspace, rows), rule)

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from realdpo import ids, integrity
-from realdpo.config import to_toml
+from realdpo.config import settings_to_toml
 from realdpo.errors import UserError
 from realdpo.families.load import device_names, dtype_of_all
-from realdpo.files import sweep, write_bytes
+from realdpo.files import sweep_temporary, write_bytes
 from realdpo.ledger import Ledger
 from realdpo.memory import OutOfMemory
 from realdpo.pairs import conform
@@ -30,7 +30,7 @@ from realdpo.pairs.config import BuildConfig
 from realdpo.pairs.interchange import imported
 from realdpo.pairs.plan import Loser, Plan, Task, loser, plan
 from realdpo.pairs.publish import digest, publish, read_reviews
-from realdpo.progress import bar, say
+from realdpo.progress import progress_bar, say
 from realdpo.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -65,7 +65,9 @@ def build(
     planned = plan(workspace, config)
     if planned.family.refusal():
         say(_not_trainable(planned))
-    sweep(workspace.root / "pairs")  # of killed workers; others may be at work, without the lock
+    sweep_temporary(
+        workspace.root / "pairs"
+    )  # of killed workers; others may be at work, without the lock
     if without := sum(not task.clip["prompt"] for task in planned.tasks):
         say(f"{without} of {len(planned.tasks)} clips have no prompt and give no pair")
     if imported(workspace):
@@ -206,7 +208,11 @@ def _work(
         _try_out(left[0], planned, workspace, pipe, family)
     total = len(mine) * (1 + config.losers)
     done = total - len(left) * (1 + config.losers)
-    show = bar("pairs", total, "videos", done) if progress else contextlib.nullcontext(_silent)
+    show = (
+        progress_bar("pairs", total, "videos", done)
+        if progress
+        else contextlib.nullcontext(_silent)
+    )
     with ledger, show as advance:
         while left:
             busy = []
@@ -248,7 +254,7 @@ def _try_out(task: Task, planned: Plan, workspace: Workspace, pipe: Any, family:
     Where the videos themselves are about as short there is nothing to spare. Raises UserError
     with what the pipeline said, OutOfMemory when it does not fit.
     """
-    from realdpo.families.sample import sample
+    from realdpo.families.sample import sample_frames
 
     assert task.settings is not None
     if task.settings.steps <= 2 * _TRIED_OUT:
@@ -260,7 +266,7 @@ def _try_out(task: Task, planned: Plan, workspace: Workspace, pipe: Any, family:
     settings = dataclasses.replace(task.settings, steps=_TRIED_OUT)
     image = real[0] if planned.traits.task == "i2v" else None
     try:
-        sample(pipe, family, task.clip["prompt"], image, 0, settings)
+        sample_frames(pipe, family, task.clip["prompt"], image, 0, settings)
     except UserError:
         raise
     except Exception as error:
@@ -349,13 +355,13 @@ def _say_once(line: str) -> None:
 def _generate(
     pipe: Any, family: Any, task: Task, how: Loser, real: Video, image: Video | None
 ) -> tuple[npt.NDArray[np.float32], Start | None]:
-    from realdpo.families.sample import sample
+    from realdpo.families.sample import sample_frames
     from realdpo.pairs import generate
 
     assert task.settings is not None
     prompt = task.clip["prompt"]
     if how.strategy == "generate":
-        return sample(pipe, family, prompt, image, how.seed, task.settings), None
+        return sample_frames(pipe, family, prompt, image, how.seed, task.settings), None
     assert how.strength is not None
     return generate.regenerate(
         pipe, family, prompt, real, how.seed, task.settings, how.strength, how.region
@@ -385,9 +391,9 @@ def _save_frame(workspace: Workspace, image: Video | None) -> str | None:
         return None
     from PIL import Image
 
-    from realdpo.report import png
+    from realdpo.report import encode_png
 
-    data = png(Image.fromarray(image))
+    data = encode_png(Image.fromarray(image))
     name = f"{ids.bytes_hash(data)}.png"
     if not (workspace.pair_videos / name).exists():
         write_bytes(workspace.pair_videos / name, data)
@@ -405,7 +411,7 @@ def _spread(
     """Run a worker a device through the engine, showing what the ledger says meanwhile."""
     import threading
 
-    from realdpo.engine import run
+    from realdpo.engine import run_rows
 
     config = planned.config
     mine = {t.pair_id for t in planned.tasks if t.unfit is None and _of_shard(t, shard)}
@@ -418,7 +424,7 @@ def _spread(
         return sum(ledger.get(key) is not None for key in keys)
 
     done = count()
-    with bar("pairs", len(keys), "videos", done) as advance:
+    with progress_bar("pairs", len(keys), "videos", done) as advance:
 
         def watch() -> None:
             shown = done
@@ -433,7 +439,7 @@ def _spread(
         try:
             step = partial(_worker, workspace.root.resolve(), config, shard)
             errors = []
-            for outcome in run(
+            for outcome in run_rows(
                 step,
                 list(devices),
                 engine=engine,
@@ -461,7 +467,7 @@ def finish(workspace: Workspace, planned: Plan, ledger: Ledger) -> dict[str, Any
     finally:
         # The settings are those of what is there: a run that made nothing does not replace them.
         if digest(workspace) != before or not workspace.config_file("pairs build").is_file():
-            workspace.save_config("pairs build", to_toml("pairs", planned.config))
+            workspace.save_config("pairs build", settings_to_toml("pairs", planned.config))
 
 
 def pair_row(task: Task, planned: Plan, ledger: Ledger, reviews: dict[str, str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from realdpo.media.encode import EncodeSettings, encode
+from realdpo.media.encode import EncodeSettings, encode_video
 
 if TYPE_CHECKING:
     import numpy as np
@@ -120,4 +120,4 @@ def with_first_frame(video: Video, image: Video | None) -> Video:
 def write(video: Video, form: Form, crf: int) -> bytes:
     """The bytes of a side of a pair."""
     assert video.shape == (form.frames, form.height, form.width, 3), video.shape
-    return encode(video, form.fps, encoder(crf))
+    return encode_video(video, form.fps, encoder(crf))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from realdpo.errors import UserError
 from realdpo.pairs import audit
-from realdpo.progress import bar
+from realdpo.progress import progress_bar
 from realdpo.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def judge_rows(workspace: Workspace, rows: Sequence[Mapping[str, Any]]) -> dict[
     chosen = sorted(rows, key=lambda row: str(row["pair_id"]))[:_MOST_PAIRS]
     found: list[list[Patches]] = []
     sources: list[str] = []
-    with bar("patches", len(chosen), "pairs") as advance:
+    with progress_bar("patches", len(chosen), "pairs") as advance:
         for row in chosen:
             win, *losers = (
                 read_clip(workspace.pair_videos / name)[0] for name in (row["win"], *row["lose"])
@@ -93,7 +93,7 @@ def discriminate(pairs: Sequence[Sequence[Patches]], sources: Sequence[str]) -> 
     flat = [loser for losers in pairs for loser in losers]
     scores = np.zeros(len(flat))
     folds = GroupKFold(min(_FOLDS, len(names)))
-    with bar("judges", folds.get_n_splits(), "folds") as advance:
+    with progress_bar("judges", folds.get_n_splits(), "folds") as advance:
         for train, test in folds.split(owner, groups=groups[owner]):
             net = _trained([flat[k] for k in train])
             scores[test] = [_score(net, flat[k]) for k in test]

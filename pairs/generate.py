@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from realdpo.errors import UserError
 from realdpo.families import Family
 from realdpo.families.memory import memory_told
-from realdpo.families.sample import GenerationSettings, sample, scheduling, to_uint8
+from realdpo.families.sample import GenerationSettings, changed_scheduler, sample_frames, to_uint8
 from realdpo.regions import Region
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def regenerate(
     """
     import torch
 
-    with torch.no_grad(), memory_told(pipe), scheduling(pipe, settings), _encoded_once(pipe):
+    with torch.no_grad(), memory_told(pipe), changed_scheduler(pipe, settings), _encoded_once(pipe):
         clean = family.encode(pipe.vae, to_tensor(pipe, real)).float()
         noise = torch.randn(
             clean.shape, generator=torch.Generator("cpu").manual_seed(seed ^ 0x5EED)
@@ -80,7 +80,7 @@ def regenerate(
 
         settings, level = _within_reach(pipe, family, prompt, real, seed, settings, strength)
         with _late_start(pipe.scheduler, strength, corrector=mask is None):
-            video = sample(
+            video = sample_frames(
                 pipe,
                 family,
                 prompt,
@@ -259,7 +259,7 @@ def _first_level(
         _late_start(pipe.scheduler, strength, after=stop),
         contextlib.suppress(Stop),
     ):
-        sample(pipe, family, prompt, real[0], seed, settings)
+        sample_frames(pipe, family, prompt, real[0], seed, settings)
     return levels(pipe.scheduler)[0]
 
 

@@ -16,7 +16,7 @@ from realdpo.files import atomic_path, write_bytes, write_text
 from realdpo.integrity import pair_problem
 from realdpo.pairs import conform, latents, trainers
 from realdpo.pairs.publish import publish, read_reviews
-from realdpo.progress import bar, say
+from realdpo.progress import progress_bar, say
 from realdpo.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def take_in(
                 f"{workspace.root} holds pairs that were built from its clips",
                 "import into another workspace with -w",
             )
-        with bar("import", len(given), "pairs") as advance:
+        with progress_bar("import", len(given), "pairs") as advance:
             for pair in given:
                 row = _row(workspace, pair, origin, task, validation, crf)
                 rows[row["pair_id"]] = row
@@ -170,7 +170,7 @@ def imported(workspace: Workspace) -> bool:
 
     if not workspace.pairs.is_file():
         return False
-    table = tables.read(workspace.pairs, tables.PAIRS, ["clip_id", "pair_id"])
+    table = tables.read_table(workspace.pairs, tables.PAIRS, ["clip_id", "pair_id"])
     return bool(pc.any(pc.equal(table["clip_id"], table["pair_id"])).as_py())
 
 
@@ -184,7 +184,7 @@ def _rows(workspace: Workspace) -> list[dict[str, Any]]:
     """What pairs.parquet holds, without what the audit added to it."""
     if not workspace.pairs.is_file():
         return []
-    rows = tables.read(workspace.pairs, tables.PAIRS).to_pylist()
+    rows = tables.read_table(workspace.pairs, tables.PAIRS).to_pylist()
     return [{k: v for k, v in row.items() if not k.startswith("audit.")} for row in rows]
 
 
@@ -270,9 +270,9 @@ def _in_one_form(files: Sequence[Path]) -> tuple[conform.Form, list[Video]]:
 def _png(workspace: Workspace, frame: Video) -> str:
     from PIL import Image
 
-    from realdpo.report import png
+    from realdpo.report import encode_png
 
-    data = png(Image.fromarray(frame))
+    data = encode_png(Image.fromarray(frame))
     name = f"{ids.bytes_hash(data)}.png"
     write_bytes(workspace.pair_videos / name, data)
     return name
@@ -290,7 +290,7 @@ def export(workspace: Workspace, target: Path, kind: str) -> dict[str, Any]:
     workspace.require(workspace.pairs, "pairs build")
     rows = [
         row
-        for row in tables.read(workspace.pairs, tables.PAIRS).to_pylist()
+        for row in tables.read_table(workspace.pairs, tables.PAIRS).to_pylist()
         if row["status"] == "ok"
     ]
     if target.exists() and not target.is_dir():

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from realdpo import ids, tables
 from realdpo.errors import UserError
 from realdpo.families import Family, Traits, family_of
-from realdpo.families.load import Model, dtype_on, locate, spec_of_folder, with_task
+from realdpo.families.load import Model, dtype_on, locate_model, spec_of_folder, with_task
 from realdpo.families.sample import GenerationSettings, settings_from
 from realdpo.families.weights import lora_id
 from realdpo.pairs import conform
@@ -76,7 +76,7 @@ def plan(workspace: Workspace, config: BuildConfig, device: str = "auto") -> Pla
     there are no clips, no such model, or a shape that it cannot make.
     """
     workspace.require(workspace.clips, "curate ingest FOOTAGE")
-    model = locate(config.model, config.revision)
+    model = locate_model(config.model, config.revision)
     spec = with_task(spec_of_folder(model.folder), config.task)
     family = family_of(spec)
     if not family.LATENTS_KNOWN and (
@@ -98,7 +98,7 @@ def plan(workspace: Workspace, config: BuildConfig, device: str = "auto") -> Pla
             )
     dtype = dtype_on(config.dtype, device)
     found = Plan(config, model, family, lora_id(config.lora), scheduler, dtype, ())
-    clips = tables.read(workspace.clips, tables.CLIPS, _COLUMNS)
+    clips = tables.read_table(workspace.clips, tables.CLIPS, _COLUMNS)
     chosen = clips.filter(
         pc.field("keep")
         & (pc.field("status") == "ok")

@@ -47,7 +47,7 @@ def publish(
         _say_what_goes(workspace, accepted)
         measured = audit.measure_rows(workspace, accepted)
         full = [{**row, **audit.columns(row, measured)} for row in rows]
-        tables.write(workspace.pairs, tables.from_rows(tables.PAIRS, full), tables.PAIRS)
+        tables.write_table(workspace.pairs, tables.from_rows(tables.PAIRS, full), tables.PAIRS)
         shards = write_shards(
             workspace,
             [row for row in full if row["status"] == "ok"],
@@ -92,7 +92,7 @@ def _say_what_goes(workspace: Workspace, accepted: Sequence[dict[str, Any]]) -> 
     """Tell of pairs in the table on disk that are none of this build; their videos stay."""
     if not workspace.pairs.is_file():
         return
-    table = tables.read(workspace.pairs, tables.PAIRS, ["pair_id", "status", "review"])
+    table = tables.read_table(workspace.pairs, tables.PAIRS, ["pair_id", "status", "review"])
     before = {r["pair_id"] for r in table.to_pylist() if r["status"] == "ok"}
     if gone := before - {row["pair_id"] for row in accepted}:
         say(
@@ -133,7 +133,7 @@ def write_shards(
             known = before.get(name, {})
             if known.get("digest") != digest or not _same_size(workspace, name, known):
                 table = tables.from_rows(tables.PAIR_SHARD, [_filled(workspace, r) for r in group])
-                tables.write(folder / name, table, tables.PAIR_SHARD, row_group_size=16)
+                tables.write_table(folder / name, table, tables.PAIR_SHARD, row_group_size=16)
             after[name] = {"digest": digest, "bytes": (folder / name).stat().st_size}
     for path in folder.glob("*.parquet"):
         if path.name not in after:
@@ -208,7 +208,7 @@ def apply_review(workspace: Workspace, file: Path) -> dict[str, str]:
     if strange := sorted(set(given.values()) - {"accept", "reject", "flag"}):
         raise UserError(f"{file}: a choice is accept, reject or flag, not {strange[0]!r}")
     workspace.require(workspace.pairs, "pairs build")
-    there = tables.read(workspace.pairs, tables.PAIRS, ["pair_id"])["pair_id"].to_pylist()
+    there = tables.read_table(workspace.pairs, tables.PAIRS, ["pair_id"])["pair_id"].to_pylist()
     if unknown := sorted(given.keys() - set(there)):
         raise UserError(
             f"{file}: {len(unknown)} of {len(given)} choices are of pairs that {workspace.pairs} "

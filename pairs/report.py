@@ -26,7 +26,7 @@ def write_report(workspace: Workspace, target: Path | None = None, limit: int = 
     UserError when there are no pairs.
     """
     workspace.require(workspace.pairs, "pairs build")
-    rows = tables.read(workspace.pairs, tables.PAIRS).to_pylist()
+    rows = tables.read_table(workspace.pairs, tables.PAIRS).to_pylist()
     shown = [row for row in rows if row["win"] and row["lose"]]
     if not shown:
         raise UserError(f"{workspace.pairs} holds no pair with videos", "realdpo pairs build")
@@ -37,7 +37,7 @@ def write_report(workspace: Workspace, target: Path | None = None, limit: int = 
         verdict = json.loads(workspace.audit.read_text(encoding="utf-8"))
     some = f"{len(shown)} of {len(rows)} pairs" if len(rows) > 1 else "1 pair"
     first = shown[0]
-    page = report.page(
+    page = report.render_page(
         "Pairs",
         [
             report.Section("Audit", _audit(verdict)),
@@ -46,7 +46,7 @@ def write_report(workspace: Workspace, target: Path | None = None, limit: int = 
         subtitle=f"{some} of {first['model']}, round {first['round']}: "
         "the real clip and what the model made of its prompt.",
     )
-    return report.write(target or workspace.reports / "pairs.html", page)
+    return report.write_page(target or workspace.reports / "pairs.html", page)
 
 
 def _audit(found: Mapping[str, Any]) -> Markup:
@@ -73,7 +73,7 @@ def _audit(found: Mapping[str, Any]) -> Markup:
         head += Markup("<p>Cached latents: {}</p>").format(found["latents"]["summary"])
     if not rows:
         return head + Markup("<p>No single number tells the sides apart.</p>")
-    return head + report.table(rows)
+    return head + report.render_table(rows)
 
 
 def _pairs(workspace: Workspace, rows: Sequence[Mapping[str, Any]]) -> Markup:

@@ -39,9 +39,9 @@ def train(
     Raises:
         UserError: a wrong setting, or a workspace with nothing to train on.
     """
-    from realdpo.config import build, to_toml
+    from realdpo.config import build_settings, settings_to_toml
     from realdpo.errors import UserError
-    from realdpo.progress import shown
+    from realdpo.progress import show_progress
     from realdpo.train import loop
     from realdpo.train.config import PRESETS, TrainConfig
     from realdpo.train.runs import Run
@@ -49,9 +49,9 @@ def train(
     if preset not in PRESETS:
         raise UserError(f"no preset {preset!r}", f"presets: {', '.join(PRESETS)}")
     workspace = Workspace.of(work)
-    chosen = config or build(TrainConfig, {**PRESETS[preset], **settings}, "train")
-    with shown(progress), workspace.lock("train"):
-        workspace.save_config("train", to_toml("train", chosen))
+    chosen = config or build_settings(TrainConfig, {**PRESETS[preset], **settings}, "train")
+    with show_progress(progress), workspace.lock("train"):
+        workspace.save_config("train", settings_to_toml("train", chosen))
         return Run(loop.run(workspace, chosen, on_step).folder)
 
 
@@ -82,17 +82,17 @@ def evaluate(
     Raises:
         UserError: a wrong setting or a system that is not there.
     """
-    from realdpo.config import build, to_toml
+    from realdpo.config import build_settings, settings_to_toml
     from realdpo.families.load import device_names
-    from realdpo.progress import shown
+    from realdpo.progress import show_progress
     from realdpo.train.evaluate import commands
     from realdpo.train.evaluate.config import EvalConfig
 
     workspace = Workspace.of(work)
     named = {name: system_text(what, workspace) for name, what in (systems or {}).items()}
-    chosen = config or build(EvalConfig, {**settings, "systems": named}, "eval")
-    with shown(progress), workspace.lock(f"eval --name {chosen.name}"):
-        workspace.save_config("eval", to_toml("eval", chosen))
+    chosen = config or build_settings(EvalConfig, {**settings, "systems": named}, "eval")
+    with show_progress(progress), workspace.lock(f"eval --name {chosen.name}"):
+        workspace.save_config("eval", settings_to_toml("eval", chosen))
         return commands.evaluate(workspace, chosen, device_names(devices), shard)
 
 
@@ -127,20 +127,20 @@ def sample(
     Raises:
         UserError: a wrong setting, a picture that cannot be read, or a run without weights.
     """
-    from realdpo.config import build, to_toml
+    from realdpo.config import build_settings, settings_to_toml
     from realdpo.families.load import device_names
-    from realdpo.progress import shown
+    from realdpo.progress import show_progress
     from realdpo.train.evaluate import samples
     from realdpo.train.evaluate.config import EvalConfig
 
     workspace = Workspace(run.folder.parent.parent)
     systems = samples.systems_for(workspace, [run.name], guide, None, base)
     given = {"name": f"of-{run.name}", "prompts": limit, **settings, "systems": systems}
-    chosen = build(EvalConfig, given, "sample")
-    with shown(progress), workspace.lock(f"sample --name {chosen.name}"):
+    chosen = build_settings(EvalConfig, given, "sample")
+    with show_progress(progress), workspace.lock(f"sample --name {chosen.name}"):
         pictures = [Path(image) for image in images]
         chosen = samples.with_prompts(workspace, chosen, prompts, None, pictures)
-        workspace.save_config("sample", to_toml("sample", chosen))
+        workspace.save_config("sample", settings_to_toml("sample", chosen))
         return samples.sample(workspace, chosen, device_names(devices))
 
 

@@ -70,7 +70,7 @@ def _adapters(kind: type) -> dict[str, TypeAdapter[Any]]:
     return {field.name: TypeAdapter(types[field.name]) for field in dataclasses.fields(kind)}
 
 
-def resolve(
+def resolve_settings(
     kind: type[T],
     *,
     section: str,
@@ -97,10 +97,10 @@ def resolve(
     for key, value in (flags or {}).items():
         if value is not None:
             _put(values, key, value)
-    return build(kind, values, where=f"[{section}]")
+    return build_settings(kind, values, where=f"[{section}]")
 
 
-def build(kind: type[T], values: Mapping[str, Any], where: str = "the configuration") -> T:
+def build_settings(kind: type[T], values: Mapping[str, Any], where: str = "the configuration") -> T:
     """Make `kind` from plain values. Raises UserError that names the offending key."""
     from pydantic import TypeAdapter, ValidationError
 
@@ -113,7 +113,7 @@ def build(kind: type[T], values: Mapping[str, Any], where: str = "the configurat
         raise UserError(f"{where}: {key}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
-def to_toml(section: str, config: Any) -> str:
+def settings_to_toml(section: str, config: Any) -> str:
     """The configuration as TOML; keys whose value is None are left out, being the default."""
     import tomli_w
 

@@ -27,7 +27,7 @@ CONNECT_SECONDS = 8.0
 
 
 @dataclass(frozen=True)
-class Outcome(Generic[Row, Value]):
+class RowOutcome(Generic[Row, Value]):
     """What a step made of a row: its value, or the error that stopped it (then value is None)."""
 
     row: Row
@@ -35,7 +35,7 @@ class Outcome(Generic[Row, Value]):
     error: str | None = None
 
 
-def run(
+def run_rows(
     step: Callable[[Row], Value],
     rows: Sequence[Row],
     *,
@@ -43,7 +43,7 @@ def run(
     workers: int = 0,
     address: str = "",
     gpus: int = 0,
-) -> Iterator[Outcome[Row, Value]]:
+) -> Iterator[RowOutcome[Row, Value]]:
     """Yield one Outcome a row, as rows finish, in any order.
 
     step: a function at module level (or a functools.partial of one) that needs nothing but its
@@ -57,21 +57,21 @@ def run(
         yield from _on_ray(step, rows, address, gpus)
     elif engine == "serial" or count == 1 or len(rows) <= 1:
         for row in rows:
-            yield attempt(step, row)
+            yield attempt_row(step, row)
     else:
         yield from _in_processes(step, rows, min(count, len(rows)))
 
 
-def attempt(step: Callable[[Row], Value], row: Row) -> Outcome[Row, Value]:
+def attempt_row(step: Callable[[Row], Value], row: Row) -> RowOutcome[Row, Value]:
     """Run `step` on one row; an exception becomes the Outcome's error."""
     try:
-        return Outcome(row, step(row))
+        return RowOutcome(row, step(row))
     except UserError as error:
-        return Outcome(row, None, error.message)
+        return RowOutcome(row, None, error.message)
     except MemoryError:
-        return Outcome(row, None, "not enough memory")
+        return RowOutcome(row, None, "not enough memory")
     except Exception as error:  # whatever it is, it is this row's and is kept with it
-        return Outcome(row, None, f"{type(error).__name__}: {error}")
+        return RowOutcome(row, None, f"{type(error).__name__}: {error}")
 
 
 def threads_per_worker(rows: int, engine: str = "local", workers: int = 0) -> int:
@@ -110,11 +110,11 @@ def _no_cluster(address: str, error: Exception) -> UserError:
 
 def _in_processes(
     step: Callable[[Row], Value], rows: Sequence[Row], workers: int
-) -> Iterator[Outcome[Row, Value]]:
+) -> Iterator[RowOutcome[Row, Value]]:
     waiting = iter(rows)
     while True:
         pool = _pool(workers)
-        flying: dict[futures.Future[Outcome[Row, Value]], Row] = {}
+        flying: dict[futures.Future[RowOutcome[Row, Value]], Row] = {}
         taken: list[Row] = []  # from `waiting`, and not in the pool yet: it may refuse to have them
         try:
             # A short queue: a long one would hold the rows' results in memory.
@@ -143,20 +143,20 @@ def _submit(
     pool: futures.ProcessPoolExecutor,
     step: Callable[[Row], Value],
     taken: list[Row],
-    flying: dict[futures.Future[Outcome[Row, Value]], Row],
+    flying: dict[futures.Future[RowOutcome[Row, Value]], Row],
 ) -> None:
     """Move rows from `taken` to `flying`; a row that a broken pool refuses stays in `taken`."""
     while taken:
-        flying[pool.submit(attempt, step, taken[0])] = taken[0]
+        flying[pool.submit(attempt_row, step, taken[0])] = taken[0]
         del taken[0]
 
 
-def _alone(step: Callable[[Row], Value], row: Row) -> Outcome[Row, Value]:
+def _alone(step: Callable[[Row], Value], row: Row) -> RowOutcome[Row, Value]:
     pool = _pool(1)
     try:
-        return pool.submit(attempt, step, row).result()
+        return pool.submit(attempt_row, step, row).result()
     except BrokenProcessPool:
-        return Outcome(row, None, "the process that worked on it died (out of memory?)")
+        return RowOutcome(row, None, "the process that worked on it died (out of memory?)")
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
@@ -203,7 +203,7 @@ def _begin_worker() -> None:
 
 def _on_ray(
     step: Callable[[Row], Value], rows: Sequence[Row], address: str, gpus: int
-) -> Iterator[Outcome[Row, Value]]:
+) -> Iterator[RowOutcome[Row, Value]]:
     require_ray(address)
     import ray
 
@@ -213,7 +213,7 @@ def _on_ray(
         except (ConnectionError, ValueError) as error:
             raise _no_cluster(address or os.environ.get("RAY_ADDRESS", ""), error) from None
     # Ray runs a task again when its worker or node dies; an error in the step is a result.
-    remote: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=5)(attempt)
+    remote: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=5)(attempt_row)
     waiting = iter(rows)
     flying: dict[Any, Row] = {}
     window = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
@@ -227,7 +227,7 @@ def _on_ray(
                 yield ray.get(reference)
             except ray.exceptions.RayError as error:
                 first = str(error).strip().splitlines()[0]
-                yield Outcome(row, None, f"lost on the cluster: {first}")
+                yield RowOutcome(row, None, f"lost on the cluster: {first}")
             del reference
             for following in itertools.islice(waiting, 1):
                 flying[remote.remote(step, following)] = following

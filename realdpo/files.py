@@ -49,7 +49,7 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         os.replace(temporary, target)
         _fsync_folder(target.parent)
     except Exception as error:
-        if (found := explained(error, target)) is error:
+        if (found := explain_write_error(error, target)) is error:
             raise
         raise found from error
     finally:
@@ -62,7 +62,7 @@ _TEMPORARY = re.compile(r"\..*\.([A-Za-z0-9]*)-(\d+)-[^.]*\.tmp", re.S)
 _OLD = 24 * 3600  # seconds after which a temporary file is nobody's, wherever it is from
 
 
-def sweep(folder: Path) -> int:
+def sweep_temporary(folder: Path) -> int:
     """Remove temporary files that killed processes left under `folder`; how many there were.
 
     A file names its writer. One whose writer runs on this machine stays, and one of another
@@ -169,7 +169,7 @@ def _fsync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def explained(error: Exception, target: Path) -> Exception:
+def explain_write_error(error: Exception, target: Path) -> Exception:
     """A UserError for what the user can mend about writing `target`, else the error itself."""
     number = error.errno if isinstance(error, OSError) else None
     # safetensors wraps the system's error in its own; both say it in their text.

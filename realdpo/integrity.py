@@ -14,7 +14,7 @@ from typing import Any
 
 from realdpo import ids, tables
 from realdpo.errors import UserError
-from realdpo.progress import bar
+from realdpo.progress import progress_bar
 from realdpo.workspace import Workspace
 
 _NAMED_BY_HASH = re.compile(r"[0-9a-f]{64}")
@@ -96,7 +96,7 @@ def require_shards(paths: Iterable[Path], kind: tables.TableKind) -> None:
 
     paths = list(paths)
     total = sum(pq.read_metadata(path).num_rows for path in paths)
-    with bar("check", total, "rows") as advance:
+    with progress_bar("check", total, "rows") as advance:
         for path in paths:
             for damage in shard_damages(path, kind):
                 if damage is not None:
@@ -123,7 +123,7 @@ def workspace_damages(workspace: Workspace) -> Iterator[Damage | None]:
     """
     if workspace.clips.is_file():
         columns = ["clip_id", "path", "sha256", "status"]
-        for row in tables.read(workspace.clips, tables.CLIPS, columns).to_pylist():
+        for row in tables.read_table(workspace.clips, tables.CLIPS, columns).to_pylist():
             if row["path"] and row["sha256"] and row["status"] == "ok":
                 yield _file_damage(workspace.root / row["path"], row["sha256"], CLIP_HINT)
     for folder, kind in (

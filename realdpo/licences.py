@@ -38,7 +38,7 @@ _NOT_STATED = "no licence is stated"
 _ABSENT = ("", "unknown", "none", "null", "n a", "na", "nan", "not stated", "unspecified")
 
 
-def read(text: str | None) -> Licence:
+def read_licence(text: str | None) -> Licence:
     """Return the licence that a ledger's text names, in whatever common spelling.
 
     Reads SPDX ids, the words of video sites and archives, and addresses of creativecommons.org.
@@ -55,32 +55,34 @@ def read(text: str | None) -> Licence:
     return Licence("other", " ".join((text or "").split()), problem=_NOT_KNOWN)
 
 
-def overall(texts: list[str | None]) -> Licence:
+def overall_licence(texts: list[str | None]) -> Licence:
     """Return the one licence of a collection, or `other` when its parts differ."""
-    found = {read(text) for text in texts}
+    found = {read_licence(text) for text in texts}
     if len(found) == 1:
         return found.pop()
     return Licence("other", "mixed, by source")
 
 
-def strictest(texts: Iterable[str | None]) -> str | None:
+def strictest_licence(texts: Iterable[str | None]) -> str | None:
     """The text that allows least of those said about one thing; None when none says anything.
 
     What is not understood is stricter than what is. Silence contradicts nobody: a text that
     states a licence is taken over one that is empty.
     """
-    stated = [text for text in texts if read(text).problem != _NOT_STATED]
-    return max(stated, key=lambda text: (_strictness(read(text)), str(text)), default=None)
+    stated = [text for text in texts if read_licence(text).problem != _NOT_STATED]
+    return max(stated, key=lambda text: (_strictness(read_licence(text)), str(text)), default=None)
 
 
-def reason(text: str | None, *, required: bool = False, allowed: Sequence[str] = ()) -> str | None:
+def licence_reason(
+    text: str | None, *, required: bool = False, allowed: Sequence[str] = ()
+) -> str | None:
     """Why this licence keeps a clip out, or None.
 
     required: drop what states no licence, or one that is not understood. allowed: licences in any
     spelling; when there are some, all others are dropped. A version that is not stated, on
     either side, agrees with every version of the same licence.
     """
-    licence = read(text)
+    licence = read_licence(text)
     if licence.problem == _NOT_STATED:
         return "license=none" if required or allowed else None
     if allowed and not any(_same(text or "", item) for item in allowed):
@@ -94,13 +96,13 @@ def not_understood(texts: Iterable[str | None]) -> dict[str, int]:
     """The texts that name no known licence, and how often each was met, most first."""
     counts: dict[str, int] = {}
     for text in texts:
-        if text and (licence := read(text)).problem == _NOT_KNOWN:
+        if text and (licence := read_licence(text)).problem == _NOT_KNOWN:
             counts[licence.name] = counts.get(licence.name, 0) + 1
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _same(text: str, other: str) -> bool:
-    one, two = read(text).spdx, read(other).spdx
+    one, two = read_licence(text).spdx, read_licence(other).spdx
     if not one or not two:
         return _plain(text) == _plain(other)
     if one == two:

@@ -89,7 +89,7 @@ def ran_out(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def told(doing: Callable[[], str], hint: Callable[[], str]) -> Iterator[None]:
+def explain_out_of_memory(doing: Callable[[], str], hint: Callable[[], str]) -> Iterator[None]:
     """Turn running out of memory within the block into one line: while `doing`, with a `hint`."""
     try:
         yield
@@ -100,7 +100,7 @@ def told(doing: Callable[[], str], hint: Callable[[], str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def reserved(size: int, device: torch.device) -> Iterator[None]:
+def reserve_memory(size: int, device: torch.device) -> Iterator[None]:
     """Hold `size` bytes of a GPU within the block, in place of what will be there later."""
     import torch
 

@@ -16,7 +16,7 @@ def tiny_folder() -> Path:
     return Path(__file__).parent / "demo" / "tiny" / "model"
 
 
-def name_of(model: str) -> str:
+def model_name(model: str) -> str:
     """What pairs call a model: `tiny`, a folder's own name, or a Hub id."""
     folder = Path(model).expanduser()
     return folder.resolve().name if model != TINY and folder.is_dir() else model

@@ -13,14 +13,14 @@ logger = logging.getLogger("realdpo")
 _speaks = False  # of the process, not of a context: threads that generate speak too
 
 
-def speak() -> None:
+def speak_on_stderr() -> None:
     """From now on `say` writes to stderr: for the command line. A library only logs."""
     global _speaks
     _speaks = True
 
 
 @contextlib.contextmanager
-def shown(bars: bool) -> Iterator[None]:
+def show_progress(bars: bool) -> Iterator[None]:
     """Show progress bars within, or do not."""
     token = quiet.set(not bars)
     try:
@@ -30,7 +30,7 @@ def shown(bars: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def bar(
+def progress_bar(
     title: str, total: int | None, unit: str = "items", done: int = 0
 ) -> Iterator[Callable[..., None]]:
     """Show one bar for a step; yields `advance(n=1, note="")`.

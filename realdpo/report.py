@@ -45,7 +45,7 @@ class Section:
     html: Markup | str
 
 
-def page(title: str, sections: Sequence[Section], subtitle: str = "") -> str:
+def render_page(title: str, sections: Sequence[Section], subtitle: str = "") -> str:
     """Return the whole document: light and dark, responsive, with a list of its sections."""
     parts = [
         {
@@ -60,14 +60,14 @@ def page(title: str, sections: Sequence[Section], subtitle: str = "") -> str:
     return _template().render(title=title, subtitle=subtitle, parts=parts)
 
 
-def write(path: str | Path, document: str) -> Path:
+def write_page(path: str | Path, document: str) -> Path:
     """Write a page so that a reader sees the old file or the new one, never half of it."""
     path = Path(path)
     write_text(path, document)
     return path
 
 
-def table(
+def render_table(
     rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | Mapping[str, str] | None = None
 ) -> Markup:
     """Return rows as a table whose columns sort on a click.
@@ -100,7 +100,7 @@ def table(
     ).format(head, body)
 
 
-def figure(fig: Figure, alt: str = "") -> Markup:
+def render_figure(fig: Figure, alt: str = "") -> Markup:
     """Return a matplotlib figure as inline SVG whose colours follow the page's theme."""
     import matplotlib
 
@@ -119,7 +119,7 @@ def figure(fig: Figure, alt: str = "") -> Markup:
     return Markup(f'<figure class="chart" style="max-width:{width:.0f}px">{svg}</figure>')  # noqa: S704 (matplotlib escapes text)
 
 
-def lines(
+def plot_lines(
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     title: str = "",
     x: str = "",
@@ -130,7 +130,7 @@ def lines(
     _draw_lines(axes, series)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-    return figure(fig, alt=title or y)
+    return render_figure(fig, alt=title or y)
 
 
 def lines_figure(
@@ -144,17 +144,17 @@ def lines_figure(
     return fig
 
 
-def histogram(
+def plot_histogram(
     values: Sequence[float], title: str = "", marks: Mapping[str, float] | None = None
 ) -> Markup:
     """Return the distribution of `values` (None and NaN left out), with named thresholds marked."""
-    return figure(histogram_figure(values, title, marks), alt=title)
+    return render_figure(histogram_figure(values, title, marks), alt=title)
 
 
 def histogram_figure(
     values: Sequence[float], title: str = "", marks: Mapping[str, float] | None = None
 ) -> Figure:
-    """Return the figure behind `histogram`, for those who need it as a picture of its own."""
+    """Return the figure behind `plot_histogram`, for those who need it as a picture of its own."""
     return histograms_figure({title: (values, marks or {})})
 
 
@@ -183,14 +183,14 @@ def histograms_figure(
     return fig
 
 
-def image(png: bytes, alt: str) -> Markup:
+def render_image(png: bytes, alt: str) -> Markup:
     """Return a PNG picture, kept inside the page, with its description under it."""
     return Markup('<figure class="picture"><img src="{}" alt="{}"><figcaption>{}</figcaption></figure>').format(
         _data_uri("image/png", png), alt, alt
     )  # fmt: skip
 
 
-def video(mp4: bytes, label: str) -> Markup:
+def render_video(mp4: bytes, label: str) -> Markup:
     """Return one looping clip with the browser's own controls."""
     return Markup(
         '<figure class="clip"><video controls muted loop playsinline preload="metadata" src="{}"></video>'
@@ -249,10 +249,10 @@ def contact_sheet(
         while draw.textlength(label, font=font) > cell and len(label) > 1:
             label = label[:-2] + "…"
         draw.text((left, top + height + 4), label, fill="#40444b", font=font)
-    return png(sheet)
+    return encode_png(sheet)
 
 
-def png(picture: Any) -> bytes:
+def encode_png(picture: Any) -> bytes:
     """Return the PNG bytes of a matplotlib figure or a Pillow image."""
     out = io.BytesIO()
     if hasattr(picture, "savefig"):

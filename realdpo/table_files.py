@@ -23,7 +23,7 @@ class TableFile(_Path):
         """The table, or some of its columns."""
         from realdpo import tables
 
-        return tables.read(self, getattr(tables, self.KIND), columns)
+        return tables.read_table(self, getattr(tables, self.KIND), columns)
 
     def to_pandas(self, columns: list[str] | None = None) -> pd.DataFrame:
         """The table as a data frame, or some of its columns."""

@@ -289,7 +289,7 @@ def score_columns(table: pa.Table | pa.Schema) -> list[str]:
     return [name for name in schema.names if "." in name]
 
 
-def write(path: str | Path, table: pa.Table, kind: TableKind, **options: Any) -> None:
+def write_table(path: str | Path, table: pa.Table, kind: TableKind, **options: Any) -> None:
     """Write `table` as `kind`, atomically, the same bytes for the same rows.
 
     `options` go to pyarrow's writer (row groups, compression). Raises ValueError when base
@@ -323,9 +323,9 @@ def replace_columns(
     """Write the table at `path` again with these columns in the place of theirs.
 
     It goes through a row group at a time, so that a table larger than memory can be changed.
-    Raises as `read` and `write` do, and ValueError for a column of another length.
+    Raises as `read_table` and `write_table` do, and ValueError for a column of another length.
     """
-    schema = check(path, kind)
+    schema = check_table(path, kind)
     rows = pq.read_metadata(path).num_rows
     if wrong := [name for name, column in columns.items() if len(column) != rows]:
         raise ValueError(f"{wrong[0]} has {len(columns[wrong[0]])} rows, the table {rows}")
@@ -345,13 +345,13 @@ def replace_columns(
             first += batch.num_rows
 
 
-def read(path: str | Path, kind: TableKind, columns: Sequence[str] | None = None) -> pa.Table:
+def read_table(path: str | Path, kind: TableKind, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a table of `kind`.
 
     Raises UserError when the file is missing, damaged, another table, or of another version.
     """
     path = Path(path)
-    schema = check(path, kind)
+    schema = check_table(path, kind)
     wanted = None if columns is None else [c for c in columns if c in schema.names]
     try:
         table = pq.read_table(path, columns=wanted, partitioning=None)
@@ -372,8 +372,8 @@ def _with_later_columns(
     return table
 
 
-def check(path: str | Path, kind: TableKind) -> pa.Schema:
-    """The schema of the file at `path`, which must hold a table of `kind`; raises as `read`."""
+def check_table(path: str | Path, kind: TableKind) -> pa.Schema:
+    """The schema of the file at `path`, which must hold a table of `kind`; raises as `read_table`."""
     path = Path(path)
     try:
         schema = pq.read_schema(path)

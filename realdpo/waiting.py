@@ -59,7 +59,7 @@ def _window(rate_limit: str) -> float | None:
     return float(parts["t"]) if parts.get("r") == "0" and "t" in parts else None
 
 
-def pause(attempt: int, asked: float | None = None, most: float = 60.0) -> float:
+def seconds_to_wait(attempt: int, asked: float | None = None, most: float = 60.0) -> float:
     """Seconds to wait after failed attempt number `attempt`, counted from 1.
 
     As long as the server asked, and up to a quarter of a second more, so that not everybody

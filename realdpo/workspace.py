@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from realdpo.errors import UserError
-from realdpo.files import sweep, sweep_folders, write_text
+from realdpo.files import sweep_folders, sweep_temporary, write_text
 from realdpo.table_files import ClipsFile, PairsFile, SourcesFile
 
 SPLITS = ("train", "validation", "test")
@@ -141,7 +141,7 @@ class Workspace:
             }
             write_text(holder, json.dumps(who))
             if sweeps:
-                sweep(self.root)
+                sweep_temporary(self.root)
                 sweep_folders(self.runs)
             yield
         finally:
@@ -161,7 +161,7 @@ def is_workspace(names: Container[str], folder: str | Path) -> bool:
     for name, kind in (("sources.parquet", tables.SOURCES), ("clips.parquet", tables.CLIPS)):
         if name in names:
             try:
-                tables.check(Path(folder) / name, kind)
+                tables.check_table(Path(folder) / name, kind)
             except UserError:
                 continue
             return True

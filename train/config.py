@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Any, Literal, TypeVar
 
-from realdpo.config import build, settings
+from realdpo.config import build_settings, settings
 from realdpo.errors import UserError
 from realdpo.precision import Dtype, short_name
 
@@ -252,7 +252,7 @@ def read_stored(values: Mapping[str, Any], where: str) -> TrainConfig:
         for name, value in values.items()
         if name not in REMOVED or value != REMOVED[name]
     }
-    return build(TrainConfig, kept, where)
+    return build_settings(TrainConfig, kept, where)
 
 
 # What may differ when a run is resumed: how long it goes, what is watched and how memory is saved,

@@ -153,7 +153,7 @@ def rows_of(workspace: Workspace, config: TrainConfig, limit: int | None = None)
     for split in ("train", "validation"):
         places = []
         for shard in sorted(folder.glob(f"{split}-*.parquet")):
-            tables.check(shard, kind)
+            tables.check_table(shard, kind)
             prompts = pq.read_table(shard, columns=["prompt"]).column(0).to_pylist()
             for number, prompt in enumerate(prompts):
                 if clips and not (prompt or "").strip():
@@ -192,13 +192,13 @@ def encode(
     mine = [row for row in rows[share[0] :: share[1]] if cache.known(row) is None]
     if not mine:
         return cache
-    with progress.bar("prompts", len(mine), "pairs") as advance:
+    with progress.progress_bar("prompts", len(mine), "pairs") as advance:
         for _, row in _read_rows(mine):
             with _named(row):
                 cache.prompt(row)
             advance()
     cache.drop_text()
-    with progress.bar("latents", len(mine), "pairs") as advance:
+    with progress.progress_bar("latents", len(mine), "pairs") as advance:
         for place, row in _read_rows(mine):
             with _named(row):
                 cache.keep(place, row)
@@ -276,7 +276,7 @@ def refuse_other_model(workspace: Workspace, spec: Spec, config: TrainConfig) ->
     for shard in sorted(workspace.pair_data.glob("*.parquet")):
         told += pq.read_table(shard, columns=["pair_id", "model", "task"]).to_pylist()
     task = trainable_family(spec).task
-    name = names.name_of(config.model)
+    name = names.model_name(config.model)
     own = name.rpartition("/")[2].lower()
     made = lambda row: (row["model"] or own).rpartition("/")[2].lower()  # noqa: E731
     tasks = [row for row in told if row["task"] not in (None, task)]

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from realdpo.files import explained, write_text
+from realdpo.files import explain_write_error, write_text
 from realdpo.ids import content_id
 from realdpo.train.config import TrainConfig
 
@@ -89,4 +89,4 @@ def _append(path: Path, row: dict[str, Any]) -> None:
         with open(path, "a", encoding="utf-8") as handle:
             handle.write(json.dumps(plain(row)) + "\n")
     except OSError as error:
-        raise explained(error, path) from error
+        raise explain_write_error(error, path) from error

@@ -124,7 +124,7 @@ class Trainer:
 
         spec = load.read_spec(config.model, config.revision, config.expert, config.task)
         share = (self.accelerator.process_index, self.accelerator.num_processes)
-        with memory.told(lambda: "encoding the pairs", latents.leaner(config)):
+        with memory.explain_out_of_memory(lambda: "encoding the pairs", latents.leaner(config)):
             found = latents.prepare(workspace, spec, config, self.device, limit, share)
         self.pairs, self.watched, self.watched_by = held_out.split(found, config.held_out_pairs)
         self.task = setup.task(spec, self.pairs, config)
@@ -246,7 +246,7 @@ class Trainer:
         held = bool(self.optimizer.optimizer.state)  # of a resumed run the moments are there
         later = 0 if held else setup.moment_bytes(self.inner, self.config)
         try:
-            with memory.reserved(later, self.device):
+            with memory.reserve_memory(later, self.device):
                 self._backward(batch.to(self.device), self.inner)
             return True
         except (RuntimeError, MemoryError) as error:
@@ -260,7 +260,9 @@ class Trainer:
 
     def _told(self, doing: str) -> contextlib.AbstractContextManager[None]:
         """Memory that runs out within is one line, with the next rung."""
-        return memory.told(lambda: f"{doing} with --memory {self.rung.name}", self._leaner)
+        return memory.explain_out_of_memory(
+            lambda: f"{doing} with --memory {self.rung.name}", self._leaner
+        )
 
     def _leaner(self) -> str:
         following = memory.next_rung(self.rung, self.rungs)
@@ -292,7 +294,7 @@ class Trainer:
                 self.base = self._measure()
                 self.before = self.after = self._held_out(self.base)
         if self.main:  # only now: a start that failed binds nobody to its settings
-            write_text(self.folder / "config.toml", configs.to_toml("train", self.config))
+            write_text(self.folder / "config.toml", configs.settings_to_toml("train", self.config))
         self.accelerator.wait_for_everyone()
 
     def train_step(self) -> dict[str, float]:
@@ -479,7 +481,7 @@ class Trainer:
             yield lambda n=1, note="": None
             return
         title = f"train {self.config.objective}"
-        with progress.bar(title, self.config.steps, "steps", done=self.step) as advance:
+        with progress.progress_bar(title, self.config.steps, "steps", done=self.step) as advance:
             yield advance
 
     # One micro-batch
@@ -570,7 +572,7 @@ class Trainer:
         chosen = self.watched[: self.config.validation_videos]
         hint = "leave them out with --set validation_videos=0; `realdpo eval` makes them afterwards"
         if mine:
-            with memory.told(lambda: "making validation videos", lambda: hint):
+            with memory.explain_out_of_memory(lambda: "making validation videos", lambda: hint):
                 memory.empty_cache()
                 videos.generate(
                     weights, self.task.family.spec, chosen, self.config, self.workspace, self.folder,

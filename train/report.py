@@ -46,7 +46,7 @@ def write(workspace: Workspace, run: str) -> tuple[Path, list[str]]:
         report.Section("Settings", _settings(folder / "config.toml")),
     ]
     path = workspace.reports / f"train-{run}.html"
-    report.write(path, report.page(f"Training run {run}", sections, str(folder)))
+    report.write_page(path, report.render_page(f"Training run {run}", sections, str(folder)))
     return path, found
 
 
@@ -197,16 +197,17 @@ def _held_out(held: Sequence[Row]) -> Markup:
     }
     change = {name: line for name, line in change.items() if line[0]}
     contrast = {"contrast": _series(held, "contrast"), "error": _series(held, "winner_error")}
-    charts = [report.lines(change, "Error relative to the base", "step", "relative change")]
+    charts = [report.plot_lines(change, "Error relative to the base", "step", "relative change")]
     if accuracy["own losers"][0]:
         charts.insert(
-            0, report.lines(accuracy, "Accuracy against the base", "step", "share of pairs won")
+            0,
+            report.plot_lines(accuracy, "Accuracy against the base", "step", "share of pairs won"),
         )
     if contrast["contrast"][0]:
-        charts.append(report.lines(contrast, "What the contrast lowers", "step", ""))
+        charts.append(report.plot_lines(contrast, "What the contrast lowers", "step", ""))
     wanted = {k: name for k, name in wanted.items() if any(k in row for row in held)}
     rows = [{k: _shown(k, row.get(k)) for k in wanted} for row in held]
-    return _side_by_side(charts) + report.table(rows, wanted)
+    return _side_by_side(charts) + report.render_table(rows, wanted)
 
 
 def _curves(steps: Sequence[Row]) -> Markup:
@@ -227,7 +228,7 @@ def _curves(steps: Sequence[Row]) -> Markup:
         series = {name: _smooth(*_series(steps, name)) for name in names}
         series = {name: line for name, line in series.items() if line[0]}
         if series:
-            made.append(report.lines(series, f"{title} (mean of {WINDOW} steps)", "step"))
+            made.append(report.plot_lines(series, f"{title} (mean of {WINDOW} steps)", "step"))
     return _side_by_side(made)
 
 
@@ -237,7 +238,7 @@ def _levels(steps: Sequence[Row], held: Sequence[Row]) -> Markup:
     series = {name: line for name, line in series.items() if len(line[0]) > 1}
     parts = []
     if series:
-        parts.append(report.lines(series, "Accuracy in training by noise level", "step"))
+        parts.append(report.plot_lines(series, "Accuracy in training by noise level", "step"))
     if held and held[-1].get("winner_change_by_level"):
         last = held[-1]
         changes, won = last["winner_change_by_level"], last.get("accuracy_by_level")
@@ -249,7 +250,7 @@ def _levels(steps: Sequence[Row], held: Sequence[Row]) -> Markup:
             }
             for k, change in enumerate(changes)
         ]
-        parts.append(report.table(rows))
+        parts.append(report.render_table(rows))
     return Markup("").join(parts) or Markup("<p>Nothing was measured by level.</p>")
 
 

@@ -19,7 +19,7 @@ from realdpo.families import Family, Spec, family_of, load
 from realdpo.families.sample import generate_video, settings_from
 from realdpo.files import write_bytes, write_text
 from realdpo.ids import seed_of
-from realdpo.media.encode import EncodeSettings, encode
+from realdpo.media.encode import EncodeSettings, encode_video
 from realdpo.train import checkpoint, latents, setup
 from realdpo.train.config import TrainConfig
 from realdpo.train.latents import Pair
@@ -46,12 +46,14 @@ def generate(
 
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     family, kind = family_of(spec), getattr(diffusers, spec.pipeline)
-    pipe = kind.from_pretrained(spec.folder, **load.in_dtype(load.dtypes(spec, dtype))).to(device)
+    pipe = kind.from_pretrained(spec.folder, **load.in_dtype(load.part_dtypes(spec, dtype))).to(
+        device
+    )
     pipe.set_progress_bar_config(disable=True)
     mine = range(len(pairs))[share[0] :: share[1]]
     base = {n: file_of(folder, f"{n:02d}-base") for n in mine}
     missing = [n for n, path in base.items() if not path.is_file()]
-    with progress.bar("videos", len(missing) + len(mine), "videos") as advance:
+    with progress.progress_bar("videos", len(missing) + len(mine), "videos") as advance:
         for number in missing:
             write_text(folder / "videos" / f"{number:02d}.txt", pairs[number].prompt)
             real = latents.winner(workspace, pairs[number])
@@ -82,7 +84,7 @@ def _write(pipe: Any, family: Family, pair: Pair, config: TrainConfig, path: Pat
     seed = seed_of("validation video", pair.pair_id)
     with torch.autocast(pipe.device.type, torch.bfloat16, enabled=pipe.device.type == "cuda"):
         made = generate_video(pipe, family, pair.prompt, first, seed, settings)
-    write_bytes(path, encode(made, pair.fps, EncodeSettings()))
+    write_bytes(path, encode_video(made, pair.fps, EncodeSettings()))
 
 
 def file_of(folder: Path, stem: str) -> Path:

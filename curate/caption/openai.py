@@ -144,7 +144,7 @@ def ask(
                 error = _said(client, response)
                 break
         if attempt <= config.retries:
-            sleep(waiting.pause(attempt, asked, config.max_wait))
+            sleep(waiting.seconds_to_wait(attempt, asked, config.max_wait))
     return _stamped(Answer(model=model, error=error), attempt, began)
 
 

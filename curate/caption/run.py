@@ -24,7 +24,7 @@ from realdpo.curate.caption.config import EDIT, FILE_NAME, KEYWORDS, SIDECAR, Ca
 from realdpo.errors import UserError
 from realdpo.files import write_text
 from realdpo.media import MediaError
-from realdpo.progress import bar, say
+from realdpo.progress import progress_bar, say
 from realdpo.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -61,10 +61,11 @@ def caption(
     with ws.lock("curate caption"):
         ws.require(ws.clips, "curate ingest FOOTAGE")
         # Fingerprints are most of a table, and nothing to a captioner.
-        names = [n for n in tables.check(ws.clips, tables.CLIPS).names if n != "phash"]
-        table = tables.read(ws.clips, tables.CLIPS, names)
+        names = [n for n in tables.check_table(ws.clips, tables.CLIPS).names if n != "phash"]
+        table = tables.read_table(ws.clips, tables.CLIPS, names)
         sources = {
-            row["source_id"]: row for row in tables.read(ws.sources, tables.SOURCES).to_pylist()
+            row["source_id"]: row
+            for row in tables.read_table(ws.sources, tables.SOURCES).to_pylist()
         }
         if config.captioner == SIDECAR:
             sources = _looked_up(sources)
@@ -208,7 +209,7 @@ def plan(
     For a server whose model is not named the answer files cannot be told: all count as open.
     """
     ws.require(ws.clips, "curate ingest FOOTAGE")
-    rows = tables.read(ws.clips, tables.CLIPS, ["clip_id", "status", "keep"]).to_pylist()
+    rows = tables.read_table(ws.clips, tables.CLIPS, ["clip_id", "status", "keep"]).to_pylist()
     wanted = [r["clip_id"] for r in rows if r["status"] == "ok" and r["keep"] is not False]
     kind, _, where = config.captioner.partition(":")
     if kind in PLAIN:
@@ -235,13 +236,13 @@ def exchange(
     """Take edited captions in, then give the captions out, whichever is asked for."""
     with ws.lock("curate caption"):
         ws.require(ws.clips, "curate ingest FOOTAGE")
-        rows = tables.read(ws.clips, tables.CLIPS).to_pylist()
+        rows = tables.read_table(ws.clips, tables.CLIPS).to_pylist()
         done: dict[str, int] = {}
         if take is not None:
             done["edits_taken"], done["rows_unchanged"] = edits.take_in(ws, take, rows)
             mended, count = edits.load(ws), tokens.counter(config.tokenizer)
             rows = [_edited(row, mended, count) for row in rows]
-            tables.write(ws.clips, tables.from_rows(tables.CLIPS, rows), tables.CLIPS)
+            tables.write_table(ws.clips, tables.from_rows(tables.CLIPS, rows), tables.CLIPS)
         if give is not None:
             wanted = [r for r in rows if r["status"] == "ok" and r["keep"] is not False]
             done["exported"] = edits.give_out(give, wanted)
@@ -319,10 +320,10 @@ class Before:
             return cls(None)
         names = [
             name
-            for name in tables.check(ws.clips, tables.CLIPS).names
+            for name in tables.check_table(ws.clips, tables.CLIPS).names
             if name.startswith(("caption.", "verify.", "semantic.")) or name in ("clip_id", *TEXTS)
         ]
-        return cls(tables.read(ws.clips, tables.CLIPS, names).combine_chunks())
+        return cls(tables.read_table(ws.clips, tables.CLIPS, names).combine_chunks())
 
     def columns(self, ids: pa.ChunkedArray) -> dict[str, pa.ChunkedArray]:
         """The scores of these clips, null for those that were not there."""
@@ -542,7 +543,7 @@ def ask_all(
                         "when the captioner is well again, the same command goes on from here",
                     )
 
-    with bar(title, len(rows), "clips") as advance, ThreadPoolExecutor(workers) as pool:
+    with progress_bar(title, len(rows), "clips") as advance, ThreadPoolExecutor(workers) as pool:
         try:
             running = [pool.submit(work, advance) for _ in range(min(workers, len(rows)))]
             for future in running:

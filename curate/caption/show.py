@@ -66,7 +66,7 @@ def clip_frames(
 
     cut = root / row["path"] if row.get("path") else None
     if cut is not None and cut.is_file():
-        pictures = decode.frames(cut, short_side=short_side, threads=1)
+        pictures = decode.decode_frames(cut, short_side=short_side, threads=1)
         seconds = float(row["end_s"] - row["start_s"])
         if row.get("frames") and row.get("fps"):
             seconds = float((row["frames"] - 1) / Fraction(row["fps"]))
@@ -75,7 +75,7 @@ def clip_frames(
         if source is None:
             raise MediaError(f"the clip {row['clip_id']} has neither a file nor a source")
         start, end = Fraction(row["start"]), Fraction(row["end"])
-        pictures = decode.frames(
+        pictures = decode.decode_frames(
             source["path"], short_side=short_side, start=start, end=end, threads=1
         )
         seconds = float(end - start)

@@ -35,7 +35,7 @@ def verify(ws: Workspace, judge: VerifyConfig, config: CaptionConfig) -> dict[st
     """
     with ws.lock("curate caption --verify"):
         ws.require(ws.clips, "curate ingest FOOTAGE")
-        rows = tables.read(ws.clips, tables.CLIPS).to_pylist()
+        rows = tables.read_table(ws.clips, tables.CLIPS).to_pylist()
         todo = [
             row
             for row in rows
@@ -52,7 +52,7 @@ def verify(ws: Workspace, judge: VerifyConfig, config: CaptionConfig) -> dict[st
         for row in rows:
             fit, action = verdicts.get(row["clip_id"], (None, None))
             out.append({**row, "verify.fit": fit, "verify.action": action})
-        tables.write(ws.clips, tables.from_rows(tables.CLIPS, out), tables.CLIPS)
+        tables.write_table(ws.clips, tables.from_rows(tables.CLIPS, out), tables.CLIPS)
     summary = run.summary([row for row in out if row["clip_id"] in verdicts], config)
     fits = [fit for fit, _ in verdicts.values() if fit is not None]
     actions = [action for _, action in verdicts.values() if action is not None]
@@ -132,7 +132,9 @@ def _ask(
     names = ("seconds", "frames", "hint", "caption")
     text = show.template(judge.prompt, "verify.txt")
     show.check_template(text, names)
-    sources = {row["source_id"]: row for row in tables.read(ws.sources, tables.SOURCES).to_pylist()}
+    sources = {
+        row["source_id"]: row for row in tables.read_table(ws.sources, tables.SOURCES).to_pylist()
+    }
     # The caption is a part of what was asked: a changed one is judged anew.
     filed = {ids.content_id(clip=row["clip_id"], caption=row["prompt"]): row for row in rows}
     with run.captioner(ws, settings, "verify", text) as him:

@@ -63,7 +63,7 @@ def measure(
     people and `choose` says where from their boxes, frame by frame. Raises UserError when an
     extra is missing, MediaError when nothing can be decoded.
     """
-    from realdpo.media.decode import frames
+    from realdpo.media.decode import decode_frames
 
     require(extras, models)
     count = int(np.clip(end_s - start_s, FEWEST, MOST))
@@ -71,7 +71,7 @@ def measure(
     pictures: list[Bytes] = []
     times: list[float] = []
     last = None
-    for frame in frames(source, short_side=SHORT_SIDE, start=start_s, end=end_s):
+    for frame in decode_frames(source, short_side=SHORT_SIDE, start=start_s, end=end_s):
         last = frame
         if due and frame.time >= due[0] - 1e-6:
             pictures.append(frame.rgb)

@@ -154,7 +154,7 @@ class Client:
                     problem = f"it answers {answer.status_code}"
                 else:
                     raise self._refused(where, answer.status_code, answer.text)
-            wait = waiting.pause(attempt, asked)
+            wait = waiting.seconds_to_wait(attempt, asked)
             if wait > LONGEST_WAIT:
                 raise UserError(
                     f"{where} asks to wait {wait:.0f} s",

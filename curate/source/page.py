@@ -22,7 +22,7 @@ _ASKS = (
 
 def write(path: Path, rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> Path:
     """Write the page of a manifest's rows and the run's summary."""
-    return report.write(path, html(rows, summary))
+    return report.write_page(path, html(rows, summary))
 
 
 def html(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> str:
@@ -35,7 +35,7 @@ def html(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> str:
         report.Section("Films", _films(rows)),
     ]
     hours = f"{summary['hours']:.2f} hours"
-    return report.page(
+    return report.render_page(
         "Footage found",
         sections,
         subtitle=f"{summary['films']} films, {hours}, {summary['gigabytes']:.2f} GB to download, "
@@ -63,7 +63,7 @@ def _actions(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> M
         "<p>“Named” counts films whose own title, keywords or description speak of the action; "
         "the others were found by the search alone.</p>"
     )
-    return report.table(table) + note
+    return report.render_table(table) + note
 
 
 def _licences(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> Markup:
@@ -83,13 +83,13 @@ def _licences(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> 
     terms = Markup("").join(Markup("<p>{}</p>").format(text) for text in summary["terms"])
     if summary["restrictions"]:
         terms += Markup("<p>{} films carry a warning of other rights, such as those of the people shown; see the list.</p>").format(summary["restrictions"])  # fmt: skip
-    return report.table(table) + terms
+    return report.render_table(table) + terms
 
 
 def _left_out(summary: Mapping[str, Any]) -> Markup:
     table = [{"reason": why, "films": n} for why, n in summary["left_out"].items()]
     failed = [{"provider": name, "failed": why} for name, why in summary["failed"].items()]
-    return report.table(table) + (report.table(failed) if failed else Markup(""))
+    return report.render_table(table) + (report.render_table(failed) if failed else Markup(""))
 
 
 def _authors(rows: Sequence[Mapping[str, Any]]) -> Markup:
@@ -99,7 +99,7 @@ def _authors(rows: Sequence[Mapping[str, Any]]) -> Markup:
         counts[name] = counts.get(name, 0) + 1
     most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:50]
     note = Markup("<p>{} in all; the fifty with the most films.</p>").format(len(counts))
-    return (note if len(counts) > 50 else Markup("")) + report.table(
+    return (note if len(counts) > 50 else Markup("")) + report.render_table(
         [{"author": name, "films": n} for name, n in most]
     )
 
@@ -122,7 +122,7 @@ def _films(rows: Sequence[Mapping[str, Any]]) -> Markup:
     ]
     more = len(rows) - len(table)
     note = Markup("<p>and {} more in the manifest</p>").format(more) if more > 0 else Markup("")
-    return report.table(table) + note
+    return report.render_table(table) + note
 
 
 def _link(address: str | None, text: str | None = None) -> Markup | str:

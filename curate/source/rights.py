@@ -25,8 +25,8 @@ def read_rights(texts: Sequence[str], *, choice: bool = False) -> Rights:
     Otherwise all of them bind, and a film under several is left out: nobody can say what holds.
     """
     if not texts:
-        return Rights("", licences.read(None).problem)
-    read = {text: licences.read(text) for text in texts}
+        return Rights("", licences.read_licence(None).problem)
+    read = {text: licences.read_licence(text) for text in texts}
     found = {
         licence.spdx or " ".join(text.split()): licence
         for text, licence in read.items()
@@ -39,7 +39,7 @@ def read_rights(texts: Sequence[str], *, choice: bool = False) -> Rights:
         if not any(other.startswith(f"{name}-") for other in found)
     }
     if not found:
-        return Rights(texts[0], licences.read(texts[0]).problem)
+        return Rights(texts[0], licences.read_licence(texts[0]).problem)
     if len(found) == 1 or choice:
         free = [name for name, licence in found.items() if not licence.problem]
         name = (free or [*found])[0]

@@ -22,7 +22,7 @@ from realdpo.curate.source.select import Candidate, Group
 from realdpo.curate.sources import MANIFESTS
 from realdpo.errors import UserError
 from realdpo.files import atomic_path, write_text
-from realdpo.progress import bar, say
+from realdpo.progress import progress_bar, say
 from realdpo.workspace import Workspace
 
 PROVIDERS: Mapping[str, ModuleType] = {
@@ -211,7 +211,7 @@ def find(workspace: Workspace, where: Sequence[str], config: SourceConfig) -> Fo
         result.candidates = {name: [] for name in result.order}
         result.searched = set(result.order)
         with (
-            bar("search", len(wanted) * len(searches), "searches") as advance,
+            progress_bar("search", len(wanted) * len(searches), "searches") as advance,
             contextlib.ExitStack() as stack,
         ):
             clients = {

@@ -85,7 +85,7 @@ def reason_against(film: Film, rights: Rights, config: SourceConfig) -> str | No
     """Why a film is left out, or None. What its provider does not state is not judged."""
     if rights.problem and not config.private:
         return f"licence: {rights.problem}"
-    if config.licenses and licences.reason(rights.license, allowed=config.licenses):
+    if config.licenses and licences.licence_reason(rights.license, allowed=config.licenses):
         return f"license={rights.license or 'none'} is not among those asked for"
     if not film.url:
         return "no file that can be had"

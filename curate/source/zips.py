@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 from realdpo.curate.source.film import Film
 from realdpo.curate.sources import EXTENSIONS
 from realdpo.errors import UserError
-from realdpo.files import atomic_path, explained
-from realdpo.progress import bar
+from realdpo.files import atomic_path, explain_write_error
+from realdpo.progress import progress_bar
 
 
 def films(path: Path, folder: Path) -> list[Film]:
@@ -28,7 +28,7 @@ def films(path: Path, folder: Path) -> list[Film]:
     except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
         raise UserError(f"{path} cannot be read as a zip: {error}", "get it again") from None
     except OSError as error:
-        if (found := explained(error, folder)) is not error:
+        if (found := explain_write_error(error, folder)) is not error:
             raise found from error
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
 
@@ -57,7 +57,7 @@ def _unpacked(archive: zipfile.ZipFile, path: Path, folder: Path) -> list[Film]:
             "free some space, or choose another workspace with -w",
         )
     count = len(members) + len(sidecars)
-    with bar("unpack", count, "files", done=count - len(missing)) as advance:
+    with progress_bar("unpack", count, "files", done=count - len(missing)) as advance:
         for member in missing:
             with (
                 archive.open(member) as packed,

@@ -66,15 +66,15 @@ def _root(
 
 
 @contextlib.contextmanager
-def guard(as_json: bool = False) -> Iterator[None]:
+def guard_command(as_json: bool = False) -> Iterator[None]:
     """Run a command's body: a UserError becomes one clear line, Ctrl-C a promise to go on.
 
     With `as_json` the progress bars are off and the error is a JSON document on stdout.
     """
     from realdpo.errors import UserError
-    from realdpo.progress import quiet, speak
+    from realdpo.progress import quiet, speak_on_stderr
 
-    speak()
+    speak_on_stderr()
     token = quiet.set(as_json)
     try:
         yield
@@ -102,7 +102,7 @@ def guard(as_json: bool = False) -> Iterator[None]:
         quiet.reset(token)
 
 
-def emit(document: Any) -> None:
+def print_json(document: Any) -> None:
     """One JSON document on stdout, for `--json`."""
     print(json.dumps(document, indent=2, sort_keys=True, default=str))
 

@@ -81,7 +81,7 @@ def ingest(
         ),
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before pruning.")] = False,
-    show_settings: bool = options.settings_of("curate ingest"),
+    show_settings: bool = options.settings_option("curate ingest"),
     config: options.Config = None,
     set_: options.Set = None,
     dry_run: options.DryRun = False,
@@ -92,10 +92,10 @@ def ingest(
     What earlier runs made stays, also when its footage is away or not named; --prune removes it.
     Ends with 3 when sources that were read before cannot be read now.
     """
-    with cli.guard(json_):
+    with cli.guard_command(json_):
         from dataclasses import fields, replace
 
-        from realdpo.config import resolve, to_toml
+        from realdpo.config import resolve_settings, settings_to_toml
         from realdpo.curate import ingest as curate_footage
         from realdpo.curate import ingestion as steps
         from realdpo.curate.config import IngestConfig
@@ -116,15 +116,17 @@ def ingest(
             "shards.format": format_,
             "shards.to": to,
         }
-        settings = resolve(IngestConfig, section="ingest", file=config, sets=own, flags=flags)
+        settings = resolve_settings(
+            IngestConfig, section="ingest", file=config, sets=own, flags=flags
+        )
         settings = replace(settings, decide={**settings.decide, **load_overrides(config, limits)})
-        toml = to_toml("ingest", settings)
+        toml = settings_to_toml("ingest", settings)
         place = Workspace(workspace)
         if dry_run:
             planned = steps.plan(footage, place)
             steps.check(settings)
             if json_:
-                cli.emit({"config": toml, "sources": planned})
+                cli.print_json({"config": toml, "sources": planned})
             else:
                 print(toml)
                 print(f"# {len(planned)} sources would be looked at; nothing was written")
@@ -134,11 +136,11 @@ def ingest(
         failure = steps.nothing_read(place, result)
         if json_:
             told = {"error": failure.message, "hint": failure.hint} if failure else {}
-            cli.emit({**result, **told})
+            cli.print_json({**result, **told})
         else:
             print(steps.closing_table(result))
     if failure:
-        with cli.guard():  # the one document on stdout says it already
+        with cli.guard_command():  # the one document on stdout says it already
             raise failure
     if result["missing"]:
         raise typer.Exit(cli.MISSING)

@@ -59,7 +59,7 @@ def caption(
     verify_model: Annotated[
         str | None, typer.Option(help="Name of the judging model at an openai: server.")
     ] = None,
-    show_settings: bool = options.settings_of("curate caption"),
+    show_settings: bool = options.settings_option("curate caption"),
     config: options.Config = None,
     set_: options.Set = None,
     dry_run: options.DryRun = False,
@@ -69,8 +69,8 @@ def caption(
 
     With --verify the captions that are there are judged and none is written.
     """
-    with cli.guard(json_):
-        from realdpo.config import resolve, to_toml
+    with cli.guard_command(json_):
+        from realdpo.config import resolve_settings, settings_to_toml
         from realdpo.curate.caption.config import CaptionConfig, VerifyConfig
         from realdpo.workspace import Workspace
 
@@ -78,27 +78,29 @@ def caption(
         flags = {"captioner": captioner, "model": model, "prompt": prompt}
         judging = {"verifier": verify, "model": verify_model}
         sets = list(set_ or ())
-        settings = resolve(
+        settings = resolve_settings(
             CaptionConfig,
             section="caption",
             file=config,
             sets=[s for s in sets if not s.startswith("verify.")],
             flags=flags,
         )
-        judge = resolve(
+        judge = resolve_settings(
             VerifyConfig,
             section="verify",
             file=config,
             sets=[s.removeprefix("verify.") for s in sets if s.startswith("verify.")],
             flags=judging,
         )
-        toml = to_toml("caption", settings) + ("\n" + to_toml("verify", judge) if verify else "")
+        toml = settings_to_toml("caption", settings) + (
+            "\n" + settings_to_toml("verify", judge) if verify else ""
+        )
         from realdpo.curate.caption import run
 
         if dry_run:
             plan = run.plan(place, settings, only_failed=only_failed, recaption=recaption)
             if json_:
-                cli.emit({"config": toml, "plan": plan})
+                cli.print_json({"config": toml, "plan": plan})
             else:
                 print(toml)
                 print(f"# {plan['would_ask']} of {plan['clips']} clips would be asked about")
@@ -121,7 +123,7 @@ def caption(
             )
             place.save_config("curate caption", toml)
         if json_:
-            cli.emit(result)
+            cli.print_json(result)
         else:
             print(run.describe(result))
 
@@ -139,31 +141,33 @@ def embed(
         str | None,
         typer.Option(help="Weights of the LAION aesthetic head (.safetensors or .pth), ViT-L-14."),
     ] = None,
-    show_settings: bool = options.settings_of("curate embed"),
+    show_settings: bool = options.settings_option("curate embed"),
     config: options.Config = None,
     set_: options.Set = None,
     dry_run: options.DryRun = False,
     json_: options.Json = False,
 ) -> None:
     """Embed the clips with open_clip and score caption fit, action, realness and nearest clip."""
-    with cli.guard(json_):
-        from realdpo.config import resolve, to_toml
+    with cli.guard_command(json_):
+        from realdpo.config import resolve_settings, settings_to_toml
         from realdpo.curate.embed import EmbedConfig
         from realdpo.workspace import Workspace
 
         place = Workspace(workspace)
         flags = {"model": model, "weights": weights, "aesthetic": aesthetic}
-        settings = resolve(EmbedConfig, section="embed", file=config, sets=set_ or (), flags=flags)
-        toml = to_toml("embed", settings)
+        settings = resolve_settings(
+            EmbedConfig, section="embed", file=config, sets=set_ or (), flags=flags
+        )
+        toml = settings_to_toml("embed", settings)
         if dry_run:
-            cli.emit({"config": toml}) if json_ else print(toml)
+            cli.print_json({"config": toml}) if json_ else print(toml)
             return
         from realdpo.curate import embed as step
 
         result = step.embed(place, settings)
         place.save_config("curate embed", toml)
         if json_:
-            cli.emit(result)
+            cli.print_json(result)
         else:
             print(step.describe(result))
 
@@ -177,9 +181,9 @@ def search(
     json_: options.Json = False,
 ) -> None:
     """List the clips that look most like a description (after `realdpo curate embed`)."""
-    with cli.guard(json_):
+    with cli.guard_command(json_):
         from realdpo.curate import search as look
         from realdpo.workspace import Workspace
 
         hits = look.search(Workspace(workspace), text, top=top, every=every)
-        cli.emit(hits) if json_ else print(look.listing(hits))
+        cli.print_json(hits) if json_ else print(look.listing(hits))

@@ -25,7 +25,7 @@ def decide(
     Thresholds are <group>.<name>_min and _max; "off" removes one. Those not named here are as
     `curate ingest` was told, else the defaults.
     """
-    with cli.guard(json_):
+    with cli.guard_command(json_):
         from realdpo.curate import decide as room
         from realdpo.workspace import Workspace
 
@@ -39,7 +39,7 @@ def decide(
                 result = room.decide(place, overrides)
                 place.save_config("curate decide", room.saved_toml(overrides))
         if json_:
-            cli.emit(result)
+            cli.print_json(result)
         else:
             print(room.text(result, dry_run))
 
@@ -60,7 +60,7 @@ def calibrate(
     json_: options.Json = False,
 ) -> None:
     """Show what every threshold keeps, and propose thresholds for a wanted yield."""
-    with cli.guard(json_):
+    with cli.guard_command(json_):
         import dataclasses
 
         from realdpo.curate import calibrate as room
@@ -74,7 +74,7 @@ def calibrate(
         if not dry_run:
             write_text(path, room.to_toml(found))
         if json_:
-            cli.emit({**dataclasses.asdict(found), "written": None if dry_run else str(path)})
+            cli.print_json({**dataclasses.asdict(found), "written": None if dry_run else str(path)})
         else:
             print(room.text(found))
             if not dry_run:
@@ -92,7 +92,7 @@ def report(
     json_: options.Json = False,
 ) -> None:
     """Write one HTML page: funnel, scores with thresholds, kept and dropped clips, provenance."""
-    with cli.guard(json_):
+    with cli.guard_command(json_):
         from realdpo.curate import report as room
         from realdpo.workspace import Workspace
 
@@ -103,7 +103,7 @@ def report(
         else:
             room.write(place, path)
         if json_:
-            cli.emit({"report": str(path), "written": not dry_run})
+            cli.print_json({"report": str(path), "written": not dry_run})
         else:
             print(f"would write {path}" if dry_run else path)
 
@@ -124,7 +124,7 @@ def inspect(
     json_: options.Json = False,
 ) -> None:
     """Show what is seen in one file: facts, shots, scores, and the verdict with its reasons."""
-    with cli.guard(json_):
+    with cli.guard_command(json_):
         from realdpo.curate import decide as decisions
         from realdpo.curate import inspect as room
         from realdpo.curate.config import PeopleSettings
@@ -133,6 +133,6 @@ def inspect(
         models = PeopleSettings(detector, pose)
         found = room.inspect(file, overrides, tuple(extra or ()), models)
         if json_:
-            cli.emit(found)
+            cli.print_json(found)
         else:
             print(room.text(found))

@@ -37,7 +37,7 @@ def dedup(
 
     The fingerprints of other sets stay in the workspace: `decide` and `ingest` heed them too.
     """
-    with cli.guard(json_):
+    with cli.guard_command(json_):
         from realdpo.curate import against as sets
         from realdpo.curate import decide as room
         from realdpo.curate import dedup_blocks
@@ -67,7 +67,7 @@ def dedup(
             "sets": listed,
         }
         if json_:
-            cli.emit(told)
+            cli.print_json(told)
             return
         for name, count in listed.items():
             print(f"against {name}: {count} fingerprints")
@@ -99,7 +99,7 @@ def merge(
     Captions, scores, licences and caches are kept; what the workspaces tell differently is
     settled by rules and said. The given workspaces stay as they are.
     """
-    with cli.guard(json_):
+    with cli.guard_command(json_):
         from realdpo.curate import merge as room
         from realdpo.curate.dedup_blocks import Where
         from realdpo.workspace import Workspace
@@ -109,7 +109,7 @@ def merge(
             room.check(parts, place)
             rows = {str(part.root): tables_rows(part.clips) for part in parts}
             if json_:
-                cli.emit({"clips": rows})
+                cli.print_json({"clips": rows})
             else:
                 for name, count in rows.items():
                     print(f"{name}: {count} clips")
@@ -117,7 +117,7 @@ def merge(
             return
         result = room.merge(parts, place, Where(engine, workers, address))
         if json_:
-            cli.emit(result)
+            cli.print_json(result)
         else:
             print(room.text(result))
 

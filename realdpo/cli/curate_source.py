@@ -74,7 +74,7 @@ def source(
     ] = None,
     config: options.Config = None,
     set_: options.Set = None,
-    show_settings: bool = options.settings_of("curate source"),
+    show_settings: bool = options.settings_option("curate source"),
     dry_run: options.DryRun = False,
     json_: options.Json = False,
 ) -> None:
@@ -83,8 +83,8 @@ def source(
     Look at reports/source.html before you download. Keys come from PEXELS_API_KEY and
     PIXABAY_API_KEY. Answers are kept, so a stopped run goes on and other limits ask nobody anew.
     """
-    with cli.guard(json_):
-        from realdpo.config import resolve, to_toml
+    with cli.guard_command(json_):
+        from realdpo.config import resolve_settings, settings_to_toml
         from realdpo.curate.source import run
         from realdpo.curate.source.config import SourceConfig
         from realdpo.errors import UserError
@@ -112,14 +112,14 @@ def source(
             "contact": contact,
             "refresh": refresh,
         }
-        settings = resolve(
+        settings = resolve_settings(
             SourceConfig, section="source", file=config, sets=set_ or (), flags=flags
         )
-        toml = to_toml("source", settings)
+        toml = settings_to_toml("source", settings)
         if dry_run:
             planned = run.plan(where, settings)
             if json_:
-                cli.emit({"config": toml, "plan": planned})
+                cli.print_json({"config": toml, "plan": planned})
                 return
             print(toml)
             for group in planned:
@@ -135,9 +135,9 @@ def source(
         failure = run.failure(result)
         if json_:
             told = {"error": failure.message, "hint": failure.hint} if failure else {}
-            cli.emit({**result, **told})
+            cli.print_json({**result, **told})
         else:
             print(run.closing_table(result))
     if failure:
-        with cli.guard():  # the one document on stdout says it already
+        with cli.guard_command():  # the one document on stdout says it already
             raise failure

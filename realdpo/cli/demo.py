@@ -35,22 +35,24 @@ def demo(
 
     It takes minutes on two CPU cores. Stopped anywhere, the same command goes on.
     """
-    with cli.guard(as_json):
+    with cli.guard_command(as_json):
         from realdpo.demo import run as whole
         from realdpo.workspace import Workspace
 
         place = Workspace(workspace)
         if dry_run:
-            plan = whole.commands(place, footage, quick)
-            cli.emit({"commands": plan}) if as_json else print("\n".join(plan))
+            plan = whole.list_commands(place, footage, quick)
+            cli.print_json({"commands": plan}) if as_json else print("\n".join(plan))
             return
-        result = whole.run(place, footage, quick=quick)
+        result = whole.run_demo(place, footage, quick=quick)
         if pictures is not None:
-            result["pictures"] = [str(path) for path in whole.pictures(place, result, pictures)]
+            result["pictures"] = [
+                str(path) for path in whole.write_pictures(place, result, pictures)
+            ]
         if as_json:
-            cli.emit(result)
+            cli.print_json(result)
         else:
-            print(whole.told(result))
+            print(whole.describe_demo(result))
 
 
 @cli.app.command(epilog="Example: [bold]realdpo doctor -w work --deep[/bold]")
@@ -68,19 +70,21 @@ def doctor(
 
     With --deep also whether every stored clip, shard and video of a pair is what was written.
     """
-    with cli.guard(as_json):
+    with cli.guard_command(as_json):
         from realdpo import doctor as machine
 
-        findings = machine.examine(workspace)
+        findings = machine.examine_machine(workspace)
         if deep:
             from realdpo.workspace import Workspace
 
             findings += machine.examine_files(Workspace(workspace))
         if as_json:
-            cli.emit({"works": machine.works(findings), "findings": [vars(f) for f in findings]})
+            cli.print_json(
+                {"works": machine.can_run(findings), "findings": [vars(f) for f in findings]}
+            )
         else:
             _print(findings)
-        if not machine.works(findings):
+        if not machine.can_run(findings):
             raise typer.Exit(1)
 
 

@@ -61,7 +61,7 @@ def evaluate(
         str, typer.Option(metavar="I/N", help="Make the I-th of N parts of the videos.")
     ] = "1/1",
     seed: options.Seed = None,
-    show_settings: bool = options.settings_of("eval"),
+    show_settings: bool = options.settings_option("eval"),
     config: options.Config = None,
     sets: options.Set = None,
     dry_run: options.DryRun = False,
@@ -70,13 +70,13 @@ def evaluate(
     """Generate videos with paired seeds, measure them, and say what is better, worse or unknown."""
     if context.invoked_subcommand is not None:
         return
-    with cli.guard(as_json):
-        from realdpo.config import resolve, to_toml
+    with cli.guard_command(as_json):
+        from realdpo.config import resolve_settings, settings_to_toml
         from realdpo.train.evaluate.commands import pairs_of, shard_of
         from realdpo.train.evaluate.config import EvalConfig
         from realdpo.workspace import Workspace
 
-        settings = resolve(
+        settings = resolve_settings(
             EvalConfig,
             section="eval",
             file=config,
@@ -101,11 +101,11 @@ def evaluate(
         from realdpo.api import evaluate as evaluate_systems
         from realdpo.train.evaluate import commands
 
-        place, toml = Workspace(workspace), to_toml("eval", settings)
+        place, toml = Workspace(workspace), settings_to_toml("eval", settings)
         if dry_run:
             found = commands.preview(place, settings)
             if as_json:
-                cli.emit(found)
+                cli.print_json(found)
             else:
                 print(toml)
                 print(commands.preview_text(found))
@@ -114,7 +114,7 @@ def evaluate(
             place, config=settings, devices=devices, shard=shard_of(shard), progress=not as_json
         )
         if as_json:
-            cli.emit(made)
+            cli.print_json(made)
         elif made is not None:
             print(commands.closing(place, settings.name, made))
 
@@ -127,12 +127,12 @@ def report(
     as_json: options.Json = False,
 ) -> None:
     """Write one page: verdicts, differences with intervals, videos in step, what was not run."""
-    with cli.guard(as_json):
+    with cli.guard_command(as_json):
         from realdpo.train.evaluate import commands
         from realdpo.workspace import Workspace
 
         path, made = commands.write_report(Workspace(workspace), name, players)
-        cli.emit(made) if as_json else print(path)
+        cli.print_json(made) if as_json else print(path)
 
 
 @app.command(epilog="Example: [bold]realdpo eval study -w work --port 8000[/bold]")
@@ -150,13 +150,13 @@ def study(
     as_json: options.Json = False,
 ) -> None:
     """Serve a page on which people compare videos blindly; votes go to votes.parquet."""
-    with cli.guard(as_json):
+    with cli.guard_command(as_json):
         from realdpo.train.evaluate import commands
         from realdpo.workspace import Workspace
 
         place, chosen = Workspace(workspace), [s for s in systems.split(",") if s]
         if results:
             found = commands.study_results(place, name, chosen)
-            cli.emit(found) if as_json else print(commands.study_text(found))
+            cli.print_json(found) if as_json else print(commands.study_text(found))
         else:
             commands.serve_study(place, name, chosen, host, port)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from realdpo.cli import app, emit, guard
+from realdpo.cli import app, guard_command, print_json
 from realdpo.cli.options import Json, Workspace
 
 
@@ -41,13 +41,13 @@ def export_lora(
     as_json: Json = False,
 ) -> None:
     """Write a run's LoRA under the names that ComfyUI, kohya's tools or diffusers read."""
-    with guard(as_json):
+    with guard_command(as_json):
         from realdpo import workspace as places
         from realdpo.families.export import export_run
 
         runs = places.Workspace(workspace).runs
         made = export_run(runs, run, format_.value, dtype.value, out)  # type: ignore[arg-type]
         if as_json:
-            emit(made)
+            print_json(made)
         else:
             print(f"{made['file']}: {made['layers']} layers by {made['format']}'s names")

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from realdpo.cli import app, emit, guard
-from realdpo.cli.options import Config, DryRun, Json, Set, Workspace, settings_of
+from realdpo.cli import app, guard_command, print_json
+from realdpo.cli.options import Config, DryRun, Json, Set, Workspace, settings_option
 
 if TYPE_CHECKING:
-    from realdpo.publish.hub import Plan
+    from realdpo.publish.hub import PushPlan
 
 What = Annotated[str | None, typer.Option(help="clips, pairs, model, or all that there is.")]
 Run = Annotated[str | None, typer.Option(help="Training run whose weights are meant.")]
@@ -44,7 +44,7 @@ def push_hub(
         ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    show_settings: bool = settings_of("push-hub"),
+    show_settings: bool = settings_option("push-hub"),
     dry_run: DryRun = False,
     as_json: Json = False,
     config: Config = None,
@@ -54,38 +54,40 @@ def push_hub(
 
     What the Hub has already is not sent again: the same command goes on after an interruption.
     """
-    with guard(as_json):
+    with guard_command(as_json):
         from realdpo import workspace as places
-        from realdpo.config import resolve, to_toml
+        from realdpo.config import resolve_settings, settings_to_toml
         from realdpo.publish import hub
 
         flags = {
             "what": what, "private": private, "revision": revision, "pr": pr, "run": run,
             "allow_unlicensed": allow_unlicensed, "allow_shortcut": allow_shortcut,
         }  # fmt: skip
-        settings = resolve(
+        settings = resolve_settings(
             hub.PushConfig, section="push", file=config, sets=sets or (), flags=flags
         )
-        plans = hub.plan(places.Workspace(workspace), repo, settings)
+        plans = hub.plan_push(places.Workspace(workspace), repo, settings)
         if dry_run:
             if as_json:
-                emit({"settings": asdict(settings), "plans": [_summary(plan) for plan in plans]})
+                print_json(
+                    {"settings": asdict(settings), "plans": [_summary(plan) for plan in plans]}
+                )
             else:
-                print(to_toml("push", settings))
+                print(settings_to_toml("push", settings))
                 print("\n\n".join(_shown(plan, card=True) for plan in plans))
                 print("\nnothing was sent (--dry-run)")
             return
         if not as_json:
             print("\n\n".join(_shown(plan) for plan in plans))
-        hub.refuse(plans)
-        api = hub.connect()
+        hub.refuse_plans(plans)
+        api = hub.connect_hub()
         hub.check_access(api, plans, settings)
         if not yes:
             _ask(repo, settings.private, as_json)
         done = []
         for plan in plans:
-            pushed = hub.push(api, plan, settings)
-            compared = hub.verify(api, plan, pushed.commit, settings.samples)
+            pushed = hub.push_repository(api, plan, settings)
+            compared = hub.verify_push(api, plan, pushed.commit, settings.samples)
             done.append(asdict(pushed) | {"verified": compared})
             if not as_json:
                 print(
@@ -93,7 +95,7 @@ def push_hub(
                     f"{len(pushed.deleted)} removed; read back and equal"
                 )
         if as_json:
-            emit(done)
+            print_json(done)
 
 
 @app.command(epilog="Example: [bold]realdpo card -w work[/bold]")
@@ -105,7 +107,7 @@ def card(
     as_json: Json = False,
 ) -> None:
     """Render the cards that push-hub would publish, to look at."""
-    with guard(as_json):
+    with guard_command(as_json):
         from realdpo import report
         from realdpo import workspace as places
         from realdpo.files import write_bytes
@@ -113,17 +115,17 @@ def card(
 
         settings = hub.PushConfig(what=what or "all", run=run or "")  # type: ignore[arg-type]
         written = []
-        for plan in hub.plan(places.Workspace(workspace), repo, settings):
+        for plan in hub.plan_push(places.Workspace(workspace), repo, settings):
             folder = places.Workspace(workspace).reports / f"card-{plan.repo_type}"
             for file in plan.files:
                 if isinstance(file.source, bytes):
                     write_bytes(folder / file.path, file.source)
             title = repo.split("/")[-1]
-            page = report.page(title, markdown.sections(plan.readme, folder))
-            report.write(folder / "card.html", page)
+            page = report.render_page(title, markdown.card_sections(plan.readme, folder))
+            report.write_page(folder / "card.html", page)
             written += [folder / "README.md", folder / "card.html"]
         if as_json:
-            emit({"written": written})
+            print_json({"written": written})
         else:
             print("\n".join(str(path) for path in written))
 
@@ -138,23 +140,23 @@ def pull(
     as_json: Json = False,
 ) -> None:
     """Make a workspace from a published dataset, ready for `realdpo train`."""
-    with guard(as_json):
+    with guard_command(as_json):
         from realdpo import workspace as places
         from realdpo.publish import pull as pulling
 
         target = places.Workspace(workspace)
-        plan = pulling.plan(repo, revision or "main", what or "all")
+        plan = pulling.plan_pull(repo, revision or "main", what or "all")
         if not dry_run:
             with target.lock("pull"):
-                pulling.fetch(plan, target)
+                pulling.fetch_dataset(plan, target)
         if as_json:
-            emit(plan.summary())
+            print_json(plan.summary())
         else:
             print(plan.describe())
             print("nothing was fetched (--dry-run)" if dry_run else f"{workspace} is ready")
 
 
-def _summary(plan: Plan) -> dict[str, object]:
+def _summary(plan: PushPlan) -> dict[str, object]:
     return {
         "repo": plan.repo,
         "type": plan.repo_type,
@@ -167,7 +169,7 @@ def _summary(plan: Plan) -> dict[str, object]:
     }
 
 
-def _shown(plan: Plan, card: bool = False) -> str:
+def _shown(plan: PushPlan, card: bool = False) -> str:
     from realdpo.publish.dataset_card import size_text
 
     lines = [

@@ -27,7 +27,7 @@ DryRun = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document; no progress bars.")]
 
 
-def settings_of(command: str) -> Any:
+def settings_option(command: str) -> Any:
     """The option `--settings`, which lists what `--set` can change in a command, and stops."""
 
     def show(wanted: bool) -> None:

@@ -72,19 +72,19 @@ def build(
         typer.Option(help="File of choices from `pairs report`; rejected pairs leave the shards."),
     ] = None,
     seed: options.Seed = None,
-    show_settings: bool = options.settings_of("pairs build"),
+    show_settings: bool = options.settings_option("pairs build"),
     config: options.Config = None,
     sets: options.Set = None,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
 ) -> None:
     """Generate losers for every accepted clip and write preference pairs as Parquet."""
-    with cli.guard(as_json):
-        from realdpo.config import resolve, to_toml
+    with cli.guard_command(as_json):
+        from realdpo.config import resolve_settings, settings_to_toml
         from realdpo.pairs.config import BuildConfig, parse_strategies
         from realdpo.workspace import Workspace
 
-        settings = resolve(
+        settings = resolve_settings(
             BuildConfig,
             section="pairs",
             file=config,
@@ -119,7 +119,7 @@ def build(
                 _emit(interchange.review(place), as_json)
                 return
         if dry_run:
-            toml = to_toml("pairs", settings)
+            toml = settings_to_toml("pairs", settings)
             shown = building.preview(place, settings, part, devices)
             _emit({**shown, "config": toml} if as_json else shown, as_json, toml)
             return
@@ -151,13 +151,13 @@ def audit(
 
     The verdict is clean, suspicious or shortcut, or that there are too few pairs to tell.
     """
-    with cli.guard(as_json):
+    with cli.guard_command(as_json):
         from realdpo.pairs.audit import audit_workspace
         from realdpo.workspace import Workspace
 
         found = audit_workspace(Workspace(workspace), strong=strong)
         if as_json:
-            cli.emit(found)
+            cli.print_json(found)
             return
         told = {"too few": "too few pairs to tell"}.get(found["verdict"], found["verdict"])
         print(f"verdict     {told}")
@@ -190,7 +190,7 @@ def report(
     as_json: options.Json = False,
 ) -> None:
     """One page with real and generated clips in step, and keys to accept, reject or flag."""
-    with cli.guard(as_json):
+    with cli.guard_command(as_json):
         from realdpo.pairs.report import write_report
         from realdpo.workspace import Workspace
 
@@ -212,7 +212,7 @@ def import_realdpo(
     as_json: options.Json = False,
 ) -> None:
     """Take in pairs in the layout of the released RealDPO data, and audit them."""
-    with cli.guard(as_json):
+    with cli.guard_command(as_json):
         from realdpo.pairs import interchange
 
         _take_in(interchange.from_realdpo(folder), workspace, "realdpo", task, as_json)
@@ -232,7 +232,7 @@ def import_csv(
     as_json: options.Json = False,
 ) -> None:
     """Take in pairs that you have already, and audit them."""
-    with cli.guard(as_json):
+    with cli.guard_command(as_json):
         from realdpo.pairs import interchange
 
         theirs = file.is_dir() or file.suffix == ".json"
@@ -255,7 +255,7 @@ def export(
     as_json: options.Json = False,
 ) -> None:
     """Write the accepted pairs for other programs."""
-    with cli.guard(as_json):
+    with cli.guard_command(as_json):
         from realdpo.pairs import interchange
         from realdpo.workspace import Workspace
 
@@ -274,7 +274,7 @@ def _take_in(given: Any, workspace: Path, origin: str, task: str, as_json: bool)
 
 def _emit(result: dict[str, Any], as_json: bool, before: str = "") -> None:
     if as_json:
-        cli.emit(result)
+        cli.print_json(result)
         return
     if before:
         print(before)

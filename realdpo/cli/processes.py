@@ -23,7 +23,7 @@ from realdpo.errors import UserError
 _LOOK_SECONDS = 1.0
 
 
-def rank() -> int:
+def process_rank() -> int:
     """This process's number among those that torchrun or accelerate started; 0 if it is alone."""
     return int(os.environ.get("RANK", "0"))
 
@@ -82,12 +82,12 @@ def quiet_peer() -> Iterator[None]:
     try:
         yield
     except UserError:
-        if rank():
+        if process_rank():
             # When process 0 fails alike, it speaks, and torch ends this one meanwhile.
             time.sleep(1)
         raise
     except KeyboardInterrupt:
-        if rank():
+        if process_rank():
             raise typer.Exit(130) from None  # process 0 stops as well, and says so
         raise
     except RuntimeError as error:
@@ -97,7 +97,7 @@ def quiet_peer() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def worker() -> Iterator[None]:
+def worker_process() -> Iterator[None]:
     """The body of a command that torchrun or accelerate may have started: such a process leaves."""
     code = 0
     watch = Watch() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
@@ -114,12 +114,12 @@ def worker() -> Iterator[None]:
     if watch:
         # A Ctrl-C ends all alike, each by itself, when what it works at is saved.
         watch.end(failed=code not in (0, 130))
-        leave(code)
+        leave_process(code)
     if code:
         raise typer.Exit(code)
 
 
-def leave(code: int) -> NoReturn:
+def leave_process(code: int) -> NoReturn:
     """End this process without Python's clearing up.
 
     A thread of gloo may still hold Python objects of its last collective. If it lets go of them

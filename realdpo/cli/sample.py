@@ -52,14 +52,14 @@ def sample(
         str, typer.Option(help="auto (every GPU), or names joined by commas; one worker each.")
     ] = "auto",
     seed: options.Seed = None,
-    show_settings: bool = options.settings_of("sample"),
+    show_settings: bool = options.settings_option("sample"),
     config: options.Config = None,
     sets: options.Set = None,
     as_json: options.Json = False,
 ) -> None:
     """Make videos with runs and their base from the same prompts and seeds, on one page."""
-    with cli.guard(as_json):
-        from realdpo.config import resolve, to_toml
+    with cli.guard_command(as_json):
+        from realdpo.config import resolve_settings, settings_to_toml
         from realdpo.families.load import device_names
         from realdpo.train.evaluate import samples
         from realdpo.train.evaluate.commands import pairs_of
@@ -68,7 +68,7 @@ def sample(
 
         place = Workspace(workspace)
         systems = samples.systems_for(place, run or (), guide, pairs_of(system), base)
-        settings = resolve(
+        settings = resolve_settings(
             EvalConfig, section="sample", file=config, sets=sets or (),
             flags={
                 "systems": systems, "name": name, "split": split, "prompts": limit, "seeds": seeds,
@@ -79,6 +79,6 @@ def sample(
             settings = samples.with_prompts(
                 place, settings, prompt or (), prompts, [image] if image else []
             )
-            place.save_config("sample", to_toml("sample", settings))
+            place.save_config("sample", settings_to_toml("sample", settings))
             made = samples.sample(place, settings, device_names(devices))
-        cli.emit(made) if as_json else print(samples.told(made))
+        cli.print_json(made) if as_json else print(samples.told(made))

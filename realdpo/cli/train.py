@@ -15,7 +15,7 @@ import typer
 
 from realdpo import cli
 from realdpo.cli import options
-from realdpo.cli.processes import quiet_peer, rank, worker
+from realdpo.cli.processes import process_rank, quiet_peer, worker_process
 
 app = typer.Typer(
     help="Fine-tune a video model on the pairs; `report` makes a page about a run.",
@@ -72,7 +72,7 @@ def train(
         ),
     ] = None,
     seed: options.Seed = None,
-    show_settings: bool = options.settings_of("train"),
+    show_settings: bool = options.settings_option("train"),
     config: options.Config = None,
     sets: options.Set = None,
     dry_run: options.DryRun = False,
@@ -84,7 +84,7 @@ def train(
     """
     if context.invoked_subcommand:
         return
-    with worker(), cli.guard(as_json), quiet_peer():
+    with worker_process(), cli.guard_command(as_json), quiet_peer():
         from realdpo import config as configs
         from realdpo.errors import UserError
         from realdpo.train.config import PRESETS, TrainConfig
@@ -96,14 +96,14 @@ def train(
             "model": model, "task": task, "objective": objective, "name": name, "steps": steps, "lr": lr,
             "beta": beta, "memory": memory, "reference_bank": reference_bank, "seed": seed,
         }  # fmt: skip
-        settings = configs.resolve(
+        settings = configs.resolve_settings(
             TrainConfig, section="train", base=PRESETS[preset], file=config, sets=sets or (),
             flags=flags,
         )  # fmt: skip
         place = Workspace(workspace)
         if processes > 1 and "RANK" not in os.environ:
             raise typer.Exit(_launch(processes))
-        peer = rank() > 0  # process 0 holds the lock and does the talking
+        peer = process_rank() > 0  # process 0 holds the lock and does the talking
         if peer:
             from realdpo.progress import quiet
 
@@ -119,9 +119,9 @@ def train(
             if peer:
                 return
             if as_json:
-                cli.emit({"settings": dataclasses.asdict(settings), "estimate": found})
+                cli.print_json({"settings": dataclasses.asdict(settings), "estimate": found})
                 return
-            print(configs.to_toml("train", settings))
+            print(configs.settings_to_toml("train", settings))
             for key, value in (found | found.pop("memory", {})).items():
                 print(f"{key:<24}{value}")
             return
@@ -131,10 +131,10 @@ def train(
             loop.run(place, settings)
             return
         with place.lock("train"):
-            place.save_config("train", configs.to_toml("train", settings))
+            place.save_config("train", configs.settings_to_toml("train", settings))
             summary = loop.run(place, settings)
         if as_json:
-            cli.emit(dataclasses.asdict(summary))
+            cli.print_json(dataclasses.asdict(summary))
         else:
             print(_told(summary))
 
@@ -159,7 +159,7 @@ def encode(
 
     Run it again to go on. `realdpo train` reads what is here and encodes what is missing.
     """
-    with cli.guard(as_json):
+    with cli.guard_command(as_json):
         import torch
 
         from realdpo import config as configs
@@ -169,7 +169,7 @@ def encode(
         from realdpo.train.config import TrainConfig
         from realdpo.workspace import Workspace
 
-        settings = configs.resolve(
+        settings = configs.resolve_settings(
             TrainConfig, section="train", file=config, sets=sets or (), flags={"model": model}
         )
         number, count = options.part_of(shard)
@@ -177,12 +177,12 @@ def encode(
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         spec = read_spec(settings.model, settings.revision, settings.expert, settings.task)
         rows = latents.rows_of(place, settings)
-        with memory.told(lambda: "encoding the pairs", latents.leaner(settings)):
+        with memory.explain_out_of_memory(lambda: "encoding the pairs", latents.leaner(settings)):
             cache = latents.encode(place, spec, settings, device, rows, (number - 1, count))
         done = sum(cache.known(row) is not None for row in rows)
         found = {"pairs": len(rows), "encoded": done, "folder": str(cache.folder)}
         if as_json:
-            cli.emit(found)
+            cli.print_json(found)
         else:
             print(f"{done} of {len(rows)} pairs are encoded in {cache.folder}")
 
@@ -194,13 +194,13 @@ def report(
     as_json: options.Json = False,
 ) -> None:
     """Make a page about a run: curves, warnings in plain words, videos side by side."""
-    with cli.guard(as_json):
+    with cli.guard_command(as_json):
         from realdpo.train import report as reports
         from realdpo.workspace import Workspace
 
         path, warnings = reports.write(Workspace(workspace), run)
         if as_json:
-            cli.emit({"page": str(path), "warnings": warnings})
+            cli.print_json({"page": str(path), "warnings": warnings})
         else:
             print("\n".join([*(f"warning: {text}" for text in warnings), str(path)]))
 

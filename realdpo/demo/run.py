@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from realdpo import ids, tables
-from realdpo.config import to_toml
+from realdpo.config import settings_to_toml
 from realdpo.demo import footage
 from realdpo.errors import UserError
 from realdpo.files import write_bytes, write_text
-from realdpo.progress import bar
+from realdpo.progress import progress_bar
 from realdpo.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ SHOWN = 3  # held-out pairs that are sampled again after training and put on the
 
 
 @dataclass(frozen=True)
-class Plan:
+class DemoPlan:
     """What the demo asks of each command, and with which words one would ask it oneself."""
 
     films: str
@@ -46,7 +46,9 @@ class Plan:
     words: tuple[tuple[str, ...], ...]
 
 
-def run(workspace: Workspace, own: Path | None = None, *, quick: bool = False) -> dict[str, Any]:
+def run_demo(
+    workspace: Workspace, own: Path | None = None, *, quick: bool = False
+) -> dict[str, Any]:
     """Do all of it in `workspace` and return what was measured.
 
     own: a folder with films, or with a manifest.csv; None fetches the demo's footage. quick: two
@@ -58,7 +60,7 @@ def run(workspace: Workspace, own: Path | None = None, *, quick: bool = False) -
 
     from realdpo.curate.ingestion import ingest
 
-    workspace.save_config("curate ingest", to_toml("ingest", plan.ingest))
+    workspace.save_config("curate ingest", settings_to_toml("ingest", plan.ingest))
     funnel = ingest(workspace, [films], plan.ingest)
     if not funnel["kept"]:
         raise UserError(
@@ -68,18 +70,18 @@ def run(workspace: Workspace, own: Path | None = None, *, quick: bool = False) -
 
     from realdpo.pairs.building import build
 
-    workspace.save_config("pairs build", to_toml("pairs", plan.build))
+    workspace.save_config("pairs build", settings_to_toml("pairs", plan.build))
     pairs = build(workspace, plan.build)
 
     from realdpo.train import loop
 
     with workspace.lock("train"):
-        workspace.save_config("train", to_toml("train", plan.train))
+        workspace.save_config("train", settings_to_toml("train", plan.train))
         trained = loop.run(workspace, plan.train)
 
     from realdpo.publish import hub
 
-    push = hub.plan(workspace, REPO, hub.PushConfig())
+    push = hub.plan_push(workspace, REPO, hub.PushConfig())
     result: dict[str, Any] = {
         "funnel": funnel,
         "pairs": pairs,
@@ -111,13 +113,13 @@ def run(workspace: Workspace, own: Path | None = None, *, quick: bool = False) -
     return result
 
 
-def commands(workspace: Workspace, own: Path | None, quick: bool) -> list[str]:
+def list_commands(workspace: Workspace, own: Path | None, quick: bool) -> list[str]:
     """The four commands that do what the demo does, as one would type them."""
     films = str(own) if own else str(footage.cache_folder() / "manifest.csv")
     return [shlex.join(("realdpo", *words)) for words in _plan(workspace, films, quick).words]
 
 
-def told(result: Mapping[str, Any]) -> str:
+def describe_demo(result: Mapping[str, Any]) -> str:
     """The closing lines for a person."""
     from realdpo.train.runs import held_out_lines
 
@@ -144,15 +146,15 @@ def told(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def pictures(workspace: Workspace, result: Mapping[str, Any], folder: Path) -> list[Path]:
+def write_pictures(workspace: Workspace, result: Mapping[str, Any], folder: Path) -> list[Path]:
     """Write the page's pictures as PNG files into `folder`; returns their paths."""
     from realdpo import report
 
     made = {
         "contact-sheet": _contact_sheet(workspace),
-        "funnel": report.png(_funnel_figure(result["funnel"])),
+        "funnel": report.encode_png(_funnel_figure(result["funnel"])),
         "side-by-side": _strips(_shown_clips(workspace, result["training"]["run"])),
-        "curves": report.png(_curves_figure(workspace, result["training"]["run"])),
+        "curves": report.encode_png(_curves_figure(workspace, result["training"]["run"])),
     }
     paths = []
     for name, data in made.items():
@@ -170,14 +172,14 @@ def _films(own: Path | None, quick: bool) -> str:
         wanted = ("bikes.mp4", "carphone.mp4")
         films = [film for film in footage.FILMS if film.file in wanted or not quick]
         folder = footage.cache_folder() / ("quick" if quick else "")
-        return str(footage.fetch(folder, films))
+        return str(footage.fetch_films(folder, films))
     if not own.exists():
         raise UserError(f"{own} does not exist", "give --footage a folder with films")
     manifest = own / "manifest.csv"
     return str(manifest if manifest.is_file() else own)
 
 
-def _plan(workspace: Workspace, films: str, quick: bool) -> Plan:
+def _plan(workspace: Workspace, films: str, quick: bool) -> DemoPlan:
     """The same settings twice: as the functions take them and as the command line does."""
     from realdpo.curate.config import IngestConfig
     from realdpo.pairs.config import BuildConfig
@@ -187,7 +189,7 @@ def _plan(workspace: Workspace, films: str, quick: bool) -> Plan:
     steps, held_out, levels = (6, 6, 2) if quick else (60, 20, 5)
     rate = 5e-4
     place = ("-w", str(workspace.root))
-    return Plan(
+    return DemoPlan(
         films,
         IngestConfig(target="tiny", caption="keywords"),
         # Guidance only adds noise to so small a model, and doubles its time.
@@ -221,14 +223,14 @@ def _plan(workspace: Workspace, films: str, quick: bool) -> Plan:
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownPair:
     """A held-out pair on the page: label and mp4 of the clip, a loser, and the tuned model's."""
 
     prompt: str
     clips: tuple[tuple[str, bytes], ...]
 
 
-def _page(workspace: Workspace, plan: Plan, result: Mapping[str, Any]) -> Path:
+def _page(workspace: Workspace, plan: DemoPlan, result: Mapping[str, Any]) -> Path:
     from markupsafe import Markup
 
     from realdpo import report
@@ -240,17 +242,19 @@ def _page(workspace: Workspace, plan: Plan, result: Mapping[str, Any]) -> Path:
         Markup("<h3>{}</h3>{}").format(pair.prompt, report.in_step(pair.clips)) for pair in shown
     )
     sections = [
-        report.Section("In short", Markup("<pre>{}</pre>").format(told({**result, "seconds": 0,
+        report.Section("In short", Markup("<pre>{}</pre>").format(describe_demo({**result, "seconds": 0,
                        "page": "this one"}).rsplit("\n", 2)[0])),
         report.Section("Real and generated, side by side", players),
         report.Section("From footage to clips", _funnel_part(workspace, result["funnel"])),
-        report.Section("Training", report.figure(_curves_figure(workspace, training["run"]),
+        report.Section("Training", report.render_figure(_curves_figure(workspace, training["run"]),
                        "curves of the training run")),
         report.Section("The same by hand", Markup("<pre>{}</pre>").format(
             "\n".join(shlex.join(("realdpo", *words)) for words in plan.words))),
     ]  # fmt: skip
-    document = report.page("RealDPO demo", sections, "measured in this workspace by this run")
-    return report.write(workspace.reports / "demo.html", document)
+    document = report.render_page(
+        "RealDPO demo", sections, "measured in this workspace by this run"
+    )
+    return report.write_page(workspace.reports / "demo.html", document)
 
 
 def _funnel_part(workspace: Workspace, funnel: Mapping[str, Any]) -> Any:
@@ -259,8 +263,8 @@ def _funnel_part(workspace: Workspace, funnel: Mapping[str, Any]) -> Any:
     from realdpo import report
 
     return Markup("{}{}").format(
-        report.figure(_funnel_figure(funnel), "funnel from footage to kept clips"),
-        report.image(_contact_sheet(workspace), "the middle frame of every kept clip"),
+        report.render_figure(_funnel_figure(funnel), "funnel from footage to kept clips"),
+        report.render_image(_contact_sheet(workspace), "the middle frame of every kept clip"),
     )
 
 
@@ -284,7 +288,7 @@ def _sample_tuned(workspace: Workspace, config: BuildConfig, run: str) -> None:
 
     pipe = load_pipeline(config.model, config.dtype, "cpu", str(weights), config.memory)
     family = family_of(spec_of_pipeline(pipe))
-    with bar("tuned", len(todo), "videos") as advance:
+    with progress_bar("tuned", len(todo), "videos") as advance:
         for row in todo:
             image = np.asarray(Image.open(workspace.pair_videos / row["first_frame"]))
             settings = settings_for(
@@ -303,7 +307,7 @@ def _sample_tuned(workspace: Workspace, config: BuildConfig, run: str) -> None:
 
 def _held_out_rows(workspace: Workspace) -> list[dict[str, Any]]:
     """Pairs to show: of the validation split, then of the test split, then any."""
-    rows = tables.read(workspace.pairs, tables.PAIRS).to_pylist()
+    rows = tables.read_table(workspace.pairs, tables.PAIRS).to_pylist()
     rows = [row for row in rows if row["status"] == "ok" and row["first_frame"]]
     order = {"validation": 0, "test": 1}
     # One of each source before the second of any.
@@ -324,7 +328,7 @@ def _tuned_file(workspace: Workspace, row: Mapping[str, Any], run: str) -> Path:
     return workspace.step("demo") / f"{what}.mp4"
 
 
-def _shown_clips(workspace: Workspace, run: str) -> list[Shown]:
+def _shown_clips(workspace: Workspace, run: str) -> list[ShownPair]:
     shown = []
     for row in _held_out_rows(workspace):
         videos = workspace.pair_videos
@@ -335,7 +339,7 @@ def _shown_clips(workspace: Workspace, run: str) -> list[Shown]:
         tuned = _tuned_file(workspace, row, run)
         if tuned.is_file():
             clips.append(("after training, same seed", tuned.read_bytes()))
-        shown.append(Shown(f"{row['prompt']} ({row['split']})", tuple(clips)))
+        shown.append(ShownPair(f"{row['prompt']} ({row['split']})", tuple(clips)))
     return shown
 
 
@@ -343,7 +347,7 @@ def _contact_sheet(workspace: Workspace) -> bytes:
     from realdpo import report
     from realdpo.media.decode import read_clip
 
-    clips = tables.read(workspace.clips, tables.CLIPS).to_pylist()
+    clips = tables.read_table(workspace.clips, tables.CLIPS).to_pylist()
     kept = [clip for clip in clips if clip["keep"] and clip["status"] == "ok"]
     kept.sort(key=lambda clip: (clip["split"], clip["title"] or "", clip["start_s"]))
     frames = []
@@ -395,7 +399,7 @@ def _curves_figure(workspace: Workspace, run: str) -> Figure:
     )
 
 
-def _strips(shown: Sequence[Shown]) -> bytes:
+def _strips(shown: Sequence[ShownPair]) -> bytes:
     """Each clip as a row of its frames, a block of rows a pair, as one PNG."""
     import numpy as np
 

@@ -224,7 +224,7 @@ class Family:
         latents = vae.encode(video.to(vae.device, vae.dtype)).latent_dist.mode().float()
         config = vae.config
         if config.get("latents_mean") is not None:
-            latents = normal(latents, config.latents_mean, config.latents_std)
+            latents = normalise_latents(latents, config.latents_mean, config.latents_std)
         return latents * config.get("scaling_factor", 1)
 
     def decode(self, vae: Any, latents: Tensor) -> Tensor:
@@ -232,7 +232,7 @@ class Family:
         config = vae.config
         latents = latents.float() / config.get("scaling_factor", 1)
         if config.get("latents_mean") is not None:
-            latents = denormal(latents, config.latents_mean, config.latents_std)
+            latents = denormalise_latents(latents, config.latents_mean, config.latents_std)
         return vae.decode(latents.to(vae.dtype)).sample
 
     def pack(self, pipe: Any, latents: Tensor) -> Tensor:
@@ -265,17 +265,17 @@ class Family:
         raise NotImplementedError
 
 
-def normal(latents: Tensor, mean: Any, std: Any) -> Tensor:
+def normalise_latents(latents: Tensor, mean: Any, std: Any) -> Tensor:
     """(latents - mean) / std by channel; latents [B, C, F, H, W]."""
     return (latents - _by_channel(mean, latents)) / _by_channel(std, latents)
 
 
-def denormal(latents: Tensor, mean: Any, std: Any) -> Tensor:
-    """The inverse of `normal`."""
+def denormalise_latents(latents: Tensor, mean: Any, std: Any) -> Tensor:
+    """The inverse of `normalise_latents`."""
     return latents * _by_channel(std, latents) + _by_channel(mean, latents)
 
 
-def picture(image: Tensor) -> Any:
+def to_pil(image: Tensor) -> Any:
     """`image` [3, H, W] in -1..1 as a PIL image, as the pipelines' image processors take it."""
     from torchvision.transforms.functional import to_pil_image
 

@@ -8,7 +8,7 @@ from pathlib import Path
 _SAMPLES, _SAMPLE_BYTES = 16, 1 << 20
 
 
-def fingerprint(path: Path) -> str:
+def fingerprint_weights(path: Path) -> str:
     """32 hex digits that change when the weights do, without reading all of them.
 
     Small files count whole; of large ones, the size and 16 evenly spaced blocks of 1 MiB.

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from realdpo.families.base import Family, Traits, picture
+from realdpo.families.base import Family, Traits, to_pil
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,7 +98,7 @@ class Hunyuan(Family):
     def embed(self, pipe: Any, prompt: str, image: Tensor | None) -> dict[str, Tensor]:
         seen: dict[str, Any] = {}
         if image is not None:
-            seen["image"] = picture(image)
+            seen["image"] = to_pil(image)
             # as the pipeline chooses by kind: every so many tokens of the picture are kept
             seen["image_embed_interleave"] = 4 if self._kind == "token_replace" else 2
         embeds, pooled, mask = pipe.encode_prompt(prompt=prompt, max_sequence_length=256, **seen)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from realdpo.families.base import Family, Traits, picture
+from realdpo.families.base import Family, Traits, to_pil
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,7 +75,7 @@ class Hunyuan15(Family):
         text, mask, glyphs, glyph_mask = pipe.encode_prompt(prompt=prompt, batch_size=1)
         made = {"text": text[0], "mask": mask[0], "glyphs": glyphs[0], "glyph_mask": glyph_mask[0]}
         if image is not None:
-            shown = pipe.encode_image(picture(image), 1, pipe._execution_device, text.dtype)
+            shown = pipe.encode_image(to_pil(image), 1, pipe._execution_device, text.dtype)
             made["image_embeds"] = shown[0]
         return made
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from realdpo.errors import UserError
 from realdpo.families import family_of, trainable_family
 from realdpo.families.base import Spec
-from realdpo.families.fingerprint import fingerprint
+from realdpo.families.fingerprint import fingerprint_weights
 from realdpo.families.guide import guide_by_base
-from realdpo.families.memory import memory_options, memory_told, place
+from realdpo.families.memory import memory_options, memory_told, place_pipeline
 from realdpo.families.weights import load_lora
 from realdpo.ids import content_id
 from realdpo.models import TINY, resolve_model
@@ -39,7 +39,7 @@ class Model:
     folder: Path
 
 
-def locate(model: str, revision: str | None = None) -> Model:
+def locate_model(model: str, revision: str | None = None) -> Model:
     """Find `model` and its revision; of a Hub model only the JSON files are fetched.
 
     A folder's revision is a fingerprint of its files. Raises UserError when there is no such
@@ -49,7 +49,7 @@ def locate(model: str, revision: str | None = None) -> Model:
     folder = Path(source)
     if folder.is_dir():
         name = TINY if model == TINY else folder.resolve().name
-        return Model(name, fingerprint(folder), source, folder)
+        return Model(name, fingerprint_weights(folder), source, folder)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -71,7 +71,7 @@ def locate(model: str, revision: str | None = None) -> Model:
 
 def fingerprint_parts(spec: Spec, *components: str) -> str:
     """An id of the weights and settings of some components; `fingerprint` of each."""
-    return content_id(**{name: fingerprint(spec.folder / name) for name in components})
+    return content_id(**{name: fingerprint_weights(spec.folder / name) for name in components})
 
 
 def spec_of_folder(folder: Path, component: str = "transformer") -> Spec:
@@ -126,7 +126,9 @@ def read_spec(
     `with_task`. Raises UserError when it is not trained here or the folder lacks a part.
     """
     if not Path(resolve_model(model)).is_dir():
-        trainable_family(spec_of_folder(locate(model, revision).folder))  # before the weights come
+        trainable_family(
+            spec_of_folder(locate_model(model, revision).folder)
+        )  # before the weights come
     folder = _fetched(resolve_model(model), revision)
     spec = with_task(spec_of_folder(folder), task)
     trainable_family(spec)
@@ -148,7 +150,7 @@ def load_encoders(spec: Spec, dtype: torch.dtype, device: torch.device) -> Any:
     without: dict[str, Any] = {
         k: None for k in ("transformer", "transformer_2") if k in spec.classes
     }
-    pipe = kind.from_pretrained(spec.folder, **in_dtype(dtypes(spec, dtype)), **without)
+    pipe = kind.from_pretrained(spec.folder, **in_dtype(part_dtypes(spec, dtype)), **without)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
 
@@ -211,7 +213,7 @@ def load_pipeline(
     import torch
 
     where = _device(device)
-    found = locate(model, revision)
+    found = locate_model(model, revision)
     kind = getattr(torch, dtype_on(dtype, where))
     spec = with_task(spec_of_folder(found.folder), task)
     own = getattr(diffusers, spec.pipeline, diffusers.DiffusionPipeline)
@@ -224,7 +226,7 @@ def load_pipeline(
             pipe = own.from_pretrained(
                 found.source,
                 revision=found.revision if not Path(found.source).is_dir() else None,
-                **in_dtype(dtypes(spec, kind)),
+                **in_dtype(part_dtypes(spec, kind)),
                 use_safetensors=True,
                 **options,
             )
@@ -237,7 +239,7 @@ def load_pipeline(
     options_used = memory_options(pipe, memory, where)
     pipe.memory_options = options_used
     with memory_told(pipe, where):
-        place(pipe, options_used, where)
+        place_pipeline(pipe, options_used, where)
     if guide:
         with memory_told(pipe, where):
             guide_by_base(pipe, guide, _bases(pipe, spec, base, where) if base else None)
@@ -257,7 +259,7 @@ def _bases(pipe: Any, spec: Spec, base: str, device: str) -> dict[str, nn.Module
             "guidance by the base keeps a second transformer on the device, and memory is short",
             "train adapters (their base is the same weights), or give --memory none",
         )
-    found = spec_of_folder(locate(base).folder)
+    found = spec_of_folder(locate_model(base).folder)
     names = [name for name in ("transformer", "transformer_2") if name in found.classes]
     return {
         name: load_transformer(
@@ -267,7 +269,7 @@ def _bases(pipe: Any, spec: Spec, base: str, device: str) -> dict[str, nn.Module
     }  # fmt: skip
 
 
-def dtypes(spec: Spec, dtype: torch.dtype) -> dict[str, torch.dtype]:
+def part_dtypes(spec: Spec, dtype: torch.dtype) -> dict[str, torch.dtype]:
     """The dtype of each part where `dtype` is asked for: some lose detail below float32."""
     import torch
 

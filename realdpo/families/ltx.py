@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from realdpo.families.base import Family, Traits, denormal, normal
+from realdpo.families.base import Family, Traits, denormalise_latents, normalise_latents
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,13 +92,16 @@ class LTX(Family):
 
     def encode(self, vae: Any, video: Tensor) -> Tensor:
         latents = vae.encode(video.to(vae.device, vae.dtype)).latent_dist.mode().float()
-        return normal(latents, vae.latents_mean, vae.latents_std) * vae.config.scaling_factor
+        return (
+            normalise_latents(latents, vae.latents_mean, vae.latents_std)
+            * vae.config.scaling_factor
+        )
 
     def decode(self, vae: Any, latents: Tensor) -> Tensor:
         import torch
 
         latents = latents.float() / vae.config.scaling_factor
-        latents = denormal(latents, vae.latents_mean, vae.latents_std)
+        latents = denormalise_latents(latents, vae.latents_mean, vae.latents_std)
         timestep = None
         if vae.config.timestep_conditioning:  # as `arguments` asks of the pipeline
             noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))

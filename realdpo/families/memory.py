@@ -111,7 +111,7 @@ def memory_options(pipe: Any, memory: str, device: str) -> tuple[str, ...]:
     return chosen
 
 
-def place(pipe: Any, options: tuple[str, ...], device: str) -> None:
+def place_pipeline(pipe: Any, options: tuple[str, ...], device: str) -> None:
     """Put the pipeline on `device`, with the options."""
     if "vae_tiling" in options and hasattr(pipe.vae, "enable_tiling"):
         pipe.vae.enable_tiling()

@@ -118,7 +118,7 @@ def _nearest(what: str, name: str, known: set[str]) -> str:
 
 
 @contextlib.contextmanager
-def scheduling(pipe: Any, settings: GenerationSettings) -> Iterator[None]:
+def changed_scheduler(pipe: Any, settings: GenerationSettings) -> Iterator[None]:
     """The pipeline with the scheduler's settings changed as asked, for as long as it lasts.
 
     A guider that is changed meanwhile comes back as well.
@@ -145,12 +145,12 @@ def generate_video(
     """A video for `prompt`: uint8 [F, H, W, 3], the same for the same seed on the same device.
 
     image: uint8 [H, W, 3], the first frame, for image-to-video models and None for others.
-    NaN becomes 0; use `sample` to see it. Raises OutOfMemory, which says what to try next.
+    NaN becomes 0; use `sample_frames` to see it. Raises OutOfMemory, which says what to try next.
     """
-    return to_uint8(sample(pipe, family, prompt, image, seed, settings))
+    return to_uint8(sample_frames(pipe, family, prompt, image, seed, settings))
 
 
-def sample(
+def sample_frames(
     pipe: Any,
     family: Family,
     prompt: str,
@@ -191,7 +191,7 @@ def sample(
     # some parts draw from the global generator; seeded and restored, it changes nothing else
     with (
         torch.random.fork_rng(devices=[]), torch.no_grad(), memory_told(pipe),
-        scheduling(pipe, settings),
+        changed_scheduler(pipe, settings),
     ):  # fmt: skip
         torch.manual_seed(seed)
         family.prepare(pipe, settings)

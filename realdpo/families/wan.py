@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from realdpo.families.base import Family, Traits, picture
+from realdpo.families.base import Family, Traits, to_pil
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -110,7 +110,7 @@ class Wan(Family):
         )
         made = {"prompt_embeds": embeds[0]}
         if self.spec.transformer.get("image_dim") and image is not None:
-            made["image_embeds"] = pipe.encode_image(picture(image), pipe.device)[0]
+            made["image_embeds"] = pipe.encode_image(to_pil(image), pipe.device)[0]
         return made
 
     def condition(self, vae: Any, image: Tensor, frames: int) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from realdpo.errors import UserError
 from realdpo.families.base import Spec
-from realdpo.families.fingerprint import fingerprint
+from realdpo.families.fingerprint import fingerprint_weights
 from realdpo.families.names import to_diffusers
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def lora_id(lora: str | None) -> str | None:
     for part in lora.split(","):
         path = Path(part.strip()).expanduser()
         if path.exists():
-            named.append(fingerprint(path))
+            named.append(fingerprint_weights(path))
         elif path.is_absolute() or part.startswith((".", "~")):
             raise UserError(f"no LoRA weights at {part}", "check the path of --lora")
         else:

@@ -47,7 +47,7 @@ class Frame:
     shown: tuple[int, int] = (0, 0)
 
 
-def frames(
+def decode_frames(
     source: Source,
     *,
     short_side: int | None = None,
@@ -113,16 +113,16 @@ def read_clip(source: Source) -> tuple[npt.NDArray[np.uint8], Fraction]:
     import numpy as np
 
     with probe.open_video(source) as (_, stream):
-        fps = probe.rational(stream.average_rate or stream.guessed_rate)
-    pictures = [frame.rgb for frame in frames(source)]
+        fps = probe.to_fraction(stream.average_rate or stream.guessed_rate)
+    pictures = [frame.rgb for frame in decode_frames(source)]
     if not pictures:
-        raise MediaError(f"{probe.name_of(source)} holds no frame")
+        raise MediaError(f"{probe.source_name(source)} holds no frame")
     if len({picture.shape for picture in pictures}) > 1:
-        raise MediaError(f"{probe.name_of(source)} changes the size of its picture")
+        raise MediaError(f"{probe.source_name(source)} changes the size of its picture")
     return np.stack(pictures), fps
 
 
-def fit(width: int, height: int, short_side: int | None) -> tuple[int, int]:
+def fit_short_side(width: int, height: int, short_side: int | None) -> tuple[int, int]:
     """(width, height) with the shorter side at most `short_side`, aspect kept."""
     if short_side is None or min(width, height) <= short_side:
         return width, height
@@ -145,9 +145,9 @@ def _seek(
     first = probe.first_frame(container, stream, source)
     if first.pts is None or not first.time_base or not stream.time_base:
         return None
-    origin = first.pts * probe.rational(first.time_base)
+    origin = first.pts * probe.to_fraction(first.time_base)
     try:
-        container.seek(int((origin + seconds) / probe.rational(stream.time_base)), stream=stream)
+        container.seek(int((origin + seconds) / probe.to_fraction(stream.time_base)), stream=stream)
     except (av.FFmpegError, OSError):
         return None
     return origin
@@ -161,12 +161,12 @@ def _timed(
     notes: list[str],
 ) -> Iterator[tuple[Fraction, av.VideoFrame]]:
     """(time from the first frame, frame). origin: the first frame's time, where we sought."""
-    step = 1 / probe.rational(stream.average_rate or stream.guessed_rate or 25)
+    step = 1 / probe.to_fraction(stream.average_rate or stream.guessed_rate or 25)
     sought = origin is not None
     last: Fraction | None = None
     for frame in _decoded(container, stream, notes):
         if frame.pts is not None and frame.time_base:
-            stamp = frame.pts * probe.rational(frame.time_base)
+            stamp = frame.pts * probe.to_fraction(frame.time_base)
             if origin is None:
                 # Matroska gives frames before its zero no times; the clock goes on after them.
                 origin = stamp if last is None else stamp - last - step
@@ -180,13 +180,13 @@ def _timed(
         if stamp >= (origin or 0):
             yield stamp - (origin or 0), frame
     if last is not None and stream.duration and stream.time_base:
-        promised = stream.duration * probe.rational(stream.time_base)
+        promised = stream.duration * probe.to_fraction(stream.time_base)
         shown = last - (origin or 0)
         if promised - shown > max(Fraction(1, 2), 3 * step):
             notes.append(f"the file breaks off at {float(shown):.2f} s of {float(promised):.2f} s")
     if last is None and not sought:
         reason = notes[-1] if notes else "no frame in it"
-        raise MediaError(f"{probe.name_of(source)} holds no decodable frame: {reason}")
+        raise MediaError(f"{probe.source_name(source)} holds no decodable frame: {reason}")
 
 
 def _decoded(
@@ -233,12 +233,12 @@ class _Picture:
     ) -> None:
         from av.video.reformatter import VideoReformatter
 
-        self.turn = probe.orientation(first)
+        self.turn = probe.read_orientation(first)
         self.of = (first.width, first.height)
         self.shown = probe.shown_size(*self.of, probe.pixel_aspect(first, stream), self.turn)
         if callable(size):
             size = size(*self.shown)
-        width, height = size or fit(*self.shown, short_side)
+        width, height = size or fit_short_side(*self.shown, short_side)
         self.coded = (height, width) if self.turn.swap else (width, height)
         self.scaler, self.painter = VideoReformatter(), VideoReformatter()
 

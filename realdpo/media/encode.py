@@ -39,7 +39,7 @@ class EncodeSettings:
     x264_params: str = ""
 
 
-def encode(
+def encode_video(
     frames: npt.NDArray[np.uint8] | Iterable[npt.NDArray[np.uint8]],
     fps: Fraction | float,
     settings: EncodeSettings = EncodeSettings(),

@@ -73,7 +73,7 @@ class Probe:
     container: str
 
 
-def probe(source: Source) -> Probe:
+def probe_video(source: Source) -> Probe:
     """Facts of the file at a path, or of a file's bytes.
 
     Raises MediaError when it is missing, not video, empty, or not one frame can be decoded.
@@ -81,19 +81,19 @@ def probe(source: Source) -> Probe:
     with open_video(source) as (container, stream):
         frame = first_frame(container, stream, source)
         sar = pixel_aspect(frame, stream)
-        width, height = shown_size(frame.width, frame.height, sar, orientation(frame))
+        width, height = shown_size(frame.width, frame.height, sar, read_orientation(frame))
         transfer = TRANSFERS.get(int(frame.color_trc), "unknown")
         return Probe(
             width=width,
             height=height,
-            fps=rational(stream.average_rate or stream.guessed_rate),
+            fps=to_fraction(stream.average_rate or stream.guessed_rate),
             duration=_duration(container, stream),
-            start=(frame.pts or 0) * rational(frame.time_base),
+            start=(frame.pts or 0) * to_fraction(frame.time_base),
             frames=stream.frames,
             codec=stream.codec_context.name,
             pix_fmt=frame.format.name,
             bit_depth=max(part.bits for part in frame.format.components),
-            rotation=orientation(frame).degrees,
+            rotation=read_orientation(frame).degrees,
             sar=sar,
             transfer=transfer,
             primaries=int(frame.color_primaries),
@@ -129,7 +129,9 @@ def open_video(
     try:
         container = av.open(target, options=options, **tags)
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise MediaError(f"{name_of(source)} cannot be read as video: {_reason(error)}") from error
+        raise MediaError(
+            f"{source_name(source)} cannot be read as video: {_reason(error)}"
+        ) from error
     with container:
         shown = [
             stream
@@ -138,10 +140,10 @@ def open_video(
         ]
         if not shown:
             what = "only cover art" if container.streams.video else "no video stream"
-            raise MediaError(f"{name_of(source)} has {what}")
+            raise MediaError(f"{source_name(source)} has {what}")
         stream = shown[0]
         if stream.codec_context is None or stream.codec_context.name in _NOT_VIDEO:
-            raise MediaError(f"{name_of(source)} is in a codec that cannot be decoded")
+            raise MediaError(f"{source_name(source)} is in a codec that cannot be decoded")
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = threads
         yield container, stream
@@ -154,7 +156,7 @@ def _remote(address: str) -> Any:
     try:
         return fsspec.open(address, "rb").open()
     except (OSError, ImportError, ValueError) as error:
-        raise MediaError(f"{name_of(address)} cannot be opened: {_reason(error)}") from error
+        raise MediaError(f"{source_name(address)} cannot be opened: {_reason(error)}") from error
 
 
 def first_frame(
@@ -182,7 +184,7 @@ def first_frame(
             if packet_lost(error):
                 continue
             break
-    raise MediaError(f"{name_of(source)} holds no decodable frame: {last}")
+    raise MediaError(f"{source_name(source)} holds no decodable frame: {last}")
 
 
 def packet_lost(error: Exception) -> bool:
@@ -192,7 +194,7 @@ def packet_lost(error: Exception) -> bool:
     return isinstance(error, av.InvalidDataError)
 
 
-def orientation(frame: av.VideoFrame) -> Orientation:
+def read_orientation(frame: av.VideoFrame) -> Orientation:
     """The turn that the frame's display matrix asks for, to the nearest right angle."""
     data = cast("bytes | None", frame.side_data.get("DISPLAYMATRIX"))
     if data is None:
@@ -208,11 +210,11 @@ def orientation(frame: av.VideoFrame) -> Orientation:
 
 def pixel_aspect(frame: av.VideoFrame, stream: av.video.stream.VideoStream) -> Fraction:
     """Width of a coded pixel over its height; 1 when unknown or absurd."""
-    sar = rational(stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio)
+    sar = to_fraction(stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio)
     return sar if Fraction(1, 8) <= sar <= 8 else Fraction(1)
 
 
-def rational(value: Any) -> Fraction:
+def to_fraction(value: Any) -> Fraction:
     """PyAV's number, which since PyAV 19 is of a type of its own, as Python's; 0 when unset."""
     return Fraction(value or 0)
 
@@ -223,7 +225,7 @@ def shown_size(width: int, height: int, sar: Fraction, turn: Orientation) -> tup
     return (height, width) if turn.swap else (width, height)
 
 
-def name_of(source: Source) -> str:
+def source_name(source: Source) -> str:
     """What to call a source in a message: its path, on one line."""
     if isinstance(source, bytes):
         return f"a video of {len(source)} bytes"
@@ -234,7 +236,7 @@ def _duration(
     container: av.container.InputContainer, stream: av.video.stream.VideoStream
 ) -> Fraction:
     if stream.duration is not None and stream.time_base:
-        return stream.duration * rational(stream.time_base)
+        return stream.duration * to_fraction(stream.time_base)
     # Matroska keeps no length per stream; the container's counts its longest stream.
     if container.duration is not None:
         return Fraction(container.duration, 1_000_000)

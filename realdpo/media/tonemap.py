@@ -68,7 +68,7 @@ def hlg_to_scene(signal: npt.ArrayLike) -> npt.NDArray[np.float64]:
     return np.where(signal <= 0.5, signal**2 / 3, (np.exp((signal - c) / a) + b) / 12)
 
 
-def compress(light: npt.ArrayLike) -> npt.NDArray[np.float64]:
+def compress_highlights(light: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """BT.2390 EETF: cd/m2 up to PEAK to cd/m2 up to REFERENCE_WHITE, unchanged below the knee."""
     top = light_to_pq(PEAK)
     signal = np.minimum(light_to_pq(light) / top, 1.0)
@@ -122,7 +122,7 @@ def _decoding(transfer: str) -> Floats:
 @functools.lru_cache
 def _gain() -> Floats:
     light = np.maximum((np.arange(_CODES) / (_CODES - 1)) ** 2 * 10000, 1e-4)
-    return (compress(light) / light).astype(np.float32)
+    return (compress_highlights(light) / light).astype(np.float32)
 
 
 @functools.lru_cache

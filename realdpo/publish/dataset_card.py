@@ -64,25 +64,27 @@ def dataset_card(
     main = facts.get("clips", facts.get("pairs"))
     assert main is not None
     sources = source_rows(main)
-    clips = tables.read(workspace.clips, tables.CLIPS) if workspace.clips.exists() else None
-    rules = thresholds(workspace, clips)
+    clips = tables.read_table(workspace.clips, tables.CLIPS) if workspace.clips.exists() else None
+    rules = read_thresholds(workspace, clips)
     scores = _histograms(clips, rules) if clips is not None and "clips" in by_config else None
     thumbnails = _thumbnails(shards)
     files = {"images/thumbnails.png": thumbnails} if thumbnails else {}
     files |= {"images/scores.png": scores} if scores else {}
     attribution = [attribution_line(row) for row in sources]
-    files["ATTRIBUTION.md"] = ("# Attribution\n\n" + str(md.bullets(attribution)) + "\n").encode()
-    licence = licences.overall([row["license"] for row in sources])
+    files["ATTRIBUTION.md"] = (
+        "# Attribution\n\n" + str(md.markdown_bullets(attribution)) + "\n"
+    ).encode()
+    licence = licences.overall_licence([row["license"] for row in sources])
     audit = read_audit(workspace) if "pairs" in by_config else None
     if audit is not None:
         files["pairs/audit.json"] = workspace.audit.read_bytes()
-    readme = template("dataset.md.j2").render(
+    readme = load_template("dataset.md.j2").render(
         header=Markup(_dataset_header(repo, shards, licence)),  # noqa: S704 (YAML of our own)
         name=repo.split("/")[-1],
         repo=Markup(repo) if re.fullmatch(r"[\w./-]+", repo) else repo,  # noqa: S704
         version=realdpo.__version__,
         total=_total(main, sources),
-        overrides=[md.text(line) for line in overrides],
+        overrides=[md.markdown_text(line) for line in overrides],
         thumbnails=bool(thumbnails),
         clips=_clips_part(by_config["clips"], facts["clips"]) if "clips" in by_config else None,
         pairs=_pairs_part(by_config["pairs"], facts["pairs"], audit, _winners_through_vae(workspace)) if "pairs" in by_config else None,
@@ -95,14 +97,14 @@ def dataset_card(
         splits=_splits(facts),
         licence_note=_licence_note(licence),
         licence_table=_licence_table(sources),
-        attribution=md.bullets(attribution[:SHOWN_SOURCES]),
+        attribution=md.markdown_bullets(attribution[:SHOWN_SOURCES]),
         attribution_rest=len(attribution) > SHOWN_SOURCES,
         attribution_shown=min(SHOWN_SOURCES, len(attribution)),
         limits=_limits(main, facts.get("pairs")),
         not_done=_not_done(main, clips),
-        settings=md.block(saved_settings(workspace, ("curate", "pairs"))),
+        settings=md.markdown_block(saved_settings(workspace, ("curate", "pairs"))),
     )  # fmt: skip
-    return Card(tidy(readme), files)
+    return Card(tidy_markdown(readme), files)
 
 
 # -- facts ---------------------------------------------------------------------------------------
@@ -125,16 +127,16 @@ def source_rows(facts: pa.Table) -> list[dict[str, Any]]:
 
 def attribution_line(source: Mapping[str, Any]) -> Markup:
     """Title, author, source and licence, and what was changed, as CC BY 4.0 section 3(a) asks."""
-    licence = licences.read(source["license"])
+    licence = licences.read_licence(source["license"])
     title = source["title"] or f"source {source['source_id'][:12]}"
     return Markup("{}{}, {}. Changes: cut into clips, cropped, resized and encoded again, sound removed.").format(
-        Markup("“{}”").format(md.link(title, source["source_url"])),
-        Markup(" by {}").format(md.text(source["author"])) if source["author"] else "",
-        md.link(f"licence: {licence.name}", licence.url),
+        Markup("“{}”").format(md.markdown_link(title, source["source_url"])),
+        Markup(" by {}").format(md.markdown_text(source["author"])) if source["author"] else "",
+        md.markdown_link(f"licence: {licence.name}", licence.url),
     )  # fmt: skip
 
 
-def thresholds(workspace: Workspace, clips: pa.Table | None) -> dict[str, dict[str, float]]:
+def read_thresholds(workspace: Workspace, clips: pa.Table | None) -> dict[str, dict[str, float]]:
     """The thresholds of the decision: {score: {"min": ..., "max": ...}}.
 
     From the saved settings of `curate decide`, where every threshold stands, also one that
@@ -155,7 +157,7 @@ def thresholds(workspace: Workspace, clips: pa.Table | None) -> dict[str, dict[s
     return found
 
 
-def funnel(clips: pa.Table, rules: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
+def funnel_rows(clips: pa.Table, rules: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
     """Rows {step, dropped, alone, left}: from every clip found to those that were kept.
 
     `dropped` counts clips to which a rule applies, `alone` those that no other rule touches.
@@ -177,7 +179,9 @@ def funnel(clips: pa.Table, rules: Mapping[str, Mapping[str, float]]) -> list[di
         if score in clips.schema.names  # a threshold on what was not measured drops nothing
     }
     for label, name in sorted(named.items(), key=lambda item: -counts[item[1]]):
-        rows.append({"step": md.code(label), "dropped": counts.pop(name, 0), "alone": alone[name]})
+        rows.append(
+            {"step": md.markdown_code(label), "dropped": counts.pop(name, 0), "alone": alone[name]}
+        )
     for name, count in counts.most_common():
         rows.append({"step": name, "dropped": count, "alone": alone[name]})
     kept = sum(bool(keep) for keep in clips["keep"].to_pylist())
@@ -272,10 +276,10 @@ def _pairs_part(
     return {
         "count": facts.num_rows,
         "first_split": next(iter(shards.files)),
-        "models": Markup(", ").join(md.code(model) for model in models),
+        "models": Markup(", ").join(md.markdown_code(model) for model in models),
         "i2v": all(row["task"] == "i2v" for row in rows),
         "through_vae": through_vae,
-        "table": md.table(rows, used),
+        "table": md.markdown_table(rows, used),
         "audit": _audit_text(audit),
     }
 
@@ -314,8 +318,8 @@ def _audit_text(audit: Mapping[str, Any] | None) -> Markup:
     return Markup("\n\n").join(
         [
             Markup(verdict),  # noqa: S704
-            Markup(" ").join(md.sentence(text) for text in said if text),
-            *([md.table(rows, columns)] if rows else []),
+            Markup(" ").join(md.markdown_sentence(text) for text in said if text),
+            *([md.markdown_table(rows, columns)] if rows else []),
         ]
     )
 
@@ -337,7 +341,7 @@ def _split_table(shards: Sequence[Shards], facts: Mapping[str, pa.Table]) -> Mar
             )
             rows.append(
                 {
-                    "config": md.code(part.config),
+                    "config": md.markdown_code(part.config),
                     "split": split,
                     "rows": count,
                     "length": _length(seconds),
@@ -346,7 +350,7 @@ def _split_table(shards: Sequence[Shards], facts: Mapping[str, pa.Table]) -> Mar
                     "size": size_text(sum(path.stat().st_size for path in part.files[split])),
                 }
             )
-    return md.table(rows)
+    return md.markdown_table(rows)
 
 
 _MEANING = {
@@ -400,20 +404,26 @@ def _columns_table(shards: Sequence[Shards]) -> Markup:
                 seen.setdefault(name, []).append(part.config)
     both = len(shards) > 1
     rows = [
-        {"column": md.code(name), "in": ", ".join(configs), "meaning": _MEANING.get(name, "")}
+        {
+            "column": md.markdown_code(name),
+            "in": ", ".join(configs),
+            "meaning": _MEANING.get(name, ""),
+        }
         for name, configs in seen.items()
     ]
     if scores:
         groups = sorted({name.split(".")[0] for name in scores})
         rows.append(
             {
-                "column": Markup(", ").join(md.code(f"{group}.*") for group in groups),
+                "column": Markup(", ").join(md.markdown_code(f"{group}.*") for group in groups),
                 "in": "",
                 "meaning": f"{len(set(scores))} measurements",
             }
         )
     columns = {"column": "column", "in": "config", "meaning": "meaning"}
-    return md.table(rows, columns if both else {key: columns[key] for key in ("column", "meaning")})
+    return md.markdown_table(
+        rows, columns if both else {key: columns[key] for key in ("column", "meaning")}
+    )
 
 
 def _actions(facts: pa.Table) -> Markup | None:
@@ -425,12 +435,12 @@ def _actions(facts: pa.Table) -> Markup | None:
     rows = [{"action": name, "clips": count} for name, count in sorted(counts.items(), key=lambda kv: (-kv[1], kv[0]))]  # fmt: skip
     rest = len(rows) - SHOWN_ACTIONS
     more = f"\n\nand {rest:,} more actions." if rest > 0 else ""
-    return Markup("{}{}").format(md.table(rows[:SHOWN_ACTIONS]), more)
+    return Markup("{}{}").format(md.markdown_table(rows[:SHOWN_ACTIONS]), more)
 
 
 def _funnel_table(clips: pa.Table, rules: Mapping[str, Mapping[str, float]]) -> Markup:
     columns = {"step": "step", "dropped": "dropped", "alone": "by this alone", "left": "left"}
-    return md.table(funnel(clips, rules), columns)
+    return md.markdown_table(funnel_rows(clips, rules), columns)
 
 
 def _captions(facts: pa.Table) -> Markup:
@@ -445,7 +455,9 @@ def _captions(facts: pa.Table) -> Markup:
         "edit": Markup("`edit`, a person"),
     }
     shown = Markup("; ").join(
-        Markup("{} ({})").format(known.get(name, md.code(public_name(name))), md.text(count))
+        Markup("{} ({})").format(
+            known.get(name, md.markdown_code(public_name(name))), md.markdown_text(count)
+        )
         for name, count in counts.most_common()
     )
     missing = f" {empty:,} clips have none." if empty else ""
@@ -473,26 +485,28 @@ def _licence_note(licence: licences.Licence) -> Markup:
     if licence.id == "other" and licence.name.startswith("mixed"):
         return Markup("Sources differ in their licences; each clip carries its own in `license`.")
     if licence.problem:
-        return Markup("**{}** for all clips: {}.").format(md.text(licence.name), licence.problem)
-    return Markup("All sources: {}.").format(md.link(licence.name, licence.url))
+        return Markup("**{}** for all clips: {}.").format(
+            md.markdown_text(licence.name), licence.problem
+        )
+    return Markup("All sources: {}.").format(md.markdown_link(licence.name, licence.url))
 
 
 def _licence_table(sources: Sequence[Mapping[str, Any]]) -> Markup:
     rows = [
         {
-            "source": md.link(row["title"] or row["source_id"][:12], row["source_url"]),
+            "source": md.markdown_link(row["title"] or row["source_id"][:12], row["source_url"]),
             "author": row["author"],
-            "licence": md.link(*_licence_name(row["license"])),
+            "licence": md.markdown_link(*_licence_name(row["license"])),
             "clips": row["clips"],
             "length": _length(row["seconds"]),
         }
         for row in sources[:SHOWN_SOURCES]
     ]
-    return md.table(rows)
+    return md.markdown_table(rows)
 
 
 def _licence_name(text: str | None) -> tuple[str, str]:
-    licence = licences.read(text)
+    licence = licences.read_licence(text)
     return licence.name, licence.url
 
 
@@ -519,7 +533,7 @@ def _limits(facts: pa.Table, pairs: pa.Table | None) -> Markup:
         rounds = len(set(pairs["model"].to_pylist()))
         if rounds == 1:
             limits.append("Losers come from one model; its failures need not be another model's.")
-    return md.bullets(limits)
+    return md.markdown_bullets(limits)
 
 
 def _not_done(facts: pa.Table, clips: pa.Table | None) -> Markup:
@@ -553,7 +567,7 @@ def _not_done(facts: pa.Table, clips: pa.Table | None) -> Markup:
     if "captioner" in facts.schema.names and "edit" not in set(facts["captioner"].to_pylist()):
         done.append("Prompts were not checked against the clips by a person.")
     done.append("The licences are as stated where the footage was found; nobody verified them with the authors.")  # fmt: skip
-    return md.bullets(done)
+    return md.markdown_bullets(done)
 
 
 # -- pictures ------------------------------------------------------------------------------------
@@ -574,7 +588,7 @@ def _histograms(clips: pa.Table, rules: Mapping[str, Mapping[str, float]]) -> by
         score: (clips[score].to_pylist(), dict(rules.get(score, {})))
         for score in known[:SHOWN_SCORES]
     }
-    return report.png(report.histograms_figure(panels))
+    return report.encode_png(report.histograms_figure(panels))
 
 
 def _thumbnails(shards: Sequence[Shards]) -> bytes | None:
@@ -703,21 +717,21 @@ def _size_category(rows: int) -> str:
 
 
 @cache
-def template(name: str) -> Template:
+def load_template(name: str) -> Template:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(  # noqa: S701 (Markdown; `finalize` escapes for it)
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
-        finalize=md.text,
+        finalize=md.markdown_text,
         keep_trailing_newline=True,
     )
     source = resources.files("realdpo.data_cards").joinpath(name).read_text(encoding="utf-8")
     return environment.from_string(source)
 
 
-def tidy(text: str) -> str:
+def tidy_markdown(text: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 

@@ -21,7 +21,7 @@ import realdpo
 from realdpo import ids, integrity, licences, waiting
 from realdpo.config import settings
 from realdpo.errors import UserError
-from realdpo.progress import bar, say
+from realdpo.progress import progress_bar, say
 from realdpo.publish import dataset_card, model_card, published
 from realdpo.publish.published import Shards
 from realdpo.workspace import Workspace
@@ -118,7 +118,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Plan:
+class PushPlan:
     """All that one repository would hold, and what speaks against it."""
 
     repo: str
@@ -151,14 +151,14 @@ class Pushed:
 # -- planning: reads the workspace only ------------------------------------------------------------
 
 
-def plan(workspace: Workspace, repo: str, config: PushConfig) -> tuple[Plan, ...]:
+def plan_push(workspace: Workspace, repo: str, config: PushConfig) -> tuple[PushPlan, ...]:
     """Return what would be public, one plan a repository; reads the workspace and no network.
 
     Raises UserError when the name is not owner/name or the workspace lacks what was asked for.
     """
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repo) or len(repo) > 96:
         raise UserError(f"{repo} is not the name of a repository", "write it as owner/name")
-    there = published.available(workspace)
+    there = published.publishable_parts(workspace)
     wanted = there if config.what == "all" else (config.what,)
     if not wanted:
         raise UserError(
@@ -175,8 +175,8 @@ def plan(workspace: Workspace, repo: str, config: PushConfig) -> tuple[Plan, ...
 
 def _dataset_plan(
     workspace: Workspace, repo: str, configs: Sequence[str], config: PushConfig
-) -> Plan:
-    shards = tuple(published.shards(workspace, name) for name in configs)
+) -> PushPlan:
+    shards = tuple(published.published_shards(workspace, name) for name in configs)
     for part in shards:
         integrity.require_shards((p for paths in part.files.values() for p in paths), part.kind)
     found = [*licence_problems(shards), *audit_problems(workspace, shards), *size_problems(shards)]
@@ -190,10 +190,12 @@ def _dataset_plan(
         for paths in part.files.values()
         for path in paths
     ]
-    return Plan(repo, "dataset", _with_card(data, card), shards, problems, overridden, card.readme)
+    return PushPlan(
+        repo, "dataset", _with_card(data, card), shards, problems, overridden, card.readme
+    )
 
 
-def _model_plan(workspace: Workspace, repo: str, config: PushConfig, linked: bool) -> Plan:
+def _model_plan(workspace: Workspace, repo: str, config: PushConfig, linked: bool) -> PushPlan:
     run = published.run_folder(workspace, config.run or None)
     weights = run / "weights"
     paths = sorted(
@@ -214,7 +216,7 @@ def _model_plan(workspace: Workspace, repo: str, config: PushConfig, linked: boo
         for file in data
         if file.size > LARGEST_FILE
     )  # fmt: skip
-    return Plan(repo, "model", _with_card(data, card), (), problems, (), card.readme)
+    return PushPlan(repo, "model", _with_card(data, card), (), problems, (), card.readme)
 
 
 def _with_card(data: Iterable[File], card: dataset_card.Card) -> tuple[File, ...]:
@@ -230,7 +232,7 @@ def licence_problems(shards: Sequence[Shards]) -> list[Problem]:
         for text, clip in zip(
             facts["license"].to_pylist(), facts["clip_id"].to_pylist(), strict=True
         ):
-            clips.setdefault(licences.read(text), set()).add(clip)
+            clips.setdefault(licences.read_licence(text), set()).add(clip)
     return [
         Problem(
             f"{len(who):,} {'clip' if len(who) == 1 else 'clips'}, licence {licence.name!r}: {licence.problem}",
@@ -301,7 +303,7 @@ def _sorted_out(
     return tuple(p for p in found if p not in allowed), tuple(allowed)
 
 
-def refuse(plans: Sequence[Plan]) -> None:
+def refuse_plans(plans: Sequence[PushPlan]) -> None:
     """Raise UserError when anything speaks against publishing these plans."""
     problems = [problem for item in plans for problem in item.problems]
     if problems:
@@ -314,7 +316,7 @@ def refuse(plans: Sequence[Plan]) -> None:
 # -- access ----------------------------------------------------------------------------------------
 
 
-def connect() -> HfApi:
+def connect_hub() -> HfApi:
     """The Hub as the user is logged in to it (HF_TOKEN or `hf auth login`, HF_ENDPOINT).
 
     Raises UserError when a switch of the Hub's libraries says that there is no network.
@@ -330,7 +332,7 @@ def connect() -> HfApi:
     return HfApi(token=get_token(), library_name="realdpo", library_version=realdpo.__version__)
 
 
-def check_access(api: HfApi, plans: Sequence[Plan], config: PushConfig) -> str:
+def check_access(api: HfApi, plans: Sequence[PushPlan], config: PushConfig) -> str:
     """Return the account's name, having asked the Hub whether its token may write there.
 
     Also looks for a public repository where a private one was asked for, and for data that this
@@ -339,8 +341,8 @@ def check_access(api: HfApi, plans: Sequence[Plan], config: PushConfig) -> str:
     from huggingface_hub.errors import LocalTokenNotFoundError
 
     try:
-        with explained("asking who this token belongs to"):
-            who = attempt(lambda: api.whoami())
+        with explain_hub_errors("asking who this token belongs to"):
+            who = retry_call(lambda: api.whoami())
     except LocalTokenNotFoundError:
         raise UserError(
             "no token for the Hub was found", "run `hf auth login` or set HF_TOKEN"
@@ -385,16 +387,16 @@ def write_refusal(who: Mapping[str, Any], repo: str, pr: bool = False) -> str:
     return f"the account is neither {repo.split('/')[0]} nor a member of it"
 
 
-def _check_existing(api: HfApi, item: Plan, config: PushConfig) -> None:
+def _check_existing(api: HfApi, item: PushPlan, config: PushConfig) -> None:
     """Raise UserError when what the repository holds already stands against this push."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
-    with explained(f"looking at {item.repo}"):
+    with explain_hub_errors(f"looking at {item.repo}"):
         try:
-            info: Any = attempt(lambda: api.repo_info(item.repo, repo_type=item.repo_type))
+            info: Any = retry_call(lambda: api.repo_info(item.repo, repo_type=item.repo_type))
         except RepositoryNotFoundError:
             return
-        remote = attempt(lambda: _tree(api, item, config.revision or "main")) or {}
+        remote = retry_call(lambda: _tree(api, item, config.revision or "main")) or {}
     if config.private and not info.private:
         raise UserError(
             f"{item.repo} exists already and is public",
@@ -418,28 +420,28 @@ def _check_existing(api: HfApi, item: Plan, config: PushConfig) -> None:
 # -- upload ----------------------------------------------------------------------------------------
 
 
-def push(api: HfApi, item: Plan, config: PushConfig) -> Pushed:
+def push_repository(api: HfApi, item: PushPlan, config: PushConfig) -> Pushed:
     """Upload what the repository lacks and publish it in one commit.
 
     Every attempt compares with the repository again, so an attempt after a lost answer finds the
     work done instead of doing it twice. Raises UserError when the Hub refuses or stays away.
     """
-    with explained(f"pushing to {item.repo}"):
-        attempt(
+    with explain_hub_errors(f"pushing to {item.repo}"):
+        retry_call(
             lambda: api.create_repo(
                 item.repo, repo_type=item.repo_type, private=config.private or None, exist_ok=True
             )
         )
         if config.revision and not config.revision.startswith("refs/"):
-            attempt(
+            retry_call(
                 lambda: api.create_branch(
                     item.repo, branch=config.revision, repo_type=item.repo_type, exist_ok=True
                 )
             )
-        return attempt(lambda: _push_once(api, item, config))
+        return retry_call(lambda: _push_once(api, item, config))
 
 
-def _push_once(api: HfApi, item: Plan, config: PushConfig) -> Pushed:
+def _push_once(api: HfApi, item: PushPlan, config: PushConfig) -> Pushed:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     revision = config.revision or "main"
@@ -454,7 +456,7 @@ def _push_once(api: HfApi, item: Plan, config: PushConfig) -> Pushed:
 
     additions = [CommitOperationAdd(file.path, _source(file)) for file in new]
     total = sum(file.size for file in new)
-    with bar("upload", total=total, unit="bytes") as advance, _quiet_hub():
+    with progress_bar("upload", total=total, unit="bytes") as advance, _quiet_hub():
         for at in range(0, len(additions), config.workers):
             batch = additions[at : at + config.workers]
             api.preupload_lfs_files(
@@ -486,7 +488,7 @@ def _source(file: File) -> str | bytes:
     return file.source if isinstance(file.source, bytes) else str(file.source)
 
 
-def _message(item: Plan) -> str:
+def _message(item: PushPlan) -> str:
     if item.repo_type == "model":
         return "Weights and card"
     return "Data and card: " + ", ".join(
@@ -494,7 +496,7 @@ def _message(item: Plan) -> str:
     )
 
 
-def _managed(item: Plan, remote: Iterable[str]) -> set[str]:
+def _managed(item: PushPlan, remote: Iterable[str]) -> set[str]:
     """Files of the repository that a push makes, and removes when they are no longer part of it."""
     folders = tuple(f"{part.folder}/" for part in item.shards)
     return {
@@ -505,7 +507,7 @@ def _managed(item: Plan, remote: Iterable[str]) -> set[str]:
     }
 
 
-def _tree(api: HfApi, item: Plan, revision: str) -> dict[str, RepoFile] | None:
+def _tree(api: HfApi, item: PushPlan, revision: str) -> dict[str, RepoFile] | None:
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
     from huggingface_hub.hf_api import RepoFile
 
@@ -523,7 +525,7 @@ def _tree(api: HfApi, item: Plan, revision: str) -> dict[str, RepoFile] | None:
 # -- verification ----------------------------------------------------------------------------------
 
 
-def verify(api: HfApi, item: Plan, commit: str, samples: int = 8) -> dict[str, Any]:
+def verify_push(api: HfApi, item: PushPlan, commit: str, samples: int = 8) -> dict[str, Any]:
     """Load the pushed revision back and compare it with the workspace.
 
     Every file by size and hash as the Hub states them; then, read through the Hub as any user
@@ -531,8 +533,8 @@ def verify(api: HfApi, item: Plan, commit: str, samples: int = 8) -> dict[str, A
     SHA-256 of sampled videos (datasets) or of the weights (models). Returns what was compared.
     Raises UserError that names the first difference.
     """
-    with explained(f"reading {item.repo} back"):
-        remote = attempt(lambda: _tree(api, item, commit)) or {}
+    with explain_hub_errors(f"reading {item.repo} back"):
+        remote = retry_call(lambda: _tree(api, item, commit)) or {}
         for file in item.files:
             if file.path not in remote:
                 raise _differs(item, f"{file.path} is missing")
@@ -542,14 +544,14 @@ def verify(api: HfApi, item: Plan, commit: str, samples: int = 8) -> dict[str, A
             raise _differs(item, f"{min(extra)} is there but not part of this push")
         compared: dict[str, Any] = {"files": len(item.files)}
         for part in item.shards:
-            compared[part.config] = attempt(lambda part=part: _verify_shards(api, item, part, commit, samples))  # type: ignore[misc]  # fmt: skip
+            compared[part.config] = retry_call(lambda part=part: _verify_shards(api, item, part, commit, samples))  # type: ignore[misc]  # fmt: skip
         if item.repo_type == "model":
-            compared["weights"] = attempt(lambda: _verify_weights(api, item, commit))
+            compared["weights"] = retry_call(lambda: _verify_weights(api, item, commit))
     return compared
 
 
 def _verify_shards(
-    api: HfApi, item: Plan, part: Shards, commit: str, samples: int
+    api: HfApi, item: PushPlan, part: Shards, commit: str, samples: int
 ) -> dict[str, Any]:
     import datasets
     import pyarrow.parquet as pq
@@ -592,7 +594,7 @@ def _verify_shards(
     return {"rows": rows, "columns": len(expected), "videos": checked}
 
 
-def _verify_weights(api: HfApi, item: Plan, commit: str) -> dict[str, int]:
+def _verify_weights(api: HfApi, item: PushPlan, commit: str) -> dict[str, int]:
     import tempfile
 
     with tempfile.TemporaryDirectory(prefix="realdpo-") as folder:
@@ -617,7 +619,7 @@ def _hashes(row: Any) -> list[str]:
     return [digest for value in values for digest in _hashes(value)]
 
 
-def _differs(item: Plan, what: str) -> UserError:
+def _differs(item: PushPlan, what: str) -> UserError:
     return UserError(
         f"{item.repo} is not what was pushed: {what}",
         "push again; unchanged files are not sent again",
@@ -627,7 +629,7 @@ def _differs(item: Plan, what: str) -> UserError:
 # -- the network -----------------------------------------------------------------------------------
 
 
-def attempt(call: Any) -> Any:
+def retry_call(call: Any) -> Any:
     """Call, and call again after waiting when the network or the server failed meanwhile."""
     for wait in (*WAITS, None):
         try:
@@ -636,8 +638,10 @@ def attempt(call: Any) -> Any:
             asked = _passing(error)
             if asked is None or wait is None or asked > waiting.LONGEST:
                 raise
-            pause = max(wait, waiting.pause(1, asked)) if asked else wait
-            say(f"the Hub did not answer as it should ({clean(error)}); again in {pause:.0f} s")
+            pause = max(wait, waiting.seconds_to_wait(1, asked)) if asked else wait
+            say(
+                f"the Hub did not answer as it should ({clean_message(error)}); again in {pause:.0f} s"
+            )
             time.sleep(pause)
     raise AssertionError("unreachable")
 
@@ -666,7 +670,7 @@ def _passing(error: BaseException) -> float | None:
 
 
 @contextlib.contextmanager
-def explained(doing: str) -> Iterator[None]:
+def explain_hub_errors(doing: str) -> Iterator[None]:
     """Turn errors of the network and of the Hub into one line that says what to do."""
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
@@ -694,7 +698,7 @@ def explained(doing: str) -> Iterator[None]:
             429: "the Hub asks to slow down: run the same command later; it goes on from here",
         }
         raise UserError(
-            f"{doing} failed: {clean(error)}",
+            f"{doing} failed: {clean_message(error)}",
             hints.get(status or 0, "run the same command again; it goes on from here"),
         ) from None
 
@@ -705,7 +709,7 @@ def _chain(error: BaseException | None) -> Iterator[Any]:
         error = error.__cause__ or error.__context__
 
 
-def clean(error: BaseException) -> str:
+def clean_message(error: BaseException) -> str:
     """The innermost message in one line, without tokens and without signed addresses."""
     *_, inner = _chain(error)
     shown = error if getattr(error, "response", None) is not None else inner

@@ -16,7 +16,7 @@ from realdpo.report import Section
 _SPECIAL = re.compile(r"([\\`*_\[\]|$~#])")
 
 
-def text(value: object) -> Markup:
+def markdown_text(value: object) -> Markup:
     """Return a value as one line of Markdown text that shows exactly as it is."""
     if isinstance(value, Markup):
         return value
@@ -31,31 +31,33 @@ def text(value: object) -> Markup:
     return Markup(_SPECIAL.sub(r"\\\1", line))  # noqa: S704 (escaped just above)
 
 
-def sentence(value: str) -> Markup:
+def markdown_sentence(value: str) -> Markup:
     """Return text with a capital at its head and a full stop at its end."""
-    line = str(text(value))
-    return Markup(line[:1].upper() + line[1:].rstrip(".") + ".")  # noqa: S704 (escaped by `text`)
+    line = str(markdown_text(value))
+    return Markup(line[:1].upper() + line[1:].rstrip(".") + ".")  # noqa: S704 (escaped by `markdown_text`)
 
 
-def code(value: object) -> Markup:
+def markdown_code(value: object) -> Markup:
     """Return a value as inline code; a backtick in it would end the code, so it becomes a quote."""
     line = " ".join(str(value).split()).replace("`", "'").replace("|", "\\|")
     return Markup(f"`{line}`")  # noqa: S704
 
 
-def block(value: str) -> Markup:
+def markdown_block(value: str) -> Markup:
     """Return text for inside a fenced block, which it cannot close."""
     return Markup(value.replace("```", "'''").rstrip())  # noqa: S704
 
 
-def link(label: object, url: str | None) -> Markup:
+def markdown_link(label: object, url: str | None) -> Markup:
     """Return a link where `url` is a plain web address, else only the label."""
     if not url or not re.fullmatch(r"https?://[^\s<>()\[\]\"'`|\\]+", url):
-        return text(label)
-    return Markup(f"[{text(label)}]({url})")  # noqa: S704
+        return markdown_text(label)
+    return Markup(f"[{markdown_text(label)}]({url})")  # noqa: S704
 
 
-def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str] | None = None) -> Markup:
+def markdown_table(
+    rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str] | None = None
+) -> Markup:
     """Return rows as a table. `columns` maps keys to headings; numbers stand to the right."""
     headings = columns or {key: key for row in rows for key in row}
     numeric = {
@@ -69,19 +71,19 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str] | None =
         )
     }
     lines: list[list[Markup]] = [
-        [text(heading) for heading in headings.values()],
+        [markdown_text(heading) for heading in headings.values()],
         [Markup("---:") if key in numeric else Markup("---") for key in headings],
-        *[[text(row.get(key)) for key in headings] for row in rows],
+        *[[markdown_text(row.get(key)) for key in headings] for row in rows],
     ]
     return Markup("\n".join("| " + " | ".join(cells) + " |" for cells in lines))  # noqa: S704
 
 
-def bullets(items: Sequence[object]) -> Markup:
+def markdown_bullets(items: Sequence[object]) -> Markup:
     """Return items as a list."""
-    return Markup("\n".join(f"- {text(item)}" for item in items))  # noqa: S704
+    return Markup("\n".join(f"- {markdown_text(item)}" for item in items))  # noqa: S704
 
 
-def sections(document: str, folder: Path) -> list[Section]:
+def card_sections(document: str, folder: Path) -> list[Section]:
     """Return a card as sections of a page, its pictures (under `folder`) inside it."""
     from markdown_it import MarkdownIt
 

@@ -18,10 +18,10 @@ from realdpo.publish import markdown as md
 from realdpo.publish.dataset_card import (
     Card,
     header_text,
+    load_template,
     public_name,
     saved_settings_of,
-    template,
-    tidy,
+    tidy_markdown,
 )
 from realdpo.workspace import Workspace
 
@@ -46,25 +46,25 @@ def model_card(workspace: Workspace, run: Path, repo: str, dataset: str = "") ->
     if sample and sample["first_frame"]:
         files["images/first_frame.png"] = sample["first_frame"]["bytes"]
     evaluations = _evaluations(workspace, run.name)
-    readme = template("model.md.j2").render(
+    readme = load_template("model.md.j2").render(
         header=Markup(header_text(_header(base, lora, sample, dataset))),  # noqa: S704 (our YAML)
         name=repo.split("/")[-1],
         kind="A LoRA adapter" if lora else "Transformer weights",
         base=_base_name(base),
         pairs=_pairs_name(workspace, dataset),
         version=realdpo.__version__,
-        example=md.block(
+        example=md.markdown_block(
             _example(repo, base, settings.get("revision"), lora, sample, _told(run / "weights"))
         ),
         held_out=_held_out(held_out),
         curves=bool(curves),
         evaluations=evaluations,
         settings_table=_settings_table(settings, log),
-        settings=md.block(saved_settings_of([run / "config.toml"])),
+        settings=md.markdown_block(saved_settings_of([run / "config.toml"])),
         limits=_limits(held_out, evaluations is not None, stopped, _is_local(base)),
         dataset=_dataset_link(dataset) if dataset else None,
     )
-    return Card(tidy(readme), files)
+    return Card(tidy_markdown(readme), files)
 
 
 def _settings(run: Path) -> dict[str, Any]:
@@ -108,10 +108,10 @@ def _is_local(base: str) -> bool:
 
 def _base_name(base: str) -> Markup:
     if base != TINY and not _is_local(base):
-        return md.link(base, f"https://huggingface.co/{base}")
+        return md.markdown_link(base, f"https://huggingface.co/{base}")
     if base == TINY:
         return Markup("`tiny`, the small image-to-video model that comes with realdpo,")
-    return md.code(public_name(base) or "an unnamed base model")
+    return md.markdown_code(public_name(base) or "an unnamed base model")
 
 
 def _pairs_name(workspace: Workspace, dataset: str) -> Markup:
@@ -121,7 +121,7 @@ def _pairs_name(workspace: Workspace, dataset: str) -> Markup:
 
 
 def _dataset_link(dataset: str) -> Markup:
-    return md.link(dataset, f"https://huggingface.co/datasets/{dataset}")
+    return md.markdown_link(dataset, f"https://huggingface.co/datasets/{dataset}")
 
 
 def _header(
@@ -283,7 +283,7 @@ def _held_out(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     ]
     return {
         "pairs": last.get("pairs", 0),
-        "table": md.table(table),
+        "table": md.markdown_table(table),
         "control": "control_accuracy" in last,
     }
 
@@ -311,7 +311,7 @@ def _curves(
         for title, lines in panels.items()
     }
     panels = {title: lines for title, lines in panels.items() if lines}
-    return report.png(report.lines_figure(panels, x="step")) if panels else None
+    return report.encode_png(report.lines_figure(panels, x="step")) if panels else None
 
 
 def _evaluations(workspace: Workspace, run: str) -> Markup | None:
@@ -321,20 +321,20 @@ def _evaluations(workspace: Workspace, run: str) -> Markup | None:
         made = json.loads(path.read_text(encoding="utf-8"))
         if run in made["systems"].values():
             table = path.with_name("table.md").read_text(encoding="utf-8").strip()
-            found.append(f"#### {md.text(path.parent.name)}\n\n{table}")
+            found.append(f"#### {md.markdown_text(path.parent.name)}\n\n{table}")
     return Markup("\n\n".join(found)) if found else None  # noqa: S704 (written by realdpo itself)
 
 
 def _settings_table(settings: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> Markup:
     keys = ("objective", "gamma", "contrast_above", "loss", "beta", "weights", "rank", "alpha", "reference", "losers", "steps", "batch", "accumulation", "lr", "schedule", "precision", "seed")  # fmt: skip
     rows = [
-        {"setting": md.code(key), "value": str(settings[key])}
+        {"setting": md.markdown_code(key), "value": str(settings[key])}
         for key in keys
         if settings.get(key) not in (None, "") and (key not in ("rank", "alpha") or settings.get("weights") == "lora")
     ]  # fmt: skip
     if log:
         rows.append({"setting": "steps taken", "value": str(log[-1].get("step", len(log)))})
-    return md.table(rows) if rows else Markup("The settings of this run were not kept.")
+    return md.markdown_table(rows) if rows else Markup("The settings of this run were not kept.")
 
 
 def _limits(
@@ -357,4 +357,4 @@ def _limits(
         limits.append(f"Training ended early: {stopped}")
     if not evaluated:
         limits.append("No person and no metric has compared its videos with the base model's.")
-    return md.bullets(limits)
+    return md.markdown_bullets(limits)

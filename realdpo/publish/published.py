@@ -43,7 +43,7 @@ class Shards:
         )
 
 
-def shards(workspace: Workspace, config: str) -> Shards:
+def published_shards(workspace: Workspace, config: str) -> Shards:
     """The shards of `config` (clips or pairs).
 
     Raises UserError when there is none, when one of a split is missing, when a shard is damaged or
@@ -65,7 +65,7 @@ def shards(workspace: Workspace, config: str) -> Shards:
         raise UserError(
             f"{folder} holds no shards", f"make them with: realdpo {made_by} -w {workspace.root}"
         )
-    schemas = {path: tables.check(path, kind) for split in files.values() for path in split}
+    schemas = {path: tables.check_table(path, kind) for split in files.values() for path in split}
     first, *others = schemas.items()
     for path, schema in others:
         if not schema.equals(first[1]):
@@ -88,7 +88,7 @@ def shards(workspace: Workspace, config: str) -> Shards:
     )  # fmt: skip
 
 
-def available(workspace: Workspace) -> tuple[str, ...]:
+def publishable_parts(workspace: Workspace) -> tuple[str, ...]:
     """Which of clips, pairs and model this workspace has to publish."""
     found = {
         "clips": any(workspace.data.glob("*.parquet")),

@@ -24,9 +24,9 @@ from realdpo import ids, integrity, tables
 from realdpo.errors import UserError
 from realdpo.files import write_bytes, write_text
 from realdpo.integrity import pair_problem
-from realdpo.progress import bar
+from realdpo.progress import progress_bar
 from realdpo.publish.dataset_card import size_text
-from realdpo.publish.hub import attempt, connect, explained
+from realdpo.publish.hub import connect_hub, explain_hub_errors, retry_call
 from realdpo.workspace import SPLITS, Workspace
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ _NEEDED = {"clips": ("video", "prompt"), "pairs": ("win", "lose", "prompt")}
 
 
 @dataclass(frozen=True)
-class Part:
+class DatasetPart:
     """One configuration of a dataset: what it holds, and its files by split."""
 
     config: str  # its name on the Hub
@@ -57,7 +57,7 @@ class Pull:
 
     repo: str
     commit: str
-    parts: tuple[Part, ...]
+    parts: tuple[DatasetPart, ...]
     sizes: Mapping[str, int]
     hashes: Mapping[str, str | None]  # SHA-256 as the Hub states it, of large files
     audit: str | None  # path of the pairs' audit in the repository
@@ -81,7 +81,7 @@ class Pull:
         return "\n".join(lines)
 
 
-def plan(repo: str, revision: str = "main", what: str = "all") -> Pull:
+def plan_pull(repo: str, revision: str = "main", what: str = "all") -> Pull:
     """Return what a dataset on the Hub offers, from its listing and the heads of its files.
 
     Raises UserError when there is no such dataset, or none of its configurations has the columns
@@ -89,12 +89,14 @@ def plan(repo: str, revision: str = "main", what: str = "all") -> Pull:
     """
     if what not in ("clips", "pairs", "all"):
         raise UserError(f"{what} is not something to pull", "one of: clips, pairs, all")
-    api = connect()
-    with explained(f"looking at {repo}"):
-        info: Any = attempt(lambda: api.dataset_info(repo, revision=revision, files_metadata=False))
-        entries = attempt(lambda: list(api.list_repo_tree(repo, recursive=True, revision=info.sha, repo_type="dataset")))  # fmt: skip
+    api = connect_hub()
+    with explain_hub_errors(f"looking at {repo}"):
+        info: Any = retry_call(
+            lambda: api.dataset_info(repo, revision=revision, files_metadata=False)
+        )
+        entries = retry_call(lambda: list(api.list_repo_tree(repo, recursive=True, revision=info.sha, repo_type="dataset")))  # fmt: skip
         files = {entry.path: entry for entry in entries if hasattr(entry, "blob_id")}
-        parts = attempt(lambda: _parts(api, repo, info.sha))
+        parts = retry_call(lambda: _parts(api, repo, info.sha))
     chosen = tuple(part for part in parts if what in ("all", part.kind))
     if not chosen:
         raise UserError(
@@ -115,32 +117,32 @@ def plan(repo: str, revision: str = "main", what: str = "all") -> Pull:
     )
 
 
-def fetch(found: Pull, workspace: Workspace) -> None:
+def fetch_dataset(found: Pull, workspace: Workspace) -> None:
     """Fill `workspace`; what an interrupted pull fetched is not fetched again.
 
     Raises UserError when the workspace holds something else already, or a video cannot be read.
     """
-    api = connect()
+    api = connect_hub()
     for part in found.parts:
         _refuse_others(found, part, workspace)
     if any(part.kind == "clips" for part in found.parts):
         _refuse_own_clips(workspace)
     before = _shard_hashes(workspace)
     for part in found.parts:
-        with explained(f"fetching {found.repo}"):
+        with explain_hub_errors(f"fetching {found.repo}"):
             if part.ours:
                 _copy(api, found, part, workspace)
             else:
                 _conform(api, found, part, workspace)
     if found.audit:
-        with explained(f"fetching {found.repo}"):
-            path = attempt(lambda: api.hf_hub_download(found.repo, str(found.audit), repo_type="dataset", revision=found.commit))  # fmt: skip
+        with explain_hub_errors(f"fetching {found.repo}"):
+            path = retry_call(lambda: api.hf_hub_download(found.repo, str(found.audit), repo_type="dataset", revision=found.commit))  # fmt: skip
         write_bytes(workspace.audit, Path(path).read_bytes())
     if any(part.kind == "clips" for part in found.parts):
         _rebuild_clips(workspace, _shard_hashes(workspace) == before)
 
 
-def _refuse_others(found: Pull, part: Part, workspace: Workspace) -> None:
+def _refuse_others(found: Pull, part: DatasetPart, workspace: Workspace) -> None:
     """Raise UserError when the folder holds shards that did not come from this dataset.
 
     One of the same name is replaced only when an earlier pull of it wrote it, and it is as it was.
@@ -163,7 +165,7 @@ def _refuse_own_clips(workspace: Workspace) -> None:
     """Raise UserError when the workspace has clips of its own, which no shard would bring back."""
     if not workspace.clips.is_file():
         return
-    held = set(tables.read(workspace.clips, tables.CLIPS, ["clip_id"])["clip_id"].to_pylist())
+    held = set(tables.read_table(workspace.clips, tables.CLIPS, ["clip_id"])["clip_id"].to_pylist())
     for path in workspace.data.glob("*.parquet"):
         held -= set(pq.read_table(path, columns=["clip_id"])["clip_id"].to_pylist())
     if held:
@@ -198,7 +200,7 @@ def _record(workspace: Workspace) -> Path:
     return workspace.root / "steps" / "pulled.json"
 
 
-def _parts(api: HfApi, repo: str, commit: str) -> list[Part]:
+def _parts(api: HfApi, repo: str, commit: str) -> list[DatasetPart]:
     import datasets
     from huggingface_hub import HfFileSystem
 
@@ -224,7 +226,7 @@ def _parts(api: HfApi, repo: str, commit: str) -> list[Part]:
         kind = next((k for k, names in _NEEDED.items() if set(names) <= columns), None)
         if kind:
             ours = schema is not None and _is_ours(schema, _KINDS[kind])
-            parts.append(Part(config, kind, files, splits, ours))
+            parts.append(DatasetPart(config, kind, files, splits, ours))
     return parts
 
 
@@ -241,20 +243,22 @@ def _folder(workspace: Workspace, kind: str) -> Path:
     return workspace.data if kind == "clips" else workspace.pair_data
 
 
-def _names(part: Part) -> set[str]:
+def _names(part: DatasetPart) -> set[str]:
     return {PurePosixPath(path).name for files in part.files.values() for path in files}
 
 
-def _copy(api: HfApi, found: Pull, part: Part, workspace: Workspace) -> None:
+def _copy(api: HfApi, found: Pull, part: DatasetPart, workspace: Workspace) -> None:
     """Fetch shards byte for byte; one that is there with the right hash is kept."""
     folder, staging = _folder(workspace, part.kind), workspace.step("pull")
     paths = [path for files in part.files.values() for path in files]
     folder.mkdir(parents=True, exist_ok=True)
-    with bar("pull", total=sum(found.sizes[path] for path in paths), unit="bytes") as advance:
+    with progress_bar(
+        "pull", total=sum(found.sizes[path] for path in paths), unit="bytes"
+    ) as advance:
         for path in paths:
             target = folder / PurePosixPath(path).name
             if not (target.exists() and ids.file_hash(target) == found.hashes[path]):
-                copy = attempt(
+                copy = retry_call(
                     lambda path=path: api.hf_hub_download(
                         found.repo, path, repo_type="dataset", revision=found.commit, local_dir=staging
                     )
@@ -262,14 +266,14 @@ def _copy(api: HfApi, found: Pull, part: Part, workspace: Workspace) -> None:
                 if found.hashes[path] not in (None, ids.file_hash(copy)):
                     os.unlink(copy)
                     raise UserError(f"{path} arrived damaged", "pull again")
-                tables.check(copy, _KINDS[part.kind])
+                tables.check_table(copy, _KINDS[part.kind])
                 _remember(workspace, found.repo, part.kind, {target.name: Path(copy)})
                 os.replace(copy, target)
             advance(found.sizes[path])
     shutil.rmtree(staging, ignore_errors=True)
 
 
-def _conform(api: HfApi, found: Pull, part: Part, workspace: Workspace) -> None:
+def _conform(api: HfApi, found: Pull, part: DatasetPart, workspace: Workspace) -> None:
     """Read any dataset that has the columns and write it as our shards, a shard at a time."""
     kind, folder, staging = _KINDS[part.kind], _folder(workspace, part.kind), workspace.step("pull")
     for split, name in part.splits.items():
@@ -278,7 +282,7 @@ def _conform(api: HfApi, found: Pull, part: Part, workspace: Workspace) -> None:
         drafts: list[Path] = []
         while chunk := list(itertools.islice(rows, ROWS_PER_SHARD)):
             drafts.append(staging / f"{split}-{len(drafts)}.parquet")
-            tables.write(drafts[-1], tables.from_rows(kind, chunk), kind)
+            tables.write_table(drafts[-1], tables.from_rows(kind, chunk), kind)
         folder.mkdir(parents=True, exist_ok=True)
         made = {f"{split}-{number:05d}-of-{len(drafts):05d}.parquet": draft for number, draft in enumerate(drafts)}  # fmt: skip
         _remember(workspace, found.repo, part.kind, made)
@@ -290,7 +294,7 @@ def _conform(api: HfApi, found: Pull, part: Part, workspace: Workspace) -> None:
     shutil.rmtree(staging, ignore_errors=True)
 
 
-def _rows(api: HfApi, found: Pull, part: Part, split: str) -> Iterator[dict[str, Any]]:
+def _rows(api: HfApi, found: Pull, part: DatasetPart, split: str) -> Iterator[dict[str, Any]]:
     import datasets
 
     data = datasets.load_dataset(
@@ -374,7 +378,7 @@ def _rebuild_clips(workspace: Workspace, unchanged: bool) -> None:
     known = set(tables.CLIPS.schema.names)
     paths = sorted(workspace.data.glob("*.parquet"))
     total = sum(pq.ParquetFile(path).metadata.num_rows for path in paths)
-    with bar("unpack", total=total, unit="clips") as advance:
+    with progress_bar("unpack", total=total, unit="clips") as advance:
         for path in paths:
             file = pq.ParquetFile(path)
             for group in range(file.num_row_groups):
@@ -387,7 +391,7 @@ def _rebuild_clips(workspace: Workspace, unchanged: bool) -> None:
                     advance()
     if unchanged and workspace.clips.is_file() and workspace.sources.is_file():
         return
-    tables.write(workspace.clips, tables.from_rows(tables.CLIPS, rows), tables.CLIPS)
+    tables.write_table(workspace.clips, tables.from_rows(tables.CLIPS, rows), tables.CLIPS)
     sources = {row["source_id"]: row for row in reversed(rows)}
     provenance = ("license", "author", "source_url", "title", "keywords", "retrieved_at", "split")
     table = tables.from_rows(
@@ -397,7 +401,7 @@ def _rebuild_clips(workspace: Workspace, unchanged: bool) -> None:
             for name, row in sorted(sources.items())
         ],
     )
-    tables.write(workspace.sources, table, tables.SOURCES)
+    tables.write_table(workspace.sources, table, tables.SOURCES)
 
 
 def _clip_row(row: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from realdpo.workspace import Workspace
 @lru_cache(maxsize=4)
 def small_clip(video: Path) -> bytes:
     """The first second of a video, 160x68, as an mp4."""
-    frames = np.stack([f.rgb for f in decode.frames(video, size=(160, 68), end=1.0)])
-    return encode.encode(frames, 25, encode.EncodeSettings())
+    frames = np.stack([f.rgb for f in decode.decode_frames(video, size=(160, 68), end=1.0)])
+    return encode.encode_video(frames, 25, encode.EncodeSettings())
 
 
 def make_workspace(root: Path, video: Path, count: int, uncut: int = 0) -> Workspace:
@@ -31,7 +31,7 @@ def make_workspace(root: Path, video: Path, count: int, uncut: int = 0) -> Works
         "source_id": source_id, "path": str(video), "status": "ok", "title": "bikes",
         "keywords": ["street", "city"], "fps": "25/1",
     }  # fmt: skip
-    tables.write(ws.sources, tables.from_rows(tables.SOURCES, [source]), tables.SOURCES)
+    tables.write_table(ws.sources, tables.from_rows(tables.SOURCES, [source]), tables.SOURCES)
     ws.clip_files.mkdir(parents=True)
     rows = []
     for i in range(count):
@@ -49,9 +49,9 @@ def make_workspace(root: Path, video: Path, count: int, uncut: int = 0) -> Works
             ws.clip_file(clip_id).write_bytes(small_clip(video))
             row |= {"path": f"clips/{clip_id}.mp4", "frames": 25, "fps": "25/1"}
         rows.append(row)
-    tables.write(ws.clips, tables.from_rows(tables.CLIPS, rows), tables.CLIPS)
+    tables.write_table(ws.clips, tables.from_rows(tables.CLIPS, rows), tables.CLIPS)
     return ws
 
 
 def rows_of(ws: Workspace) -> list[dict]:
-    return tables.read(ws.clips, tables.CLIPS).to_pylist()
+    return tables.read_table(ws.clips, tables.CLIPS).to_pylist()

@@ -59,10 +59,10 @@ def test_keywords_need_no_model(tmp_path: Path, bikes: Path) -> None:
 
 def test_only_what_is_missing_is_asked(tmp_path: Path, bikes: Path) -> None:
     ws = make_workspace(tmp_path, bikes, 6)
-    table = tables.read(ws.clips, tables.CLIPS).to_pylist()
+    table = tables.read_table(ws.clips, tables.CLIPS).to_pylist()
     table[5]["keep"] = False
     table[4]["status"] = "failed"
-    tables.write(ws.clips, tables.from_rows(tables.CLIPS, table), tables.CLIPS)
+    tables.write_table(ws.clips, tables.from_rows(tables.CLIPS, table), tables.CLIPS)
     with serve() as server:
         first = run.caption(ws, config(server, price_in=2.0, price_out=10.0))
         again = run.caption(ws, config(server))

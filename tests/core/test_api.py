@@ -43,7 +43,7 @@ def test_a_workspace_s_tables_are_data_frames(tmp_path: Path) -> None:
         work.clips.to_pandas()
     rows = [{"clip_id": "a", "keep": True, "luma.mean": 3.0}, {"clip_id": "b", "keep": False}]
     table = tables.from_rows(tables.CLIPS, rows)
-    tables.write(work.clips, table, tables.CLIPS)
+    tables.write_table(work.clips, table, tables.CLIPS)
     assert list(work.clips.to_pandas().clip_id) == ["a", "b"]
     assert list(work.clips.scores.columns) == ["luma.mean"]
     assert work.clips.scores["luma.mean"].isna().tolist() == [False, True]

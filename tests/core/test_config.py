@@ -28,7 +28,7 @@ class Outer:
 def test_later_sources_win(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_text("[train]\nbeta = 1\nname = 'file'\nsteps = 3\n[train.inner]\nwidth = 64\n")
-    made = config.resolve(
+    made = config.resolve_settings(
         Outer,
         section="train",
         file=file,
@@ -39,10 +39,10 @@ def test_later_sources_win(tmp_path: Path) -> None:
 
 
 def test_a_resolved_configuration_reads_back_the_same(tmp_path: Path) -> None:
-    made = config.resolve(Outer, section="train", sets=["beta=2.5", "inner.width=32"])
+    made = config.resolve_settings(Outer, section="train", sets=["beta=2.5", "inner.width=32"])
     file = tmp_path / "again.toml"
-    file.write_text(config.to_toml("train", made))
-    assert config.resolve(Outer, section="train", file=file) == made
+    file.write_text(config.settings_to_toml("train", made))
+    assert config.resolve_settings(Outer, section="train", file=file) == made
 
 
 @pytest.mark.parametrize(
@@ -58,13 +58,13 @@ def test_a_resolved_configuration_reads_back_the_same(tmp_path: Path) -> None:
 )
 def test_a_wrong_setting_is_named(sets: list[str], says: str) -> None:
     with pytest.raises(UserError) as caught:
-        config.resolve(Outer, section="train", sets=sets)
+        config.resolve_settings(Outer, section="train", sets=sets)
     assert says in caught.value.message
 
 
 def test_the_nearest_key_is_offered() -> None:
     with pytest.raises(UserError) as caught:
-        config.resolve(Outer, section="train", sets=["betta=1"])
+        config.resolve_settings(Outer, section="train", sets=["betta=1"])
     assert caught.value.hint == "did you mean 'beta'?"
 
 
@@ -73,9 +73,9 @@ def test_a_broken_file_is_named(tmp_path: Path, text: str) -> None:
     file = tmp_path / "bad.toml"
     file.write_text(text)
     with pytest.raises(UserError, match="bad.toml"):
-        config.resolve(Outer, section="train", file=file)
+        config.resolve_settings(Outer, section="train", file=file)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no configuration file"):
-        config.resolve(Outer, section="train", file=tmp_path / "none.toml")
+        config.resolve_settings(Outer, section="train", file=tmp_path / "none.toml")

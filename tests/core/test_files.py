@@ -109,13 +109,13 @@ def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path: Path) ->
     foreign.write_text("another machine is writing it")
     (tmp_path / ".notes.tmp").write_text("a person's")
     with files.atomic_path(tmp_path / "mine") as own:
-        assert files.sweep(tmp_path) == 1
+        assert files.sweep_temporary(tmp_path) == 1
         assert own.exists()
     assert not left.exists()
     assert foreign.exists()
     day = time.time() - 25 * 3600
     os.utime(foreign, (day, day))
-    assert files.sweep(tmp_path) == 1
+    assert files.sweep_temporary(tmp_path) == 1
     assert (tmp_path / ".notes.tmp").exists()
 
 

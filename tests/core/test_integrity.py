@@ -35,9 +35,11 @@ def workspace(tmp_path: Path) -> Workspace:
         (made.data, tables.DATASET, clip),
         (made.pair_data, tables.PAIR_SHARD, pair),
     ):
-        tables.write(folder / "train-00000-of-00001.parquet", tables.from_rows(kind, [row]), kind)
+        tables.write_table(
+            folder / "train-00000-of-00001.parquet", tables.from_rows(kind, [row]), kind
+        )
     row = {"clip_id": "c", "path": "clips/c.mp4", "sha256": ids.bytes_hash(CLIP), "status": "ok"}
-    tables.write(made.clips, tables.from_rows(tables.CLIPS, [row]), tables.CLIPS)
+    tables.write_table(made.clips, tables.from_rows(tables.CLIPS, [row]), tables.CLIPS)
     for path, data in (
         (made.clip_file("c"), CLIP),
         *((made.pair_videos / named(d)["path"], d) for d in (WIN, LOSE)),
@@ -56,7 +58,7 @@ def damage(path: Path, part: bytes) -> None:
 def plain(shard: Path, kind: tables.TableKind) -> None:
     """Write a shard again without compression, so that its bytes can be found in it."""
     table = pq.read_table(shard)
-    tables.write(
+    tables.write_table(
         shard, table, kind, compression="none", use_dictionary=False, write_statistics=False
     )
 

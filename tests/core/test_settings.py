@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
-from realdpo.config import build, settings
+from realdpo.config import build_settings, settings
 from realdpo.curate.caption.config import CaptionConfig
 from realdpo.curate.config import IngestConfig, ShardSettings, SourceSettings
 from realdpo.errors import UserError
@@ -44,7 +44,7 @@ def test_a_wrong_value_names_its_class_field_and_value(kind: Any, values: dict[s
     assert name in python.value.message
     assert repr(value) in python.value.message
     with pytest.raises(UserError):
-        build(kind, values)
+        build_settings(kind, values)
 
 
 @settings

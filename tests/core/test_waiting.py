@@ -35,8 +35,8 @@ def test_what_passes_by_itself() -> None:
 
 def test_pauses_double_up_to_the_most_and_obey_the_server() -> None:
     for attempt, longest in ((1, 1), (2, 2), (3, 4), (4, 8), (9, 60)):
-        assert longest / 2 <= waiting.pause(attempt) <= longest
-    assert 300 <= waiting.pause(1, asked=300) <= 300.25
+        assert longest / 2 <= waiting.seconds_to_wait(attempt) <= longest
+    assert 300 <= waiting.seconds_to_wait(1, asked=300) <= 300.25
 
 
 def test_a_pace_spaces_requests_and_forgives_slow_ones() -> None:

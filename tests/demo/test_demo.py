@@ -79,7 +79,7 @@ def test_killed_twice_it_still_finishes(environment: dict[str, str], tmp_path: P
 
 
 def test_commands_of_the_dry_run_are_those_of_the_readme(tmp_path: Path) -> None:
-    lines = demo.commands(Workspace(tmp_path), Path("films"), quick=False)
+    lines = demo.list_commands(Workspace(tmp_path), Path("films"), quick=False)
     starts = ["realdpo curate ingest films", "realdpo pairs build", "realdpo train",
               "realdpo push-hub"]  # fmt: skip
     assert [line.startswith(start) for line, start in zip(lines, starts, strict=True)] == [True] * 4
@@ -88,7 +88,7 @@ def test_commands_of_the_dry_run_are_those_of_the_readme(tmp_path: Path) -> None
 
 def test_the_words_mean_the_same_as_the_functions(tmp_path: Path) -> None:
     """What the page tells to type gives the settings that the demo used."""
-    from realdpo.config import resolve
+    from realdpo.config import resolve_settings
     from realdpo.pairs.config import BuildConfig
     from realdpo.train.config import TrainConfig
 
@@ -97,10 +97,16 @@ def test_the_words_mean_the_same_as_the_functions(tmp_path: Path) -> None:
         _, build, train, _ = plan.words
         flags = {"model": "tiny", "losers": int(build[build.index("--losers") + 1]),
                  "steps": int(build[build.index("--steps") + 1])}  # fmt: skip
-        assert resolve(BuildConfig, section="pairs", sets=_sets(build), flags=flags) == plan.build
+        assert (
+            resolve_settings(BuildConfig, section="pairs", sets=_sets(build), flags=flags)
+            == plan.build
+        )
         flags = {"model": "tiny", "steps": int(train[train.index("--steps") + 1]),
                  "lr": float(train[train.index("--lr") + 1])}  # fmt: skip
-        assert resolve(TrainConfig, section="train", sets=_sets(train), flags=flags) == plan.train
+        assert (
+            resolve_settings(TrainConfig, section="train", sets=_sets(train), flags=flags)
+            == plan.train
+        )
 
 
 def _sets(words: tuple[str, ...]) -> list[str]:
@@ -109,5 +115,5 @@ def _sets(words: tuple[str, ...]) -> list[str]:
 
 def test_missing_footage_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist") as failed:
-        demo.run(Workspace(tmp_path / "w"), tmp_path / "nowhere")
+        demo.run_demo(Workspace(tmp_path / "w"), tmp_path / "nowhere")
     assert "--footage" in (failed.value.hint or "")

@@ -17,8 +17,8 @@ SECRET = "hf_" + "x" * 34
 
 
 def test_nothing_needed_is_missing_here(tmp_path: Path) -> None:
-    findings = doctor.examine(tmp_path / "not" / "yet")
-    assert doctor.works(findings), [f for f in findings if f.state == "missing"]
+    findings = doctor.examine_machine(tmp_path / "not" / "yet")
+    assert doctor.can_run(findings), [f for f in findings if f.state == "missing"]
     names = {finding.name for finding in findings}
     assert {"python", "torch", "gpu", "ffmpeg", "tiny model", "disk", "hub token"} <= names
     extras = importlib.metadata.metadata("realdpo").get_all("Provides-Extra") or []

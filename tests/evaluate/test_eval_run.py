@@ -20,7 +20,7 @@ from realdpo.cli import app
 from realdpo.errors import UserError
 from realdpo.families import family_of, load, weights
 from realdpo.media import decode
-from realdpo.media.encode import encode
+from realdpo.media.encode import encode_video
 from realdpo.pairs import conform
 from realdpo.train.config import TrainConfig
 from realdpo.train.evaluate import commands, plan, run, systems
@@ -31,7 +31,7 @@ from realdpo.workspace import Workspace
 @pytest.fixture(scope="module")
 def street(bikes):
     """Twelve pieces of real footage, uint8 [9, 64, 64, 3], taken to be at 8 frames a second."""
-    shown = [f.rgb for f in decode.frames(bikes, size=(152, 64))]
+    shown = [f.rgb for f in decode.decode_frames(bikes, size=(152, 64))]
     pieces = [np.stack(shown[k * 19 : k * 19 + 9]) for k in range(12)]
     return [np.ascontiguousarray(piece[:, :, 44:108]) for piece in pieces]
 
@@ -42,14 +42,14 @@ def workspace(tmp_path_factory, street):
     place = Workspace(tmp_path_factory.mktemp("work"))
     rows = []
     for k, video in enumerate(street[:3]):
-        data = encode(video, 8)
+        data = encode_video(video, 8)
         clip_id = ids.content_id(clip=k)
         place.clip_file(clip_id).parent.mkdir(exist_ok=True)
         place.clip_file(clip_id).write_bytes(data)
         rows.append({"clip_id": clip_id, "status": "ok", "keep": True, "split": "test" if k else "train",
                      "prompt": f"a person walking {k}", "captioner": "openai:http://x/v1 Watcher-7B",
                      "path": f"clips/{clip_id}.mp4"})  # fmt: skip
-    tables.write(place.clips, tables.from_rows(tables.CLIPS, rows), tables.CLIPS)
+    tables.write_table(place.clips, tables.from_rows(tables.CLIPS, rows), tables.CLIPS)
     folder = tiny_pipelines.save("cogvideox-5b-i2v", place.root / "model")
     spec = load.read_spec(str(folder))
     import torch
@@ -69,7 +69,7 @@ def workspace(tmp_path_factory, street):
         run_folder = place.runs / name
         weights.save_weights(trained, model, spec, run_folder / "weights")
         settings = TrainConfig(model=str(folder), name=name)
-        (run_folder / "config.toml").write_text(configs.to_toml("train", settings))
+        (run_folder / "config.toml").write_text(configs.settings_to_toml("train", settings))
     return place
 
 
@@ -155,7 +155,7 @@ def finished(tmp_path, street):
         for name, frames in (("steady", video), ("shuffled", video[order])):
             (tmp_path / name).mkdir(exist_ok=True)
             (tmp_path / name / f"{prompt}.mp4").write_bytes(
-                encode(frames, Fraction(8), conform.encoder(12))
+                encode_video(frames, Fraction(8), conform.encoder(12))
             )
     return tmp_path
 
@@ -209,11 +209,11 @@ def test_real_clips_of_a_benchmark_are_compared_with_the_base_at_its_frame_rate(
         prompt = f"bikes pass {k}"
         (finished / "bench" / f"{prompt}.png").unlink()
         big = video.repeat(2, axis=1).repeat(2, axis=2).repeat(2, axis=0)  # 128x128, 16 a second
-        data = encode(np.ascontiguousarray(big), Fraction(16), conform.encoder(1))
+        data = encode_video(np.ascontiguousarray(big), Fraction(16), conform.encoder(1))
         (finished / "bench" / f"{prompt}.mp4").write_bytes(data)
         slow = (video.astype(np.uint16) + video[:1]) // 2  # half of every change since the start
         (finished / "steady" / f"{prompt}.mp4").write_bytes(
-            encode(slow.astype(np.uint8), Fraction(8), conform.encoder(1))
+            encode_video(slow.astype(np.uint8), Fraction(8), conform.encoder(1))
         )
     settings = VideoMAEConfig(
         image_size=32, patch_size=8, num_frames=4, hidden_size=16, num_hidden_layers=1,
@@ -249,7 +249,7 @@ def test_real_clips_of_a_benchmark_are_compared_with_the_base_at_its_frame_rate(
 
 def test_videos_of_different_form_are_not_compared_in_silence(finished, street):
     for k, video in enumerate(street):
-        data = encode(np.ascontiguousarray(video[:7, :48]), Fraction(8), conform.encoder(12))
+        data = encode_video(np.ascontiguousarray(video[:7, :48]), Fraction(8), conform.encoder(12))
         (finished / "shuffled" / f"bikes pass {k}.mp4").write_bytes(data)
     config = EvalConfig(
         systems={"a": str(finished / "steady"), "b": str(finished / "shuffled")},
@@ -296,7 +296,7 @@ def test_a_lora_of_the_second_transformer_says_so_where_it_is_loaded(tmp_path):
     run_folder = place.runs / "late"
     weights.save_weights(trained, second, spec, run_folder / "weights")
     settings = TrainConfig(model=str(model), name="late", expert="low")
-    (run_folder / "config.toml").write_text(configs.to_toml("train", settings))
+    (run_folder / "config.toml").write_text(configs.settings_to_toml("train", settings))
     system = systems.resolve(place, "a", "late")
     pipe = load.load_pipeline(system.model, lora=system.lora)
     adapted = {
@@ -318,7 +318,7 @@ def test_dry_run_counts_and_writes_nothing(workspace, tmp_path):
 
 
 def test_the_captioner_of_the_clips_cannot_be_the_judge(workspace, finished):
-    config = configs.build(EvalConfig, {
+    config = configs.build_settings(EvalConfig, {
         "systems": {"a": str(finished / "steady"), "b": str(finished / "shuffled")},
         "benchmark": str(finished / "bench"), "seeds": 1, "prompts": 1, "name": "judged",
         "judge": {"url": "http://127.0.0.1:9/v1", "model": "someone/watcher-7b"},
@@ -336,7 +336,7 @@ def test_judge_and_open_clip_reach_the_table_and_nothing_is_asked_twice(finished
     weights = tmp_path / "clip.safetensors"
     save_model(open_clip.create_model("ViT-S-32-alt", pretrained=None), str(weights))
     server = Server()
-    config = configs.build(
+    config = configs.build_settings(
         EvalConfig,
         {
             "systems": {"a": str(finished / "steady"), "b": str(finished / "shuffled")},

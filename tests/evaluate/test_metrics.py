@@ -93,7 +93,10 @@ def test_real_footage_gives_finite_numbers_and_its_own_first_frame_back(bikes):
     from realdpo.media import decode
 
     frames = np.stack(
-        [f.rgb for f in decode.frames(bikes, short_side=120, start=Fraction(0), end=Fraction(1))]
+        [
+            f.rgb
+            for f in decode.decode_frames(bikes, short_side=120, start=Fraction(0), end=Fraction(1))
+        ]
     )
     numbers = metrics.video_metrics(frames, 25, first_frame=frames[0])
     assert set(numbers) <= set(metrics.BY_NAME)

@@ -43,7 +43,7 @@ def place(tmp_path_factory):
             trained = {n: p.detach() for n, p in model.named_parameters()}
         weights.save_weights(trained, model, spec, made.runs / name / "weights")
         settings = TrainConfig(model=str(folder), name=name)
-        (made.runs / name / "config.toml").write_text(configs.to_toml("train", settings))
+        (made.runs / name / "config.toml").write_text(configs.settings_to_toml("train", settings))
     picture = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(picture).save(made.root / "first.png")
     return made

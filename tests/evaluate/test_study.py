@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from realdpo.media import decode
-from realdpo.media.encode import encode
+from realdpo.media.encode import encode_video
 from realdpo.train.evaluate import study
 
 
@@ -23,14 +23,14 @@ from realdpo.train.evaluate import study
 def videos(tmp_path_factory, bikes):
     """Rows of two systems on nine prompts, real footage in small; `calm` shows less of it."""
     folder = tmp_path_factory.mktemp("videos")
-    shown = [f.rgb for f in decode.frames(bikes, size=(152, 64), end=Fraction(4))]
+    shown = [f.rgb for f in decode.decode_frames(bikes, size=(152, 64), end=Fraction(4))]
     rows, prompts = [], {}
     for k in range(9):
         piece = np.stack(shown[k * 9 : k * 9 + 8])[:, :, :96]
         prompts[f"item{k}"] = f"<b>bikes</b> pass {k}"
         for name, frames in (("calm", piece), ("wild", piece[::-1])):
             path = folder / f"{name}-{k}.mp4"
-            path.write_bytes(encode(np.ascontiguousarray(frames), 8))
+            path.write_bytes(encode_video(np.ascontiguousarray(frames), 8))
             rows.append({"system": name, "item": f"item{k}", "seed": 0, "video": str(path)})
     return rows, prompts
 

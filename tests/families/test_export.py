@@ -45,7 +45,7 @@ def run(request, tmp_path_factory):
             parameter.normal_(std=0.1)
     save_weights(trained, model, spec, place.runs / "walk" / "weights")
     settings = TrainConfig(model=str(folder), name="walk")
-    (place.runs / "walk" / "config.toml").write_text(configs.to_toml("train", settings))
+    (place.runs / "walk" / "config.toml").write_text(configs.settings_to_toml("train", settings))
     wanted = products(
         load.load_pipeline(str(folder), lora=str(place.runs / "walk/weights")).transformer
     )
@@ -105,7 +105,7 @@ def test_a_family_without_names_of_its_own_says_so(tmp_path):
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
     save_weights(trained, model, spec, place.runs / "walk" / "weights")
     settings = TrainConfig(model="tiny", name="walk")
-    (place.runs / "walk" / "config.toml").write_text(configs.to_toml("train", settings))
+    (place.runs / "walk" / "config.toml").write_text(configs.settings_to_toml("train", settings))
     for name, words in (
         ("walk", "has no names of its own"),
         ("none", "runs with LoRA weights: walk"),

@@ -39,13 +39,13 @@ def make(
 ) -> Made:
     """Write sources, clips, clip shards, pairs and pair shards under `root`."""
     workspace = Workspace(root)
-    pictures = [frame.rgb for frame in decode.frames(bikes, size=SIZE, end=None)]
+    pictures = [frame.rgb for frame in decode.decode_frames(bikes, size=SIZE, end=None)]
     clip_rows, shard_rows, pair_rows, videos = [], [], [], {}
     for number in range(clips):
         place = number % len(ledger)
         start = number * (len(pictures) - FRAMES * 2) // clips
         frames = np.stack(pictures[start : start + FRAMES * 2 : 2])
-        mp4 = encode.encode(frames, FPS)
+        mp4 = encode.encode_video(frames, FPS)
         identity = ids.content_id(number=number, mp4=ids.bytes_hash(mp4))
         common = {
             "clip_id": identity,
@@ -82,9 +82,9 @@ def make(
             "reasons": ["motion.subject=0.5<1.5"] + (["luma.mean=9.0<30.0"] if number else []),
             "motion.subject": 0.5, "luma.mean": 9.0 if number else 90.0,
         })  # fmt: skip
-    tables.write(workspace.clips, tables.from_rows(tables.CLIPS, clip_rows), tables.CLIPS)
+    tables.write_table(workspace.clips, tables.from_rows(tables.CLIPS, clip_rows), tables.CLIPS)
     sources = {row["source_id"]: row for row in clip_rows}
-    tables.write(
+    tables.write_table(
         workspace.sources,
         tables.from_rows(
             tables.SOURCES,
@@ -121,21 +121,21 @@ def write_shards(
         parts = [inside[i::count] for i in range(min(count, len(inside)))]
         for number, part in enumerate(parts):
             path = folder / f"{split}-{number:05d}-of-{len(parts):05d}.parquet"
-            tables.write(path, tables.from_rows(kind, part), kind)
+            tables.write_table(path, tables.from_rows(kind, part), kind)
 
 
 def _pair(common: dict[str, Any], frames: npt.NDArray[np.uint8], mp4: bytes) -> dict[str, Any]:
     from PIL import Image
 
-    from realdpo.report import png
+    from realdpo.report import encode_png
 
     frozen = np.repeat(frames[:1], FRAMES, axis=0)
-    losers = [encode.encode(frozen, FPS), encode.encode(frames[::-1].copy(), FPS)]
+    losers = [encode.encode_video(frozen, FPS), encode.encode_video(frames[::-1].copy(), FPS)]
     return common | {
         "pair_id": ids.content_id(pair=common["clip_id"]),
         "win": {"bytes": mp4, "path": "win.mp4"},
         "lose": [{"bytes": lose, "path": f"lose-{i}.mp4"} for i, lose in enumerate(losers)],
-        "first_frame": {"bytes": png(Image.fromarray(frames[0])), "path": "first.png"},
+        "first_frame": {"bytes": encode_png(Image.fromarray(frames[0])), "path": "first.png"},
         "width": SIZE[0], "height": SIZE[1], "frames": FRAMES, "fps": FPS, "model": "tiny", "task": "i2v",
         "scheduler": "CogVideoXDDIMScheduler", "steps": 8, "guidance": 6.0, "seeds": [1, 2],
         "strategy": ["generate", "local"], "round": 0, "audit.luma": 0.5,

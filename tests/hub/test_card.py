@@ -17,7 +17,9 @@ from realdpo.publish import hub, published
 
 
 def card_of(made: workspaces.Made, *configs: str, **options: Any) -> cards.Card:
-    parts = [published.shards(made.workspace, name) for name in configs or ("clips", "pairs")]
+    parts = [
+        published.published_shards(made.workspace, name) for name in configs or ("clips", "pairs")
+    ]
     return cards.dataset_card(made.workspace, parts, "someone/actions", **options)
 
 
@@ -34,12 +36,12 @@ def header_of(readme: str) -> dict[str, Any]:
 def rewrite(made: workspaces.Made, **values: Any) -> None:
     """Set columns of every clip in the shards to one value."""
     for path in made.workspace.data.glob("*.parquet"):
-        table = tables.read(path, tables.DATASET)
+        table = tables.read_table(path, tables.DATASET)
         for name, value in values.items():
             field = table.schema.field(name)
             place = table.schema.get_field_index(name)
             table = table.set_column(place, field, pa.array([value] * table.num_rows, field.type))
-        tables.write(path, table, tables.DATASET)
+        tables.write_table(path, table, tables.DATASET)
 
 
 def test_the_header_says_what_the_shards_hold(made_once: workspaces.Made, card: cards.Card) -> None:
@@ -58,7 +60,7 @@ def test_the_header_says_what_the_shards_hold(made_once: workspaces.Made, card: 
     for info, kind, folder in zip(
         header["dataset_info"], ("clips", "pairs"), ("data", "pairs/data"), strict=True
     ):
-        part = published.shards(made.workspace, kind)
+        part = published.published_shards(made.workspace, kind)
         given = datasets.Features._from_yaml_list(info["features"])
         assert given == datasets.Features.from_arrow_schema(part.schema)
         assert {split["name"]: split["num_examples"] for split in info["splits"]} == dict(part.rows)
@@ -82,10 +84,10 @@ def test_size_categories(rows: int, category: str) -> None:
 
 def test_the_funnel_counts_by_hand(made: workspaces.Made) -> None:
     # 6 kept; 3 dropped for motion, 2 of them also for light; nothing is too bright
-    clips = tables.read(made.workspace.clips, tables.CLIPS)
-    rules = cards.thresholds(made.workspace, clips)
+    clips = tables.read_table(made.workspace.clips, tables.CLIPS)
+    rules = cards.read_thresholds(made.workspace, clips)
     assert rules == {"motion.subject": {"min": 1.5}, "luma.mean": {"min": 30.0, "max": 240.0}}
-    rows = [(str(row["step"]), row.get("dropped"), row.get("alone"), row.get("left")) for row in cards.funnel(clips, rules)]  # fmt: skip
+    rows = [(str(row["step"]), row.get("dropped"), row.get("alone"), row.get("left")) for row in cards.funnel_rows(clips, rules)]  # fmt: skip
     assert rows == [
         ("clips found", None, None, 9),
         ("`motion.subject < 1.5`", 3, 1, None),
@@ -125,7 +127,7 @@ def test_every_source_is_credited(card: cards.Card) -> None:
 
 def test_nothing_of_this_machine_is_published(made_once: workspaces.Made) -> None:
     made = made_once
-    for plan in hub.plan(made.workspace, "someone/actions", hub.PushConfig()):
+    for plan in hub.plan_push(made.workspace, "someone/actions", hub.PushConfig()):
         for file in plan.files:
             data = file.source if isinstance(file.source, bytes) else file.source.read_bytes()
             assert b"/home/somebody" not in data, file.path
@@ -164,9 +166,9 @@ def test_the_card_depends_on_the_workspace_alone(
 
 def test_what_was_not_measured_is_listed(made: workspaces.Made, card: cards.Card) -> None:
     assert "No filter for nudity" in card.readme
-    clips = tables.read(made.workspace.clips, tables.CLIPS)
+    clips = tables.read_table(made.workspace.clips, tables.CLIPS)
     seen = pa.array([0.0] * clips.num_rows, pa.float32())
-    tables.write(made.workspace.clips, clips.append_column("nsfw.share", seen), tables.CLIPS)
+    tables.write_table(made.workspace.clips, clips.append_column("nsfw.share", seen), tables.CLIPS)
     assert "No filter for nudity" not in card_of(made, "clips").readme
 
 

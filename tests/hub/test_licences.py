@@ -47,7 +47,7 @@ from realdpo import licences
     ],
 )  # fmt: skip
 def test_known_licences_may_be_passed_on(text: str, identifier: str, spdx: str) -> None:
-    found = licences.read(text)
+    found = licences.read_licence(text)
     assert (found.id, found.spdx, found.problem) == (identifier, spdx, "")
 
 
@@ -60,7 +60,7 @@ def test_known_licences_may_be_passed_on(text: str, identifier: str, spdx: str) 
      "https://creativecommons.org/licenses/by/4.0/ does not apply"],
 )  # fmt: skip
 def test_the_rest_may_not(text: str | None) -> None:
-    assert licences.read(text).problem
+    assert licences.read_licence(text).problem
 
 
 def test_what_is_not_understood_is_told_with_its_text() -> None:
@@ -69,23 +69,23 @@ def test_what_is_not_understood_is_told_with_its_text() -> None:
 
 
 def test_a_mix_is_other_and_one_licence_is_itself() -> None:
-    assert licences.overall(["MIT", "mit license"]).id == "mit"
-    assert licences.overall(["MIT", "CC0"]).id == "other"
-    assert licences.overall(["MIT", "CC0"]).problem == ""
+    assert licences.overall_licence(["MIT", "mit license"]).id == "mit"
+    assert licences.overall_licence(["MIT", "CC0"]).id == "other"
+    assert licences.overall_licence(["MIT", "CC0"]).problem == ""
 
 
 def test_the_strictest_of_several_counts() -> None:
     ladder = ["CC0", "MIT", "CC-BY-4.0", "CC BY-SA 4.0", "CC-BY-NC-SA-4.0", "CC-BY-ND-4.0",
               "Pexels License", "whatever it says"]  # fmt: skip
     for k, strict in enumerate(ladder):
-        assert licences.strictest([*ladder[:k], strict, *ladder[:k]]) == strict
-    assert licences.strictest([None, "CC0", ""]) == "CC0"
-    assert licences.strictest([None, ""]) is None
+        assert licences.strictest_licence([*ladder[:k], strict, *ladder[:k]]) == strict
+    assert licences.strictest_licence([None, "CC0", ""]) == "CC0"
+    assert licences.strictest_licence([None, ""]) is None
 
 
 def test_the_filter_reads_both_sides() -> None:
     def why(text: str | None, *allowed: str, required: bool = False) -> str | None:
-        return licences.reason(text, required=required, allowed=allowed)
+        return licences.licence_reason(text, required=required, allowed=allowed)
 
     assert why(None) is None
     assert why(None, required=True) == "license=none"

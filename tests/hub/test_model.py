@@ -56,8 +56,8 @@ def trained(made: workspaces.Made, base: Path) -> workspaces.Made:
     return made
 
 
-def plan_of(made: workspaces.Made, **settings: Any) -> pushing.Plan:
-    return pushing.plan(made.workspace, REPO, PushConfig(what="model", **settings))[0]
+def plan_of(made: workspaces.Made, **settings: Any) -> pushing.PushPlan:
+    return pushing.plan_push(made.workspace, REPO, PushConfig(what="model", **settings))[0]
 
 
 def test_the_card_gives_both_sides_of_the_evidence(trained: workspaces.Made) -> None:
@@ -130,10 +130,10 @@ def test_pushed_weights_come_back_and_the_cards_example_runs(
     environment: dict[str, str],
 ) -> None:
     plan = plan_of(trained)
-    pushed = pushing.push(api, plan, PushConfig())
+    pushed = pushing.push_repository(api, plan, PushConfig())
     weights = trained.workspace.runs / "dpo" / "weights" / "pytorch_lora_weights.safetensors"
     assert set(pushed.uploaded) == {weights.name, "README.md", "images/first_frame.png", "images/training.png"}  # fmt: skip
-    checked = pushing.verify(api, plan, pushed.commit)
+    checked = pushing.verify_push(api, plan, pushed.commit)
     assert checked["weights"] == {weights.name: weights.stat().st_size}
     assert ids.bytes_hash(hub.files(REPO, "models")[weights.name]) == ids.file_hash(weights)
 

@@ -8,7 +8,7 @@ import pytest
 from realdpo import ids, tables
 from realdpo.errors import UserError
 from realdpo.publish import pull
-from realdpo.publish.pull import Part, Pull
+from realdpo.publish.pull import DatasetPart, Pull
 from realdpo.workspace import Workspace
 
 REPO = "someone/actions"
@@ -19,7 +19,7 @@ def offered(made: workspaces.Made, commit: str = "c" * 40) -> Pull:
     paths = sorted(made.workspace.data.glob("*.parquet"))
     files = {f"data/{p.name}": p for p in paths}
     splits = {s: tuple(f for f in files if f"/{s}-" in f) for s in workspaces.SPLITS}
-    part = Part("clips", "clips", splits, dict.fromkeys(splits, ""), ours=True)
+    part = DatasetPart("clips", "clips", splits, dict.fromkeys(splits, ""), ours=True)
     hashes = {f: ids.file_hash(p) for f, p in files.items()}
     return Pull(
         REPO, commit, (part,), {f: p.stat().st_size for f, p in files.items()}, hashes, None
@@ -47,8 +47,10 @@ def test_shards_of_ones_own_are_not_replaced(made: workspaces.Made) -> None:
 def test_clips_that_no_shard_holds_are_not_replaced(made: workspaces.Made) -> None:
     with pytest.raises(UserError, match="3 clips that are in no shard"):
         pull._refuse_own_clips(made.workspace)
-    kept = [r for r in tables.read(made.workspace.clips, tables.CLIPS).to_pylist() if r["keep"]]
-    tables.write(made.workspace.clips, tables.from_rows(tables.CLIPS, kept), tables.CLIPS)
+    kept = [
+        r for r in tables.read_table(made.workspace.clips, tables.CLIPS).to_pylist() if r["keep"]
+    ]
+    tables.write_table(made.workspace.clips, tables.from_rows(tables.CLIPS, kept), tables.CLIPS)
     pull._refuse_own_clips(made.workspace)
     pull._refuse_own_clips(Workspace(made.workspace.root / "new"))
 
@@ -57,14 +59,16 @@ def test_captions_made_since_outlive_the_same_pull(made: workspaces.Made) -> Non
     work = made.workspace
     work.clips.unlink()
     pull._rebuild_clips(work, unchanged=True)  # there were no tables: they are made
-    rows = tables.read(work.clips, tables.CLIPS).to_pylist()
+    rows = tables.read_table(work.clips, tables.CLIPS).to_pylist()
     for row in rows:
         row["prompt"] = "written since"
-    tables.write(work.clips, tables.from_rows(tables.CLIPS, rows), tables.CLIPS)
+    tables.write_table(work.clips, tables.from_rows(tables.CLIPS, rows), tables.CLIPS)
     lost = work.clip_file(rows[0]["clip_id"])
     lost.unlink()
     pull._rebuild_clips(work, unchanged=True)
-    assert set(tables.read(work.clips, tables.CLIPS)["prompt"].to_pylist()) == {"written since"}
+    assert set(tables.read_table(work.clips, tables.CLIPS)["prompt"].to_pylist()) == {
+        "written since"
+    }
     assert lost.exists()
 
 
@@ -75,7 +79,7 @@ def test_a_pair_from_elsewhere_that_teaches_nothing_is_refused_with_its_row(
     made_once: workspaces.Made, prompt: str, lose: int, problem: str
 ) -> None:
     shard = next(made_once.workspace.pair_data.glob("*.parquet"))
-    row = tables.read(shard, tables.PAIR_SHARD).to_pylist()[0]
+    row = tables.read_table(shard, tables.PAIR_SHARD).to_pylist()[0]
     videos = [row["win"], row["lose"][0]]
     with pytest.raises(UserError, match=problem) as refused:
         pull._row({"prompt": prompt, "win": row["win"], "lose": videos[lose]}, "pairs", "train", "x, row 7")  # fmt: skip

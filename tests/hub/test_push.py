@@ -20,8 +20,8 @@ CONFIG = PushConfig(workers=1)
 
 
 @pytest.fixture(scope="module")
-def plan(made_once: workspaces.Made) -> pushing.Plan:
-    return pushing.plan(made_once.workspace, REPO, CONFIG)[0]
+def plan(made_once: workspaces.Made) -> pushing.PushPlan:
+    return pushing.plan_push(made_once.workspace, REPO, CONFIG)[0]
 
 
 def published(hub: loopback_hub.Hub, revision: str = "main") -> set[str]:
@@ -56,7 +56,7 @@ def test_who_may_write_where(who: dict[str, Any], repo: str, pr: bool, may: bool
 
 
 def test_a_token_that_cannot_write_is_said_before_anything_is_sent(
-    hub: loopback_hub.Hub, api: Any, plan: pushing.Plan
+    hub: loopback_hub.Hub, api: Any, plan: pushing.PushPlan
 ) -> None:
     hub.tokens[loopback_hub.TOKEN] = loopback_hub.token_of("someone", "read")
     with pytest.raises(UserError, match="read token") as refused:
@@ -65,7 +65,9 @@ def test_a_token_that_cannot_write_is_said_before_anything_is_sent(
     assert hub.count(r"POST|PUT") == 0
 
 
-def test_an_invalid_token_is_one_line(hub: loopback_hub.Hub, api: Any, plan: pushing.Plan) -> None:
+def test_an_invalid_token_is_one_line(
+    hub: loopback_hub.Hub, api: Any, plan: pushing.PushPlan
+) -> None:
     hub.tokens.clear()
     with pytest.raises(UserError) as refused:
         pushing.check_access(api, (plan,), CONFIG)
@@ -74,10 +76,12 @@ def test_an_invalid_token_is_one_line(hub: loopback_hub.Hub, api: Any, plan: pus
     assert "\n" not in str(refused.value)
 
 
-def test_private_is_not_quietly_public(hub: loopback_hub.Hub, api: Any, plan: pushing.Plan) -> None:
+def test_private_is_not_quietly_public(
+    hub: loopback_hub.Hub, api: Any, plan: pushing.PushPlan
+) -> None:
     config = dataclasses.replace(CONFIG, private=True)
     assert pushing.check_access(api, (plan,), config) == "someone"
-    pushing.push(api, plan, config)
+    pushing.push_repository(api, plan, config)
     assert hub.repos["datasets", REPO].private
     pushing.check_access(api, (plan,), config)
     hub.repos["datasets", REPO].private = False
@@ -86,16 +90,16 @@ def test_private_is_not_quietly_public(hub: loopback_hub.Hub, api: Any, plan: pu
 
 
 def test_pairs_on_the_hub_are_not_left_without_a_card(
-    hub: loopback_hub.Hub, api: Any, plan: pushing.Plan, made_once: workspaces.Made
+    hub: loopback_hub.Hub, api: Any, plan: pushing.PushPlan, made_once: workspaces.Made
 ) -> None:
-    pushing.push(api, plan, CONFIG)
+    pushing.push_repository(api, plan, CONFIG)
     clips = PushConfig(what="clips")
     with pytest.raises(UserError, match="holds pairs/ as well"):
-        pushing.check_access(api, pushing.plan(made_once.workspace, REPO, clips), clips)
+        pushing.check_access(api, pushing.plan_push(made_once.workspace, REPO, clips), clips)
 
 
 def test_somebody_elses_dataset_is_not_overwritten(
-    hub: loopback_hub.Hub, api: Any, plan: pushing.Plan
+    hub: loopback_hub.Hub, api: Any, plan: pushing.PushPlan
 ) -> None:
     repo = loopback_hub.Repo("datasets", private=False)
     hub.repos["datasets", REPO] = repo
@@ -109,21 +113,21 @@ def test_somebody_elses_dataset_is_not_overwritten(
 
 
 def test_one_commit_holds_everything_and_a_second_push_sends_nothing(
-    hub: loopback_hub.Hub, api: Any, plan: pushing.Plan
+    hub: loopback_hub.Hub, api: Any, plan: pushing.PushPlan
 ) -> None:
-    first = pushing.push(api, plan, CONFIG)
+    first = pushing.push_repository(api, plan, CONFIG)
     assert published(hub) == {file.path for file in plan.files}
     assert len(titles(hub)) == 2  # the Hub's own first commit, and ours
     assert set(first.uploaded) == published(hub)
     asked = len(hub.log)
-    second = pushing.push(api, plan, CONFIG)
+    second = pushing.push_repository(api, plan, CONFIG)
     assert (second.uploaded, second.bytes, second.unchanged) == ((), 0, len(plan.files))
     assert second.commit == first.commit
     assert not any(method == "PUT" or "/commit/" in path for method, path in hub.log[asked:])
 
 
 def test_a_push_that_stops_half_way_shows_nothing_and_goes_on(
-    hub: loopback_hub.Hub, api: Any, plan: pushing.Plan
+    hub: loopback_hub.Hub, api: Any, plan: pushing.PushPlan
 ) -> None:
     large = sum(file.path.endswith((".parquet", ".png")) for file in plan.files)
     hub.fail(r"PUT /lfs/", 403, times=999)
@@ -137,43 +141,43 @@ def test_a_push_that_stops_half_way_shows_nothing_and_goes_on(
 
     hub.fault = after_four  # type: ignore[method-assign]
     with pytest.raises(UserError, match="403"):
-        pushing.push(api, plan, CONFIG)
+        pushing.push_repository(api, plan, CONFIG)
     assert published(hub) == set()
     assert len(hub.large) == 4
 
     hub.fault = lambda request: None  # type: ignore[method-assign]
     before = hub.count("PUT /lfs/")
-    pushing.push(api, plan, CONFIG)
+    pushing.push_repository(api, plan, CONFIG)
     assert hub.count("PUT /lfs/") - before == large - 4
     assert published(hub) == {file.path for file in plan.files}
-    assert pushing.verify(api, dataclasses.replace(plan, shards=()), "main")["files"] == len(plan.files)  # fmt: skip
+    assert pushing.verify_push(api, dataclasses.replace(plan, shards=()), "main")["files"] == len(plan.files)  # fmt: skip
 
 
 def test_a_slow_down_and_an_outage_pass(
-    hub: loopback_hub.Hub, api: Any, plan: pushing.Plan
+    hub: loopback_hub.Hub, api: Any, plan: pushing.PushPlan
 ) -> None:
     hub.fail("POST /api/repos/create", 429, headers={"Retry-After": "0"})
     hub.fail("POST .*/preupload/", 503)
     hub.cut("PUT /lfs/")
     hub.fail("POST .*/commit/", 500)
-    pushing.push(api, plan, CONFIG)
+    pushing.push_repository(api, plan, CONFIG)
     assert [fault.times for fault in hub.faults] == [0, 0, 0, 0]
     assert published(hub) == {file.path for file in plan.files}
     assert len(titles(hub)) == 2
 
 
 def test_a_commit_whose_answer_is_lost_is_not_made_twice(
-    hub: loopback_hub.Hub, api: Any, plan: pushing.Plan
+    hub: loopback_hub.Hub, api: Any, plan: pushing.PushPlan
 ) -> None:
     hub.lose_answer("POST .*/commit/")
-    pushed = pushing.push(api, plan, CONFIG)
+    pushed = pushing.push_repository(api, plan, CONFIG)
     assert hub.faults[0].times == 0
     assert len(titles(hub)) == 2
     assert pushed.commit == hub.repos["datasets", REPO].refs["main"]
 
 
 def test_somebody_elses_commit_in_between_is_kept(
-    hub: loopback_hub.Hub, api: Any, plan: pushing.Plan
+    hub: loopback_hub.Hub, api: Any, plan: pushing.PushPlan
 ) -> None:
     seen = []
 
@@ -187,7 +191,7 @@ def test_somebody_elses_commit_in_between_is_kept(
         return False
 
     hub.faults.append(loopback_hub.Fault("POST .*/commit/", other, 1))
-    pushing.push(api, plan, CONFIG)
+    pushing.push_repository(api, plan, CONFIG)
     assert len(seen) == 1
     assert published(hub) == {file.path for file in plan.files} | {"NOTE.md"}
 
@@ -195,59 +199,59 @@ def test_somebody_elses_commit_in_between_is_kept(
 def test_changed_shards_replace_the_old_ones(
     hub: loopback_hub.Hub, api: Any, made: workspaces.Made
 ) -> None:
-    pushing.push(api, pushing.plan(made.workspace, REPO, CONFIG)[0], CONFIG)
+    pushing.push_repository(api, pushing.plan_push(made.workspace, REPO, CONFIG)[0], CONFIG)
     rows = [
         row
         for path in sorted(made.workspace.data.glob("*.parquet"))
-        for row in tables.read(path, tables.DATASET).to_pylist()
+        for row in tables.read_table(path, tables.DATASET).to_pylist()
     ]
     workspaces.write_shards(made.workspace.data, rows, tables.DATASET, 1)
-    plan = pushing.plan(made.workspace, REPO, CONFIG)[0]
-    again = pushing.push(api, plan, CONFIG)
+    plan = pushing.plan_push(made.workspace, REPO, CONFIG)[0]
+    again = pushing.push_repository(api, plan, CONFIG)
     assert published(hub) == {file.path for file in plan.files}
     assert set(again.deleted) == {f"data/{split}-0000{i}-of-00002.parquet" for split in workspaces.SPLITS for i in (0, 1)}  # fmt: skip
     assert not any(path.startswith("pairs/") for path in again.uploaded)
 
 
 def test_branches_and_pull_requests_leave_main_alone(
-    hub: loopback_hub.Hub, api: Any, plan: pushing.Plan
+    hub: loopback_hub.Hub, api: Any, plan: pushing.PushPlan
 ) -> None:
-    pushing.push(api, plan, PushConfig(revision="draft"))
+    pushing.push_repository(api, plan, PushConfig(revision="draft"))
     assert published(hub, "draft") == {file.path for file in plan.files}
-    pushed = pushing.push(api, plan, PushConfig(pr=True))
+    pushed = pushing.push_repository(api, plan, PushConfig(pr=True))
     assert pushed.url.endswith("/discussions/1")
     assert published(hub, "refs/pr/1") == {file.path for file in plan.files}
     assert published(hub) == set()
 
 
 def test_errors_show_no_token_and_no_signed_address(
-    hub: loopback_hub.Hub, api: Any, plan: pushing.Plan
+    hub: loopback_hub.Hub, api: Any, plan: pushing.PushPlan
 ) -> None:
     hub.fail("PUT /lfs/", 403, times=99)
     with pytest.raises(UserError) as failed:
-        pushing.push(api, plan, CONFIG)
+        pushing.push_repository(api, plan, CONFIG)
     shown = str(failed.value) + str(failed.value.hint)
     assert "secret" not in shown
     assert loopback_hub.TOKEN not in shown
-    assert pushing.clean(RuntimeError(f"Bearer {loopback_hub.TOKEN} at https://x.org/a?X-Amz-Signature=secret")) == "*** at https://x.org/a"  # fmt: skip
+    assert pushing.clean_message(RuntimeError(f"Bearer {loopback_hub.TOKEN} at https://x.org/a?X-Amz-Signature=secret")) == "*** at https://x.org/a"  # fmt: skip
 
 
 # -- verification --------------------------------------------------------------------------------
 
 
 def test_verification_finds_a_missing_and_a_changed_file(
-    hub: loopback_hub.Hub, api: Any, plan: pushing.Plan
+    hub: loopback_hub.Hub, api: Any, plan: pushing.PushPlan
 ) -> None:
-    commit = pushing.push(api, plan, CONFIG).commit
+    commit = pushing.push_repository(api, plan, CONFIG).commit
     bare = dataclasses.replace(plan, shards=())
-    pushing.verify(api, bare, commit)
+    pushing.verify_push(api, bare, commit)
     files = hub.repos["datasets", REPO].commits[commit]
     kept = files.pop("ATTRIBUTION.md")
     with pytest.raises(UserError, match=r"ATTRIBUTION\.md is missing"):
-        pushing.verify(api, bare, commit)
+        pushing.verify_push(api, bare, commit)
     files["ATTRIBUTION.md"] = dataclasses.replace(kept, oid="b" * 40)
     with pytest.raises(UserError, match=r"ATTRIBUTION\.md has other bytes"):
-        pushing.verify(api, bare, commit)
+        pushing.verify_push(api, bare, commit)
 
 
 @pytest.mark.parametrize(
@@ -259,11 +263,11 @@ def test_verification_reads_the_rows_back(
     said: str,
     hub: loopback_hub.Hub,
     api: Any,
-    plan: pushing.Plan,
+    plan: pushing.PushPlan,
     tmp_path,
 ) -> None:
     """The Hub claims the right hash for a shard but serves other bytes."""
-    commit = pushing.push(api, plan, CONFIG).commit
+    commit = pushing.push_repository(api, plan, CONFIG).commit
     part = plan.shards[0]
     path = part.files["train"][0]
     table = pq.read_table(path)
@@ -293,6 +297,6 @@ def test_an_offline_switch_is_said_at_once(monkeypatch: pytest.MonkeyPatch, swit
     from realdpo.publish import pull
 
     monkeypatch.setenv(switch, "1")
-    for call in (pushing.connect, lambda: pull.plan("someone/set")):
+    for call in (pushing.connect_hub, lambda: pull.plan_pull("someone/set")):
         with pytest.raises(UserError, match=switch):
             call()

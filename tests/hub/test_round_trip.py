@@ -93,14 +93,14 @@ def test_push_killed_pushed_again_loaded_and_pulled(
     for folder in ("data", "pairs/data"):
         ours = {path.name: path.read_bytes() for path in (root / folder).glob("*.parquet")}
         assert {p.name: p.read_bytes() for p in (back.root / folder).glob("*.parquet")} == ours
-    clips = tables.read(back.clips, tables.CLIPS).to_pylist()
+    clips = tables.read_table(back.clips, tables.CLIPS).to_pylist()
     assert len(clips) == made_once.clips
     for clip in clips:
         assert clip["keep"]
         assert ids.file_hash(back.root / clip["path"]) == made_once.videos[clip["clip_id"]]
         assert clip["fps"] == "8/1"
         assert clip["motion.subject"] >= 2.0
-    assert tables.read(back.sources, tables.SOURCES).num_rows == len(workspaces.LEDGER)
+    assert tables.read_table(back.sources, tables.SOURCES).num_rows == len(workspaces.LEDGER)
     assert json.loads(back.audit.read_text())["verdict"] == "clean"
 
 
@@ -136,7 +136,7 @@ def test_any_dataset_with_the_columns_can_be_pulled(
     pulled = cli("pull", "other/pairs", "-w", tmp_path / "back")
     assert pulled.returncode == 0, pulled.stderr
     back = Workspace(tmp_path / "back")
-    table = tables.read(back.pair_data / "train-00000-of-00001.parquet", tables.PAIR_SHARD)
+    table = tables.read_table(back.pair_data / "train-00000-of-00001.parquet", tables.PAIR_SHARD)
     assert table["split"].to_pylist() == ["train"] * len(rows)
     first = table.to_pylist()[0]
     assert first["win"]["bytes"] == rows[0]["win"]["bytes"]

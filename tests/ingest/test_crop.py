@@ -12,7 +12,7 @@ from realdpo import tables
 from realdpo.curate.config import ClipSettings, IngestConfig
 from realdpo.curate.ingestion import ingest
 from realdpo.media.decode import read_clip
-from realdpo.media.encode import encode
+from realdpo.media.encode import encode_video
 from realdpo.workspace import Workspace
 
 HEIGHT, WIDTH, BAR, FPS = 160, 320, 24, 16
@@ -34,7 +34,7 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
         frame[:BAR] = frame[-BAR:] = 0
         frames.append(frame)
     path = tmp_path_factory.mktemp("film") / "bars.mp4"
-    path.write_bytes(encode(np.stack(frames), FPS))
+    path.write_bytes(encode_video(np.stack(frames), FPS))
     return path
 
 
@@ -49,7 +49,7 @@ def clip_of(film: Path, folder: Path, crop: str) -> tuple[dict, np.ndarray]:
     )  # fmt: skip
     workspace = Workspace(folder)
     ingest(workspace, [str(film)], settings)
-    (row,) = tables.read(workspace.clips, tables.CLIPS).to_pylist()
+    (row,) = tables.read_table(workspace.clips, tables.CLIPS).to_pylist()
     assert row["keep"], row["reasons"]
     return row, read_clip(workspace.clip_file(row["clip_id"]))[0]
 

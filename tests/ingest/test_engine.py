@@ -27,7 +27,7 @@ def fragile(number: int) -> int:
 
 @pytest.mark.slow
 def test_one_failure_never_stops_the_rest() -> None:
-    found = {o.row: o for o in engine.run(fragile, range(12), engine="local", workers=2)}
+    found = {o.row: o for o in engine.run_rows(fragile, range(12), engine="local", workers=2)}
     assert sorted(found) == list(range(12))
     assert {row for row, o in found.items() if o.error} == {3, 5, 7}
     assert found[3].error == "three is not to be had"
@@ -47,7 +47,7 @@ def test_a_ray_address_where_nobody_listens_is_said_at_once(
         if variable:
             monkeypatch.setenv("RAY_ADDRESS", where)
         with pytest.raises(UserError) as caught:
-            list(engine.run(fragile, [1], engine="ray", address="" if variable else where))
+            list(engine.run_rows(fragile, [1], engine="ray", address="" if variable else where))
     assert caught.value.message.startswith(f"no Ray cluster at {where}: ")
     assert "refused" in caught.value.message
     assert "--address" in str(caught.value.hint)
@@ -57,12 +57,12 @@ def test_a_ray_address_where_nobody_listens_is_said_at_once(
 def test_a_ray_address_that_is_none_is_one_line(where: str) -> None:
     pytest.importorskip("ray")
     with pytest.raises(UserError, match=f"no Ray cluster at {where}: ") as caught:
-        list(engine.run(fragile, [1], engine="ray", address=where))
+        list(engine.run_rows(fragile, [1], engine="ray", address=where))
     assert "\n" not in caught.value.message
 
 
 def test_serial_gives_the_same() -> None:
-    found = {o.row: o.error for o in engine.run(fragile, [1, 3, 5], engine="serial")}
+    found = {o.row: o.error for o in engine.run_rows(fragile, [1, 3, 5], engine="serial")}
     assert found == {1: None, 3: "three is not to be had", 5: "ValueError: five"}
 
 

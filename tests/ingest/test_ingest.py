@@ -23,7 +23,7 @@ from realdpo.curate import sources
 from realdpo.curate.config import ClipSettings, IngestConfig, ShardSettings, SourceSettings
 from realdpo.curate.ingestion import closing_table, identify, ingest
 from realdpo.errors import UserError
-from realdpo.media.decode import frames, read_clip
+from realdpo.media.decode import decode_frames, read_clip
 from realdpo.workspace import Workspace
 
 # Little footage, so little is asked of it: this is about the machinery, not the thresholds.
@@ -71,7 +71,9 @@ def command(footage: Path, root: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_every_source_is_a_row_and_bad_ones_say_why(done: Workspace) -> None:
-    rows = {Path(r["path"]).name: r for r in tables.read(done.sources, tables.SOURCES).to_pylist()}
+    rows = {
+        Path(r["path"]).name: r for r in tables.read_table(done.sources, tables.SOURCES).to_pylist()
+    }
     failed = {name for name, row in rows.items() if row["status"] == "failed"}
     assert failed == {
         "zero.mp4", "text.mp4", "headless.mp4", "audio.m4v", "loop.mp4", "gone.mp4", "playlist.mp4"
@@ -85,7 +87,7 @@ def test_every_source_is_a_row_and_bad_ones_say_why(done: Workspace) -> None:
 
 @pytest.mark.slow
 def test_clips_are_exactly_what_the_target_wants(done: Workspace) -> None:
-    clips = tables.read(done.clips, tables.CLIPS).to_pylist()
+    clips = tables.read_table(done.clips, tables.CLIPS).to_pylist()
     kept = [row for row in clips if row["keep"]]
     assert kept
     for row in kept:
@@ -97,7 +99,7 @@ def test_clips_are_exactly_what_the_target_wants(done: Workspace) -> None:
         assert (bool(row["prompt"]), row["caption_status"] == "ok") == (titled, titled)
     assert {row["prompt"] for row in kept} >= {None, "People are riding bikes. The theme is a street."}  # fmt: skip
     by_source = {row["source_id"]: Path(row["path"]).name
-                 for row in tables.read(done.sources, tables.SOURCES).to_pylist()}  # fmt: skip
+                 for row in tables.read_table(done.sources, tables.SOURCES).to_pylist()}  # fmt: skip
     dropped = {by_source[r["source_id"]]: r["reasons"] for r in clips if not r["keep"]}
     assert any(reason.startswith("too_slow=1<8") for reason in dropped["one_fps.mp4"])
     assert "too_short" in dropped["one_frame.mp4"]
@@ -109,12 +111,12 @@ def test_first_frame_of_a_clip_is_the_source_frame_at_its_start(
     done: Workspace, footage: Path
 ) -> None:
     street = str(footage / "good" / "street.mp4")
-    sources = tables.read(done.sources, tables.SOURCES).to_pylist()
+    sources = tables.read_table(done.sources, tables.SOURCES).to_pylist()
     source_id = next(row["source_id"] for row in sources if row["path"] == street)
-    clips = tables.read(done.clips, tables.CLIPS).to_pylist()
+    clips = tables.read_table(done.clips, tables.CLIPS).to_pylist()
     row = next(r for r in clips if r["keep"] and r["source_id"] == source_id)
     rgb, _ = read_clip(done.root / row["path"])
-    whole = {f.time: f.rgb for f in frames(street, size=(188, 80))}
+    whole = {f.time: f.rgb for f in decode_frames(street, size=(188, 80))}
     left = round((row["crop.left"] + row["crop.width"] / 2) * 188 - 40)
     cropped = {time: picture[:, left : left + 80].astype(int) for time, picture in whole.items()}
     for k in (0, 4, 8):
@@ -141,7 +143,7 @@ def test_shards_load_as_a_dataset_and_split_by_source(done: Workspace) -> None:
             assert owners.setdefault(row["source_id"], split) == split
             assert read_clip(row["video"]["bytes"])[0].shape == (9, 80, 80, 3)
             rows += 1
-    assert rows == sum(tables.read(done.clips, tables.CLIPS)["keep"].to_pylist())
+    assert rows == sum(tables.read_table(done.clips, tables.CLIPS)["keep"].to_pylist())
 
 
 @pytest.mark.slow
@@ -256,7 +258,7 @@ def test_footage_of_which_nothing_can_be_read_ends_as_an_error_every_time(tmp_pa
         (line,) = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
         assert line.startswith("error: no source could be read (2 failed): ")
         assert "corrupt.mp4 cannot be read as video" in line
-        rows = tables.read(Workspace(tmp_path / "w").sources, tables.SOURCES).to_pylist()
+        rows = tables.read_table(Workspace(tmp_path / "w").sources, tables.SOURCES).to_pylist()
         assert [(Path(row["path"]).name, row["status"]) for row in rows] == [
             ("corrupt.mp4", "failed"), ("empty.mp4", "failed")
         ]  # fmt: skip
@@ -300,7 +302,7 @@ def test_licences_are_required_and_native_clips_keep_size_and_rate(
     workspace = Workspace(tmp_path)
     good = footage / "good"
     ingest(workspace, [str(good)], settings)
-    clips = tables.read(workspace.clips, tables.CLIPS).to_pylist()
+    clips = tables.read_table(workspace.clips, tables.CLIPS).to_pylist()
     kept = [row for row in clips if row["keep"]]
     assert kept
     assert {row["license"] for row in kept} == {"CC-BY-4.0"}
@@ -350,15 +352,17 @@ def test_scores_of_captions_outlive_another_ingest(footage: Path, tmp_path: Path
     workspace = Workspace(tmp_path)
     street = str(footage / "good" / "street.mp4")
     ingest(workspace, [street], SETTINGS)
-    clips = tables.read(workspace.clips, tables.CLIPS)
+    clips = tables.read_table(workspace.clips, tables.CLIPS)
     rows = clips.to_pylist()
     kept = next(row["clip_id"] for row in rows if row["keep"])
     for row in rows:
         row["verify.fit"] = 0.25 if row["clip_id"] == kept else None
-    tables.write(workspace.clips, tables.from_rows(tables.CLIPS, rows), tables.CLIPS)
+    tables.write_table(workspace.clips, tables.from_rows(tables.CLIPS, rows), tables.CLIPS)
 
     ingest(workspace, [street], replace(SETTINGS, decide={**OPEN, "verify.fit_min": 0.5}))
-    after = {row["clip_id"]: row for row in tables.read(workspace.clips, tables.CLIPS).to_pylist()}
+    after = {
+        row["clip_id"]: row for row in tables.read_table(workspace.clips, tables.CLIPS).to_pylist()
+    }
     assert after[kept]["verify.fit"] == 0.25
     assert after[kept]["reasons"] == ["verify.fit=0.25<0.5"]
     assert not after[kept]["keep"]

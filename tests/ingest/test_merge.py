@@ -18,8 +18,8 @@ from realdpo.cli import app
 from realdpo.curate import merge
 from realdpo.curate.caption import edits
 from realdpo.errors import UserError
-from realdpo.media.decode import frames
-from realdpo.media.encode import EncodeSettings, encode
+from realdpo.media.decode import decode_frames
+from realdpo.media.encode import EncodeSettings, encode_video
 from realdpo.workspace import Workspace
 
 
@@ -30,7 +30,7 @@ def run(*words: str, code: int = 0) -> Any:
 
 
 def table(work: Workspace) -> list[dict[str, Any]]:
-    return tables.read(work.clips, tables.CLIPS).to_pylist()
+    return tables.read_table(work.clips, tables.CLIPS).to_pylist()
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +39,12 @@ def parts(bikes: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     root = tmp_path_factory.mktemp("parts")
     other = bikes.with_name("carphone.mp4")
     copy = root / "copy.mp4"
-    some = np.stack([f.rgb for f in frames(bikes, short_side=200)])
+    some = np.stack([f.rgb for f in decode_frames(bikes, short_side=200)])
     height, width = (side // 2 * 2 for side in some.shape[1:3])
     pictures = np.ascontiguousarray(some[:, :height, :width])
-    copy.write_bytes(encode(pictures, Fraction(25), EncodeSettings(crf=26, preset="veryfast")))
+    copy.write_bytes(
+        encode_video(pictures, Fraction(25), EncodeSettings(crf=26, preset="veryfast"))
+    )
     footage = {"a": [bikes], "b": [other, bikes], "c": [copy]}
     for name, films in footage.items():
         lines = [
@@ -116,7 +118,7 @@ def test_what_is_told_differently_is_settled_and_said(some: list[Path], tmp_path
             row |= {"motion.subject": 9.0, "license": "CC-BY-ND-4.0"}
         if row["clip_id"] == three["clip_id"]:
             row |= {"prompt": "Other words."}
-    tables.write(b.clips, tables.from_rows(tables.CLIPS, rows), tables.CLIPS)
+    tables.write_table(b.clips, tables.from_rows(tables.CLIPS, rows), tables.CLIPS)
     for work, text in ((a, "Ann's words."), (b, "Bob's words.")):
         fields = {name: str(three[name]) for name in edits.FIELDS if name != "prompt"}
         edits.write_rows(edits.path(work), [{**fields, "prompt": text}])

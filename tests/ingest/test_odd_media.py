@@ -19,7 +19,7 @@ from realdpo.curate.ingestion import ingest
 from realdpo.curate.inspect import inspect, text
 from realdpo.curate.shots import divide
 from realdpo.media import MediaError
-from realdpo.media.decode import frames, read_clip
+from realdpo.media.decode import decode_frames, read_clip
 from realdpo.workspace import Workspace
 
 X264 = ("-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p")
@@ -47,7 +47,7 @@ def two_sizes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_picture_that_changes_its_size_keeps_each_shape(two_sizes: Path) -> None:
-    shapes = [frame.rgb.shape for frame in frames(two_sizes)]
+    shapes = [frame.rgb.shape for frame in decode_frames(two_sizes)]
     assert shapes == [(136, 320, 3)] * 75 + [(360, 480, 3)] * 75
     seen = look(two_sizes)
     one, two = analyse.parts_of(seen.facts)
@@ -67,7 +67,7 @@ def test_clips_are_cut_on_either_side_of_a_change_of_size(two_sizes: Path, tmp_p
     )}  # fmt: skip
     workspace = Workspace(tmp_path)
     ingest(workspace, [str(two_sizes)], IngestConfig(decide=off, engine="serial"))
-    rows = tables.read(workspace.clips, tables.CLIPS).to_pylist()
+    rows = tables.read_table(workspace.clips, tables.CLIPS).to_pylist()
     assert [row["reasons"] for row in rows] == [[], []]
     assert [row["error"] for row in rows] == [None, None]
     assert [(row["width"], row["height"]) for row in rows] == [(320, 136), (480, 360)]
@@ -104,12 +104,12 @@ def test_frames_before_the_containers_zero_are_footage(tmp_path: Path) -> None:
     ffmpeg(*moving("160x120", 3, 30), "-f", "lavfi", "-i", "sine=d=3", *X264,
            "-output_ts_offset", -1, "-avoid_negative_ts", "disabled", path)  # fmt: skip
     damage: list[str] = []
-    times = [frame.time for frame in frames(path, errors=damage)]
+    times = [frame.time for frame in decode_frames(path, errors=damage)]
     assert len(times) == 90
     assert not damage
     np.testing.assert_allclose([float(t) for t in times], np.arange(90) / 30, atol=0.002)
     # A span is of the same frames, though there is no time that could be sought.
-    part = list(frames(path, start=0.5, end=1.5))
+    part = list(decode_frames(path, start=0.5, end=1.5))
     assert [frame.time for frame in part] == [t for t in times if 0.5 <= t < 1.5]
 
 
@@ -128,10 +128,10 @@ def test_what_cannot_be_sought_in_is_read_from_its_beginning(tmp_path: Path) -> 
     ffmpeg(*moving("160x120", 3), *X264, film)
     ffmpeg("-i", film, "-c", "copy", "-bsf:v", "h264_mp4toannexb", "-f", "h264", raw)
     unmarked(film, nokey)
-    right = list(frames(film, start=1, end=2))
+    right = list(decode_frames(film, start=1, end=2))
     assert len(right) == 25
     for path in (raw, nokey):
-        seen = list(frames(path, start=1, end=2))
+        seen = list(decode_frames(path, start=1, end=2))
         assert [f.time for f in seen] == [f.time for f in right]
         for one, two in zip(seen, right, strict=True):
             np.testing.assert_array_equal(one.rgb, two.rgb)
@@ -175,8 +175,8 @@ def kept_rates(rates: Sequence[int], folder: Path) -> list[bool]:
     workspace = Workspace(folder / "w")
     ingest(workspace, [str(folder)], IngestConfig(target="tiny", engine="serial"))
     seen = {row["source_id"]: row["path"] for row in
-            tables.read(workspace.sources, tables.SOURCES).to_pylist()}  # fmt: skip
-    rows = tables.read(workspace.clips, tables.CLIPS).to_pylist()
+            tables.read_table(workspace.sources, tables.SOURCES).to_pylist()}  # fmt: skip
+    rows = tables.read_table(workspace.clips, tables.CLIPS).to_pylist()
     slow = {Path(seen[row["source_id"]]).stem for row in rows
             if any("fps" in why or "slow" in why for why in row["reasons"])}  # fmt: skip
     return [f"{rate:02}" not in slow for rate in rates]

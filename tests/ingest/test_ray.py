@@ -55,7 +55,7 @@ def test_a_killed_worker_and_a_killed_node_lose_nothing(cluster: Any, tmp_path: 
     second = cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
     rows = [(n, str(tmp_path)) for n in range(30)]
     found = {}
-    for outcome in engine.run(unlucky, rows, engine="ray", address=cluster.address):
+    for outcome in engine.run_rows(unlucky, rows, engine="ray", address=cluster.address):
         found[outcome.row[0]] = outcome
         if len(found) == 6:
             cluster.remove_node(second, allow_graceful=False)
@@ -74,7 +74,7 @@ def test_the_analysis_is_the_same_bytes_as_here(
     tasks = [analyse.Task(str(n), str(path), ShotSettings(), 1) for n, path in enumerate(files)]
     saved: dict[str, list[bytes]] = {}
     for where in ("serial", "ray"):
-        outcomes = engine.run(analyse.analyse, tasks, engine=where, address=cluster.address)
+        outcomes = engine.run_rows(analyse.analyse, tasks, engine=where, address=cluster.address)
         by_id = {outcome.row.source_id: outcome.value for outcome in outcomes}
         saved[where] = []
         for task in tasks:

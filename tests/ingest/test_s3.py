@@ -54,7 +54,8 @@ def test_footage_is_read_there_and_the_dataset_goes_there(
     assert (result["sources"], result["sources_failed"]) == (2, 1)
     assert result["kept"] > 3
     rows = {
-        row["status"]: row for row in tables.read(workspace.sources, tables.SOURCES).to_pylist()
+        row["status"]: row
+        for row in tables.read_table(workspace.sources, tables.SOURCES).to_pylist()
     }
     assert rows["ok"]["source_url"] == "s3://footage/day 1/bikes.mp4"
     assert "broken.mp4 cannot be read as video" in rows["failed"]["error"]

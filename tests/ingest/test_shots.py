@@ -18,7 +18,7 @@ from realdpo.curate.cut import placement, resample
 from realdpo.curate.shots import CutFinder, divide, finder
 from realdpo.curate.transitions import DissolveFinder
 from realdpo.errors import UserError
-from realdpo.media.decode import Frame, frames
+from realdpo.media.decode import Frame, decode_frames
 
 RATE = Fraction(25)
 PIXEL = np.zeros((1, 1, 3), np.uint8)
@@ -30,7 +30,7 @@ def times_of(seconds: float) -> list[Fraction]:
 
 @pytest.fixture(scope="module")
 def bikes_frames(bikes: Path) -> list[Frame]:
-    return list(frames(bikes, size=analyse.analysis_size(640, 272)))
+    return list(decode_frames(bikes, size=analyse.analysis_size(640, 272)))
 
 
 @pytest.mark.slow

@@ -153,7 +153,7 @@ def test_hidden_files_and_workspaces_are_passed_over(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"")
     # One is the workspace of this run, which has written nothing yet; one is known by its table.
     kind = tables.SOURCES
-    tables.write(tmp_path / "other" / "sources.parquet", tables.from_rows(kind, []), kind)
+    tables.write_table(tmp_path / "other" / "sources.parquet", tables.from_rows(kind, []), kind)
     notes = sources.Notes()
     found = sources.find([str(tmp_path)], tmp_path / "work", notes)
     names = [Path(c.path).relative_to(tmp_path).as_posix() for c in found]

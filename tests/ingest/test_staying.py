@@ -59,12 +59,12 @@ def made(workspace: Workspace) -> dict[str, str]:
 
 
 def states(workspace: Workspace) -> dict[str, str]:
-    rows = tables.read(workspace.sources, tables.SOURCES).to_pylist()
+    rows = tables.read_table(workspace.sources, tables.SOURCES).to_pylist()
     return {Path(row["path"]).name: row["status"] for row in rows}
 
 
 def prompts(workspace: Workspace) -> set[str | None]:
-    return set(tables.read(workspace.clips, tables.CLIPS)["prompt"].to_pylist())
+    return set(tables.read_table(workspace.clips, tables.CLIPS)["prompt"].to_pylist())
 
 
 def run(workspace: Workspace, *footage: Path, **options: Any) -> dict[str, Any]:
@@ -185,7 +185,7 @@ def test_the_same_bytes_with_two_licences_have_the_stricter(films: Path, tmp_pat
     )
     workspace = Workspace(tmp_path / "w")
     told = run(workspace, tmp_path / "m.csv")
-    rows = tables.read(workspace.clips, tables.CLIPS).to_pylist()
+    rows = tables.read_table(workspace.clips, tables.CLIPS).to_pylist()
     assert {(r["license"], r["split"], r["author"]) for r in rows} == {
         ("CC-BY-NC-ND-4.0", "test", "Bo")
     }
@@ -200,7 +200,7 @@ def test_spans_with_captions_are_cut_instead_of_shots(films: Path, tmp_path: Pat
     )
     workspace = Workspace(tmp_path / "w")
     told = run(workspace, tmp_path / "m.csv")
-    rows = tables.read(workspace.clips, tables.CLIPS).to_pylist()
+    rows = tables.read_table(workspace.clips, tables.CLIPS).to_pylist()
     assert [(r["start_s"], r["prompt"]) for r in rows if r["keep"]] == [
         (0.25, "A man waves."),
         (1.25, "A girl runs."),
@@ -215,7 +215,7 @@ def test_a_file_name_is_no_prompt_unless_asked(films: Path, tmp_path: Path) -> N
     told = run(workspace, tmp_path / "xvid.mp4")
     assert told["prompts"] == {"none": 2}
     assert "without" in closing_table(told)
-    [row, _] = tables.read(workspace.clips, tables.CLIPS).to_pylist()
+    [row, _] = tables.read_table(workspace.clips, tables.CLIPS).to_pylist()
     assert (row["prompt"], row["captioner"], row["caption_status"]) == (None, None, "none")
     assert row["keep"]
     asked = replace(SETTINGS, captions=CaptionConfig(file_names=True))

@@ -26,7 +26,7 @@ from realdpo.curate import analyse, cut, decide, scores, shards, shots
 from realdpo.curate.config import ClipSettings, IngestConfig, ShardSettings, ShotSettings, Target
 from realdpo.curate.ingestion import ingest
 from realdpo.media import decode
-from realdpo.media.decode import frames, read_clip
+from realdpo.media.decode import decode_frames, read_clip
 from realdpo.media.encode import EncodeSettings
 from realdpo.workspace import Workspace
 
@@ -113,8 +113,8 @@ def summary(pictures: list[np.ndarray]) -> list[list[float]]:
 
 
 def test_decoded_frames(raw_film: Path) -> None:
-    seen = list(frames(raw_film))
-    small = [frame.rgb for frame in frames(raw_film, size=(64, 38))]
+    seen = list(decode_frames(raw_film))
+    small = [frame.rgb for frame in decode_frames(raw_film, size=(64, 38))]
     found = {
         "times": [str(frame.time) for frame in seen[::40]],
         "pictures": summary([frame.rgb for frame in seen[::40]]),
@@ -126,7 +126,7 @@ def test_decoded_frames(raw_film: Path) -> None:
 
 
 def test_scores_of_a_span(raw_film: Path) -> None:
-    seen = list(frames(raw_film))
+    seen = list(decode_frames(raw_film))
     stream = scores.StreamScores(*seen[0].rgb.shape[:2])
     for frame in seen:
         stream.feed(float(frame.time), frame.rgb)

@@ -9,7 +9,7 @@ import numpy as np
 
 from realdpo import ids, tables
 from realdpo.media import decode
-from realdpo.media.encode import encode
+from realdpo.media.encode import encode_video
 from realdpo.pairs import conform
 from realdpo.workspace import Workspace
 
@@ -17,7 +17,9 @@ from realdpo.workspace import Workspace
 def footage(path: Path, start: float, frames: int, size: tuple[int, int], fps: int) -> np.ndarray:
     """`frames` pictures of the file at `fps`, cropped and scaled to `size` (width, height)."""
     end = start + (frames + 1) / fps
-    shown = list(decode.frames(path, start=Fraction(start), end=Fraction(end).limit_denominator()))
+    shown = list(
+        decode.decode_frames(path, start=Fraction(start), end=Fraction(end).limit_denominator())
+    )
     video = np.stack([frame.rgb for frame in shown])
     return conform.real(video, Fraction(25), conform.Form(*size, frames, Fraction(fps)))
 
@@ -35,7 +37,7 @@ def fabricate(
     rows = []
     for k in range(clips):
         video = footage(bikes, 8.0 * k / clips, frames, size, fps)
-        data = encode(video, fps)
+        data = encode_video(video, fps)
         clip_id = ids.content_id(test=k, size=list(size), frames=frames)
         path = workspace.clip_file(clip_id)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,5 +63,5 @@ def fabricate(
                 "split": "validation" if k == clips - 1 and k else "train",
             }
         )
-    tables.write(workspace.clips, tables.from_rows(tables.CLIPS, rows), tables.CLIPS)
+    tables.write_table(workspace.clips, tables.from_rows(tables.CLIPS, rows), tables.CLIPS)
     return workspace

@@ -11,7 +11,7 @@ from pair_workspace import footage
 
 from realdpo.errors import UserError
 from realdpo.media.decode import read_clip
-from realdpo.media.encode import EncodeSettings, encode
+from realdpo.media.encode import EncodeSettings, encode_video
 from realdpo.pairs import audit, conform
 from realdpo.pairs.permutation import pairs_needed
 from realdpo.pairs.statistics import FEATURES, FIRST, GRID, measure, pixels
@@ -56,7 +56,7 @@ def normalisation(video: Video) -> Video:
 
 
 def reencoding(video: Video) -> Video:
-    return read_clip(encode(video, 8, EncodeSettings(crf=34)))[0]
+    return read_clip(encode_video(video, 8, EncodeSettings(crf=34)))[0]
 
 
 def frozen_tail(video: Video) -> Video:
@@ -108,7 +108,9 @@ def test_a_shortcut_whose_sides_are_shuffled_is_clean(clips, winners) -> None:
 def test_other_encoder_settings_show_in_the_structure(clips) -> None:
     clip = clips[0]
     ours = measure(conform.write(clip, FORM, 12))
-    other = measure(encode(clip, 8, EncodeSettings(gop=3, x264_params="bframes=0:scenecut=0")))
+    other = measure(
+        encode_video(clip, 8, EncodeSettings(gop=3, x264_params="bframes=0:scenecut=0"))
+    )
     assert other["key_frames"] == 3
     assert ours["key_frames"] == 1
     assert other["b_frames"] == 0

@@ -21,7 +21,7 @@ from pair_workspace import fabricate
 
 from realdpo import tables
 from realdpo.errors import UserError
-from realdpo.families.load import fingerprint
+from realdpo.families.fingerprint import fingerprint_weights
 from realdpo.media.decode import read_clip
 from realdpo.pairs.building import build, preview
 from realdpo.pairs.config import BuildConfig
@@ -91,9 +91,9 @@ def test_shards_load_with_datasets_and_hold_conformed_pairs(built) -> None:
 @pytest.mark.slow
 def test_nothing_that_is_published_names_a_place_on_this_machine(built, model) -> None:
     workspace, _ = built
-    row = tables.read(workspace.pairs, tables.PAIRS).to_pylist()[0]
+    row = tables.read_table(workspace.pairs, tables.PAIRS).to_pylist()[0]
     assert row["model"] == model.name
-    assert row["revision"] == fingerprint(model)
+    assert row["revision"] == fingerprint_weights(model)
     published = [p for p in (workspace.root / "pairs").rglob("*") if p.is_file()]
     assert {p.suffix for p in published} == {".parquet", ".json", ".mp4", ".png"}
     for path in published:
@@ -107,8 +107,8 @@ def test_nothing_that_is_published_names_a_place_on_this_machine(built, model) -
 @pytest.mark.slow
 def test_the_winner_went_through_the_models_vae_unless_told_otherwise(built, bikes) -> None:
     workspace, _ = built
-    rows = tables.read(workspace.pairs, tables.PAIRS).to_pylist()
-    clip = {c["clip_id"]: c for c in tables.read(workspace.clips, tables.CLIPS).to_pylist()}
+    rows = tables.read_table(workspace.pairs, tables.PAIRS).to_pylist()
+    clip = {c["clip_id"]: c for c in tables.read_table(workspace.clips, tables.CLIPS).to_pylist()}
     row = rows[0]
     real = read_clip(workspace.root / clip[row["clip_id"]]["path"])[0].astype(int)
     win = read_clip(workspace.pair_videos / row["win"])[0].astype(int)
@@ -134,14 +134,14 @@ def test_a_second_run_makes_nothing_and_changes_nothing(built, monkeypatch) -> N
 def test_a_review_takes_pairs_out_and_puts_them_back(built) -> None:
     workspace, config = built
     before = contents(workspace)
-    victim = tables.read(workspace.pairs, tables.PAIRS).to_pylist()[0]["pair_id"]
+    victim = tables.read_table(workspace.pairs, tables.PAIRS).to_pylist()[0]["pair_id"]
     file = workspace.root / "review.json"
     for choice, left in (("reject", 2), ("accept", 3)):
         file.write_text(json.dumps({"choices": {victim: choice}}))
         apply_review(workspace, file)
         summary = build(workspace, config, devices="cpu")
         assert summary["by_status"].get("ok") == left
-        assert tables.read(workspace.pairs, tables.PAIRS).num_rows == 3
+        assert tables.read_table(workspace.pairs, tables.PAIRS).num_rows == 3
     file.write_text(json.dumps({"choices": {victim: "maybe"}}))
     with pytest.raises(UserError, match="maybe"):
         apply_review(workspace, file)
@@ -154,7 +154,7 @@ def test_a_review_takes_pairs_out_and_puts_them_back(built) -> None:
 
 
 def rows_of(workspace: Workspace) -> list[dict]:
-    return tables.read(workspace.pairs, tables.PAIRS).to_pylist()
+    return tables.read_table(workspace.pairs, tables.PAIRS).to_pylist()
 
 
 @pytest.mark.slow
@@ -174,7 +174,7 @@ def test_the_table_says_what_was_really_done(built) -> None:
             region = row["regions"][k]
             assert region == (how.region and {n: list(v) for n, v in vars(how.region).items()})
     assert strategies == set(MIX)
-    shard = tables.read(next(workspace.pair_data.glob("train-*")), tables.PAIR_SHARD)
+    shard = tables.read_table(next(workspace.pair_data.glob("train-*")), tables.PAIR_SHARD)
     assert "regions" in shard.column_names
 
 
@@ -404,7 +404,7 @@ def test_broken_generations_are_marked_and_left_out(built, tmp_path, bikes, mode
     config = BuildConfig(model=str(tmp_path / "nan"), steps=STEPS, losers=1)
     with pytest.raises(UserError, match="no pair came of 1 clips: lose0: nan"):
         build(workspace, config, devices="cpu")
-    row = tables.read(workspace.pairs, tables.PAIRS).to_pylist()[0]
+    row = tables.read_table(workspace.pairs, tables.PAIRS).to_pylist()[0]
     assert (row["status"], row["lose"]) == ("broken", [])
     kept = BuildConfig(model=str(tmp_path / "nan"), steps=STEPS, losers=1, keep_broken=True)
     assert build(workspace, kept, devices="cpu")["by_status"] == {"ok": 1}
@@ -479,12 +479,12 @@ def test_a_lora_of_the_last_round_changes_the_losers(built, tmp_path, bikes, mod
         model=str(model), steps=STEPS, losers=1, lora=str(tmp_path / "lora"), round=2
     )
     build(workspace, config, devices="cpu")
-    row = tables.read(workspace.pairs, tables.PAIRS).to_pylist()[0]
+    row = tables.read_table(workspace.pairs, tables.PAIRS).to_pylist()[0]
     assert row["round"] == 2
     assert row["lora"]
     plain = fabricate(tmp_path / "plain", bikes, clips=1)
     build(plain, BuildConfig(model=str(model), steps=STEPS, losers=1, round=2), devices="cpu")
-    other = tables.read(plain.pairs, tables.PAIRS).to_pylist()[0]
+    other = tables.read_table(plain.pairs, tables.PAIRS).to_pylist()[0]
     assert row["pair_id"] != other["pair_id"]
     assert row["win"] == other["win"]
     with pytest.raises(UserError, match="no LoRA weights"):

@@ -14,7 +14,7 @@ from realdpo import tables
 from realdpo.config import load_toml
 from realdpo.errors import UserError
 from realdpo.media.decode import read_clip
-from realdpo.media.encode import EncodeSettings, encode
+from realdpo.media.encode import EncodeSettings, encode_video
 from realdpo.pairs import interchange, latents
 from realdpo.workspace import Workspace
 
@@ -31,7 +31,7 @@ def release(tmp_path_factory, bikes) -> Path:
         clip = footage(bikes, 2 + 3 * k, 9, (64, 48), 8)
         win = root / "videos" / f"{100 + k}.mp4"
         win.parent.mkdir(exist_ok=True)
-        win.write_bytes(encode(clip, 8))
+        win.write_bytes(encode_video(clip, 8))
         names.append(f"videos/{win.name}")
         content = random.normal(0, 0.75, (4, 3, 6, 8)).astype(np.float32)
         (root / "cache").mkdir(exist_ok=True)
@@ -40,7 +40,9 @@ def release(tmp_path_factory, bikes) -> Path:
             lose = root / "negative_samples" / str(100 + k) / f"{j}.mp4"
             lose.parent.mkdir(parents=True, exist_ok=True)
             # other motion, and longer and faster than the winner
-            lose.write_bytes(encode(np.concatenate([clip[:1], clip[::-1]]), 8, EncodeSettings()))
+            lose.write_bytes(
+                encode_video(np.concatenate([clip[:1], clip[::-1]]), 8, EncodeSettings())
+            )
             seen = content * 1.17 + np.array([1.5, 0, 0.2, -0.4], np.float32).reshape(4, 1, 1, 1)
             seen[:, 1:] += random.normal(0, 0.3, seen[:, 1:].shape).astype(np.float32)
             save_file({"encoded_video": seen}, root / "cache" / f"{100 + k}_{j}.safetensors")
@@ -69,7 +71,7 @@ def test_the_released_layout_is_read(release) -> None:
 
 
 def test_both_sides_are_cut_to_one_form(imported) -> None:
-    rows = tables.read(imported.pairs, tables.PAIRS).to_pylist()
+    rows = tables.read_table(imported.pairs, tables.PAIRS).to_pylist()
     assert len(rows) == 2
     for row in rows:
         assert (row["width"], row["height"], row["frames"], row["fps"]) == (64, 48, 9, 8.0)
@@ -117,7 +119,7 @@ def test_an_export_to_where_none_can_be_is_one_line(imported, tmp_path, kind: st
 def test_an_export_comes_back_the_same(imported, tmp_path) -> None:
     interchange.export(imported, tmp_path / "out", "folder")
     back = interchange.from_realdpo(tmp_path / "out")
-    rows = tables.read(imported.pairs, tables.PAIRS).to_pylist()
+    rows = tables.read_table(imported.pairs, tables.PAIRS).to_pylist()
     assert {g.prompt for g in back} == {row["prompt"] for row in rows}
     for given in back:
         row = next(r for r in rows if r["pair_id"] == given.win.stem)
@@ -160,7 +162,7 @@ def test_simpletuners_layout_goes_out_and_comes_back(imported, tmp_path) -> None
     assert rejected["source_dataset_id"] == preferred["id"]
     assert preferred["video"]["num_frames"] == 9
     assert (text["dataset_type"], text["default"]) == ("text_embeds", True)
-    rows = tables.read(imported.pairs, tables.PAIRS).to_pylist()
+    rows = tables.read_table(imported.pairs, tables.PAIRS).to_pylist()
     rows = {row["pair_id"]: row for row in rows if row["split"] == "train"}
     wins, losers = (
         {p.stem: p for p in Path(b["instance_data_dir"]).glob("*.mp4")}
@@ -181,7 +183,7 @@ def test_simpletuners_layout_goes_out_and_comes_back(imported, tmp_path) -> None
         assert [len(g.lose) for g in back] == [3] * len(rows)
     again = Workspace(tmp_path / "again")
     interchange.take_in(again, back, origin="imported", task="i2v")
-    assert tables.read(again.pairs, tables.PAIRS).num_rows == len(rows)
+    assert tables.read_table(again.pairs, tables.PAIRS).num_rows == len(rows)
 
     next((moved / "lose").glob("*.mp4")).unlink()
     with pytest.raises(UserError, match="has no loser of its name"):
@@ -210,7 +212,7 @@ def test_other_trainers_get_winners_with_captions(imported, tmp_path, kind, capl
         folder = Path(given["path"])
         assert given["ar_buckets"] == given["resolutions"] == [[64, 48]]
         assert given["frame_buckets"] == toml["frame_buckets"] == [9]
-    rows = tables.read(imported.pairs, tables.PAIRS).to_pylist()
+    rows = tables.read_table(imported.pairs, tables.PAIRS).to_pylist()
     rows = {row["pair_id"]: row for row in rows if row["split"] == "train"}
     assert {p.stem for p in folder.glob("*.mp4")} == rows.keys()
     for name, row in rows.items():
@@ -277,7 +279,9 @@ def test_a_review_takes_imported_pairs_out_and_puts_them_back(release, tmp_path)
     given = interchange.from_realdpo(release)
     interchange.take_in(workspace, given, origin="realdpo", task="i2v")
     shards = {p.name: p.read_bytes() for p in workspace.pair_data.glob("*.parquet")}
-    victim, other = (r["pair_id"] for r in tables.read(workspace.pairs, tables.PAIRS).to_pylist())
+    victim, other = (
+        r["pair_id"] for r in tables.read_table(workspace.pairs, tables.PAIRS).to_pylist()
+    )
     file = tmp_path / "review.json"
 
     def choose(choice: str) -> dict:
@@ -288,14 +292,14 @@ def test_a_review_takes_imported_pairs_out_and_puts_them_back(release, tmp_path)
         return json.loads(done.stdout)["by_status"]
 
     assert choose("reject") == {"ok": 1, "rejected": 1}
-    left = [tables.read(p, tables.PAIR_SHARD) for p in workspace.pair_data.glob("*.parquet")]
+    left = [tables.read_table(p, tables.PAIR_SHARD) for p in workspace.pair_data.glob("*.parquet")]
     assert [i for shard in left for i in shard["pair_id"].to_pylist()] == [other]
     # importing again does not bring back what was rejected
     interchange.take_in(workspace, given, origin="realdpo", task="i2v")
-    rows = {r["pair_id"]: r for r in tables.read(workspace.pairs, tables.PAIRS).to_pylist()}
+    rows = {r["pair_id"]: r for r in tables.read_table(workspace.pairs, tables.PAIRS).to_pylist()}
     assert (rows[victim]["status"], rows[victim]["review"]) == ("rejected", "reject")
     assert choose("accept") == {"ok": 2}
-    again = {p.name: tables.read(p, tables.PAIR_SHARD) for p in workspace.pair_data.glob("*")}
+    again = {p.name: tables.read_table(p, tables.PAIR_SHARD) for p in workspace.pair_data.glob("*")}
     assert again.keys() == shards.keys()
     assert {i for shard in again.values() for i in shard["pair_id"].to_pylist()} == {victim, other}
 
@@ -307,8 +311,8 @@ def test_pairs_are_not_built_over_imported_ones(imported, bikes, tmp_path) -> No
     from realdpo.pairs.config import BuildConfig
 
     workspace = fabricate(tmp_path / "work", bikes, clips=1)
-    rows = tables.read(imported.pairs, tables.PAIRS)
-    tables.write(workspace.pairs, rows, tables.PAIRS)
+    rows = tables.read_table(imported.pairs, tables.PAIRS)
+    tables.write_table(workspace.pairs, rows, tables.PAIRS)
     model = tiny_pipelines.save("cogvideox-5b-i2v", tmp_path / "model")
     with pytest.raises(UserError, match="were imported"):
         build(workspace, BuildConfig(model=str(model)), devices="cpu")
@@ -316,9 +320,9 @@ def test_pairs_are_not_built_over_imported_ones(imported, bikes, tmp_path) -> No
 
 def test_imports_do_not_mix_with_pairs_that_were_built(imported, bikes, tmp_path) -> None:
     workspace = fabricate(tmp_path, bikes, clips=1)
-    rows = tables.read(imported.pairs, tables.PAIRS).to_pylist()
+    rows = tables.read_table(imported.pairs, tables.PAIRS).to_pylist()
     built = [{k: v for k, v in row.items() if "." not in k} | {"clip_id": "x"} for row in rows]
-    tables.write(workspace.pairs, tables.from_rows(tables.PAIRS, built), tables.PAIRS)
+    tables.write_table(workspace.pairs, tables.from_rows(tables.PAIRS, built), tables.PAIRS)
     with pytest.raises(UserError, match="built from its clips"):
         interchange.take_in(workspace, [], origin="realdpo", task="i2v")
 
@@ -337,7 +341,7 @@ def test_a_pair_that_teaches_nothing_is_refused_with_its_row(
 ) -> None:
     clip = np.zeros((9, 48, 64, 3), np.uint8)
     for name, shade in (("a", 40), ("b", 90), ("copy", 40)):
-        (tmp_path / f"{name}.mp4").write_bytes(encode(clip + np.uint8(shade), 8))
+        (tmp_path / f"{name}.mp4").write_bytes(encode_video(clip + np.uint8(shade), 8))
     file = tmp_path / "pairs.csv"
     file.write_text(f"prompt,win,lose\na girl runs,a.mp4,b.mp4\n{prompt},a.mp4,{lose}\n")
     workspace = Workspace(tmp_path / "w")
@@ -349,9 +353,9 @@ def test_a_pair_that_teaches_nothing_is_refused_with_its_row(
 
 def test_a_loser_that_shows_what_the_winner_shows_fails_its_row(tmp_path: Path) -> None:
     clip = np.full((9, 48, 64, 3), 40, np.uint8)
-    (tmp_path / "a.mp4").write_bytes(encode(clip, 8))
-    (tmp_path / "b.mp4").write_bytes(encode(clip, 8, EncodeSettings(crf=14)))  # other bytes
-    (tmp_path / "c.mp4").write_bytes(encode(clip + np.uint8(50), 8))
+    (tmp_path / "a.mp4").write_bytes(encode_video(clip, 8))
+    (tmp_path / "b.mp4").write_bytes(encode_video(clip, 8, EncodeSettings(crf=14)))  # other bytes
+    (tmp_path / "c.mp4").write_bytes(encode_video(clip + np.uint8(50), 8))
     file = tmp_path / "pairs.csv"
     file.write_text("prompt,win,lose\none,a.mp4,b.mp4\ntwo,a.mp4,c.mp4\n")
     workspace = Workspace(tmp_path / "w")
@@ -369,7 +373,7 @@ def test_when_no_pair_comes_those_that_were_there_stay(imported: Workspace, tmp_
     shutil.copytree(imported.root, workspace.root)
     files = [workspace.pairs, workspace.audit, *workspace.pair_data.iterdir()]
     before = {path: path.read_bytes() for path in files}
-    rows = tables.read(workspace.pairs, tables.PAIRS).to_pylist()
+    rows = tables.read_table(workspace.pairs, tables.PAIRS).to_pylist()
     rows = [{k: v for k, v in row.items() if "." not in k} for row in rows]
     failed = [{**row, "status": "failed", "error": "the model broke", "lose": []} for row in rows]
     with pytest.raises(UserError, match="the model broke; the pairs that were there stay"):

@@ -131,7 +131,7 @@ def test_pairs_are_judged_in_a_browser(workspace, tmp_path) -> None:
         download.value.save_as(file)
         browser.close()
     assert problems == []
-    rows = tables.read(workspace.pairs, tables.PAIRS).to_pylist()
+    rows = tables.read_table(workspace.pairs, tables.PAIRS).to_pylist()
     assert json.loads(file.read_text())["choices"] == {
         rows[0]["pair_id"]: "reject",
         rows[1]["pair_id"]: "flag",

@@ -13,7 +13,8 @@ from pair_workspace import fabricate
 from realdpo import tables
 from realdpo.errors import UserError
 from realdpo.families import Spec, family_of
-from realdpo.families.load import fingerprint, locate, spec_of_folder
+from realdpo.families.fingerprint import fingerprint_weights
+from realdpo.families.load import locate_model, spec_of_folder
 from realdpo.families.memory import OutOfMemory, choose_memory, memory_told, next_memory
 from realdpo.pairs.config import BuildConfig, parse_strategies
 from realdpo.pairs.plan import loser, plan
@@ -61,10 +62,10 @@ def test_weights_are_part_of_the_id(workspace, tmp_path) -> None:
         for seed in (0, 0, 1)[1:]
     ]
     again = tiny_pipelines.save("cogvideox-5b-i2v", tmp_path / "again" / "model", 0)
-    assert fingerprint(folders[0]) == fingerprint(again)
-    assert fingerprint(folders[0]) != fingerprint(folders[1])
+    assert fingerprint_weights(folders[0]) == fingerprint_weights(again)
+    assert fingerprint_weights(folders[0]) != fingerprint_weights(folders[1])
     assert ids_of(workspace, model=str(folders[0])) == ids_of(workspace, model=str(again))
-    assert locate(str(again)).id == "model"  # not its path, which differs between machines
+    assert locate_model(str(again)).id == "model"  # not its path, which differs between machines
 
 
 def test_losers_do_not_depend_on_how_many_there_are() -> None:
@@ -209,14 +210,14 @@ def test_the_config_is_frozen() -> None:
 
 def test_clips_without_a_prompt_give_no_pair_and_say_what_to_do(tmp_path, bikes, model) -> None:
     workspace = fabricate(tmp_path / "w", bikes, clips=2)
-    rows = tables.read(workspace.clips, tables.CLIPS).to_pylist()
+    rows = tables.read_table(workspace.clips, tables.CLIPS).to_pylist()
     rows[0]["prompt"] = None
-    tables.write(workspace.clips, tables.from_rows(tables.CLIPS, rows), tables.CLIPS)
+    tables.write_table(workspace.clips, tables.from_rows(tables.CLIPS, rows), tables.CLIPS)
     config = BuildConfig(model=str(model), losers=1, steps=1)
     unfit = [task.unfit for task in plan(workspace, config).tasks if task.unfit]
     assert unfit == ["the clip has no prompt"]
     rows[1]["prompt"] = None
-    tables.write(workspace.clips, tables.from_rows(tables.CLIPS, rows), tables.CLIPS)
+    tables.write_table(workspace.clips, tables.from_rows(tables.CLIPS, rows), tables.CLIPS)
     with pytest.raises(UserError, match="none of the 2 clips has a prompt") as refused:
         plan(workspace, config)
     assert "curate caption" in str(refused.value.hint)

@@ -56,16 +56,16 @@ def hostile_page() -> str:
         {HOSTILE: HOSTILE, "n": 1234.5},
         {HOSTILE: None, "n": float("nan")},
     ]
-    return report.page(
+    return report.render_page(
         HOSTILE,
         [
             report.Section(HOSTILE, HOSTILE),
-            report.Section("table", report.table(rows)),
-            report.Section("chart", report.lines({HOSTILE: ([0, 1], [1, 2]), "b": ([0, 1], [2, 1])}, HOSTILE)),
-            report.Section("histogram", report.histogram([1.0, 2.0, None], HOSTILE, {HOSTILE: 1.5})),  # type: ignore[list-item]
+            report.Section("table", report.render_table(rows)),
+            report.Section("chart", report.plot_lines({HOSTILE: ([0, 1], [1, 2]), "b": ([0, 1], [2, 1])}, HOSTILE)),
+            report.Section("histogram", report.plot_histogram([1.0, 2.0, None], HOSTILE, {HOSTILE: 1.5})),  # type: ignore[list-item]
             report.Section("clips", report.in_step([(HOSTILE, b"\0mp4"), ("b", b"\0mp4")])),
-            report.Section("clip", report.video(b"\0mp4", HOSTILE)),
-            report.Section("picture", report.image(b"\x89PNG", HOSTILE)),
+            report.Section("clip", report.render_video(b"\0mp4", HOSTILE)),
+            report.Section("picture", report.render_image(b"\x89PNG", HOSTILE)),
         ],
         HOSTILE,
     )  # fmt: skip
@@ -93,7 +93,7 @@ def test_the_same_input_gives_the_same_page() -> None:
 
 
 def test_numbers_stand_right_and_keep_their_exact_value_for_sorting() -> None:
-    html = report.table(
+    html = report.render_table(
         [{"clips": 1234567, "share": 0.123456, "word": "x"}, {"clips": None, "share": 2.0, "word": True}],
         {"clips": "Clips", "share": "Share", "word": "Word"},
     )  # fmt: skip
@@ -109,14 +109,14 @@ def test_numbers_stand_right_and_keep_their_exact_value_for_sorting() -> None:
 
 
 def test_a_table_shows_only_the_columns_asked_for_and_keeps_markup() -> None:
-    html = report.table([{"a": Markup("<b>1</b>"), "secret": "s"}], ["a"])
+    html = report.render_table([{"a": Markup("<b>1</b>"), "secret": "s"}], ["a"])
     assert "<td><b>1</b></td>" in html
     assert "secret" not in html
-    assert "Nothing to show" in report.table([])
+    assert "Nothing to show" in report.render_table([])
 
 
 def test_charts_take_the_colours_of_the_theme() -> None:
-    svg = report.lines({"a": ([0, 1], [0, 1]), "b": ([0, 1], [1, 0])}, "t")
+    svg = report.plot_lines({"a": ([0, 1], [0, 1]), "b": ([0, 1], [1, 0])}, "t")
     assert "var(--s0" in svg
     assert "var(--s1" in svg
     unthemed = set(re.findall(r"(?<!, )#[0-9a-f]{6}", svg)) - {"#ffffff"}
@@ -128,7 +128,7 @@ def test_a_histogram_leaves_out_what_was_not_measured_and_marks_thresholds() -> 
     axes = report.histogram_figure([1, 2, 2, None, float("nan"), float("inf")], "t", {"min": 1.5}).axes[0]  # type: ignore[list-item]  # fmt: skip
     assert sum(patch.get_height() for patch in axes.patches if isinstance(patch, Rectangle)) == 3
     assert [line.get_xdata()[0] for line in axes.lines] == [1.5]  # type: ignore[index]
-    assert "no values" in report.histogram([], "t")
+    assert "no values" in report.plot_histogram([], "t")
 
 
 def test_a_contact_sheet_holds_every_picture_where_it_should_be() -> None:
@@ -146,7 +146,7 @@ def test_a_contact_sheet_holds_every_picture_where_it_should_be() -> None:
 
 def test_a_page_replaces_the_old_one_whole(tmp_path) -> None:
     target = tmp_path / "reports" / "page.html"
-    report.write(target, "old")
-    report.write(target, "é")
+    report.write_page(target, "old")
+    report.write_page(target, "é")
     assert target.read_text(encoding="utf-8") == "é"
     assert [file.name for file in target.parent.iterdir()] == ["page.html"]

@@ -17,8 +17,8 @@ from realdpo import tables
 from realdpo.cli import app
 from realdpo.curate import against
 from realdpo.errors import UserError
-from realdpo.media.decode import frames
-from realdpo.media.encode import EncodeSettings, encode
+from realdpo.media.decode import decode_frames
+from realdpo.media.encode import EncodeSettings, encode_video
 from realdpo.workspace import Workspace
 
 
@@ -40,10 +40,10 @@ def work(made: Workspace, tmp_path: Path) -> Workspace:
 
 def shown(film: Path, start: float, end: float) -> bytes:
     """The same footage as others would publish it: smaller, 12.5 frames a second, low quality."""
-    some = [f.rgb for f in frames(film, short_side=120, start=start, end=end)][::2]
+    some = [f.rgb for f in decode_frames(film, short_side=120, start=start, end=end)][::2]
     height, width = (side // 2 * 2 for side in some[0].shape[:2])
     pictures = np.ascontiguousarray(np.stack(some)[:, :height, :width])
-    return encode(pictures, Fraction(25, 2), EncodeSettings(crf=30, preset="veryfast"))
+    return encode_video(pictures, Fraction(25, 2), EncodeSettings(crf=30, preset="veryfast"))
 
 
 def run(*words: str) -> dict[str, object]:
@@ -62,7 +62,7 @@ def test_against_a_workspace_a_dataset_and_a_film(
     found = run("-w", str(work.root), "--against", str(made.root))
     assert found["kept"] == 0
     assert found["known_elsewhere"] == found["clips"]
-    clips = tables.read(work.clips, tables.CLIPS).to_pylist()
+    clips = tables.read_table(work.clips, tables.CLIPS).to_pylist()
     assert all(f"known=w/{c['clip_id']}" in c["reasons"] for c in clips)  # of the same fingerprint
 
     name = "w"

@@ -53,7 +53,7 @@ def test_blocks_find_what_all_at_once_finds(tmp_path: Path, block: int) -> None:
     assert len(want) > 20
     found = dedup_blocks.find(table, tmp_path / "d", where=SERIAL, block=block)
     assert as_list(found) == want
-    tables.write(tmp_path / "c.parquet", table, tables.CLIPS, row_group_size=50)
+    tables.write_table(tmp_path / "c.parquet", table, tables.CLIPS, row_group_size=50)
     found = dedup_blocks.find(tmp_path / "c.parquet", tmp_path / "e", where=SERIAL, block=block)
     assert as_list(found) == want
 

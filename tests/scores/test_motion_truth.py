@@ -10,7 +10,7 @@ import cv2
 import pytest
 
 from realdpo.curate.scores import measure
-from realdpo.media.decode import frames
+from realdpo.media.decode import decode_frames
 
 PLACE = Path(__file__).parents[2] / "benchmarks" / "motion.py"
 
@@ -28,7 +28,7 @@ def truth() -> ModuleType:
 @pytest.fixture(scope="module")
 def stills(truth: ModuleType, bikes: Path) -> list:
     cv2.setNumThreads(1)  # as ingest does
-    return [truth.fitted(next(iter(frames(bikes, start=t))).rgb) for t in (2.0, 6.0, 8.5)]
+    return [truth.fitted(next(iter(decode_frames(bikes, start=t))).rgb) for t in (2.0, 6.0, 8.5)]
 
 
 @pytest.mark.parametrize("camera", ["pan 0.14", "zoom 0.2", "roll 0.2", "all at once"])

@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 
 from realdpo import tables
 from realdpo.cli import app
-from realdpo.config import to_toml
+from realdpo.config import settings_to_toml
 from realdpo.curate import report
 from realdpo.curate.config import IngestConfig
 from realdpo.curate.decide import thresholds
-from realdpo.media.encode import EncodeSettings, encode
+from realdpo.media.encode import EncodeSettings, encode_video
 from realdpo.workspace import Workspace
 
 HOSTILE = "<script>alert(\"x\")</script> & 'quotes'.mp4"
@@ -27,7 +27,7 @@ HOSTILE = "<script>alert(\"x\")</script> & 'quotes'.mp4"
 def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("footage") / HOSTILE.replace("/", "_")
     clip = camera_clip(seconds=2.5, fps=16, height=96, width=128, square=(0.4, 0.4, 0))
-    path.write_bytes(encode(clip, 16, EncodeSettings(preset="ultrafast")))
+    path.write_bytes(encode_video(clip, 16, EncodeSettings(preset="ultrafast")))
     return path
 
 
@@ -49,8 +49,10 @@ def place(tmp_path: Path, footage: Path) -> Workspace:
             ("a", 0.0, True, [], 0.4), ("b", 1.0, False, ["motion.subject=0.01<0.04"], 0.01),
         )
     ]  # fmt: skip
-    tables.write(place.sources, tables.from_rows(tables.SOURCES, [source, bad]), tables.SOURCES)
-    tables.write(place.clips, tables.from_rows(tables.CLIPS, rows), tables.CLIPS)
+    tables.write_table(
+        place.sources, tables.from_rows(tables.SOURCES, [source, bad]), tables.SOURCES
+    )
+    tables.write_table(place.clips, tables.from_rows(tables.CLIPS, rows), tables.CLIPS)
     return place
 
 
@@ -71,9 +73,9 @@ def test_the_page_shows_both_sides_and_lets_no_markup_in(place: Workspace) -> No
 
 
 def test_the_page_does_without_footage_that_has_gone(place: Workspace) -> None:
-    table = tables.read(place.sources, tables.SOURCES).to_pylist()
+    table = tables.read_table(place.sources, tables.SOURCES).to_pylist()
     gone = [{**row, "path": "/nowhere/else.mp4"} for row in table]
-    tables.write(place.sources, tables.from_rows(tables.SOURCES, gone), tables.SOURCES)
+    tables.write_table(place.sources, tables.from_rows(tables.SOURCES, gone), tables.SOURCES)
     assert "not where it was" in report.html(place)
 
 
@@ -82,7 +84,7 @@ def test_a_slow_source_is_shown_at_its_own_pace(tmp_path: Path) -> None:
     pictures = np.arange(6, dtype=np.uint8)[:, None, None, None] * np.full(
         (64, 64, 3), 40, np.uint8
     )
-    path.write_bytes(encode(pictures, 1, EncodeSettings(preset="ultrafast")))
+    path.write_bytes(encode_video(pictures, 1, EncodeSettings(preset="ultrafast")))
     shown = report._preview(path, 0.0, 3.5)
     assert shown is not None
     levels = shown.frames.mean(axis=(1, 2, 3))
@@ -99,12 +101,12 @@ def test_decide_judges_and_keeps_its_settings(place: Workspace) -> None:
     code, out = run("decide", "-w", str(place.root), "--dry-run")
     assert code == 0
     assert "would keep 1 of 2" in out
-    assert tables.read(place.clips, tables.CLIPS)["keep"].to_pylist() == [False, False]
+    assert tables.read_table(place.clips, tables.CLIPS)["keep"].to_pylist() == [False, False]
 
 
 def test_decide_starts_from_what_ingest_was_asked(place: Workspace) -> None:
     settings = IngestConfig(target="tiny", decide={"motion.subject_min": 0.3})
-    place.save_config("curate ingest", to_toml("ingest", settings))
+    place.save_config("curate ingest", settings_to_toml("ingest", settings))
     code, out = run("decide", "-w", str(place.root), "--set", "luma.mean_min=30", "--json")
     assert code == 0
     limits = json.loads(out)["thresholds"]

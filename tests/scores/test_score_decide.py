@@ -109,12 +109,14 @@ def test_a_workspace_is_judged_anew(tmp_path: Path) -> None:
     place = Workspace(tmp_path)
     with pytest.raises(UserError, match="not there"):
         decide.decide(place)
-    tables.write(place.clips, clips({"motion.subject": 0.1}, {"motion.subject": 0.9}), tables.CLIPS)
+    tables.write_table(
+        place.clips, clips({"motion.subject": 0.1}, {"motion.subject": 0.9}), tables.CLIPS
+    )
     assert decide.decide(place, {"motion.subject_min": 0.5}, write=False)["kept"] == 1
-    assert tables.read(place.clips, tables.CLIPS)["keep"].to_pylist() == [None, None]
+    assert tables.read_table(place.clips, tables.CLIPS)["keep"].to_pylist() == [None, None]
     result = decide.decide(place, {"motion.subject_min": 0.5})
     assert result["dropped"] == {"motion.subject": 1}
-    assert tables.read(place.clips, tables.CLIPS)["keep"].to_pylist() == [False, True]
+    assert tables.read_table(place.clips, tables.CLIPS)["keep"].to_pylist() == [False, True]
     assert decide.decide(place)["kept"] == 2
 
 
@@ -155,7 +157,7 @@ def test_a_proposal_keeps_at_least_what_was_wanted_and_hardly_more(seed: int, sh
 
 def test_a_written_proposal_keeps_what_it_says(tmp_path: Path) -> None:
     place = Workspace(tmp_path)
-    tables.write(place.clips, many(200, 3), tables.CLIPS)
+    tables.write_table(place.clips, many(200, 3), tables.CLIPS)
     found = calibrate.calibrate(place, "25%")
     file = tmp_path / "t.toml"
     file.write_text(calibrate.to_toml(found))

@@ -15,7 +15,7 @@ from pictures import texture
 
 from realdpo.curate import dedup
 from realdpo.curate.scores import StreamScores, fingerprint
-from realdpo.media.decode import frames
+from realdpo.media.decode import decode_frames
 from realdpo.media.encode import ffmpeg_exe
 
 FPS = 24
@@ -118,7 +118,7 @@ def test_copies_of_real_footage_are_found_and_other_footage_is_not(
             [ffmpeg_exe(), "-v", "error", "-y", "-ss", f"{start}", "-i", bikes, "-t", f"{seconds}",
              "-an", "-preset", "ultrafast", *options, path], check=True,
         )  # fmt: skip
-        seen = list(frames(path, size=(256, 109)))
+        seen = list(decode_frames(path, size=(256, 109)))
         return words(np.stack([frame.rgb for frame in seen]), 25)
 
     originals = [taken(start, seconds, ["-crf", "12"]) for start, seconds in WINDOWS]

@@ -177,9 +177,9 @@ def test_runs_by_hand() -> None:
 @pytest.mark.slow
 def test_real_street_footage_is_ordinary(bikes: Path) -> None:
     """The numbers of real footage lie where ordinary footage lies, and do so every time."""
-    from realdpo.media.decode import frames
+    from realdpo.media.decode import decode_frames
 
-    taken = [(float(f.time), f.rgb) for f in frames(bikes, size=(256, 109), end=3)]
+    taken = [(float(f.time), f.rgb) for f in decode_frames(bikes, size=(256, 109), end=3)]
     results = []
     for _ in range(2):
         stream = StreamScores(109, 256)

@@ -25,7 +25,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import numpy as np
 
-from realdpo.media.encode import EncodeSettings, encode
+from realdpo.media.encode import EncodeSettings, encode_video
 
 PEXELS_KEY, PIXABAY_KEY = "pexels-secret-4711", "pixabay-secret-0815"
 BATCH = 10  # files that Commons describes in one answer here; the rest of a page comes after
@@ -35,7 +35,7 @@ BATCH = 10  # files that Commons describes in one answer here; the rest of a pag
 def small_film(shade: int) -> bytes:
     """A film of four grey frames; another shade is another film."""
     pictures = np.full((4, 64, 64, 3), 40 + 20 * shade, np.uint8)
-    return encode(pictures, 8, EncodeSettings())
+    return encode_video(pictures, 8, EncodeSettings())
 
 
 @dataclass

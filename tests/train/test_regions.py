@@ -23,10 +23,10 @@ def local(root, regions):
     """A workspace whose pairs' losers were made anew in these regions."""
     made = shards.workspace(root, train=1, validation=1)
     for path in made.pair_data.glob("*.parquet"):
-        rows = tables.read(path, tables.PAIR_SHARD).to_pylist()
+        rows = tables.read_table(path, tables.PAIR_SHARD).to_pylist()
         told = [r and {n: list(v) for n, v in vars(r).items()} for r in regions]
         rows = [{**row, "regions": told} for row in rows]
-        tables.write(path, tables.from_rows(tables.PAIR_SHARD, rows), tables.PAIR_SHARD)
+        tables.write_table(path, tables.from_rows(tables.PAIR_SHARD, rows), tables.PAIR_SHARD)
     return made
 
 

@@ -80,7 +80,7 @@ def of_workspace(workspace: Workspace, split: str) -> list[Item]:
     """The kept clips of a split: their prompts, and their files as real clips."""
     path = workspace.require(workspace.clips, "curate ingest FOOTAGE")
     columns = ["clip_id", "prompt", "keep", "status", "split", "path"]
-    rows = tables.read(path, tables.CLIPS, columns).to_pylist()
+    rows = tables.read_table(path, tables.CLIPS, columns).to_pylist()
     items: list[Item] = []
     without = 0
     for row in sorted(rows, key=lambda row: row["clip_id"]):

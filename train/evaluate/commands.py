@@ -80,7 +80,7 @@ def write_report(workspace: Workspace, name: str, players: int) -> tuple[Path, d
         made["study"] = study_results(workspace, name, [])
     rows = json.loads((folder / "rows.json").read_text())
     path = workspace.reports / f"eval-{name}.html"
-    report.write(path, page.build(folder, made, rows, _prompts(folder), players))
+    report.write_page(path, page.build(folder, made, rows, _prompts(folder), players))
     return path, made
 
 

@@ -88,7 +88,7 @@ def models_used(workspace: Workspace) -> list[str]:
     """Every model that curation names: captioners of clips, and all texts in its saved settings."""
     found: set[str] = set()
     if workspace.clips.is_file():
-        column = tables.read(workspace.clips, tables.CLIPS, ["captioner"])["captioner"]
+        column = tables.read_table(workspace.clips, tables.CLIPS, ["captioner"])["captioner"]
         found |= {str(name) for name in column.to_pylist() if name}
     for file in sorted((workspace.root / "config").glob("curate*.toml")):
         found |= set(_texts(load_toml(file)))
@@ -208,7 +208,7 @@ def _ask(
     problem, asked = "", None
     for attempt in range(config.attempts):
         if attempt:
-            time.sleep(waiting.pause(attempt, asked, 30.0))
+            time.sleep(waiting.seconds_to_wait(attempt, asked, 30.0))
         asked = None
         try:
             reply = httpx.post(

@@ -72,9 +72,9 @@ def measure(planned: Plan) -> tuple[list[dict[str, Any]], list[str]]:
     wanted += [(REAL, item, 0, item.clip) for item in planned.items if item.clip is not None]
     jobs = [(str(path), str(item.image) if item.image else None) for _, item, _, path in wanted]
     outcomes = {}
-    with progress.bar("metrics", len(set(jobs)), "videos") as advance:
+    with progress.progress_bar("metrics", len(set(jobs)), "videos") as advance:
         step = partial(measure_file, planned.folder)
-        for outcome in engine.run(step, sorted(set(jobs), key=str)):
+        for outcome in engine.run_rows(step, sorted(set(jobs), key=str)):
             outcomes[outcome.row] = outcome
             advance()
     rows = []
@@ -121,7 +121,7 @@ def add_with_weights(
     items = {item.item_id: item for item in planned.items}
     if config.clip:
         ask = consistency.load(config.clip, device)
-        with progress.bar("open_clip", len(rows), "videos") as advance:
+        with progress.progress_bar("open_clip", len(rows), "videos") as advance:
             for row in rows:
                 found = _kept(
                     planned.folder / "clip", {"model": config.clip, "video": _hash(planned.folder, row),
@@ -177,7 +177,7 @@ def _judge(planned: Plan, rows: list[dict[str, Any]]) -> dict[str, Any]:
         if row["system"] != REAL:
             groups.setdefault((row["item"], row["seed"]), []).append(row)
     told: dict[str, list[np.ndarray]] = {}  # aspect -> scores [runs, questions] of each video
-    with progress.bar("judge", len(groups) * config.runs, "questions") as advance:
+    with progress.progress_bar("judge", len(groups) * config.runs, "questions") as advance:
         for (item_id, number), members in sorted(groups.items()):
             item = items[item_id]
             first = benchmark.load_picture(item.image) if item.image else None

@@ -49,7 +49,7 @@ def build(
         f"{counted(made['prompts'], 'prompt')}, {counted(made['seeds'], 'seed')} each; "
         f"compared with {made['base']}"
     )
-    return report.page(f"Evaluation {made['name']}", sections, size)
+    return report.render_page(f"Evaluation {made['name']}", sections, size)
 
 
 def _verdicts(made: Mapping[str, Any]) -> Markup:
@@ -61,7 +61,7 @@ def _verdicts(made: Mapping[str, Any]) -> Markup:
         rows.append({"system": name} | {verdict: ", ".join(told.get(verdict, [])) or "–" for verdict in
                     ("better", "worse", "more", "less", "no evidence")})  # fmt: skip
     notes = Markup("").join(Markup("<p>{}</p>").format(text) for text in made["cautions"])
-    return report.table(rows) + notes
+    return report.render_table(rows) + notes
 
 
 def _means(made: Mapping[str, Any]) -> Markup:
@@ -72,7 +72,7 @@ def _means(made: Mapping[str, Any]) -> Markup:
         | {"what it is": ", ".join(t for t in (m["meaning"], m["unit"]) if t)}
         for m in made["metrics"]
     ]
-    return report.table(rows)
+    return report.render_table(rows)
 
 
 def _differences(made: Mapping[str, Any]) -> Markup:
@@ -104,7 +104,7 @@ def _differences(made: Mapping[str, Any]) -> Markup:
         arrow = {1: " (more is better)", -1: " (less is better)", 0: ""}[BY_NAME[metric].direction]
         axes.set_title(f"{metric}{arrow}", fontsize=9, loc="left")
         axes.spines[["top", "right"]].set_visible(False)
-        parts.append(report.figure(fig, alt=f"differences in {metric}"))
+        parts.append(report.render_figure(fig, alt=f"differences in {metric}"))
     if not parts:
         return Markup("<p>Too few prompts for intervals.</p>")
     grid = "display:grid;grid-template-columns:repeat(auto-fill,minmax(17rem,1fr));gap:1rem"
@@ -120,7 +120,7 @@ def _comparisons(made: Mapping[str, Any]) -> Markup:
     shown = [key for key in rows[0] if key not in ("system", "mean", "base")] if rows else []
     parts = [
         Markup("<h3>{}</h3>").format(name)
-        + report.table([row for row in rows if row["system"] == name], shown)
+        + report.render_table([row for row in rows if row["system"] == name], shown)
         for name in summaries.compared(made)
     ]
     return Markup("").join(parts)
@@ -138,7 +138,7 @@ def _frechet(found: Mapping[str, Any]) -> Markup:
             "With fewer videos than features the distance is too large by much: compare only "
             "systems with equally many videos."
         )
-    return Markup("<p>{}</p>").format(note) + report.table(rows)
+    return Markup("<p>{}</p>").format(note) + report.render_table(rows)
 
 
 def _judge(judge: Mapping[str, Any]) -> Markup:
@@ -148,7 +148,7 @@ def _judge(judge: Mapping[str, Any]) -> Markup:
     rows = [{"aspect": a, "alpha (1 is perfect)": v} for a, v in judge["agreement"].items()]
     return Markup("<p>{} in {} runs. {}</p>").format(
         judge["model"], judge["runs"], note
-    ) + report.table(rows)
+    ) + report.render_table(rows)
 
 
 def _people(study: Mapping[str, Any]) -> Markup:
@@ -165,7 +165,7 @@ def _people(study: Mapping[str, Any]) -> Markup:
         f"{counted(study['votes'], 'vote')} by {counted(study['raters'], 'rater')} "
         f"({study['excluded']} left out for failing attention checks); {told}."
     )
-    return Markup("<p>{}</p>").format(text) + report.table(rows)
+    return Markup("<p>{}</p>").format(text) + report.render_table(rows)
 
 
 def _players(

@@ -13,7 +13,7 @@ from PIL import Image
 from realdpo import progress, report
 from realdpo.errors import UserError
 from realdpo.families import family_of
-from realdpo.families.load import dtype_on, locate, spec_of_folder, with_task
+from realdpo.families.load import dtype_on, locate_model, spec_of_folder, with_task
 from realdpo.families.sample import GenerationSettings, settings_from
 from realdpo.files import write_bytes
 from realdpo.ids import content_id, file_hash, seed_of
@@ -127,7 +127,9 @@ def _settings(systems: Sequence[System], config: EvalConfig) -> GenerationSettin
     changes = {name: getattr(config, name) for name in names}
     settings = None
     for system in models:
-        family = family_of(with_task(spec_of_folder(locate(system.model).folder), system.task))
+        family = family_of(
+            with_task(spec_of_folder(locate_model(system.model).folder), system.task)
+        )
         if settings is None:
             settings = settings_from(family, **changes)
         else:
@@ -140,7 +142,7 @@ def _needs_picture(systems: Sequence[System]) -> str:
     for system in systems:
         if system.videos:
             continue
-        spec = with_task(spec_of_folder(locate(system.model).folder), system.task)
+        spec = with_task(spec_of_folder(locate_model(system.model).folder), system.task)
         if family_of(spec).task == "i2v":
             return system.name
     return ""
@@ -221,7 +223,7 @@ def _conformed(planned: Plan, item: Item) -> Item | None:
 
 
 def _write_picture(path: Path, picture: np.ndarray) -> None:
-    write_bytes(path, report.png(Image.fromarray(picture)))
+    write_bytes(path, report.encode_png(Image.fromarray(picture)))
 
 
 def _task(planned: Plan, system: System, item: Item, number: int) -> Task:

@@ -64,7 +64,7 @@ def generate(planned: Plan, devices: Sequence[str], shard: tuple[int, int]) -> N
     missing = [t for t in mine if not planned.video(t.key).is_file()]
     if not missing:
         return
-    with progress.bar("videos", len(mine), "videos", len(mine) - len(missing)) as advance:
+    with progress.progress_bar("videos", len(mine), "videos", len(mine) - len(missing)) as advance:
         for system in planned.systems:
             wanted = [t for t in missing if t.system == system.name]
             if not wanted:
@@ -75,7 +75,7 @@ def generate(planned: Plan, devices: Sequence[str], shard: tuple[int, int]) -> N
             if len(devices) == 1:
                 work(rows[0], lambda: advance(note=system.name))  # noqa: B023
                 continue
-            for outcome in engine.run(work, rows, workers=len(devices)):
+            for outcome in engine.run_rows(work, rows, workers=len(devices)):
                 advance(len(outcome.row[1]))
                 if outcome.error:
                     raise UserError(

@@ -100,7 +100,7 @@ def sample(
     videos = _named(planned)
     moved = _moved(planned, videos)
     page = workspace.reports / f"sample-{config.name}.html"
-    report.write(page, _page(planned, videos, moved))
+    report.write_page(page, _page(planned, videos, moved))
     made = {
         "videos": {n: [str(p) for p in paths.values()] for n, paths in videos.items()},
         "moved": moved,
@@ -189,9 +189,9 @@ def _page(
             "<p>difference: root mean square of pixels in 0..1, seed for seed. motion: change from "
             "frame to frame over that of the system it is compared with.</p>"
         )
-        sections.append(report.Section("How far from the base", note + report.table(moved)))
-    sections.append(report.Section("What was run", report.table(systems)))
-    return report.page(f"Samples {planned.config.name}", sections)
+        sections.append(report.Section("How far from the base", note + report.render_table(moved)))
+    sections.append(report.Section("What was run", report.render_table(systems)))
+    return report.render_page(f"Samples {planned.config.name}", sections)
 
 
 def with_prompts(

@@ -108,13 +108,13 @@ def make_trials(
 def _shuffled(folder: Path, video: Path) -> Path:
     """The same frames in random order: as sharp and colourful, and nobody's natural motion."""
     from realdpo.media.decode import read_clip
-    from realdpo.media.encode import encode
+    from realdpo.media.encode import encode_video
 
     target = folder / "checks" / f"{file_hash(video)[:32]}.mp4"
     if not target.is_file():
         frames, fps = read_clip(video)
         order = np.random.default_rng(0).permutation(len(frames))
-        write_bytes(target, encode(frames[order], fps))
+        write_bytes(target, encode_video(frames[order], fps))
     return target
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from realdpo.config import load_toml
 from realdpo.errors import UserError
-from realdpo.families.fingerprint import fingerprint
-from realdpo.families.load import locate
+from realdpo.families.fingerprint import fingerprint_weights
+from realdpo.families.load import locate_model
 from realdpo.ids import content_id
 from realdpo.workspace import Workspace
 
@@ -95,7 +95,7 @@ def _resolve(workspace: Workspace, name: str, text: str, task: str | None) -> Sy
         return System(name, text, videos=str(folder))
     model, _, lora = text.partition("+")
     try:
-        found = locate(model)
+        found = locate_model(model)
     except UserError as error:
         runs = sorted(p.parent.name for p in workspace.runs.glob("*/config.toml"))
         raise UserError(
@@ -104,7 +104,7 @@ def _resolve(workspace: Workspace, name: str, text: str, task: str | None) -> Sy
         ) from None
     if lora and not Path(lora).exists() and "/" not in lora:
         raise UserError(f"{name}={text}: the LoRA {lora} is not there")
-    weights = fingerprint(Path(lora)) if lora and Path(lora).exists() else lora
+    weights = fingerprint_weights(Path(lora)) if lora and Path(lora).exists() else lora
     return System(
         name, text, model, lora or None, revision=f"{found.revision}+{weights}", task=task
     )
@@ -120,9 +120,9 @@ def _of_run(name: str, text: str, folder: Path) -> System:
     settings = load_toml(folder / "config.toml").get("train", {})
     model = str(settings.get("model", "tiny"))
     # the base that it was trained on
-    found = locate(model, settings.get("revision"))
+    found = locate_model(model, settings.get("revision"))
     task = settings.get("task")
-    revision = f"{found.revision}+{fingerprint(weights)}"
+    revision = f"{found.revision}+{fingerprint_weights(weights)}"
     if (weights / "pytorch_lora_weights.safetensors").is_file():
         return System(name, text, model, lora=str(weights), revision=revision, task=task)
     parts = sorted(p.parent for p in weights.glob("*/config.json"))
@@ -135,7 +135,7 @@ def model_folder(system: System, links: Path) -> str:
     """What to load: the model, or a folder under `links` of its parts with the trained transformer."""
     if system.transformer is None:
         return system.model
-    source, trained = locate(system.model).folder, Path(system.transformer)
+    source, trained = locate_model(system.model).folder, Path(system.transformer)
     folder = links / content_id(revision=system.revision)
     folder.mkdir(parents=True, exist_ok=True)
     for part in source.iterdir():

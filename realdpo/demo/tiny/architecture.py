@@ -37,7 +37,7 @@ SCHEDULER = {
 }
 
 
-def vae() -> Any:
+def make_vae() -> Any:
     """Autoencoder with two levels: 2x in space, 2x in time. Random weights."""
     from diffusers import AutoencoderKLCogVideoX
 
@@ -56,7 +56,7 @@ def vae() -> Any:
     )
 
 
-def transformer() -> Any:
+def make_transformer() -> Any:
     """Image-to-video transformer: latents and first-frame latents in, v out. Random weights."""
     from diffusers import CogVideoXTransformer3DModel
 
@@ -97,7 +97,7 @@ def text_encoder(vocabulary: int) -> Any:
     return T5EncoderModel(config)
 
 
-def tokenizer() -> Any:
+def make_tokenizer() -> Any:
     """Unigram pieces learned from words.txt; any text is cut, unknown letters become <unk>."""
     import sentencepiece
     from transformers import T5Tokenizer
@@ -123,30 +123,30 @@ def tokenizer() -> Any:
         return T5Tokenizer.from_pretrained(folder, extra_ids=0, model_max_length=TEXT_TOKENS)
 
 
-def scheduler() -> Any:
+def make_scheduler() -> Any:
     from diffusers import CogVideoXDDIMScheduler
 
     return CogVideoXDDIMScheduler(**SCHEDULER)
 
 
-def pipeline(seed: int = 0) -> Any:
+def make_pipeline(seed: int = 0) -> Any:
     """The whole pipeline with random weights that depend on `seed` alone."""
     import torch
     from diffusers import CogVideoXImageToVideoPipeline
 
-    pieces = tokenizer()
+    pieces = make_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return CogVideoXImageToVideoPipeline(
             tokenizer=pieces,
             text_encoder=text_encoder(len(pieces)),
-            vae=vae(),
-            transformer=transformer(),
-            scheduler=scheduler(),
+            vae=make_vae(),
+            transformer=make_transformer(),
+            scheduler=make_scheduler(),
         )
 
 
-def save(pipe: Any, folder: str | Path) -> Path:
+def save_pipeline(pipe: Any, folder: str | Path) -> Path:
     """Write the pipeline as safetensors, whole or not at all, replacing what was there."""
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -162,4 +162,4 @@ def save(pipe: Any, folder: str | Path) -> Path:
 
 def save_untrained(folder: str | Path, seed: int = 0) -> Path:
     """A folder like the shipped model's, with random weights: for tests of everything around it."""
-    return save(pipeline(seed), folder)
+    return save_pipeline(make_pipeline(seed), folder)

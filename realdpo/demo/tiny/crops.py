@@ -27,7 +27,7 @@ STILL = 2.0
 
 
 @dataclass(frozen=True)
-class Film:
+class DecodedFilm:
     """A decoded source. pixels: [F, H, W, 3]; times: seconds [F]; shots: [start, end) in frames."""
 
     name: str
@@ -38,7 +38,7 @@ class Film:
     shots: tuple[tuple[int, int], ...]
 
 
-def load(manifest: Path, splits: Sequence[str]) -> list[Film]:
+def load_films(manifest: Path, splits: Sequence[str]) -> list[DecodedFilm]:
     """Decode the films of `splits` that a manifest with a `split` column names.
 
     Raises UserError when there is none.
@@ -50,14 +50,14 @@ def load(manifest: Path, splits: Sequence[str]) -> list[Film]:
     return [_film(manifest.parent / row["path"], row) for row in rows]
 
 
-def draw(
-    films: Sequence[Film],
+def draw_clip(
+    films: Sequence[DecodedFilm],
     rng: np.random.Generator,
     *,
     fps: Sequence[float] = (FPS,),
     least: float = 0.6,
     within_shot: bool = True,
-) -> tuple[Film, Pixels]:
+) -> tuple[DecodedFilm, Pixels]:
     """A film and a random clip [FRAMES, SIDE, SIDE, 3] of it.
 
     fps: speeds to choose from. least: smallest square, as a share of the short side. Films are
@@ -73,25 +73,25 @@ def draw(
             if film.times[b - 1] - film.times[a] >= (FRAMES - 1) / speed
         ]
         if not fitting:
-            return draw(films, rng, fps=fps, least=least, within_shot=within_shot)
+            return draw_clip(films, rng, fps=fps, least=least, within_shot=within_shot)
         lengths = np.array([b - a for a, b in fitting])
         first, last = fitting[rng.choice(len(fitting), p=lengths / lengths.sum())]
     start = rng.uniform(first, max(first, last - (FRAMES - 1) / speed))
     height, width = film.pixels.shape[1:3]
     side = round(rng.uniform(least, 1.0) * min(height, width))
     top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
-    clip = sample(film, start, speed, (int(top), int(left), side))
+    clip = sample_clip(film, start, speed, (int(top), int(left), side))
     return film, clip[:, :, ::-1] if rng.random() < 0.5 else clip
 
 
-def centre(film: Film, start: float) -> Pixels:
+def cut_centre(film: DecodedFilm, start: float) -> Pixels:
     """The clip that the demo would cut from `start` seconds: centre square, FPS frames a second."""
     height, width = film.pixels.shape[1:3]
     side = min(height, width)
-    return sample(film, start, FPS, ((height - side) // 2, (width - side) // 2, side))
+    return sample_clip(film, start, FPS, ((height - side) // 2, (width - side) // 2, side))
 
 
-def starts(film: Film) -> list[float]:
+def clip_starts(film: DecodedFilm) -> list[float]:
     """Where the clips of a film begin when every shot is cut end to end."""
     step = FRAMES / FPS
     found = []
@@ -102,7 +102,9 @@ def starts(film: Film) -> list[float]:
     return found
 
 
-def sample(film: Film, start: float, fps: float, square: tuple[int, int, int]) -> Pixels:
+def sample_clip(
+    film: DecodedFilm, start: float, fps: float, square: tuple[int, int, int]
+) -> Pixels:
     """FRAMES pictures from `start` seconds, cut to square (top, left, side), SIDE pixels wide."""
     import cv2
 
@@ -113,19 +115,19 @@ def sample(film: Film, start: float, fps: float, square: tuple[int, int, int]) -
     return np.stack([cv2.resize(f, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for f in cut])
 
 
-def motion(clip: Pixels) -> float:
+def mean_change(clip: Pixels) -> float:
     """Mean absolute change between neighbouring frames, 0..255."""
     return float(np.abs(np.diff(clip.astype(np.int16), axis=0)).mean())
 
 
-def _film(path: Path, row: dict[str, Any]) -> Film:
+def _film(path: Path, row: dict[str, Any]) -> DecodedFilm:
     import cv2
 
     from realdpo.media import decode
 
     pixels, times, cuts = [], [], [0]
     before = None
-    for frame in decode.frames(path, short_side=SHORT_SIDE):
+    for frame in decode.decode_frames(path, short_side=SHORT_SIDE):
         small = cv2.resize(frame.rgb, (32, 32), interpolation=cv2.INTER_AREA).mean(axis=2)
         if before is not None and np.abs(small - before).mean() > CUT:
             cuts.append(len(pixels))
@@ -133,7 +135,7 @@ def _film(path: Path, row: dict[str, Any]) -> Film:
         pixels.append(frame.rgb)
         times.append(Fraction(frame.time))
     cuts.append(len(pixels))
-    return Film(
+    return DecodedFilm(
         path.name,
         row["title"],
         tuple(word.strip() for word in row["keywords"].split(",") if word.strip()),

@@ -28,7 +28,7 @@ from realdpo.demo.tiny.architecture import FPS, FRAMES, SIDE, save_untrained
 from realdpo.errors import UserError
 from realdpo.files import atomic_path, write_text
 
-__all__ = ["Recipe", "psnr", "restore", "save_untrained", "train"]
+__all__ = ["Recipe", "clip_psnr", "restore_clip", "save_untrained", "train_tiny"]
 
 
 @dataclass(frozen=True)
@@ -62,21 +62,21 @@ class Recipe:
     threads: int = 2
 
 
-def train(recipe: Recipe, manifest: Path, out: Path) -> dict[str, Any]:
+def train_tiny(recipe: Recipe, manifest: Path, out: Path) -> dict[str, Any]:
     """Train both parts, write the pipeline to `out/model` and what was measured to `out`.
 
-    manifest: CSV with the columns path, title, keywords and split; only `train` is learned from.
+    manifest: CSV with the columns path, title, keywords and split; only `train_tiny` is learned from.
     Returns the measurements. Raises UserError when the footage is missing.
     """
     torch.set_num_threads(recipe.threads)
     out.mkdir(parents=True, exist_ok=True)
-    films = crops.load(manifest, ["train"])
-    pipe = architecture.pipeline(recipe.seed)
+    films = crops.load_films(manifest, ["train"])
+    pipe = architecture.make_pipeline(recipe.seed)
     minutes = {"vae": _train_vae(pipe.vae, films, recipe, out)}
     latents = _latents(pipe.vae, films, recipe, out)
     pipe.vae.register_to_config(scaling_factor=latents["scaling_factor"])
     minutes["transformer"] = _train_transformer(pipe, latents, recipe, out)
-    unseen = crops.load(manifest, ["validation", "test"])
+    unseen = crops.load_films(manifest, ["validation", "test"])
     measured = {
         "recipe": asdict(recipe),
         "minutes": minutes,
@@ -89,19 +89,19 @@ def train(recipe: Recipe, manifest: Path, out: Path) -> dict[str, Any]:
         "psnr_unseen_films": _psnr_of(pipe.vae, unseen),
     }
     pipe.transformer.half()  # half the bytes in the repository; it is loaded as float32
-    architecture.save(pipe, out / "model")
+    architecture.save_pipeline(pipe, out / "model")
     write_text(out / "measured.json", json.dumps(measured, indent=2))
     return measured
 
 
-def psnr(one: crops.Pixels, other: crops.Pixels) -> float:
+def clip_psnr(one: crops.Pixels, other: crops.Pixels) -> float:
     """Peak signal-to-noise ratio in dB of two uint8 arrays, over all their values together."""
     error = np.mean((one.astype(np.float64) - other.astype(np.float64)) ** 2)
     return float("inf") if error == 0 else float(10 * np.log10(255.0**2 / error))
 
 
 @torch.no_grad()
-def restore(vae: Any, clip: crops.Pixels) -> crops.Pixels:
+def restore_clip(vae: Any, clip: crops.Pixels) -> crops.Pixels:
     """A clip uint8 [F, H, W, 3] through the autoencoder and back, by the posterior's mode."""
     latent = vae.encode(_to_tensor(clip)[None]).latent_dist.mode()
     pixels = vae.decode(latent).sample[0].permute(1, 2, 3, 0)
@@ -111,7 +111,7 @@ def restore(vae: Any, clip: crops.Pixels) -> crops.Pixels:
 # --- autoencoder ----------------------------------------------------------------------------
 
 
-def _train_vae(vae: Any, films: Sequence[crops.Film], recipe: Recipe, out: Path) -> float:
+def _train_vae(vae: Any, films: Sequence[crops.DecodedFilm], recipe: Recipe, out: Path) -> float:
     """L1 and a little KL on crops, then on whole frames. Returns the minutes it took."""
     # A posterior as wide as its means drowns the colours for a thousand steps: begin narrow.
     with torch.no_grad():
@@ -131,7 +131,7 @@ def _train_vae(vae: Any, films: Sequence[crops.Film], recipe: Recipe, out: Path)
         batch = 1 if whole else recipe.vae_batch * (FRAMES - 1 if single else 1)
         speeds = (FPS, FPS, 12, 24)
         clips = [
-            crops.draw(films, rng, fps=speeds, least=0.34, within_shot=False)[1]
+            crops.draw_clip(films, rng, fps=speeds, least=0.34, within_shot=False)[1]
             for _ in range(batch)
         ]
         video = torch.stack([_to_tensor(clip[:1] if single else clip) for clip in clips])
@@ -152,7 +152,9 @@ def _train_vae(vae: Any, films: Sequence[crops.Film], recipe: Recipe, out: Path)
 
 
 @torch.no_grad()
-def _latents(vae: Any, films: Sequence[crops.Film], recipe: Recipe, out: Path) -> dict[str, Any]:
+def _latents(
+    vae: Any, films: Sequence[crops.DecodedFilm], recipe: Recipe, out: Path
+) -> dict[str, Any]:
     """Scaled latents of random clips, of their first frames alone, and their prompts."""
     path = out / "latents.pt"
     key = {"seed": recipe.seed, "clips": recipe.clips, "weights": _fingerprint(vae)}
@@ -162,12 +164,12 @@ def _latents(vae: Any, films: Sequence[crops.Film], recipe: Recipe, out: Path) -
             return kept
     vae.eval()
     videos, images, prompts = [], [], []
-    with progress.bar("latents", recipe.clips, "clips") as advance:
+    with progress.progress_bar("latents", recipe.clips, "clips") as advance:
         for i in range(recipe.clips):
             rng = np.random.default_rng([recipe.seed, 2, i])
-            film, clip = crops.draw(films, rng, fps=(FPS,))
-            while crops.motion(clip) < crops.STILL and rng.random() > recipe.still:
-                film, clip = crops.draw(films, rng, fps=(FPS,))
+            film, clip = crops.draw_clip(films, rng, fps=(FPS,))
+            while crops.mean_change(clip) < crops.STILL and rng.random() > recipe.still:
+                film, clip = crops.draw_clip(films, rng, fps=(FPS,))
             pixels = _to_tensor(clip)[None]
             videos.append(vae.encode(pixels).latent_dist.mode())
             images.append(vae.encode(_noised(pixels[:, :, :1], rng)).latent_dist.mode())
@@ -250,7 +252,7 @@ def _embed(tokenizer: Any, encoder: Any, prompts: Sequence[str]) -> torch.Tensor
     return encoder(ids)[0]
 
 
-def _prompt(film: crops.Film, rng: np.random.Generator) -> str:
+def _prompt(film: crops.DecodedFilm, rng: np.random.Generator) -> str:
     """The film's title, most times with some of its keywords after it."""
     words = [word for word in film.keywords if rng.random() < 0.7]
     if not words or rng.random() < 0.2:
@@ -291,7 +293,7 @@ def _loop(
     running: list[float] = []
     with (
         open(out / f"{name}.jsonl", "a", encoding="utf-8") as log,
-        progress.bar(name, steps, "steps", done=done) as advance,
+        progress.progress_bar(name, steps, "steps", done=done) as advance,
     ):
         for step in range(done, steps):
             for group in state["optimiser"].param_groups:
@@ -325,12 +327,12 @@ def _schedule(step: int, steps: int) -> float:
     return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
-def _psnr_of(vae: Any, films: Sequence[crops.Film]) -> dict[str, list[float]]:
+def _psnr_of(vae: Any, films: Sequence[crops.DecodedFilm]) -> dict[str, list[float]]:
     vae.eval()
     return {
         film.name: [
-            round(psnr(clip, restore(vae, clip)), 2)
-            for clip in (crops.centre(film, start) for start in crops.starts(film))
+            round(clip_psnr(clip, restore_clip(vae, clip)), 2)
+            for clip in (crops.cut_centre(film, start) for start in crops.clip_starts(film))
         ]
         for film in films
     }
@@ -361,7 +363,7 @@ def _arguments(argv: Sequence[str] | None) -> Iterator[Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     out, manifest, recipe = _arguments(argv)
     try:
-        measured = train(recipe, manifest or footage.fetch(), out)
+        measured = train_tiny(recipe, manifest or footage.fetch_films(), out)
     except UserError as error:
         print(f"error: {error.message}", file=sys.stderr)
         return 1
