@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from realdpo.errors import UserError
+from realdpo.families import frames_first
 from realdpo.pairs import audit
 from realdpo.workspace import Workspace
 
@@ -161,7 +162,7 @@ def read(path: Path, row: Mapping[str, Any] | None = None) -> Latent:
     if tensor is None:
         raise UserError(f"{path} holds no latent of four axes")
     tensor = tensor.squeeze(0).to(torch.float32)
-    # training keeps CogVideoX as its transformer wants it: frames before channels
-    if path.parent.name == "latents" and "cogvideox" in str((row or {}).get("scheduler")).lower():
+    # training keeps latents as the transformer wants them
+    if path.parent.name == "latents" and frames_first(str((row or {}).get("scheduler"))):
         tensor = tensor.transpose(0, 1)
     return tensor.numpy()

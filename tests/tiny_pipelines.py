@@ -616,6 +616,14 @@ def kandinsky5(image: bool = False, attention: str = "regular") -> Any:
     return kind(**{**parts, "text_encoder": encoder, "tokenizer": processor})
 
 
+def gemma_tokenizer(text: str = "a person walking on the street") -> Any:
+    from transformers import GemmaTokenizer
+
+    special = ["<unk>", "<bos>", "<eos>", "<pad>", "<mask>"]
+    vocab, merges = bpe(text, special, None, metaspace=True)
+    return GemmaTokenizer(vocab=vocab, merges=merges, model_max_length=1024)
+
+
 def ltx2(newer: bool = False) -> Any:
     """LTX-2: Gemma and connectors for text, video and sound in one transformer; with `newer` as 2.3."""
     from diffusers import (
@@ -627,10 +635,8 @@ def ltx2(newer: bool = False) -> Any:
     )
     from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
     from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
-    from transformers import Gemma3Config, Gemma3ForConditionalGeneration, GemmaTokenizer
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
-    special = ["<unk>", "<bos>", "<eos>", "<pad>", "<mask>"]
-    vocab, merges = bpe("a person walking on the street", special, None, metaspace=True)
     config = Gemma3Config(
         text_config={
             "vocab_size": 520, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
@@ -658,7 +664,7 @@ def ltx2(newer: bool = False) -> Any:
             base_channels=8, ch_mult=(1, 1, 1), num_res_blocks=1, latent_channels=2, mel_bins=16,
         ),
         text_encoder=Gemma3ForConditionalGeneration(config),
-        tokenizer=GemmaTokenizer(vocab=vocab, merges=merges, model_max_length=1024),
+        tokenizer=gemma_tokenizer(),
         connectors=LTX2TextConnectors(
             caption_channels=8, text_proj_in_factor=2,
             video_connector_num_attention_heads=2,
@@ -678,6 +684,44 @@ def ltx2(newer: bool = False) -> Any:
         vocoder=LTX2Vocoder(
             in_channels=32, hidden_channels=8, upsample_kernel_sizes=[4, 4],
             upsample_factors=[2, 2], resnet_kernel_sizes=[3], resnet_dilations=[[1, 3, 5]],
+        ),
+    )  # fmt: skip
+
+
+def sana_video() -> Any:
+    """Sana-Video: linear attention, Gemma 2 behind an instruction, Wan's VAE, DPM-Solver of flows."""
+    import inspect
+
+    from diffusers import (
+        AutoencoderKLWan,
+        DPMSolverMultistepScheduler,
+        SanaVideoPipeline,
+        SanaVideoTransformer3DModel,
+    )
+    from transformers import Gemma2Config, Gemma2Model
+
+    call = inspect.signature(SanaVideoPipeline.__call__).parameters
+    return SanaVideoPipeline(
+        # trained on the instruction, else it is thousands of letters
+        tokenizer=gemma_tokenizer(" ".join(call["complex_human_instruction"].default)),
+        text_encoder=Gemma2Model(
+            Gemma2Config(
+                vocab_size=520, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+                num_attention_heads=2, num_key_value_heads=1, head_dim=4, pad_token_id=3,
+                bos_token_id=1, eos_token_id=2,
+            )
+        ),
+        vae=AutoencoderKLWan(
+            base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1,
+            temperal_downsample=[False, True, True],
+        ),
+        transformer=SanaVideoTransformer3DModel(
+            num_attention_heads=2, attention_head_dim=12, num_layers=2,
+            num_cross_attention_heads=2, cross_attention_head_dim=12, cross_attention_dim=24,
+            caption_channels=8,
+        ),
+        scheduler=DPMSolverMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=8.0
         ),
     )  # fmt: skip
 
@@ -709,6 +753,7 @@ PIPELINES = {
     "kandinsky5-i2v": lambda: kandinsky5(image=True),
     "ltx2-t2v": lambda: ltx2(),
     "ltx2.3-t2v": lambda: ltx2(newer=True),
+    "sana-video-t2v": lambda: sana_video(),
 }
 
 

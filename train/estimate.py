@@ -23,7 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn import functional
 
 from realdpo import memory
-from realdpo.families import Family, Spec, trainable_family
+from realdpo.families import Family, Spec, clear_caches, trainable_family
 from realdpo.families.weights import add_lora
 from realdpo.memory import GB, RUNGS, Rung
 from realdpo.train import noise, setup, step
@@ -365,10 +365,8 @@ def _fake(module: nn.Module) -> None:
 @contextlib.contextmanager
 def _clean_caches() -> Iterator[None]:
     """No tensor without contents may stay in a cache that real work reads afterwards."""
-    from realdpo.families import cogvideox
-
-    cogvideox._rotary_of.cache_clear()
+    clear_caches()
     try:
         yield
     finally:
-        cogvideox._rotary_of.cache_clear()
+        clear_caches()

@@ -19,14 +19,24 @@ from realdpo.families.ltx import LTX
 from realdpo.families.ltx2 import LTX2
 from realdpo.families.ltx_condition import LTXCondition
 from realdpo.families.mochi import Mochi
+from realdpo.families.sana_video import SanaVideo
 from realdpo.families.skyreels import SkyReels
 from realdpo.families.wan import Wan
 
-__all__ = ["FAMILIES", "Family", "Spec", "Traits", "family_of", "trainable_family"]
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "Spec",
+    "Traits",
+    "clear_caches",
+    "family_of",
+    "frames_first",
+    "trainable_family",
+]
 
 FAMILIES: tuple[type[Family], ...] = (
     *(CogVideoX, Wan, LTX, Hunyuan, Mochi),
-    *(Hunyuan15, SkyReels, LTXCondition, Kandinsky5, LTX2),
+    *(Hunyuan15, SkyReels, LTXCondition, Kandinsky5, LTX2, SanaVideo),
 )
 
 
@@ -34,6 +44,17 @@ def family_of(spec: Spec) -> Family:
     """The family of a pipeline by its class; `Generic` for one that none of them knows."""
     kind = next((family for family in FAMILIES if spec.pipeline in family.TASKS), Generic)
     return kind(spec)
+
+
+def frames_first(scheduler: str) -> bool:
+    """Whether latents come frames before channels in the family whose schedulers are called so."""
+    return any(kind.TIME_AXIS == 1 and kind.NAME in scheduler.lower() for kind in FAMILIES)
+
+
+def clear_caches() -> None:
+    """Forget what families keep between forwards."""
+    for kind in FAMILIES:
+        kind.clear_caches()
 
 
 def trainable_family(spec: Spec) -> Family:

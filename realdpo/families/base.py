@@ -201,6 +201,14 @@ class Family:
             "negative_prompt": settings.negative_prompt or None,
         }
 
+    def told(self) -> dict[str, Any]:
+        """Arguments of the call that this folder needs and the pipeline's defaults do not give."""
+        return {}
+
+    @classmethod
+    def clear_caches(cls) -> None:
+        """Forget what is kept between forwards."""
+
     def scheduler(self, settings: Any) -> dict[str, Any]:
         """Settings of the scheduler that its authors change with the shape of the video."""
         return {}

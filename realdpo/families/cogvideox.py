@@ -54,6 +54,13 @@ class CogVideoX(Family):
         # learned positions exist for exactly this many tokens
         return int(self.spec.get("transformer", "max_text_seq_length", 226))
 
+    def told(self) -> dict[str, Any]:
+        return {} if self._tokens == 226 else {"max_sequence_length": self._tokens}
+
+    @classmethod
+    def clear_caches(cls) -> None:
+        _rotary_of.cache_clear()
+
     def arguments(self, settings: Any) -> dict[str, Any]:
         return {**super().arguments(settings), "max_sequence_length": self._tokens}
 

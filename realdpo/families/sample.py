@@ -185,9 +185,10 @@ def sample_frames(
             raise ValueError("an image-to-video model needs the first frame")
         arguments["image"] = Image.fromarray(image)
     taken = inspect.signature(type(pipe).__call__).parameters
-    for side in ("height", "width"):  # a pipeline that starts from a picture may take its size
-        if side not in taken:
-            del arguments[side]
+    # one that starts from a picture may take its size; another calls its frames otherwise
+    for name in ("height", "width", "num_frames"):
+        if name not in taken:
+            del arguments[name]
     # some parts draw from the global generator; seeded and restored, it changes nothing else
     with (
         torch.random.fork_rng(devices=[]), torch.no_grad(), memory_told(pipe),

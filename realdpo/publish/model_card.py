@@ -13,6 +13,8 @@ from markupsafe import Markup
 
 import realdpo
 from realdpo.config import load_toml
+from realdpo.families import family_of
+from realdpo.families.load import spec_of_folder
 from realdpo.models import TINY, tiny_folder
 from realdpo.publish import markdown as md
 from realdpo.publish.dataset_card import (
@@ -145,15 +147,12 @@ def _header(
     return header
 
 
-def _text_tokens(base: str) -> int | None:
-    """The number of text tokens a local CogVideoX was built for, when it is not the usual 226."""
+def _told_by(base: str) -> dict[str, Any]:
+    """Arguments of the call that a local base needs and its pipeline's defaults do not give."""
     folder = tiny_folder() if base == TINY else Path(base)
-    try:
-        config = json.loads((folder / "transformer" / "config.json").read_text(encoding="utf-8"))
-    except OSError:
-        return None
-    tokens = config.get("max_text_seq_length")
-    return None if tokens in (None, 226) else int(tokens)
+    if not (folder / "model_index.json").is_file():
+        return {}
+    return family_of(spec_of_folder(folder)).told()
 
 
 def _example(
@@ -206,10 +205,10 @@ def _example(
             f"width={sample['width']}, height={sample['height']}, num_frames={sample['frames']}",
             f"num_inference_steps={sample['steps'] or 50}, guidance_scale={sample['guidance'] or 6.0:g}",
         ]
-    if tokens := _text_tokens(base):
-        call.append(f"max_sequence_length={tokens}")
+    call += [f"{name}={value}" for name, value in _told_by(base).items()]
     if taken is not None:  # a pipeline may take its size from the picture, or have a guider
-        each = [part for text in call for part in _separate(text)]
+        length = "num_frames=" if "num_frames" in taken else "frames="
+        each = [p.replace("num_frames=", length) for text in call for p in _separate(text)]
         call = [part for part in each if part.partition("=")[0] in taken]
     call.append('generator=torch.Generator("cpu").manual_seed(0)')
     lines += ["video = pipe(", *(f"    {part}," for part in call), ").frames[0]"]

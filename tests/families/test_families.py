@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import shards
 import tiny_pipelines
@@ -21,21 +24,25 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 from typer.testing import CliRunner
 
+import realdpo
 from realdpo.cli import app
 from realdpo.errors import UserError
 from realdpo.families import FAMILIES, family_of, load, trainable_family
 from realdpo.families.sample import generate_video, settings_from
 from realdpo.families.weights import load_lora, save_weights
+from realdpo.ids import seed_of
 from realdpo.media.decode import read_clip
+from realdpo.media.encode import EncodeSettings, encode_video
 from realdpo.memory import RUNGS
 from realdpo.pairs import conform
 from realdpo.pairs.generate import regenerate, roundtrip, to_tensor
 from realdpo.publish import model_card
 from realdpo.regions import Region
-from realdpo.train import checkpoint, latents, noise, objective, setup, step
+from realdpo.train import checkpoint, latents, noise, objective, setup, step, videos
 from realdpo.train.config import TrainConfig
 from realdpo.train.draws import Batch, Choice, collate
 from realdpo.train.reference import Reference
+from realdpo.workspace import Workspace
 
 PROMPT = "a man walking"
 # published as one folder of the text-to-video class (or of one class) for both tasks
@@ -44,6 +51,7 @@ SHARED = {
     "ltx-condition-i2v": "ltx-condition-t2v",
     "wan2.2-5b-i2v": "wan2.2-5b-t2v",
     "ltx2.3-i2v": "ltx2.3-t2v",
+    "sana-video-i2v": "sana-video-t2v",
 }
 NAMES = list(tiny_pipelines.PIPELINES | SHARED)
 # what a user would hand to the pipeline's own call beside prompt, picture, size, frames and steps
@@ -58,6 +66,7 @@ DIRECT = {
     "skyreels-i2v": {"flow_shift": 5.0},
     "hunyuan15-i2v": {"width": None, "height": None},
     "kandinsky5": {"max_sequence_length": 256},
+    "sana-video": {"frames": 5, "num_frames": None, "use_resolution_binning": False},
 }
 
 
@@ -109,7 +118,8 @@ def calls_of(transformer, run) -> list[dict]:
 
     def keep(_, args, kwargs, out) -> None:
         # copies: a pipeline may write into its latents
-        kept = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in kwargs.items()}
+        given = {**dict(zip(("hidden_states",), args, strict=False)), **kwargs}
+        kept = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in given.items()}
         calls.append({**kept, "": out[0]})
 
     hook = transformer.register_forward_hook(keep, with_kwargs=True)
@@ -358,10 +368,26 @@ def test_what_is_trained_is_saved_loaded_and_sampled(case, weights, tmp_path):
     )
     assert 0 < float(outcome.moved) < 10
     assert outcome.loss < float(outcome.errors.win)
+    optimizer = torch.optim.AdamW(parameters, lr=3e-4 if weights == "lora" else 3e-5)
+    optimizer.zero_grad()
+    with before.active():
+        ref_win, ref_lose = (
+            step.branch(model, task, batch, video)[0] for video in (batch.win, batch.lose[:, 0])
+        )
+    losses = []
+    for _ in range(2):
+        outcome = step.dpo(
+            model, task, batch, objective.Objective(beta=10.0), ref_win, ref_lose[:, None],
+            lambda loss: loss.backward(), together=True,
+        )  # fmt: skip
+        losses.append(outcome.loss)
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[1] < losses[0]
     save_weights(dict(checkpoint.trained(model)), model, spec, tmp_path)
     level = noise.levels(process, batch.u)
     noisy, clock = noise.mix(win, grain, level), level.timestep.float()
-    pipe = load.load_pipeline(str(case.folder))
+    pipe = load.load_pipeline(str(case.folder), task=case.task)
     base = family.forward(pipe.transformer, noisy, clock, batch.inputs)
     if weights == "lora":
         assert load_lora(pipe, str(tmp_path))[spec.component] == len(parameters) // 2
@@ -381,6 +407,35 @@ def test_what_is_trained_is_saved_loaded_and_sampled(case, weights, tmp_path):
         with torch.no_grad():
             again = family.forward(plain.transformer, noisy, clock, batch.inputs)
         torch.testing.assert_close(again, ours, atol=1e-5, rtol=1e-4)
+        check_validation_videos(case, dict(checkpoint.trained(model)), config, pipe, tmp_path)
+
+
+def check_validation_videos(case: Case, trained, config, tuned, folder: Path) -> None:
+    """The base and the tuned model of one prompt and seed, which a pipeline with the LoRA makes too."""
+    place = Workspace(folder / "w")
+    place.pair_data.mkdir(parents=True)
+    real = encode_video(case.clip, 8, EncodeSettings())
+    row = {"pair_id": "p", "win": {"bytes": real, "path": None}}
+    pq.write_table(pa.Table.from_pylist([row]), place.pair_data / "pairs.parquet")
+    Image.fromarray(case.clip[0]).save(folder / "first.png")
+    pair = latents.Pair(
+        "p", "c", "s", PROMPT, 8.0, folder, (), (), (), (case.side, case.side, case.frames),
+        folder / "first.png" if case.image is not None else None,
+    )  # fmt: skip
+    config = dataclasses.replace(config, validation_steps=2, validation_guidance=1.0)
+    cpu = torch.device("cpu")
+    videos.generate(trained, case.spec, [pair], config, place, folder, "step", cpu)
+    assert videos.file_of(folder, "00-real").read_bytes() == real
+    base, made = (
+        read_clip(videos.file_of(folder, f"00-{n}").read_bytes())[0] for n in ("base", "step")
+    )
+    assert base.shape == made.shape == case.clip.shape
+    seed = seed_of("validation video", "p")
+    settings = case.settings(steps=2, guidance=1.0)
+    again = generate_video(tuned, case.family, PROMPT, case.image, seed, settings)
+    again = read_clip(encode_video(again, 8, EncodeSettings()))[0]
+    assert np.abs(again.astype(int) - made).max() <= 3
+    assert np.abs(again.astype(int) - base).max() > 3
 
 
 def test_the_video_of_ltx2_does_not_hear_the_sound_and_the_sound_stays_as_it_is(tmp_path):
@@ -459,6 +514,18 @@ def test_kandinskys_sparse_checkpoints_are_sampled_only():
     assert family_of(spec).traits.frames == 241
     with pytest.raises(UserError, match="sparse attention"):
         trainable_family(spec)
+
+
+def test_shared_code_names_no_family():
+    """Facts of a model live in its family: nothing else imports one, or compares with its name."""
+    root = Path(realdpo.__file__).parent
+    names = "|".join({kind.__module__.rpartition(".")[2] for kind in FAMILIES})
+    named = re.compile(rf"realdpo\.families\.({names})\b|realdpo\.families import .*\b({names})\b"
+                       rf"|(==|!=|\bin) *\"({names})\b|\"({names})\" *(==|!=|in)\b", re.I)  # fmt: skip
+    for place in ("pairs", "train", "publish", "cli", "evaluate", "curate", "."):
+        for file in (root / place).glob("**/*.py" if place != "." else "*.py"):
+            found = named.search(file.read_text(encoding="utf-8"))
+            assert found is None, f"{file}: {found and found.group()}"
 
 
 def test_every_family_and_class_that_is_trained_stands_in_the_docs():
