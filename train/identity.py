@@ -16,7 +16,7 @@ from realdpo import config as configs
 from realdpo import progress
 from realdpo.errors import UserError
 from realdpo.ids import content_id
-from realdpo.train.config import FREE_ON_RESUME, TrainConfig
+from realdpo.train.config import FREE_ON_RESUME, TrainConfig, read_stored
 from realdpo.train.latents import Pair
 
 
@@ -107,7 +107,7 @@ def _same_settings(folder: Path, config: TrainConfig) -> None:
     path = folder / "config.toml"
     if not path.is_file():
         return
-    kept = configs.build_settings(TrainConfig, configs.load_toml(path).get("train", {}), str(path))
+    kept = read_stored(configs.load_toml(path).get("train", {}), str(path))
     free = FREE_ON_RESUME - ({"steps"} if config.schedule != "constant" else set())
     other = [
         f.name
