@@ -385,7 +385,7 @@ def test_a_run_is_sampled_from_the_revision_it_was_trained_on(two_revisions, tmp
     trained = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
     weights.save_weights(trained, model, spec, run_folder / "weights")
     settings = TrainConfig(model=two_revisions, revision="v1", name="late")
-    (run_folder / "config.toml").write_text(configs.to_toml("train", settings))
+    (run_folder / "config.toml").write_text(configs.settings_to_toml("train", settings))
 
     named = samples.systems_for(place, ["late"], None, None)
     assert named == {"base": "lab/tiny@revision=v1", "late": "late"}
