@@ -253,6 +253,37 @@ def test_settings_that_no_pipeline_takes_are_refused_before_anything_is_loaded(
     assert hint is None or hint in str(caught.value.hint)
 
 
+def test_a_plan_says_which_settings_are_whose(tmp_path, bikes, model) -> None:
+    workspace = fabricate(tmp_path, bikes, clips=1, size=(64, 48))
+    shown = preview(workspace, BuildConfig(model=str(model), steps=3, negative_prompt="blurry"))
+    assert shown["where from"].split("; ") == [
+        "width, frames, fps, guidance: the model's own",
+        "height: smaller than the model's own 64, to fit the clips",
+        "steps, negative prompt: yours",
+    ]
+    assert shown["negative prompt"] == "blurry"
+    assert preview(workspace, BuildConfig(model=str(model)))["negative prompt"] == "none"
+
+
+def test_help_shows_shape_and_negative_prompt_and_they_are_taken(tmp_path, bikes, model) -> None:
+    from typer.testing import CliRunner
+
+    from realdpo.cli import app
+
+    shown = CliRunner().invoke(app, ["pairs", "build", "--help"], env={"COLUMNS": "120"}).output
+    flags = ("--width", "--height", "--frames", "--fps", "--negative-prompt")
+    assert all(flag in shown for flag in flags)
+    workspace = fabricate(tmp_path, bikes, clips=1)
+    told = CliRunner().invoke(
+        app,
+        ["pairs", "build", "-w", str(workspace.root), "--model", str(model), "--width", "48",
+         "--height", "48", "--frames", "5", "--fps", "4", "--negative-prompt", "blurry",
+         "--dry-run"],
+    ).output  # fmt: skip
+    assert "48x48, 5 frames at 4" in told
+    assert "width, height, frames, fps, negative prompt: yours" in told
+
+
 def failing(monkeypatch, after: int) -> None:
     """From the `after`-th call on, the transformer of a loaded pipeline raises an odd error."""
     from realdpo.families import load
