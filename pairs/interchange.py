@@ -10,7 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from realdpo import ids, tables
+from realdpo import ids, integrity, tables
 from realdpo.errors import UserError
 from realdpo.files import atomic_path, write_bytes, write_text
 from realdpo.integrity import pair_problem
@@ -302,6 +302,10 @@ def export(workspace: Workspace, target: Path, kind: str) -> dict[str, Any]:
         raise UserError(f"no export format {kind!r}", f"choose from {', '.join(FORMATS)}")
     if made not in (_as_folder, _as_trl):
         rows = trainers.for_training(rows)
+    for row in rows:  # before anything is written, so that no half of an export stays behind
+        for name in (row["win"], *row["lose"], row["first_frame"]):
+            if name:
+                integrity.read_pair_file(workspace, name)
     for line in made(workspace, rows, target):
         say(line)
     say(f"exported {len(rows)} pairs to {target}")

@@ -174,9 +174,7 @@ def _filled(workspace: Workspace, row: dict[str, Any]) -> dict[str, Any]:
     def media(name: str | None) -> dict[str, Any] | None:
         if name is None:
             return None
-        path = workspace.pair_videos / name
-        data = integrity.require_file(path, path.stem, "the video", integrity.PAIR_HINT)
-        return {"bytes": data, "path": name}
+        return {"bytes": integrity.read_pair_file(workspace, name), "path": name}
 
     shown = _fixed(row)
     return {

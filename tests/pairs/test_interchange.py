@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -379,3 +381,28 @@ def test_when_no_pair_comes_those_that_were_there_stay(imported: Workspace, tmp_
     with pytest.raises(UserError, match="the model broke; the pairs that were there stay"):
         publish(workspace, failed, shard_rows=256)
     assert {path: path.read_bytes() for path in files} == before
+
+
+@pytest.mark.parametrize("how", ["other bytes", "gone"])
+def test_a_video_that_is_not_what_was_written_leaves_the_workspace_by_no_door(
+    release, tmp_path, how: str
+) -> None:
+    """Neither an export, nor the report, nor the audit takes it, and no half export stays behind."""
+    from realdpo.pairs.audit import audit_workspace
+    from realdpo.pairs.report import write_report
+
+    workspace = Workspace(tmp_path / "work")
+    interchange.take_in(workspace, interchange.from_realdpo(release), origin="realdpo", task="i2v")
+    rows = tables.read_table(workspace.pairs, tables.PAIRS).to_pylist()
+    damaged = workspace.pair_videos / rows[0]["lose"][0]
+    damaged.write_bytes(b"other") if how == "other bytes" else damaged.unlink()
+    shutil.rmtree(workspace.step("audit"), ignore_errors=True)
+    doors = [
+        partial(interchange.export, workspace, tmp_path / kind, kind)
+        for kind in interchange.FORMATS
+    ]
+    for door in (*doors, lambda: write_report(workspace), lambda: audit_workspace(workspace)):
+        with pytest.raises(UserError, match=damaged.name) as caught:
+            door()
+        assert "again" in str(caught.value.hint)
+    assert not any((tmp_path / kind).exists() for kind in interchange.FORMATS)
