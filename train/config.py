@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Any, Literal, TypeVar
 
-from realdpo.config import settings
+from realdpo.config import build_settings, settings
 from realdpo.errors import UserError
 from realdpo.precision import Dtype, short_name
 
@@ -25,6 +25,11 @@ class TrainConfig:
     model: str = _set("tiny", "tiny, a diffusers pipeline folder, or a Hub id.")
     revision: str | None = _set(None, "Branch, tag or commit of a Hub model.")
     name: str = _set("", "Name of the run under runs/; the objective's name when empty.")
+    start: str = _set(
+        "",
+        "Weights to train on from: a run of this workspace, or the folder that a run wrote; empty: "
+        "the model as it is.",
+    )
     weights: Literal["lora", "full"] = _set("lora", "Train low-rank adapters or all weights.")
     rank: int = _set(32, "Rank of the adapters.")
     alpha: float = _set(32.0, "Adapters are scaled by alpha / rank.")
@@ -57,13 +62,9 @@ class TrainConfig:
     contrast_above: float = _set(
         0.4, "The contrast acts at noise levels above this share of the schedule."
     )
-    loss: Literal["sigmoid", "ipo", "hinge", "linear"] = _set(
-        "sigmoid", "Form of the preference loss."
-    )
     beta: float = _set(
         2000.0, "Logit = -beta/2 * (winner's gap - loser's gap), errors per element."
     )
-    label_smoothing: float = _set(0.0, "Share of pairs assumed to be labelled the wrong way round.")
     sft_weight: float = _set(
         500.0,
         "Weight of the winner's own error in the loss; beta / 4 is its share of the preference.",
@@ -74,24 +75,21 @@ class TrainConfig:
     losers: int = _set(0, "Losers of a pair used in a step, at most; 0: all that it has.")
 
     # Timesteps
-    timesteps: Literal["uniform", "logit-normal", "bins"] = _set(
+    timesteps: Literal["uniform", "logit-normal"] = _set(
         "uniform", "Distribution of noise levels over the model's schedule."
     )
     t_low: float = _set(0.0, "Lowest noise level, as a share of the schedule (0 = clean).")
     t_high: float = _set(1.0, "Highest noise level, as a share of the schedule (1 = noise).")
     logit_mean: float = _set(0.0, "Mean of the logit-normal distribution.")
     logit_std: float = _set(1.0, "Standard deviation of the logit-normal distribution.")
-    timestep_bins: int = _set(8, "Number of bins that `bins` walks through.")
-    weighting: Literal["uniform", "x0", "min-snr"] = _set(
-        "uniform", "Weight of the model's own squared error by noise level."
-    )
     condition_draws: int = _set(
         4, "Noised copies of a first frame to choose from, where the base was trained so; 0: clean."
     )
 
     # Reference
     reference: Literal["auto", "adapter-off", "frozen", "ema"] = _set(
-        "auto", "auto: adapter-off for LoRA, frozen for full weights."
+        "auto",
+        "auto: the base. frozen and ema begin where the run does, which `start` moves from the base.",
     )
     ema_rate: float = _set(0.999, "Share of the old reference kept at an update.")
     ema_every: int = _set(100, "Steps between updates of the moving reference.")
@@ -166,14 +164,13 @@ class TrainConfig:
                 self.reference_bank and self.objective != "dpo"
             ),
             "dpo needs data = pairs": not (self.objective == "dpo" and self.data == "clips"),
-            "label_smoothing must be in [0, 0.5)": 0 <= self.label_smoothing < 0.5,
             "sdpo_mu must be in [0, 1]": self.sdpo_mu is None or 0 <= self.sdpo_mu <= 1,
             "0 <= t_low < t_high <= 1 must hold": 0 <= self.t_low < self.t_high <= 1,
             "ema_rate must be in [0, 1)": 0 <= self.ema_rate < 1,
             "policy_ema must be in [0, 1)": 0 <= self.policy_ema < 1,
-            "steps, batch, accumulation, ema_every, timestep_bins, checkpoint_every, "
+            "steps, batch, accumulation, ema_every, checkpoint_every, "
             "keep_checkpoints and held_out_levels must be at least 1": min(
-                self.steps, self.batch, self.accumulation, self.ema_every, self.timestep_bins,
+                self.steps, self.batch, self.accumulation, self.ema_every,
                 self.checkpoint_every, self.keep_checkpoints, self.held_out_levels,
             )
             >= 1,
@@ -244,6 +241,25 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "accumulation": 4,
     },
 }
+
+# Settings of earlier versions that nothing spoke for, with the value that a run may still have.
+REMOVED: Mapping[str, Any] = {
+    "loss": "sigmoid",
+    "label_smoothing": 0.0,
+    "weighting": "uniform",
+    "timestep_bins": 8,
+}
+
+
+def read_stored(values: Mapping[str, Any], where: str) -> TrainConfig:
+    """Settings that a run was started with, by this version or an earlier one."""
+    kept = {
+        name: value
+        for name, value in values.items()
+        if name not in REMOVED or value != REMOVED[name]
+    }
+    return build_settings(TrainConfig, kept, where)
+
 
 # What may differ when a run is resumed: how long it goes, what is watched and how memory is saved,
 # never what is learnt. Model and pairs a step are compared by what they are (see `identity`).

@@ -79,17 +79,15 @@ def batch(
             bank = epoch % config.reference_bank
             parts = (config.seed, "bank", pair.pair_id, bank)
             keys.append(f"{pair.pair_id}/{bank}")
-        # The walk through bins follows the epoch within a bank, else the sample.
-        slot = (epoch % config.reference_bank) + place if config.reference_bank else number
         losers = fewest if even else losers_of(pair, config)
         if config.objective != "dpo":
             losers = 0  # whatever the pair has
-        choice = draw(pair, seed_of(*parts), slot, losers, config)
+        choice = draw(pair, seed_of(*parts), losers, config)
         chosen.append((latents.load(pair, choice.losers), choice))
     return collate(chosen, tuple(keys))
 
 
-def draw(pair: Pair, seed: int, slot: int, losers: int, config: TrainConfig) -> Choice:
+def draw(pair: Pair, seed: int, losers: int, config: TrainConfig) -> Choice:
     """The choice that `seed` makes for a pair."""
     random = torch.Generator().manual_seed(seed)
     uniform, image = torch.rand(2, generator=random, dtype=torch.float64)
@@ -99,8 +97,6 @@ def draw(pair: Pair, seed: int, slot: int, losers: int, config: TrainConfig) -> 
         config.timesteps,
         config.t_low,
         config.t_high,
-        slot=torch.tensor([slot]),
-        bins=config.timestep_bins,
         mean=config.logit_mean,
         std=config.logit_std,
     )

@@ -281,7 +281,7 @@ def branch_work(
     for side in shapes.latent:
         positions *= side
     process = noise.from_scheduler(spec.scheduler, positions // channels)
-    task = Task(family, process, "uniform")
+    task = Task(family, process)
 
     def work() -> None:
         clean = torch.zeros(copies, *shapes.latent)

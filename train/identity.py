@@ -16,7 +16,7 @@ from realdpo import config as configs
 from realdpo import progress
 from realdpo.errors import UserError
 from realdpo.ids import content_id
-from realdpo.train.config import FREE_ON_RESUME, TrainConfig
+from realdpo.train.config import FREE_ON_RESUME, TrainConfig, read_stored
 from realdpo.train.latents import Pair
 
 
@@ -56,7 +56,7 @@ def refuse_other(
 
     `stored`: the identity in its newest checkpoint.
     """
-    _same_settings(folder, config)
+    require_same_settings(folder, config)
     if stored is None:
         return
     then = Identity(**stored)
@@ -103,11 +103,12 @@ def _counted(losers: str) -> str:
     return "of every pair its own losers" if losers == "own" else f"{losers} losers of every pair"
 
 
-def _same_settings(folder: Path, config: TrainConfig) -> None:
+def require_same_settings(folder: Path, config: TrainConfig) -> None:
+    """Raise UserError when the run in `folder` was started with settings that learn otherwise."""
     path = folder / "config.toml"
     if not path.is_file():
         return
-    kept = configs.build_settings(TrainConfig, configs.load_toml(path).get("train", {}), str(path))
+    kept = read_stored(configs.load_toml(path).get("train", {}), str(path))
     free = FREE_ON_RESUME - ({"steps"} if config.schedule != "constant" else set())
     other = [
         f.name

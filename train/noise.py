@@ -19,8 +19,7 @@ from torch import Tensor
 from realdpo.errors import UserError
 
 Prediction = Literal["v", "epsilon", "flow"]
-Spread = Literal["uniform", "logit-normal", "bins"]
-Weighting = Literal["uniform", "x0", "min-snr"]
+Spread = Literal["uniform", "logit-normal"]
 
 
 @dataclass(frozen=True)
@@ -136,45 +135,23 @@ def target(process: Process, clean: Tensor, noise: Tensor, level: Levels) -> Ten
     return signal * noise - sigma * clean
 
 
-def weights(process: Process, level: Levels, weighting: Weighting) -> Tensor | None:
-    """Factors on the prediction's squared error, [B], or None for all ones.
-
-    `x0` measures the error of the implied clean sample, `min-snr` the v error clamped at SNR 5
-    (arXiv 2303.09556). A constant weight on v is 1/(1 - alpha_bar) on x0: RealDPO's weighted x0
-    loss is the v loss, written so that float32 loses three digits at t = 0.
-    """
-    if weighting == "uniform":
-        return None
-    snr = (level.signal / level.sigma.clamp_min(1e-6)).square()
-    # Squared error of x0 per unit of squared error of the prediction.
-    by_kind = {"v": level.sigma, "flow": level.sigma, "epsilon": snr.clamp_min(1e-12).rsqrt()}
-    to_x0 = by_kind[process.prediction].square()
-    return to_x0 if weighting == "x0" else to_x0 * snr.clamp_max(5.0)
-
-
 def positions(
     uniform: Tensor,
     spread: Spread,
     low: float = 0.0,
     high: float = 1.0,
     *,
-    slot: Tensor | None = None,
-    bins: int = 8,
     mean: float = 0.0,
     std: float = 1.0,
 ) -> Tensor:
     """Turn uniform numbers in [0, 1), [B], into positions in [low, high).
 
-    `logit-normal` favours the middle of the schedule (Stable Diffusion 3); `bins` walks through
-    equal bins by `slot`, so that every run of `bins` samples covers the whole range once.
+    `logit-normal` favours the middle of the schedule (Stable Diffusion 3).
     """
     uniform = uniform.double()
     if spread == "logit-normal":
         normal = math.sqrt(2) * torch.erfinv((2 * uniform - 1).clamp(-1 + 1e-12, 1 - 1e-12))
         uniform = torch.sigmoid(mean + std * normal)
-    elif spread == "bins":
-        assert slot is not None, "bins are walked through by slot"
-        uniform = ((slot % bins).double() + uniform) / bins
     return (low + (high - low) * uniform).clamp_max(math.nextafter(1.0, 0.0))
 
 

@@ -47,8 +47,6 @@ def _of_micro_batch(outcome: Outcome, aim: Objective | None) -> dict[str, float]
     if aim is None:
         return values | {"error/win": float(errors.win.mean())}
     values |= objective.diagnostics(errors, aim.beta)
-    if aim.loss != "sigmoid":
-        del values["saturation"]  # the gradient left of another loss is another
     values["loss/preference"] = float(objective.loss(errors, replace(aim, sft_weight=0.0)))
     if outcome.loser_scale is not None:
         values["sdpo_scale"] = outcome.loser_scale

@@ -4,7 +4,7 @@ A diffusion model has no cheap likelihood, so its denoising error stands in for 
 (Diffusion-DPO, arXiv 2311.12908). With the policy's errors m, the reference's errors r, a winner w
 and N losers l, all denoised from the same noise at the same timestep,
 
-    z_n = -beta/2 * ((m_w - r_w) - (m_ln - r_ln))        loss = mean over pairs of f(z_n)
+    z_n = -beta/2 * ((m_w - r_w) - (m_ln - r_ln))        loss = mean over pairs of -log sigmoid(z_n)
 
 so z_n is the reward margin and grows when the policy explains the winner better, relative to the
 reference, than it explains the loser. Everything here is pure and keeps the dtype of the errors,
@@ -16,22 +16,17 @@ Shapes: B samples, N losers. Errors of winners are [B], of losers [B, N].
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
-
-LossName = Literal["sigmoid", "ipo", "hinge", "linear"]
 
 
 @dataclass(frozen=True)
 class Objective:
     """What is minimised. See `realdpo.train.config.TrainConfig` for what each field does."""
 
-    loss: LossName = "sigmoid"
     beta: float = 2000.0
-    label_smoothing: float = 0.0
     sft_weight: float = 0.0
     sdpo_mu: float | None = None
 
@@ -71,27 +66,20 @@ class Contrast:
             raise ValueError(f"gamma={self.gamma}: the contrast is bounded for 0 <= gamma < 1 only")
 
 
-def error(
-    prediction: Tensor,
-    target: Tensor,
-    weight: Tensor | None = None,
-    where: Tensor | None = None,
-) -> Tensor:
+def error(prediction: Tensor, target: Tensor, where: Tensor | None = None) -> Tensor:
     """Mean squared error of every sample, [B, ...] -> [B], at least in float32.
 
     Both sides are widened before they are subtracted, and every axis but the first is averaged, so
-    neither rounding nor the size of the video leaks into the logits. `weight` is [B]. `where`
-    weighs positions, [B, ...] that broadcasts to the prediction: a mean over a region is one with
-    1 inside and 0 outside.
+    neither rounding nor the size of the video leaks into the logits. `where` weighs positions,
+    [B, ...] that broadcasts to the prediction: a mean over a region is one with 1 inside and 0
+    outside.
     """
     wide = torch.promote_types(prediction.dtype, torch.float32)
     squares = (prediction.to(wide) - target.to(wide)).square()
     if where is None:
-        squared = squares.flatten(1).mean(1)
-    else:
-        share = where.to(wide).expand_as(squares)
-        squared = (squares * share).flatten(1).sum(1) / share.flatten(1).sum(1)
-    return squared if weight is None else squared * weight.to(wide)
+        return squares.flatten(1).mean(1)
+    share = where.to(wide).expand_as(squares)
+    return (squares * share).flatten(1).sum(1) / share.flatten(1).sum(1)
 
 
 def contrast(
@@ -133,9 +121,7 @@ def margins(errors: Errors, beta: float) -> Tensor:
 
 def loss(errors: Errors, objective: Objective) -> Tensor:
     """The loss, a scalar: mean over samples and losers, plus `sft_weight` times the winner's error."""
-    z = margins(errors, objective.beta)
-    smooth = objective.label_smoothing
-    pairwise = (1 - smooth) * _value(z, objective.loss) + smooth * _value(-z, objective.loss)
+    pairwise = -logsigmoid(margins(errors, objective.beta))
     return pairwise.mean() + objective.sft_weight * errors.win.mean()
 
 
@@ -146,9 +132,7 @@ def slopes(errors: Errors, objective: Objective) -> tuple[Tensor, Tensor]:
     joint loss, so only one branch's activations need ever be held.
     """
     z = margins(errors, objective.beta)
-    smooth = objective.label_smoothing
-    by_z = (1 - smooth) * _slope(z, objective.loss) - smooth * _slope(-z, objective.loss)
-    by_lose = 0.5 * objective.beta * by_z / z.numel()
+    by_lose = -0.5 * objective.beta * torch.sigmoid(-z) / z.numel()
     by_win = objective.sft_weight / z.shape[0] - by_lose.sum(1)
     return by_win, by_lose
 
@@ -202,23 +186,3 @@ def diagnostics(errors: Errors, beta: float) -> dict[str, float]:
 def accuracy(z: Tensor) -> Tensor:
     """1 where a margin is won, 0 where lost, 0.5 for a tie; the shape of `z`."""
     return (z > 0).to(z.dtype) + 0.5 * (z == 0).to(z.dtype)
-
-
-def _value(z: Tensor, name: LossName) -> Tensor:
-    if name == "sigmoid":
-        return -logsigmoid(z)
-    if name == "hinge":  # SLiC/RSO, arXiv 2309.06657
-        return torch.relu(1 - z)
-    if name == "ipo":  # arXiv 2310.12036 times beta^2, which leaves its minimum z = 1/2 in place
-        return (z - 0.5).square()
-    return -z  # linear utility: never saturates, needs an anchor such as sft_weight or SDPO
-
-
-def _slope(z: Tensor, name: LossName) -> Tensor:
-    if name == "sigmoid":
-        return -torch.sigmoid(-z)
-    if name == "hinge":
-        return -(z < 1).to(z.dtype)
-    if name == "ipo":
-        return 2 * (z - 0.5)
-    return -torch.ones_like(z)

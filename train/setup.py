@@ -97,7 +97,7 @@ def task(spec: Spec, pairs: Sequence[Pair], config: TrainConfig) -> Task:
     process = noise.from_scheduler(spec.scheduler, math.prod(shape) // channels)
     if boundary := spec.options.get("boundary_ratio"):
         process = noise.restrict(process, boundary, above=spec.component == "transformer")
-    return Task(family, process, config.weighting)
+    return Task(family, process)
 
 
 def compute_in(model: nn.Module, config: TrainConfig, device: torch.device) -> None:
@@ -221,10 +221,10 @@ def bank(
     if not config.reference_bank or config.objective != "dpo":
         return None
     c = config
-    draw = (c.seed, c.timesteps, c.t_low, c.t_high, c.logit_mean, c.logit_std, c.timestep_bins)
+    draw = (c.seed, c.timesteps, c.t_low, c.t_high, c.logit_mean, c.logit_std)
     name = content_id(
         model=load.fingerprint_parts(task.family.spec, task.family.spec.component), draw=list(draw),
-        losers=c.losers, weighting=c.weighting, precision=precision(c, device),
+        losers=c.losers, precision=precision(c, device),
         condition=c.condition_draws,
         latents=[p.win.name for p in pairs] + [f.name for p in pairs for f in p.lose],
     )  # fmt: skip

@@ -27,11 +27,10 @@ from realdpo.train.reference import Reference
 
 @dataclass(frozen=True)
 class Task:
-    """What stays the same over a run: model facts, noise process, and how errors are weighed."""
+    """What stays the same over a run: model facts and noise process."""
 
     family: Family
     process: noise.Process
-    weighting: noise.Weighting = "uniform"
 
 
 @dataclass(frozen=True)
@@ -45,9 +44,7 @@ class Outcome:
 
 
 def aim_of(config: TrainConfig) -> Objective:
-    return Objective(
-        config.loss, config.beta, config.label_smoothing, config.sft_weight, config.sdpo_mu
-    )
+    return Objective(config.beta, config.sft_weight, config.sdpo_mu)
 
 
 def branch(model: Any, task: Task, batch: Batch, clean: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,19 +53,17 @@ def branch(model: Any, task: Task, batch: Batch, clean: Tensor) -> tuple[Tensor,
     `clean` may also be several branches of the batch one after another, [K * B, ...]; noise,
     level and inputs are repeated, which is what makes the branches comparable.
     """
-    prediction, target, weight = _predict(model, task, batch, clean)
+    prediction, target = _predict(model, task, batch, clean)
     wide = torch.promote_types(prediction.dtype, target.dtype)
     residual = prediction.to(wide) - target
     if not batch.regions:
-        return objective.error(prediction, target, weight), residual
+        return objective.error(prediction, target), residual
     where = _repeat(_within(task, batch, clean), len(clean) // len(batch.u))
-    return objective.error(prediction, target, weight, where), residual * where
+    return objective.error(prediction, target, where), residual * where
 
 
-def _predict(
-    model: Any, task: Task, batch: Batch, clean: Tensor
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Prediction and target [B, ...] without frames that are given, and the weight of errors [B]."""
+def _predict(model: Any, task: Task, batch: Batch, clean: Tensor) -> tuple[Tensor, Tensor]:
+    """Prediction and target [B, ...] without frames that are given."""
     copies = len(clean) // len(batch.u)
     u, grain = batch.u.repeat(copies), _repeat(batch.noise, copies)
     level = noise.levels(task.process, u)
@@ -81,9 +76,7 @@ def _predict(
     target = noise.target(task.process, clean, grain, level)
     skip = task.family.clean_frames()
     axis, length = task.family.TIME_AXIS, clean.shape[task.family.TIME_AXIS] - skip
-    prediction, target = (x.narrow(axis, skip, length) for x in (prediction, target))
-    weight = noise.weights(task.process, level, task.weighting)
-    return prediction, target, None if weight is None else weight.to(prediction.device)
+    return prediction.narrow(axis, skip, length), target.narrow(axis, skip, length)
 
 
 def _within(task: Task, batch: Batch, like: Tensor) -> Tensor:
@@ -183,7 +176,7 @@ def contrast_of(
     model: Any, task: Task, batch: Batch, settings: Contrast, before: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`objective.contrast` of the policy as it is, with the reference's prediction `before`."""
-    prediction, target, _ = _predict(model, task, batch, batch.win)
+    prediction, target = _predict(model, task, batch, batch.win)
     return objective.contrast(prediction, before, target, batch.u, settings)
 
 

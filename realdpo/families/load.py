@@ -209,7 +209,7 @@ def load_pipeline(
 
     dtype, memory, quantization and task are as in BuildConfig; device: auto, cpu, cuda, cuda:1 ...
     guide: strength of the guidance by the base (see `guide`), whose transformer is taken from the
-    pipeline `base` where all weights were trained.
+    pipeline `base` (of the same revision) where all weights were trained.
     What was chosen automatically is said aloud. Raises UserError when the model or the LoRA
     cannot be loaded or the device is not there.
     """
@@ -246,7 +246,7 @@ def load_pipeline(
         place_pipeline(pipe, options_used, where)
     if guide:
         with memory_told(pipe, where):
-            guide_by_base(pipe, guide, _bases(pipe, spec, base, where) if base else None)
+            guide_by_base(pipe, guide, _bases(pipe, base, revision, where) if base else None)
     say(
         f"model {found.id} on {where} in {str(kind).removeprefix('torch.')}"
         + (f", {', '.join(options_used)}" if options_used else "")
@@ -256,14 +256,14 @@ def load_pipeline(
     return pipe
 
 
-def _bases(pipe: Any, spec: Spec, base: str, device: str) -> dict[str, nn.Module]:
+def _bases(pipe: Any, base: str, revision: str | None, device: str) -> dict[str, nn.Module]:
     """The transformers of the pipeline `base`, beside those of a pipeline trained from it."""
     if any(option.endswith("offload") for option in pipe.memory_options):
         raise UserError(
             "guidance by the base keeps a second transformer on the device, and memory is short",
             "train adapters (their base is the same weights), or give --memory none",
         )
-    found = spec_of_folder(locate_model(base).folder)
+    found = spec_of_folder(_fetched(resolve_model(base), revision))
     names = [name for name in ("transformer", "transformer_2") if name in found.classes]
     return {
         name: load_transformer(

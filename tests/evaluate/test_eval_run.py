@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -354,3 +355,79 @@ def test_judge_and_open_clip_reach_the_table_and_nothing_is_asked_twice(finished
     assert 0 < made["means"]["a"]["judge.motion"] < 10
     assert "clip.text" in made["compared"]["b"]
     assert run.run(Workspace(finished / "w"), config) == made
+
+
+@pytest.fixture
+def two_revisions(tmp_path, monkeypatch):
+    """The Hub id lab/tiny in the cache, with other weights on the branch v1 than on main."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    place = tmp_path / "hub" / "models--lab--tiny"
+    (place / "refs").mkdir(parents=True)
+    for number, branch in enumerate(("main", "v1")):
+        commit = str(number) * 40
+        (place / "refs" / branch).write_text(commit)
+        tiny_pipelines.save("cogvideox-5b-i2v", place / "snapshots" / commit, seed=number)
+    return "lab/tiny"
+
+
+def test_a_run_is_sampled_from_the_revision_it_was_trained_on(two_revisions, tmp_path, street):
+    """And so is the base that `sample` sets beside it; the branch main has other weights."""
+    from realdpo.train.evaluate import samples
+
+    place = Workspace(tmp_path / "work")
+    run_folder = place.runs / "late"
+    spec = load.read_spec(two_revisions, "v1")
+    model = load.load_transformer(spec, torch.float32)
+    weights.add_lora(model, 4, 4.0, 0.0, family_of(spec).TARGETS)  # as it starts: the identity
+    trained = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
+    weights.save_weights(trained, model, spec, run_folder / "weights")
+    settings = TrainConfig(model=two_revisions, revision="v1", name="late")
+    (run_folder / "config.toml").write_text(configs.settings_to_toml("train", settings))
+
+    named = samples.systems_for(place, ["late"], None, None)
+    assert named == {"base": "lab/tiny@revision=v1", "late": "late"}
+    prompts = tmp_path / "prompts"
+    prompts.mkdir()
+    (prompts / "a.txt").write_text("a person walking")
+    Image.fromarray(street[0][0]).save(prompts / "a.png")
+    config = settings_for(
+        place, systems={**named, "now": two_revisions}, benchmark=str(prompts), seeds=1
+    )
+    planned = plan.plan(place, config)
+    assert len({task.key for task in planned.tasks}) == 3
+    run.generate(planned, ["cpu"], (1, 1))
+    base, late, now = (planned.video(task.key).read_bytes() for task in planned.tasks)
+    assert base == late
+    assert base != now
+
+
+def test_a_revision_is_refused_where_there_is_none(workspace):
+    for text, why in (("lora", "trained on"), (str(workspace.root / "model"), "folder")):
+        with pytest.raises(UserError, match=why):
+            systems.resolve(workspace, "a", f"{text}@revision=v1")
+
+
+def test_another_dtype_is_another_video_and_every_row_says_which(workspace):
+    config = settings_for(
+        workspace, systems={"base": str(workspace.root / "model")}, prompts=1, seeds=1, dtype="fp32"
+    )
+    folder = workspace.evaluations / config.name
+    found = {}
+    for dtype in ("fp32", "bf16"):
+        made = commands.evaluate(workspace, replace(config, dtype=dtype), ["cpu"], (1, 1))
+        rows = {r["system"]: r for r in json.loads((folder / "rows.json").read_text())}
+        found[rows["base"]["dtype"]] = (folder / rows["base"]["video"]).read_bytes()
+        assert made["settings"]["dtype"] == rows["base"]["dtype"]
+        assert rows["real"]["dtype"] is None  # film was made by nobody's weights
+    assert set(found) == {"float32", "bfloat16"}
+    assert found["float32"] != found["bfloat16"]
+
+
+def test_a_memory_option_that_there_is_not_is_refused_before_anything_is_read():
+    result = CliRunner().invoke(app, ["eval", "--system", "a=tiny", "--set", "memory=foo"])
+    assert result.exit_code == 1
+    assert "no memory option 'foo'" in result.output
+    assert "model_cpu_offload" in result.output

@@ -13,7 +13,7 @@ import pytest
 from realdpo import tables
 from realdpo.errors import UserError
 from realdpo.train import draws, identity, latents, log, loop, stops
-from realdpo.train.config import TrainConfig
+from realdpo.train.config import TrainConfig, read_stored
 from realdpo.train.loop import Trainer
 
 
@@ -158,3 +158,10 @@ def test_a_digest_sees_ids_order_and_losers(tmp_path):
     assert identity.digest([pair, other]) == known
     assert identity.digest([other, pair]) != known
     assert identity.digest([replace(pair, lose=()), other]) != known
+
+
+def test_a_run_of_an_earlier_version_goes_on_with_settings_that_are_gone(tmp_path):
+    then = {"model": "tiny", "loss": "sigmoid", "weighting": "uniform", "timestep_bins": 8}
+    assert read_stored(then, "config.toml") == TrainConfig(model="tiny")
+    with pytest.raises(UserError, match="hinge|loss"):
+        read_stored({**then, "loss": "hinge"}, "config.toml")

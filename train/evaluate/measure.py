@@ -43,9 +43,9 @@ def check(planned: Plan, workspace: Workspace) -> None:
 
 
 def measure(planned: Plan) -> tuple[list[dict[str, Any]], list[str]]:
-    """One row a video (system, item, seed number, file, form, metrics), real clips included.
+    """One row a video (system, item, seed number, file, dtype, form, metrics), real clips included.
 
-    Also what could not be measured, in words: missing finished videos, damaged files.
+    dtype: of the weights that made it; None for what was not made here. Also what could not be measured, in words: missing finished videos, damaged files.
     """
     wanted: list[tuple[str, Item, int, Path]] = []
     failures = []
@@ -77,6 +77,7 @@ def measure(planned: Plan) -> tuple[list[dict[str, Any]], list[str]]:
         for outcome in engine.run_rows(step, sorted(set(jobs), key=str)):
             outcomes[outcome.row] = outcome
             advance()
+    dtypes = {s.name: planned.config.dtype for s in planned.systems if not s.videos}
     rows = []
     for (name, item, number, path), job in zip(wanted, jobs, strict=True):
         outcome = outcomes[job]
@@ -85,7 +86,7 @@ def measure(planned: Plan) -> tuple[list[dict[str, Any]], list[str]]:
             failures.append(f"{name}: {error if str(path) in error else f'{path}: {error}'}")
             continue
         key = {"system": name, "item": item.item_id, "seed": number}
-        video = {"video": _stored(planned.folder, path)}
+        video = {"video": _stored(planned.folder, path), "dtype": dtypes.get(name)}
         # Copied: one file may be the video of two systems, and each gets numbers of its own.
         rows.append({**key, **video, **outcome.value, "metrics": dict(outcome.value["metrics"])})
     return rows, failures

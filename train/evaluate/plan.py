@@ -13,7 +13,7 @@ from PIL import Image
 from realdpo import progress, report
 from realdpo.errors import UserError
 from realdpo.families import family_of
-from realdpo.families.load import dtype_on, locate_model, spec_of_folder, with_task
+from realdpo.families.load import dtype_on
 from realdpo.families.sample import GenerationSettings, settings_from
 from realdpo.files import write_bytes
 from realdpo.ids import content_id, file_hash, seed_of
@@ -23,7 +23,7 @@ from realdpo.pairs import conform
 from realdpo.train.evaluate import benchmark
 from realdpo.train.evaluate.benchmark import Item
 from realdpo.train.evaluate.config import EvalConfig
-from realdpo.train.evaluate.systems import NEUTRAL, System, resolve
+from realdpo.train.evaluate.systems import NEUTRAL, System, resolve, spec_of_system
 from realdpo.workspace import Workspace
 
 VERSION = 1  # raise when the same weights, settings and seed make another video
@@ -127,9 +127,7 @@ def _settings(systems: Sequence[System], config: EvalConfig) -> GenerationSettin
     changes = {name: getattr(config, name) for name in names}
     settings = None
     for system in models:
-        family = family_of(
-            with_task(spec_of_folder(locate_model(system.model).folder), system.task)
-        )
+        family = family_of(spec_of_system(system))
         if settings is None:
             settings = settings_from(family, **changes)
         else:
@@ -142,8 +140,7 @@ def _needs_picture(systems: Sequence[System]) -> str:
     for system in systems:
         if system.videos:
             continue
-        spec = with_task(spec_of_folder(locate_model(system.model).folder), system.task)
-        if family_of(spec).task == "i2v":
+        if family_of(spec_of_system(system)).task == "i2v":
             return system.name
     return ""
 

@@ -102,7 +102,7 @@ def _generate(
     assert settings is not None
     pipe = load_pipeline(
         model, config.dtype, device, system.lora, config.memory, task=system.task,
-        lora_scale=system.scale, guide=system.guide,
+        revision=system.base_revision, lora_scale=system.scale, guide=system.guide,
         base=system.model if system.transformer else None,
     )  # fmt: skip
     family = family_of(with_task(spec_of_pipeline(pipe), system.task))

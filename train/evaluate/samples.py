@@ -48,8 +48,11 @@ def systems_for(
         raise UserError("nothing to sample from", "give --run NAME or --system NAME=WHAT")
     tuned = [s for s in (resolve(workspace, n, t) for n, t in found.items())
              if s.lora or s.transformer]  # fmt: skip
-    if base and tuned and "base" not in found and tuned[0].model not in found.values():
-        return {"base": tuned[0].model, **found}
+    if base and tuned and "base" not in found:
+        model, revision = tuned[0].model, tuned[0].base_revision
+        text = f"{model}@revision={revision}" if revision else model
+        if text not in found.values():
+            return {"base": text, **found}
     return found
 
 

@@ -45,7 +45,9 @@ def summarise(
             "base": base,
             "prompts": len(items),
             "seeds": seeds,
-            "settings": None if plan.settings is None else asdict(plan.settings),
+            "settings": None
+            if plan.settings is None
+            else {**asdict(plan.settings), "dtype": plan.config.dtype},
             "metrics": [asdict(m) for m in shown],
             "means": means,
             "fps": float(plan.form.fps),

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from realdpo.config import load_toml
 from realdpo.errors import UserError
+from realdpo.families.base import Spec
 from realdpo.families.fingerprint import fingerprint_weights
-from realdpo.families.load import locate_model
+from realdpo.families.load import locate_model, read_spec, spec_of_folder, with_task
 from realdpo.ids import content_id
 from realdpo.workspace import Workspace
 
@@ -19,8 +20,9 @@ from realdpo.workspace import Workspace
 class System:
     """What makes videos. videos: a folder of finished ones, else `model` (with `lora`) makes them.
 
-    task: as for `realdpo.families.load.with_task`. transformer: a fully trained transformer's folder that replaces the model's own. revision
-    changes when any weight does. guide: strength of the guidance by the base. scale: of the LoRA.
+    task: as for `realdpo.families.load.with_task`. transformer: a fully trained transformer's folder
+    that replaces the model's own. base_revision: the commit or branch of the model on the Hub.
+    revision: an id that changes when any weight does. guide: strength of the guidance by the base. scale: of the LoRA.
     """
 
     name: str
@@ -30,6 +32,7 @@ class System:
     transformer: str | None = None
     videos: str | None = None
     revision: str = ""
+    base_revision: str | None = None
     task: str | None = None
     guide: float = 0.0
     scale: float = 1.0
@@ -39,10 +42,11 @@ def resolve(workspace: Workspace, name: str, text: str, task: str | None = None)
     """A system from what the user wrote: a run's name, a model, MODEL+LORA, a folder of videos.
 
     task: of models; a run has its own. `@guide=2` after a run or MODEL+LORA guides it by its base
-    while sampling, `@scale=3` makes its adapters three times as strong.
+    while sampling, `@scale=3` makes its adapters three times as strong. `@revision=v1` after a
+    model or MODEL+LORA takes that commit or branch of the model; a run has its own.
     """
-    text, how = _how(name, text)
-    found = _resolve(workspace, name, text, task)
+    text, how, base_revision = _how(name, text)
+    found = _resolve(workspace, name, text, task, base_revision)
     if not how:
         return found
     if found.videos or not (found.lora or found.transformer):
@@ -52,26 +56,32 @@ def resolve(workspace: Workspace, name: str, text: str, task: str | None = None)
         )
     if "scale" in how and not found.lora:
         raise UserError(f"{name}={text}: only adapters can be scaled", "use @guide=")
-    return replace(found, text=f"{text}@{_told(how)}", **how)  # type: ignore[arg-type]
+    joint = "," if base_revision else "@"
+    return replace(found, text=f"{found.text}{joint}{_told(how)}", **how)  # type: ignore[arg-type]
 
 
-def _how(name: str, text: str) -> tuple[str, dict[str, float]]:
-    """`run@guide=2` as the run and how it samples."""
+def _how(name: str, text: str) -> tuple[str, dict[str, float], str | None]:
+    """`run@guide=2` as the run, how it samples, and the model's revision if one is named."""
     rest, at, told = text.rpartition("@")
     if not at or "=" not in told:
-        return text, {}
+        return text, {}, None
     how: dict[str, float] = {}
+    revision = None
     for part in told.split(","):
         key, _, value = part.partition("=")
+        if key == "revision" and value:
+            revision = value
+            continue
         try:
             how[key] = float(value)
         except ValueError:
             how[key] = math.nan
         if key not in ("guide", "scale") or not math.isfinite(how[key]) or how[key] < 0:
             raise UserError(
-                f"{name}={text}: {part!r} is not understood", "after @: guide=2, or scale=3"
+                f"{name}={text}: {part!r} is not understood",
+                "after @: guide=2, scale=3, or revision=BRANCH",
             )
-    return rest, {key: value for key, value in how.items() if value != NEUTRAL[key]}
+    return rest, {key: value for key, value in how.items() if value != NEUTRAL[key]}, revision
 
 
 NEUTRAL = {"guide": 0.0, "scale": 1.0}
@@ -81,11 +91,18 @@ def _told(how: Mapping[str, float]) -> str:
     return ",".join(f"{key}={value:g}" for key, value in how.items())
 
 
-def _resolve(workspace: Workspace, name: str, text: str, task: str | None) -> System:
+def _resolve(
+    workspace: Workspace, name: str, text: str, task: str | None, base_revision: str | None
+) -> System:
     run_folder = workspace.runs / text
-    if text and (run_folder / "config.toml").is_file():
-        return _of_run(name, text, run_folder)
     folder = Path(text).expanduser()
+    wrong = f"{name}={text}@revision={base_revision}"
+    if text and (run_folder / "config.toml").is_file():
+        if base_revision:
+            raise UserError(
+                f"{wrong}: a run has the revision it was trained on", "leave @revision= out"
+            )
+        return _of_run(name, text, run_folder)
     if folder.is_dir() and not (folder / "model_index.json").is_file():
         if not any(folder.glob("*.mp4")):
             raise UserError(
@@ -95,19 +112,22 @@ def _resolve(workspace: Workspace, name: str, text: str, task: str | None) -> Sy
         return System(name, text, videos=str(folder))
     model, _, lora = text.partition("+")
     try:
-        found = locate_model(model)
+        found = locate_model(model, base_revision)
     except UserError as error:
         runs = sorted(p.parent.name for p in workspace.runs.glob("*/config.toml"))
         raise UserError(
             f"{name}={text}: {error.message}",
             f"runs of this workspace: {', '.join(runs) or 'none'}; {error.hint or ''}".strip("; "),
         ) from None
+    if base_revision and Path(found.source).is_dir():
+        raise UserError(f"{wrong}: a folder has no revisions", "leave @revision= out")
     if lora and not Path(lora).exists() and "/" not in lora:
         raise UserError(f"{name}={text}: the LoRA {lora} is not there")
     weights = fingerprint_weights(Path(lora)) if lora and Path(lora).exists() else lora
     return System(
-        name, text, model, lora or None, revision=f"{found.revision}+{weights}", task=task
-    )
+        name, text + (f"@revision={base_revision}" if base_revision else ""), model, lora or None,
+        revision=f"{found.revision}+{weights}", base_revision=base_revision, task=task,
+    )  # fmt: skip
 
 
 def _of_run(name: str, text: str, folder: Path) -> System:
@@ -119,23 +139,33 @@ def _of_run(name: str, text: str, folder: Path) -> System:
         )
     settings = load_toml(folder / "config.toml").get("train", {})
     model = str(settings.get("model", "tiny"))
-    # the base that it was trained on
-    found = locate_model(model, settings.get("revision"))
-    task = settings.get("task")
-    revision = f"{found.revision}+{fingerprint_weights(weights)}"
+    base_revision = settings.get("revision")
+    found = locate_model(model, base_revision)
+    system = System(
+        name, text, model, revision=f"{found.revision}+{fingerprint_weights(weights)}",
+        base_revision=base_revision, task=settings.get("task"),
+    )  # fmt: skip
     if (weights / "pytorch_lora_weights.safetensors").is_file():
-        return System(name, text, model, lora=str(weights), revision=revision, task=task)
+        return replace(system, lora=str(weights))
     parts = sorted(p.parent for p in weights.glob("*/config.json"))
     if len(parts) != 1:
         raise UserError(f"{name}={text}: {weights} holds neither a LoRA nor a transformer")
-    return System(name, text, model, transformer=str(parts[0]), revision=revision, task=task)
+    return replace(system, transformer=str(parts[0]))
+
+
+def spec_of_system(system: System) -> Spec:
+    """The facts of the system's model, at its revision and for its task."""
+    found = locate_model(system.model, system.base_revision)
+    return with_task(spec_of_folder(found.folder), system.task)
 
 
 def model_folder(system: System, links: Path) -> str:
     """What to load: the model, or a folder under `links` of its parts with the trained transformer."""
     if system.transformer is None:
         return system.model
-    source, trained = locate_model(system.model).folder, Path(system.transformer)
+    # on another machine than trained it the model may have to be fetched, and whole
+    source = read_spec(system.model, system.base_revision).folder
+    trained = Path(system.transformer)
     folder = links / content_id(revision=system.revision)
     folder.mkdir(parents=True, exist_ok=True)
     for part in source.iterdir():
