@@ -150,7 +150,11 @@ def load_encoders(spec: Spec, dtype: torch.dtype, device: torch.device) -> Any:
     without: dict[str, Any] = {
         k: None for k in ("transformer", "transformer_2") if k in spec.classes
     }
-    pipe = kind.from_pretrained(spec.folder, **in_dtype(part_dtypes(spec, dtype)), **without)
+    try:
+        pipe = kind.from_pretrained(spec.folder, **in_dtype(part_dtypes(spec, dtype)), **without)
+    except ImportError as error:  # a part of the pipeline that is a package of its own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"cannot load the model {spec.folder}: {reason}") from error
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
 
