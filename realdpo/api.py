@@ -140,7 +140,7 @@ def sample(
     *,
     prompts: Sequence[str] = (),
     images: Sequence[str | Path] = (),
-    guide: float | None = None,
+    guide: float | Literal["negative"] | None = None,
     base: bool = True,
     limit: int = 0,
     devices: str = "auto",
@@ -153,7 +153,8 @@ def sample(
         run: what `realdpo.train` returned.
         prompts: what to show; without any, the prompts of the workspace's split.
         images: first frames for image-to-video, one a prompt or one for all.
-        guide: make the run once more, guided by its base with this strength.
+        guide: make the run once more, guided by its base with this strength, or with the base as
+            the `negative` forward.
         base: make the base's videos as well.
         limit: take at most so many prompts of the split; 0 takes all.
         devices: `auto` for every GPU, or names joined by commas.
