@@ -22,18 +22,19 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0"
 
-__all__ = ["UserError", "Workspace", "curate", "evaluate", "pairs", "sample", "train"]
+__all__ = ["UserError", "Workspace", "curate", "evaluate", "pairs", "run_rounds", "sample", "train"]
 
 _HOMES = {
     "UserError": "realdpo.errors",
     "Workspace": "realdpo.workspace",
     "evaluate": "realdpo.api",
+    "run_rounds": "realdpo.api",
     "sample": "realdpo.api",
 }
 
 if TYPE_CHECKING:
     from realdpo import curate, pairs
-    from realdpo.api import evaluate, sample, train
+    from realdpo.api import evaluate, run_rounds, sample, train
     from realdpo.errors import UserError
     from realdpo.workspace import Workspace
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from realdpo.workspace import Workspace
 
@@ -39,20 +39,59 @@ def train(
     Raises:
         UserError: a wrong setting, or a workspace with nothing to train on.
     """
-    from realdpo.config import build_settings, settings_to_toml
-    from realdpo.errors import UserError
+    from realdpo.config import settings_to_toml
     from realdpo.progress import show_progress
     from realdpo.train import loop
-    from realdpo.train.config import PRESETS, TrainConfig
     from realdpo.train.runs import Run
 
-    if preset not in PRESETS:
-        raise UserError(f"no preset {preset!r}", f"presets: {', '.join(PRESETS)}")
     workspace = Workspace.of(work)
-    chosen = config or build_settings(TrainConfig, {**PRESETS[preset], **settings}, "train")
+    chosen = config or _train_settings(preset, settings)
     with show_progress(progress), workspace.lock("train"):
         workspace.save_config("train", settings_to_toml("train", chosen))
         return Run(loop.run(workspace, chosen, on_step).folder)
+
+
+def run_rounds(
+    work: Workspace | str | Path,
+    count: int,
+    *,
+    reference: Literal["base", "last"] = "base",
+    prompts: int = 8,
+    keep_going: bool = False,
+    preset: str = "realdpo",
+    config: TrainConfig | None = None,
+    devices: str = "auto",
+    progress: bool = True,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Train in rounds, each from the last round's weights, until one no longer helps.
+
+    Args:
+        work: the workspace, or its folder.
+        count: rounds at most.
+        reference: what a round is contrasted with: the base, or the last round's model.
+        prompts: validation prompts that videos are made of after each round; 0 makes none.
+        keep_going: train all rounds, whether they help or not.
+        preset, config, settings: of every round, as in `train`.
+        devices: for the videos: `auto` for every GPU, or names joined by commas.
+        progress: show progress bars on stderr.
+
+    Returns:
+        `rounds`, the name of the `best` run (empty: the base), and `page`.
+
+    Raises:
+        UserError: a wrong setting, or a workspace with nothing to train on.
+    """
+    from realdpo import rounds
+    from realdpo.families.load import device_names
+    from realdpo.progress import show_progress
+
+    chosen = config or _train_settings(preset, settings)
+    with show_progress(progress):
+        return rounds.run_rounds(
+            Workspace.of(work), chosen, count, against=reference, prompts=prompts,
+            keep_going=keep_going, devices=device_names(devices),
+        )  # fmt: skip
 
 
 def evaluate(
@@ -101,7 +140,7 @@ def sample(
     *,
     prompts: Sequence[str] = (),
     images: Sequence[str | Path] = (),
-    guide: float | None = None,
+    guide: float | Literal["negative"] | None = None,
     base: bool = True,
     limit: int = 0,
     devices: str = "auto",
@@ -114,7 +153,8 @@ def sample(
         run: what `realdpo.train` returned.
         prompts: what to show; without any, the prompts of the workspace's split.
         images: first frames for image-to-video, one a prompt or one for all.
-        guide: make the run once more, guided by its base with this strength.
+        guide: make the run once more, guided by its base with this strength, or with the base as
+            the `negative` forward.
         base: make the base's videos as well.
         limit: take at most so many prompts of the split; 0 takes all.
         devices: `auto` for every GPU, or names joined by commas.
@@ -142,6 +182,16 @@ def sample(
         chosen = samples.with_prompts(workspace, chosen, prompts, None, pictures)
         workspace.save_config("sample", settings_to_toml("sample", chosen))
         return samples.sample(workspace, chosen, device_names(devices))
+
+
+def _train_settings(preset: str, settings: Mapping[str, Any]) -> TrainConfig:
+    from realdpo.config import build_settings
+    from realdpo.errors import UserError
+    from realdpo.train.config import PRESETS, TrainConfig
+
+    if preset not in PRESETS:
+        raise UserError(f"no preset {preset!r}", f"presets: {', '.join(PRESETS)}")
+    return build_settings(TrainConfig, {**PRESETS[preset], **settings}, "train")
 
 
 def system_text(what: str | Path | Run, workspace: Workspace) -> str:

@@ -726,6 +726,59 @@ def sana_video() -> Any:
     )  # fmt: skip
 
 
+LISTS = (
+    "{% for m in messages %}{{'<|im_start|>' + m['role'] + '\\n'}}{% for c in m['content'] %}"
+    "{{ c['text'] }}{% endfor %}{{'<|im_end|>\\n'}}{% endfor %}"
+)
+
+
+class Unguarded:
+    """In place of NVIDIA's guardrail, whose weights are gated: lets all pass, as diffusers' own tests do."""
+
+    def to(self, device: Any) -> Unguarded:
+        return self
+
+    def check_text_safety(self, prompt: str) -> bool:
+        return True
+
+    def check_video_safety(self, video: Any) -> Any:
+        return video
+
+
+def cosmos25() -> Any:
+    """Cosmos-Predict2.5: a level for each frame, all layers of Qwen2.5-VL, Wan's VAE, UniPC."""
+    from diffusers import (
+        AutoencoderKLWan,
+        Cosmos2_5_PredictBasePipeline,
+        CosmosTransformer3DModel,
+        UniPCMultistepScheduler,
+    )
+    from diffusers.pipelines.cosmos import pipeline_cosmos2_5_predict
+
+    pipeline_cosmos2_5_predict.CosmosSafetyChecker = Unguarded
+    encoder, processor = qwen("You are a helpful assistant who will provide prompts")
+    processor.tokenizer.chat_template = LISTS
+    return Cosmos2_5_PredictBasePipeline(
+        text_encoder=encoder,
+        tokenizer=processor.tokenizer,
+        transformer=CosmosTransformer3DModel(
+            in_channels=17, out_channels=16, num_attention_heads=2, attention_head_dim=16,
+            num_layers=2, mlp_ratio=2, text_embed_dim=16, adaln_lora_dim=4, max_size=(4, 32, 32),
+            extra_pos_embed_type=None, use_crossattn_projection=True,
+            crossattn_proj_in_channels=32, encoder_hidden_states_channels=16,
+        ),
+        vae=AutoencoderKLWan(
+            base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1,
+            temperal_downsample=[False, True, True],
+        ),
+        scheduler=UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, use_karras_sigmas=True,
+            sigma_max=200.0, sigma_min=0.01,
+        ),
+        safety_checker=Unguarded(),
+    )  # fmt: skip
+
+
 PIPELINES = {
     "cogvideox-2b": lambda: cogvideox(rotary=False),
     "cogvideox-5b": lambda: cogvideox(),
@@ -754,6 +807,7 @@ PIPELINES = {
     "ltx2-t2v": lambda: ltx2(),
     "ltx2.3-t2v": lambda: ltx2(newer=True),
     "sana-video-t2v": lambda: sana_video(),
+    "cosmos2.5-t2v": lambda: cosmos25(),
 }
 
 

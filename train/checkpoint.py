@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from realdpo.errors import UserError
 from realdpo.families import Spec
-from realdpo.families.weights import read_weights, save_weights
+from realdpo.families.weights import read_start, read_weights, save_weights
 from realdpo.files import replace_folder
 from realdpo.train.log import plain
 from realdpo.train.reference import Reference, let_go
@@ -135,6 +135,17 @@ def load(
     except Exception as error:  # safetensors raises its own type, which it does not export
         raise UserError(f"{folder} cannot be read: {error}", "delete that folder") from None
     return state
+
+
+def begin_from(folder: Path, model: nn.Module, spec: Spec) -> None:
+    """Put the weights that an earlier run handed over into the policy.
+
+    Raises UserError when they are not there or are not of this policy.
+    """
+    stored = read_start(model, spec, folder)
+    with torch.no_grad():
+        for name, parameter in trained(model):
+            parameter.copy_(_like(parameter, stored[name]))
 
 
 def policy_weights(folder: Path, model: nn.Module, spec: Spec) -> dict[str, Tensor]:

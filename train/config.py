@@ -25,6 +25,11 @@ class TrainConfig:
     model: str = _set("tiny", "tiny, a diffusers pipeline folder, or a Hub id.")
     revision: str | None = _set(None, "Branch, tag or commit of a Hub model.")
     name: str = _set("", "Name of the run under runs/; the objective's name when empty.")
+    start: str = _set(
+        "",
+        "Weights to train on from: a run of this workspace, or the folder that a run wrote; empty: "
+        "the model as it is.",
+    )
     weights: Literal["lora", "full"] = _set("lora", "Train low-rank adapters or all weights.")
     rank: int = _set(32, "Rank of the adapters.")
     alpha: float = _set(32.0, "Adapters are scaled by alpha / rank.")
@@ -83,7 +88,8 @@ class TrainConfig:
 
     # Reference
     reference: Literal["auto", "adapter-off", "frozen", "ema"] = _set(
-        "auto", "auto: adapter-off for LoRA, frozen for full weights."
+        "auto",
+        "auto: the base. frozen and ema begin where the run does, which `start` moves from the base.",
     )
     ema_rate: float = _set(0.999, "Share of the old reference kept at an update.")
     ema_every: int = _set(100, "Steps between updates of the moving reference.")

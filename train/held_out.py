@@ -133,13 +133,25 @@ def summary(now: Table, base: Table, config: TrainConfig) -> dict[str, Any]:
         "pairs": len(now.win),
     }
     if config.objective == "contrast":
-        gate = torch.tensor(levels(config)) > config.contrast_above
-        result["contrast"] = float((now.win - config.gamma * gate * now.moved).mean())
+        result["contrast"] = float(lowered(now, base, config).mean())
         result["contrast_base"] = float(base.win.mean())
         result["moved"] = float(now.moved.mean())
     if now.lose.shape[2]:
         result |= _against_losers(now, base, config.beta)
+    result["by_pair"] = lowered(now, base, config).tolist()
     return result
+
+
+def lowered(now: Table, base: Table, config: TrainConfig) -> Tensor:
+    """What training lowers, measured on each held-out pair: [P]."""
+    if config.objective == "contrast":
+        gate = torch.tensor(levels(config)) > config.contrast_above
+        return (now.win - config.gamma * gate * now.moved).mean(1)
+    error = now.win.mean(1)
+    if config.objective == "sft" or not now.lose.shape[2]:
+        return error
+    z = margins(_errors(now, base), config.beta).view(*now.lose.shape)
+    return torch.nn.functional.softplus(-z).mean((1, 2)) + config.sft_weight * error
 
 
 def _against_losers(now: Table, base: Table, beta: float) -> dict[str, Any]:

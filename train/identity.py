@@ -56,7 +56,7 @@ def refuse_other(
 
     `stored`: the identity in its newest checkpoint.
     """
-    _same_settings(folder, config)
+    require_same_settings(folder, config)
     if stored is None:
         return
     then = Identity(**stored)
@@ -103,7 +103,8 @@ def _counted(losers: str) -> str:
     return "of every pair its own losers" if losers == "own" else f"{losers} losers of every pair"
 
 
-def _same_settings(folder: Path, config: TrainConfig) -> None:
+def require_same_settings(folder: Path, config: TrainConfig) -> None:
+    """Raise UserError when the run in `folder` was started with settings that learn otherwise."""
     path = folder / "config.toml"
     if not path.is_file():
         return

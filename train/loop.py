@@ -46,6 +46,7 @@ from realdpo.train import (
 )
 from realdpo.train.config import TrainConfig
 from realdpo.train.objective import Errors
+from realdpo.train.runs import weights_of
 from realdpo.train.step import Outcome
 from realdpo.workspace import Workspace
 
@@ -55,8 +56,9 @@ class RunSummary:
     """What a run did. `before` and `after` are held-out summaries (see `held_out.summary`).
 
     handed_over: the checkpoint whose policy `weights` holds, the best on held-out clips.
-    better_than_base: whether it was better there than the model before training; None if nothing
-    was held out.
+    better_than_base: whether it was better there than the base model, better_than_start than what
+    the run began with (`start`); None if nothing was held out, there was no other start, or another
+    reference makes the two incomparable.
     """
 
     folder: Path
@@ -72,6 +74,7 @@ class RunSummary:
     stopped: str | None = None
     handed_over: str = ""
     better_than_base: bool | None = None
+    better_than_start: bool | None = None
 
 
 def run(
@@ -116,6 +119,8 @@ class Trainer:
         `limit` takes so many pairs of a split only, `runs` another folder than the workspace's.
         """
         self.workspace, self.config = workspace, config
+        if config.start:  # said before anything large is loaded
+            weights_of(workspace, config.start)
         self.folder = (runs or workspace.runs) / config.run_name
         self.accelerator = setup.accelerator(config, self.folder)
         self.main = self.accelerator.is_main_process
@@ -292,10 +297,24 @@ class Trainer:
                 self._check_reference()
             if self.watched:
                 self.base = self._measure()
-                self.before = self.after = self._held_out(self.base)
+            if self.config.start:
+                self._begin_from_start()
+            if self.base is not None:
+                began = self._measure() if self.config.start else self.base
+                self.before = self.after = self._held_out(began)
         if self.main:  # only now: a start that failed binds nobody to its settings
             write_text(self.folder / "config.toml", configs.settings_to_toml("train", self.config))
         self.accelerator.wait_for_everyone()
+
+    def _begin_from_start(self) -> None:
+        """Take over the weights of `start`; until here the policy was the base."""
+        folder = weights_of(self.workspace, self.config.start)
+        checkpoint.begin_from(folder, self.inner, self.task.family.spec)
+        if self.reference is not None and self.config.reference in ("frozen", "ema"):
+            self.reference.restart()
+        if self.average is not None:
+            self.average.restart()
+        progress.say(f"training on from {folder}")
 
     def train_step(self) -> dict[str, float]:
         """One optimiser step; returns its numbers, averaged over all processes."""
@@ -365,13 +384,13 @@ class Trainer:
         if self.best and (checkpoints / self.best[1]).is_dir():
             chosen = checkpoints / self.best[1]
         assert chosen is not None
-        target, better = self.folder / "weights", None
-        if self.before and self.best:  # the base competes
-            better = self.best[0] < held_out.rank(self.before, self.config.objective)
-        if better is False:
+        target = self.folder / "weights"
+        better, further = self._compete()
+        if better is False or further is False:
             progress.say(
-                "warning: on held-out clips no step was better than the base; the weights are those "
-                f"of {chosen.name}, the least bad: do not use them"
+                "warning: on held-out clips no step was better than "
+                f"{'the base' if better is False else self.config.start}; the weights are those of "
+                f"{chosen.name}, the least bad: do not use them"
             )
         if self.main:
             weights = checkpoint.policy_weights(chosen, self.inner, spec)
@@ -385,6 +404,7 @@ class Trainer:
         summary = RunSummary(
             self.folder, target, self.step, statistics.median(times or [0.0]), self.parameters, len(self.pairs),
             len(self.watched), self.watched_by, self.before, self.after, stopped, chosen.name, better,
+            further,
         )  # fmt: skip
         if self.main:
             shown = asdict(summary) | {"folder": self.folder.name, "weights": "weights"}
@@ -393,6 +413,19 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()  # ends the trackers, and the group of processes
         return summary
+
+    def _compete(self) -> tuple[bool | None, bool | None]:
+        """Whether the best step is better than the base, and than what the run began with."""
+        config = self.config
+        if not (self.before and self.best and self.base is not None):
+            return None, None
+        if not config.start:
+            return self.best[0] < held_out.rank(self.before, config.objective), None
+        further = self.best[0] < held_out.rank(self.before, config.objective)
+        if config.objective == "contrast" and config.reference in ("frozen", "ema"):
+            return None, further  # the contrast with one reference says nothing of another's
+        base = held_out.summary(self.base, self.base, config)
+        return self.best[0] < held_out.rank(base, config.objective), further
 
     # Checkpoints
 

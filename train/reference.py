@@ -102,6 +102,10 @@ class Reference:
             size += float(weight.square().sum())
         return (apart / max(size, 1e-30)) ** 0.5
 
+    def restart(self) -> None:
+        """Begin again from the trained weights as they are now."""
+        self.load({name: parameter.detach() for name, parameter in self._trained if self.weights})
+
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Take over saved weights. Raises UserError when they are of another model."""
         if weights.keys() != self.weights.keys():

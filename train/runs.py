@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from realdpo.errors import UserError
 from realdpo.train import log
+from realdpo.workspace import Workspace
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,6 +82,25 @@ class Run:
     def held_out(self) -> RunLog:
         """Numbers of every measurement on held-out pairs."""
         return RunLog(self.folder / "held_out.jsonl")
+
+
+def weights_of(workspace: Workspace, start: str) -> Path:
+    """The folder of weights that `start` names: a run of the workspace, or a folder of weights.
+
+    Raises UserError when there is none.
+    """
+    folder = Path(start).expanduser()
+    if (workspace.runs / start).is_dir():
+        return Run(workspace.runs / start).weights
+    if (folder / "weights").is_dir():
+        return folder / "weights"
+    if folder.is_dir():
+        return folder
+    known = sorted(p.name for p in workspace.runs.glob("*") if (p / "weights").is_dir())
+    raise UserError(
+        f"start = {start}: no such run or folder",
+        f"runs with weights: {', '.join(known) or 'none'}",
+    )
 
 
 def held_out_lines(before: Mapping[str, Any], after: Mapping[str, Any], by: str) -> list[str]:

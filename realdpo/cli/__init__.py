@@ -14,7 +14,7 @@ import typer.core
 import realdpo
 
 _PANELS = {
-    "Steps, in order": ("curate", "pairs", "train", "sample", "export-lora", "eval"),
+    "Steps, in order": ("curate", "pairs", "train", "rounds", "sample", "eval"),
     "Publish": ("push-hub", "pull", "card", "export-lora"),
     "Try and check": ("demo", "doctor"),
 }
@@ -115,7 +115,7 @@ def _register() -> None:
     # Each module adds its commands to `app`; none of them imports anything heavy.
     import importlib
 
-    for name in ("curate", "pairs", "train", "sample", "eval", "hub", "export", "demo"):
+    for name in ("curate", "pairs", "train", "rounds", "sample", "eval", "hub", "export", "demo"):
         importlib.import_module(f"realdpo.cli.{name}")
 
 

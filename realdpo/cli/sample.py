@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from realdpo import cli
 from realdpo.cli import options
+from realdpo.errors import UserError
 
 
 @cli.app.command(
@@ -29,8 +30,12 @@ def sample(
         ),
     ] = None,
     guide: Annotated[
-        float | None,
-        typer.Option(help="Make every --run guided by its base as well, with this strength."),
+        str | None,
+        typer.Option(
+            metavar="STRENGTH|negative",
+            help="Make every --run guided by its base as well: with this strength, or with the base "
+            "as the negative forward, which costs nothing.",
+        ),
     ] = None,
     prompt: Annotated[list[str] | None, typer.Option(help="A prompt; may be repeated.")] = None,
     prompts: Annotated[
@@ -67,7 +72,7 @@ def sample(
         from realdpo.workspace import Workspace
 
         place = Workspace(workspace)
-        systems = samples.systems_for(place, run or (), guide, pairs_of(system), base)
+        systems = samples.systems_for(place, run or (), _guide(guide), pairs_of(system), base)
         settings = resolve_settings(
             EvalConfig, section="sample", file=config, sets=sets or (),
             flags={
@@ -82,3 +87,12 @@ def sample(
             place.save_config("sample", settings_to_toml("sample", settings))
             made = samples.sample(place, settings, device_names(devices))
         cli.print_json(made) if as_json else print(samples.told(made))
+
+
+def _guide(text: str | None) -> float | Literal["negative"] | None:
+    from realdpo.families.guide import parse_guide
+
+    try:
+        return None if text is None else parse_guide(text)
+    except ValueError:
+        raise UserError(f"--guide {text} is not understood", "give 2, or negative") from None

@@ -11,6 +11,7 @@ from __future__ import annotations
 from realdpo.errors import UserError
 from realdpo.families.base import Family, Spec, Traits
 from realdpo.families.cogvideox import CogVideoX
+from realdpo.families.cosmos25 import Cosmos25
 from realdpo.families.generic import Generic
 from realdpo.families.hunyuan import Hunyuan
 from realdpo.families.hunyuan15 import Hunyuan15
@@ -36,7 +37,7 @@ __all__ = [
 
 FAMILIES: tuple[type[Family], ...] = (
     *(CogVideoX, Wan, LTX, Hunyuan, Mochi),
-    *(Hunyuan15, SkyReels, LTXCondition, Kandinsky5, LTX2, SanaVideo),
+    *(Hunyuan15, SkyReels, LTXCondition, Kandinsky5, LTX2, SanaVideo, Cosmos25),
 )
 
 

@@ -164,6 +164,8 @@ class Family:
 
     ORIGINAL: ClassVar[tuple[tuple[str, str], ...]] = ()
     """(pattern, replacement): what the authors' own code calls a linear module; see `names`."""
+    COMFY: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """The same for ComfyUI where it has names of its own."""
     PREFIX: ClassVar[str] = "diffusion_model."
     """Before these names in files that ComfyUI reads."""
     LATENTS_KNOWN: ClassVar[bool] = True

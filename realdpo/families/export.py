@@ -48,7 +48,9 @@ def export_lora(
         with torch.device("meta"):  # for the names and shapes alone
             model = getattr(diffusers, spec.classes[spec.component]).from_config(spec.transformer)
         made = {}
-        for stem, (down, up) in to_original(layers, family, model).items():
+        for stem, (down, up) in to_original(
+            layers, family, model, comfy=format_ == "comfyui"
+        ).items():
             if format_ == "comfyui":
                 made[f"{family.PREFIX}{stem}.lora_A.weight"] = down
                 made[f"{family.PREFIX}{stem}.lora_B.weight"] = up * scale

@@ -17,6 +17,9 @@ from realdpo.families.base import Family, Traits, to_pil
 if TYPE_CHECKING:
     from torch import Tensor
 
+_REFINER = r"context_embedder\.token_refiner\.refiner_blocks\.(\d+)\."
+_REFINER_NAME = r"txt_in.individual_token_refiner.blocks.\1."
+TOKENS, GLYPHS = 1000, 256  # the pipeline's `tokenizer_max_length` and `tokenizer_2_max_length`
 PICTURE_TOKENS = 729  # `vision_num_semantic_tokens` of the pipeline
 
 
@@ -27,6 +30,37 @@ class Hunyuan15(Family):
         "HunyuanVideo15ImageToVideoPipeline": "i2v",
     }
     KEEPS_REGIONS = False
+    # as diffusers' scripts/convert_hunyuan_video1_5_to_diffusers.py maps them
+    ORIGINAL = (
+        (r"transformer_blocks\.(\d+)\.attn\.to_([qkv])", r"double_blocks.\1.img_attn_\2"),
+        (r"transformer_blocks\.(\d+)\.attn\.add_([qkv])_proj", r"double_blocks.\1.txt_attn_\2"),
+        (r"transformer_blocks\.(\d+)\.attn\.to_out\.0", r"double_blocks.\1.img_attn_proj"),
+        (r"transformer_blocks\.(\d+)\.attn\.to_add_out", r"double_blocks.\1.txt_attn_proj"),
+        (r"transformer_blocks\.(\d+)\.ff\.net\.0\.proj", r"double_blocks.\1.img_mlp.fc1"),
+        (r"transformer_blocks\.(\d+)\.ff\.net\.2", r"double_blocks.\1.img_mlp.fc2"),
+        (r"transformer_blocks\.(\d+)\.ff_context\.net\.0\.proj", r"double_blocks.\1.txt_mlp.fc1"),
+        (r"transformer_blocks\.(\d+)\.ff_context\.net\.2", r"double_blocks.\1.txt_mlp.fc2"),
+        (_REFINER + r"attn\.to_([qkv])", _REFINER_NAME + r"self_attn_qkv#\2"),
+        (_REFINER + r"attn\.to_out\.0", _REFINER_NAME + "self_attn_proj"),
+        (_REFINER + r"ff\.net\.0\.proj", _REFINER_NAME + "mlp.fc1"),
+        (_REFINER + r"ff\.net\.2", _REFINER_NAME + "mlp.fc2"),
+    )
+
+    # ComfyUI fuses q, k and v (musubi-tuner's convert_hunyuan_video_1_5_lora_to_comfy.py)
+    COMFY = (
+        (r"transformer_blocks\.(\d+)\.attn\.to_([qkv])", r"double_blocks.\1.img_attn.qkv#\2"),
+        (r"transformer_blocks\.(\d+)\.attn\.add_([qkv])_proj", r"double_blocks.\1.txt_attn.qkv#\2"),
+        (r"transformer_blocks\.(\d+)\.attn\.to_out\.0", r"double_blocks.\1.img_attn.proj"),
+        (r"transformer_blocks\.(\d+)\.attn\.to_add_out", r"double_blocks.\1.txt_attn.proj"),
+        (r"transformer_blocks\.(\d+)\.ff\.net\.0\.proj", r"double_blocks.\1.img_mlp.0"),
+        (r"transformer_blocks\.(\d+)\.ff\.net\.2", r"double_blocks.\1.img_mlp.2"),
+        (r"transformer_blocks\.(\d+)\.ff_context\.net\.0\.proj", r"double_blocks.\1.txt_mlp.0"),
+        (r"transformer_blocks\.(\d+)\.ff_context\.net\.2", r"double_blocks.\1.txt_mlp.2"),
+        (_REFINER + r"attn\.to_([qkv])", _REFINER_NAME + r"self_attn.qkv#\2"),
+        (_REFINER + r"attn\.to_out\.0", _REFINER_NAME + "self_attn.proj"),
+        (_REFINER + r"ff\.net\.0\.proj", _REFINER_NAME + "mlp.0"),
+        (_REFINER + r"ff\.net\.2", _REFINER_NAME + "mlp.2"),
+    )
 
     @cached_property
     def traits(self) -> Traits:
@@ -70,6 +104,18 @@ class Hunyuan15(Family):
 
     def prepare(self, pipe: Any, settings: Any) -> None:
         pipe.guider = pipe.guider.new(guidance_scale=settings.guidance)
+
+    def prompt_shapes(self) -> dict[str, tuple[int, ...]]:
+        width = self.spec.transformer
+        shapes: dict[str, tuple[int, ...]] = {
+            "text": (TOKENS, width["text_embed_dim"]),
+            "mask": (TOKENS,),
+            "glyphs": (GLYPHS, width["text_embed_2_dim"]),
+            "glyph_mask": (GLYPHS,),
+        }
+        if self.task == "i2v":
+            shapes["image_embeds"] = (PICTURE_TOKENS, width["image_embed_dim"])
+        return shapes
 
     def embed(self, pipe: Any, prompt: str, image: Tensor | None) -> dict[str, Tensor]:
         text, mask, glyphs, glyph_mask = pipe.encode_prompt(prompt=prompt, batch_size=1)

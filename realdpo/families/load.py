@@ -13,7 +13,7 @@ from realdpo.errors import UserError
 from realdpo.families import family_of, trainable_family
 from realdpo.families.base import Spec
 from realdpo.families.fingerprint import fingerprint_weights
-from realdpo.families.guide import guide_by_base
+from realdpo.families.guide import Guide, guide_by_base, guide_text
 from realdpo.families.memory import memory_options, memory_told, place_pipeline
 from realdpo.families.weights import load_lora
 from realdpo.ids import content_id
@@ -150,7 +150,11 @@ def load_encoders(spec: Spec, dtype: torch.dtype, device: torch.device) -> Any:
     without: dict[str, Any] = {
         k: None for k in ("transformer", "transformer_2") if k in spec.classes
     }
-    pipe = kind.from_pretrained(spec.folder, **in_dtype(part_dtypes(spec, dtype)), **without)
+    try:
+        pipe = kind.from_pretrained(spec.folder, **in_dtype(part_dtypes(spec, dtype)), **without)
+    except ImportError as error:  # a part of the pipeline that is a package of its own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"cannot load the model {spec.folder}: {reason}") from error
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
 
@@ -198,13 +202,13 @@ def load_pipeline(
     lora_scale: float = 1.0,
     quantization: Mapping[str, Any] | None = None,
     task: str | None = None,
-    guide: float = 0.0,
+    guide: Guide = 0.0,
     base: str | None = None,
 ) -> Any:
     """Load `model` (`tiny`, a folder, a Hub id) ready to generate, with LoRA weights if given.
 
     dtype, memory, quantization and task are as in BuildConfig; device: auto, cpu, cuda, cuda:1 ...
-    guide: strength of the guidance by the base (see `guide`), whose transformer is taken from the
+    guide: how its base guides it (see `families.guide`); the base's transformer is taken from the
     pipeline `base` (of the same revision) where all weights were trained.
     What was chosen automatically is said aloud. Raises UserError when the model or the LoRA
     cannot be loaded or the device is not there.
@@ -247,7 +251,7 @@ def load_pipeline(
         f"model {found.id} on {where} in {str(kind).removeprefix('torch.')}"
         + (f", {', '.join(options_used)}" if options_used else "")
         + (f", with LoRA {lora}" if lora else "")
-        + (f", guided by its base, strength {guide:g}" if guide else "")
+        + (f", guided by its base: {guide_text(guide)}" if guide else "")
     )
     return pipe
 

@@ -20,6 +20,18 @@ if TYPE_CHECKING:
 class Mochi(Family):
     NAME = "mochi"
     TASKS: ClassVar = {"MochiPipeline": "t2v"}
+    ORIGINAL = (
+        (r"transformer_blocks\.(\d+)\.attn1\.to_([qkv])", r"blocks.\1.attn.qkv_x#\2"),
+        (r"transformer_blocks\.(\d+)\.attn1\.add_([qkv])_proj", r"blocks.\1.attn.qkv_y#\2"),
+        (r"transformer_blocks\.(\d+)\.attn1\.to_out\.0", r"blocks.\1.attn.proj_x"),
+        (r"transformer_blocks\.(\d+)\.attn1\.to_add_out", r"blocks.\1.attn.proj_y"),
+        (r"time_embed\.pooler\.(to_q|to_kv|to_out)", r"t5_y_embedder.\1"),
+        # the authors' gate comes first
+        (r"transformer_blocks\.(\d+)\.ff\.net\.0\.proj", r"blocks.\1.mlp_x.w1#halves"),
+        (r"transformer_blocks\.(\d+)\.ff\.net\.2", r"blocks.\1.mlp_x.w2"),
+        (r"transformer_blocks\.(\d+)\.ff_context\.net\.0\.proj", r"blocks.\1.mlp_y.w1#halves"),
+        (r"transformer_blocks\.(\d+)\.ff_context\.net\.2", r"blocks.\1.mlp_y.w2"),
+    )
 
     @cached_property
     def traits(self) -> Traits:

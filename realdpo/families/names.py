@@ -2,7 +2,8 @@
 
 Inside, a layer is `blocks.0.attn1.to_q.lora_A.weight`: the module's name in diffusers and one of
 two factors, with scale 1. A family says by `ORIGINAL` what its authors' own code calls a module,
-and by `#q`, `#k` ... which part of a fused one it is.
+by `#q`, `#k` ... which part of a fused one it is, and by `#halves` that its rows are in two halves
+which the authors have the other way round.
 """
 
 from __future__ import annotations
@@ -20,18 +21,31 @@ if TYPE_CHECKING:
 
 _OTHER_KINDS = ("dora_scale", "lokr_", "hada_", "oft_", ".diff")
 _PARTS = ("q", "k", "v", "mlp")  # of a fused module, in the order of its rows
+_HALVES = "halves"
 
 
-def original_names(family: Family, model: nn.Module) -> dict[str, list[str]]:
-    """The linear modules of `model` by what their authors call them: name -> its parts in order."""
+Names = tuple[tuple[str, str], ...]
+
+
+def original_names(names: Names, model: nn.Module) -> dict[str, list[str]]:
+    """The linear modules of `model` by what `names` calls them: name -> its parts in order."""
     found: dict[str, list[tuple[int, str]]] = {}
     for name in linear_modules(model):
-        for pattern, replacement in family.ORIGINAL:
+        for pattern, replacement in names:
             if re.fullmatch(pattern, name):
                 stem, _, part = re.sub(pattern, replacement, name).partition("#")
-                found.setdefault(stem, []).append((_PARTS.index(part) if part else 0, name))
+                place = _PARTS.index(part) if part in _PARTS else 0
+                found.setdefault(stem, []).append((place, name))
                 break
     return {stem: [name for _, name in sorted(parts)] for stem, parts in found.items()}
+
+
+def _swapped(names: Names, name: str) -> bool:
+    """Whether the authors have the halves of a module's rows the other way round."""
+    return any(
+        replacement.endswith(f"#{_HALVES}") and re.fullmatch(pattern, name)
+        for pattern, replacement in names
+    )
 
 
 def linear_modules(model: nn.Module) -> dict[str, nn.Module]:
@@ -46,20 +60,21 @@ def linear_modules(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def to_original(
-    layers: Mapping[str, Tensor], family: Family, model: nn.Module
+    layers: Mapping[str, Tensor], family: Family, model: nn.Module, comfy: bool = False
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Layers by their authors' names, each (A [r, in], B [out, r]), float32, exactly B A of before.
+    """Layers by their authors' names, or ComfyUI's where it has its own, each (A [r, in], B [out, r]), float32, exactly B A of before.
 
     Where the authors fuse several modules, their ranks add up and B is block-diagonal. Raises
     UserError for layers whose original name is not known.
     """
     import torch
 
+    called = (comfy and family.COMFY) or family.ORIGINAL
     linears = linear_modules(model)
     stems = {name.partition(".lora_")[0] for name in layers}
     factor = lambda name, which: layers[f"{name}.lora_{which}.weight"].float()  # noqa: E731
     made, done = {}, set()
-    for original, names in original_names(family, model).items():
+    for original, names in original_names(called, model).items():
         present = [name for name in names if name in stems]
         if not present:
             continue
@@ -71,6 +86,8 @@ def to_original(
         for k, name in enumerate(names):
             if name in stems:
                 block = factor(name, "B")
+                if _swapped(called, name):
+                    block = torch.cat(block.chunk(2)[::-1])
                 up[sum(rows[:k]) : sum(rows[: k + 1]), column : column + block.shape[1]] = block
                 column += block.shape[1]
         made[original] = (down, up)
@@ -127,8 +144,13 @@ def _known(
     tensors: Mapping[str, Tensor], family: Family, model: nn.Module
 ) -> dict[str, Tensor] | None:
     """Layers by a name that is known, dotted or in kohya's way; None when one is not."""
-    linears = linear_modules(model)
-    known = original_names(family, model) | {name: [name] for name in linears}
+    import torch
+
+    linears, original = linear_modules(model), original_names(family.ORIGINAL, model)
+    swapped = {stem for stem, names in original.items() if _swapped(family.ORIGINAL, names[0])}
+    original |= original_names(family.COMFY, model)
+    swapped |= {stem.replace(".", "_") for stem in swapped}
+    known = original | {name: [name] for name in linears}
     known |= {stem.replace(".", "_"): names for stem, names in known.items()}
     found: dict[str, Tensor] = {}
     alphas: dict[str, float] = {}
@@ -140,6 +162,8 @@ def _known(
             names = [stem]  # diffusers' own, of another model: told layer by layer
         if names is None:
             return None
+        if factor == "lora_B" and stem in swapped:
+            tensor = torch.cat(tensor.chunk(2)[::-1])
         if factor == "alpha":
             alphas |= dict.fromkeys(names, float(tensor))
         elif factor == "lora_B" and len(names) > 1:

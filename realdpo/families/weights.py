@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 # in a file's metadata: the transformer it is for, and the pipeline class it was trained with
 COMPONENT, PIPELINE = "realdpo.component", "realdpo.pipeline"
 ADAPTER = "round"
-LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for
+# the names that diffusers looks for
+LORA_FILE = "pytorch_lora_weights.safetensors"
+FULL_FILE = "diffusion_pytorch_model.safetensors"
 
 
 def add_lora(model: Any, rank: int, alpha: float, dropout: float, targets: tuple[str, ...]) -> None:
@@ -67,7 +69,7 @@ def save_weights(weights: Mapping[str, Tensor], model: Any, spec: Spec, folder: 
         model.save_config(target)
         whole = {**model.state_dict(), **kept}
         kept = {n: whole[n].detach().cpu().contiguous() for n in model.state_dict()}
-        save_file(kept, target / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+        save_file(kept, target / FULL_FILE, metadata={"format": "pt"})
         return
     folder.mkdir(parents=True, exist_ok=True)
     layers = get_peft_model_state_dict(model, state_dict=kept)
@@ -90,13 +92,63 @@ def read_weights(model: nn.Module, spec: Spec, folder: Path) -> dict[str, Tensor
     """What `save_weights` wrote, by the names of `model`'s trained parameters."""
     from safetensors.torch import load_file
 
-    whole = folder / spec.component / "diffusion_pytorch_model.safetensors"
+    whole = folder / spec.component / FULL_FILE
     if whole.is_file():
         return load_file(whole)
     stored = load_file(folder / LORA_FILE)
     # peft's files leave out the adapter's name: ...lora_A.weight for ...lora_A.default.weight
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
     return {n: stored[f"transformer.{n.replace('.default.', '.')}"] for n in trained}
+
+
+def read_start(model: nn.Module, spec: Spec, folder: Path) -> dict[str, Tensor]:
+    """Weights that an earlier run wrote, for `model` to train on from, by its parameters' names.
+
+    Raises UserError unless they are of the same transformer, layers, rank and alpha.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    lora = getattr(model, "peft_config", {}).get("default")
+    file = folder / (LORA_FILE if lora else f"{spec.component}/{FULL_FILE}")
+    if not file.is_file():
+        other = "all weights" if lora else "adapters"
+        raise UserError(
+            f"{folder} holds no {file.name} to train on from",
+            f"if it was trained with {other}, train them again (--set weights=), "
+            "or name another run with --set start=",
+        )
+    try:
+        with safe_open(file, framework="pt") as opened:
+            told = dict(opened.metadata() or {})
+        found = read_weights(model, spec, folder)
+    except (OSError, KeyError, SafetensorError) as error:
+        raise UserError(
+            f"cannot train on from {file}: it lacks {error}" if isinstance(error, KeyError)
+            else f"cannot train on from {file}: {error}",
+            "use the model, rank and targets that it was trained with",
+        ) from None  # fmt: skip
+    if told.get(COMPONENT, spec.component) != spec.component:
+        raise UserError(
+            f"{file} is for {told[COMPONENT]}, and this run trains {spec.component}",
+            "name the run of the same expert with --set start=",
+        )
+    if lora:
+        was = json.loads(told.get("lora_adapter_metadata", "{}"))
+        for setting, name, now in (("rank", "r", lora.r), ("alpha", "lora_alpha", lora.lora_alpha)):
+            then = was.get(f"transformer.{name}", now)
+            if then != now:
+                raise UserError(
+                    f"{file} was trained with {setting} {then:g}, and this run has {now:g}",
+                    f"train on with --set {setting}={then:g}",
+                )
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and found[name].shape != parameter.shape:
+            raise UserError(
+                f"{file} is of another model: {name} is {list(found[name].shape)} there, and "
+                f"{list(parameter.shape)} here",
+                "use the model that it was trained with",
+            )
+    return found
 
 
 def load_lora(pipe: Any, lora: str, scale: float = 1.0) -> dict[str, int]:

@@ -83,6 +83,16 @@ def test_a_run_its_base_and_guidance_side_by_side_once(place):
     assert len(changed) == 1
 
 
+def test_the_base_can_be_the_negative_forward(place):
+    arguments = ["--run", "lora", "--guide", "negative", "--prompt", "a person waves", "--name", "by",
+                 "--image", str(place.root / "first.png"), "--json"]  # fmt: skip
+    result = run(place, *arguments)
+    assert result.exit_code == 0, result.output
+    moved = {row["system"]: row["difference"] for row in json.loads(result.stdout)["moved"]}
+    assert 0 < moved["lora"] != moved["lora-guided"] > 0
+    assert "lora@guide=negative" in (place.reports / "sample-by.html").read_text()
+
+
 def test_all_weights_are_guided_by_the_base_beside_them(place):
     result = run(place, "--system", "plain=full", "--system", "none=full@guide=0", "--system",
                  "far=full@guide=1", "--prompt", "a person waves", "--name", "whole",
@@ -103,6 +113,8 @@ def test_all_weights_are_guided_by_the_base_beside_them(place):
         (["--run", "lora", "--prompt", "x", "--image", "nowhere.png"], "nowhere.png"),
         (["--run", "lora", "--prompt", "x"], "starts from a picture"),
         (["--system", "a=lora@guide=x"], "not understood"),
+        (["--system", "a=lora@scale=negative"], "not understood"),
+        (["--run", "lora", "--guide", "x"], "--guide x is not understood"),
         (["--system", "a=full@scale=2"], "only adapters can be scaled"),
     ],
 )
@@ -119,4 +131,8 @@ def test_a_base_has_nothing_to_be_guided_by(place):
     found = systems.resolve(place, "a", "lora@guide=2")
     assert (found.guide, found.scale, found.text) == (2.0, 1.0, "lora@guide=2")
     assert systems.resolve(place, "a", "lora@guide=0").text == "lora"
+    found = systems.resolve(place, "a", "lora@guide=negative,scale=2")
+    assert (found.guide, found.scale, found.text) == (
+        "negative", 2.0, "lora@guide=negative,scale=2",
+    )  # fmt: skip
     assert list(samples.systems_for(place, ["lora"], None, None, base=False)) == ["lora"]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import tiny_pipelines
 import torch
 
 from realdpo.errors import UserError
 from realdpo.families import family_of, load, weights
-from realdpo.families.guide import adapters_off, guide_by_base
+from realdpo.families.guide import adapters_off, guide_by_base, parse_guide
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -16,9 +20,9 @@ def folder(tmp_path_factory):
     return tiny_pipelines.save("cogvideox-5b", tmp_path_factory.mktemp("guide") / "model")
 
 
-def tuned(folder):
+def tuned(folder, **options):
     """The pipeline with adapters that do something, and what it calls its transformer with."""
-    pipe = load.load_pipeline(str(folder), device="cpu")
+    pipe = load.load_pipeline(str(folder), device="cpu", **options)
     family = family_of(load.spec_of_pipeline(pipe))
     weights.add_lora(pipe.transformer, 2, 2.0, 0.0, family.TARGETS)
     random = torch.Generator().manual_seed(0)
@@ -79,3 +83,87 @@ def test_strength_nought_changes_nothing_and_a_base_cannot_be_guided(folder):
     assert torch.equal(video(pipe), plain)
     with pytest.raises(UserError, match="has no LoRA"):
         guide_by_base(load.load_pipeline(str(folder), device="cpu"), 1.0)
+
+
+def sampled(pipe, prompt, scale, negative=None, steps=1):
+    """The latents of a video; scale: of classifier-free guidance."""
+    how = {"guidance_scale": scale}
+    if hasattr(pipe, "guider"):
+        pipe.guider, how = pipe.guider.new(guidance_scale=scale), {}
+    return pipe(
+        prompt, negative_prompt=negative, height=64, width=64, num_frames=9,
+        num_inference_steps=steps, generator=torch.Generator().manual_seed(0),
+        output_type="latent", **how,
+    ).frames  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("cogvideox-5b", "patch_embed"),  # one forward of a doubled batch
+        ("wan2.1-t2v", "patch_embedding"),  # two forwards
+        ("hunyuan15-t2v", "x_embedder"),  # two forwards, by a guider
+    ],
+)
+@torch.no_grad()
+def test_the_base_is_the_negative_forward_and_no_forward_is_added(tmp_path, name, part):
+    pipe, _ = tuned(tiny_pipelines.save(name, tmp_path / "model"))
+    prompt, negative, scale = "a person walks", "a street", 4.0
+    counted = []
+    getattr(pipe.transformer, part).register_forward_pre_hook(
+        lambda module, args, kwargs: counted.append(len((*args, *kwargs.values())[-1])),
+        with_kwargs=True,
+    )
+    plain = sampled(pipe, prompt, scale, negative)
+    wanted, counted[:] = sum(counted), []
+    # a scheduler's first step is affine in the prediction, so the latents obey the formula too
+    here = sampled(pipe, prompt, 1.0)
+    with adapters_off(pipe.transformer):
+        there = sampled(pipe, negative, 1.0)
+    counted.clear()
+    assert guide_by_base(pipe, "negative") == ["transformer"]
+    guided = sampled(pipe, prompt, scale, negative)
+    torch.testing.assert_close(guided, there + scale * (here - there), atol=1e-4, rtol=1e-4)
+    assert (guided - plain).abs().max() > 1e-2
+    assert sum(counted) == wanted
+    with pytest.raises(UserError, match="no negative forward"):
+        sampled(pipe, prompt, 1.0, steps=2)
+    # what failed leaves nothing behind
+    again = sampled(pipe, prompt, scale, negative)
+    torch.testing.assert_close(again, guided, atol=1e-6, rtol=1e-6)
+
+
+def test_a_pipeline_that_names_no_negative_forward_is_refused(tmp_path):
+    pipe, _ = tuned(tiny_pipelines.save("sana-video-t2v", tmp_path / "model"))
+    with pytest.raises(UserError, match="does not tell its negative forward apart"):
+        guide_by_base(pipe, "negative")
+        sampled(pipe, "a person walks", 4.0)
+
+
+def test_a_guide_is_a_strength_or_negative():
+    assert (parse_guide("negative"), parse_guide("2")) == ("negative", 2.0)
+    for wrong in ("positive", "-1", "nan", "inf", ""):
+        with pytest.raises(ValueError):
+            parse_guide(wrong)
+
+
+@torch.no_grad()
+def test_the_snippet_of_the_docs_runs_and_is_guided(folder, tmp_path):
+    text = (ROOT / "docs" / "training.md").read_text()
+    snippet = next(part for part in text.split("```python\n")[1:] if "guide_by_base(" in part)
+    pipe, _ = tuned(folder)
+    trained = {n: p.detach() for n, p in pipe.transformer.named_parameters() if "lora_" in n}
+    spec = load.read_spec(str(folder))
+    weights.save_weights(trained, pipe.transformer, spec, tmp_path / "weights")
+    small = (
+        "height=64, width=64, num_frames=9, num_inference_steps=1, output_type='latent', "
+        "generator=torch.Generator().manual_seed(0)"
+    )
+    code = snippet.split("```")[0].replace("work/runs/contrast/weights", str(tmp_path / "weights"))
+    assert code.count("pipe(prompt)") == 1
+    code = code.replace("pipe(prompt)", f"pipe(prompt, {small})")
+    seen = {"model": str(folder), "prompt": "a person walks", "torch": torch}
+    exec(code, seen)
+    plain, _ = tuned(folder)
+    guide_by_base(plain, 2)
+    torch.testing.assert_close(seen["video"], video(plain)[0], atol=1e-4, rtol=1e-4)

@@ -26,12 +26,7 @@ def build(
 
     Players of at most `shown` prompts are on the page.
     """
-    sections = [
-        report.Section("Verdicts", _verdicts(made)),
-        report.Section("Means", _means(made)),
-        report.Section("Paired differences to " + made["base"], _differences(made)),
-        report.Section("All comparisons", _comparisons(made)),
-    ]
+    sections = comparison_sections(made)
     if "frechet" in made:
         sections.append(
             report.Section("Frechet distance to the real clips", _frechet(made["frechet"]))
@@ -50,6 +45,16 @@ def build(
         f"compared with {made['base']}"
     )
     return report.render_page(f"Evaluation {made['name']}", sections, size)
+
+
+def comparison_sections(made: Mapping[str, Any]) -> list[report.Section]:
+    """How the systems of an evaluation compare: verdicts, means, intervals, all numbers."""
+    return [
+        report.Section("Verdicts", _verdicts(made)),
+        report.Section("Means", _means(made)),
+        report.Section("Paired differences to " + made["base"], _differences(made)),
+        report.Section("All comparisons", _comparisons(made)),
+    ]
 
 
 def _verdicts(made: Mapping[str, Any]) -> Markup:

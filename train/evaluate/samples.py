@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 from realdpo import report
 from realdpo.errors import UserError
+from realdpo.families.guide import Guide, guide_text
 from realdpo.families.load import dtype_of_all
 from realdpo.files import write_text
 from realdpo.media.decode import read_clip
@@ -31,7 +32,7 @@ from realdpo.workspace import Workspace
 
 
 def systems_for(
-    workspace: Workspace, runs: Sequence[str], guide: float | None, named: dict[str, str] | None,
+    workspace: Workspace, runs: Sequence[str], guide: Guide | None, named: dict[str, str] | None,
     base: bool = True,
 ) -> dict[str, str]:  # fmt: skip
     """Name -> what makes the videos: the base of the first run, the runs, each guided if asked.
@@ -42,7 +43,7 @@ def systems_for(
     for name in runs:
         found[name] = name
         if guide:
-            found[f"{name}-guided"] = f"{name}@guide={guide:g}"
+            found[f"{name}-guided"] = f"{name}@guide={guide_text(guide)}"
     found |= named or {}
     if not found:
         raise UserError("nothing to sample from", "give --run NAME or --system NAME=WHAT")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from realdpo.config import load_toml
 from realdpo.errors import UserError
 from realdpo.families.base import Spec
 from realdpo.families.fingerprint import fingerprint_weights
+from realdpo.families.guide import Guide, guide_text, parse_guide
 from realdpo.families.load import locate_model, read_spec, spec_of_folder, with_task
 from realdpo.ids import content_id
 from realdpo.workspace import Workspace
@@ -22,7 +22,8 @@ class System:
 
     task: as for `realdpo.families.load.with_task`. transformer: a fully trained transformer's folder
     that replaces the model's own. base_revision: the commit or branch of the model on the Hub.
-    revision: an id that changes when any weight does. guide: strength of the guidance by the base. scale: of the LoRA.
+    revision: an id that changes when any weight does. guide: how its base guides it, if at all.
+    scale: of the LoRA.
     """
 
     name: str
@@ -34,7 +35,7 @@ class System:
     revision: str = ""
     base_revision: str | None = None
     task: str | None = None
-    guide: float = 0.0
+    guide: Guide = 0.0
     scale: float = 1.0
 
 
@@ -42,7 +43,8 @@ def resolve(workspace: Workspace, name: str, text: str, task: str | None = None)
     """A system from what the user wrote: a run's name, a model, MODEL+LORA, a folder of videos.
 
     task: of models; a run has its own. `@guide=2` after a run or MODEL+LORA guides it by its base
-    while sampling, `@scale=3` makes its adapters three times as strong. `@revision=v1` after a
+    while sampling, `@guide=negative` makes the base its negative forward, `@scale=3` makes its
+    adapters three times as strong. `@revision=v1` after a
     model or MODEL+LORA takes that commit or branch of the model; a run has its own.
     """
     text, how, base_revision = _how(name, text)
@@ -60,12 +62,12 @@ def resolve(workspace: Workspace, name: str, text: str, task: str | None = None)
     return replace(found, text=f"{found.text}{joint}{_told(how)}", **how)  # type: ignore[arg-type]
 
 
-def _how(name: str, text: str) -> tuple[str, dict[str, float], str | None]:
+def _how(name: str, text: str) -> tuple[str, dict[str, Guide], str | None]:
     """`run@guide=2` as the run, how it samples, and the model's revision if one is named."""
     rest, at, told = text.rpartition("@")
     if not at or "=" not in told:
         return text, {}, None
-    how: dict[str, float] = {}
+    how: dict[str, Guide] = {}
     revision = None
     for part in told.split(","):
         key, _, value = part.partition("=")
@@ -73,22 +75,22 @@ def _how(name: str, text: str) -> tuple[str, dict[str, float], str | None]:
             revision = value
             continue
         try:
-            how[key] = float(value)
+            if key not in NEUTRAL or (key, value) == ("scale", "negative"):
+                raise ValueError(key)
+            how[key] = parse_guide(value)
         except ValueError:
-            how[key] = math.nan
-        if key not in ("guide", "scale") or not math.isfinite(how[key]) or how[key] < 0:
             raise UserError(
                 f"{name}={text}: {part!r} is not understood",
-                "after @: guide=2, scale=3, or revision=BRANCH",
-            )
+                "after @: guide=2, guide=negative, scale=3, or revision=BRANCH",
+            ) from None
     return rest, {key: value for key, value in how.items() if value != NEUTRAL[key]}, revision
 
 
 NEUTRAL = {"guide": 0.0, "scale": 1.0}
 
 
-def _told(how: Mapping[str, float]) -> str:
-    return ",".join(f"{key}={value:g}" for key, value in how.items())
+def _told(how: Mapping[str, Guide]) -> str:
+    return ",".join(f"{key}={guide_text(value)}" for key, value in how.items())
 
 
 def _resolve(

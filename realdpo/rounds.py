@@ -1,0 +1,265 @@
+"""Iterative self-correction: rounds of training, each from the last round's weights.
+
+A round trains on and measures what training lowers on held-out clips, before and after. It helps
+when the interval of the paired difference lies below zero and the gain is at least a tenth of the
+first round's. The first that does not help is the last. Stopping is a choice, so videos are compared on the validation split; the test split is left
+for `realdpo eval`. Every round is an ordinary run, so what is finished is not done again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from markupsafe import Markup
+
+from realdpo import progress, report
+from realdpo.config import settings_to_toml
+from realdpo.errors import UserError
+from realdpo.files import write_text
+from realdpo.train.config import TrainConfig
+from realdpo.workspace import Workspace
+
+Against = Literal["base", "last"]
+
+# A round that gains less than this share of the first one's gain is not worth its time.
+LEAST_SHARE = 0.1
+
+# What training calls each reference: `frozen` is the model that a round begins with.
+REFERENCES: Mapping[Against, Literal["auto", "frozen"]] = {"base": "auto", "last": "frozen"}
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round did. All figures are of held-out clips; None: nothing was held out.
+
+    change: of what training lowers, mean over clips, with the ends of its 95 % interval; infinite
+    with two clips or fewer. helped: the interval lies below zero, and the gain is at least
+    `LEAST_SHARE` of the first round's; None when the interval is infinite.
+    error_change: of the error on real clips, relative to the base.
+    """
+
+    number: int
+    run: str
+    start: str
+    steps: int
+    before: float | None
+    after: float | None
+    change: tuple[float, float, float] | None
+    helped: bool | None
+    error_change: float | None
+    better_than_base: bool | None
+
+
+def run_rounds(
+    workspace: Workspace,
+    config: TrainConfig,
+    count: int,
+    *,
+    against: Against = "base",
+    prompts: int = 8,
+    keep_going: bool = False,
+    processes: int = 1,
+    devices: Sequence[str] = ("cpu",),
+) -> dict[str, Any]:
+    """Train up to `count` rounds, compare them, and write the page. The same call goes on.
+
+    config: of every round; its name (`run_name`) is followed by `-round-1` and so on. against: the
+    reference of a round: the base, or the last round's model.
+    prompts: of the validation split that videos are made of after each round; 0 makes none.
+    keep_going: train all rounds, whether they help or not. processes: of one round's training.
+
+    Returns what `rounds.json` holds: `rounds`, the run that is `best` (empty: the base), and `page`.
+    """
+    if count < 1:
+        raise UserError(f"{count} rounds", "ask for at least 1")
+    if against not in REFERENCES:
+        raise UserError(f"no reference {against!r}", f"references: {', '.join(REFERENCES)}")
+    folder = workspace.root / "rounds" / config.run_name
+    rounds: list[Round] = []
+    start, compared, unseen = config.start, None, ""
+    for number in range(1, count + 1):
+        name = f"{config.run_name}-round-{number}"
+        wanted = replace(config, name=name, start=start, reference=REFERENCES[against])
+        progress.say(f"round {number} of {count}: {name}, from {start or 'the base'}")
+        _train(workspace, wanted, folder, processes)
+        rounds.append(_judge(workspace, wanted, number, rounds[0] if rounds else None))
+        progress.say(_line(rounds[-1]))
+        if prompts:
+            compared, unseen = _compare(workspace, config, rounds, prompts, devices)
+        made = _write(workspace, folder, config, against, rounds, compared, unseen)
+        if rounds[-1].helped is False and not keep_going:
+            progress.say(f"round {number} no longer helps; --keep-going trains the others as well")
+            break
+        start = name
+    return made
+
+
+def _train(workspace: Workspace, config: TrainConfig, folder: Path, processes: int) -> None:
+    """One round, unless it is finished; several processes are those of `realdpo train`."""
+    from realdpo.train import identity, loop
+
+    run = workspace.runs / config.run_name
+    if (run / "summary.json").is_file():
+        identity.require_same_settings(run, config)
+        done = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+        if done["steps"] >= config.steps or done["stopped"]:
+            progress.say(f"{run.name} is finished")
+            return
+    if processes == 1:
+        with workspace.lock("train"):
+            loop.run(workspace, config)
+        return
+    settings = folder / f"{run.name}.toml"
+    write_text(settings, settings_to_toml("train", config))
+    command = [sys.executable, "-m", "realdpo", "train", "-w", str(workspace.root)]
+    command += ["--config", str(settings), "--num-processes", str(processes)]
+    if code := subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
+        raise UserError(f"{run.name} ended with exit code {code}", "its own message stands above")
+
+
+def _judge(
+    workspace: Workspace, config: TrainConfig, number: int, first: Round | None = None
+) -> Round:
+    """What a finished round did to held-out clips, from its log."""
+    from realdpo.train.evaluate.statistics import bootstrap
+    from realdpo.train.runs import Run
+
+    run = Run(workspace.runs / config.run_name)
+    summary = run.summary
+    rows = {int(row["step"]): row for row in run.held_out.rows()}
+    given = summary["handed_over"].removeprefix("step-")
+    before, after = rows.get(0), rows.get(int(given)) if given else None
+    if not before or not after:
+        return Round(number, run.name, config.start, summary["steps"], *[None] * 6)
+    change = bootstrap(np.array(after["by_pair"]) - np.array(before["by_pair"]))
+    enough = LEAST_SHARE * first.change[0] if first and first.change else 0.0
+    helped = change.high < 0 and change.estimate <= enough
+    return Round(
+        number, run.name, config.start, summary["steps"], float(np.mean(before["by_pair"])),
+        float(np.mean(after["by_pair"])), (change.estimate, change.low, change.high),
+        helped if math.isfinite(change.high) else None, after["winner_change"], summary["better_than_base"],
+    )  # fmt: skip
+
+
+def _line(done: Round) -> str:
+    if done.change is None or done.before is None or done.after is None:
+        return f"{done.run}: no clips were held out, so nobody can tell whether it helped"
+    verdict = {True: "helped", False: "no evidence that it helped", None: "too few clips to tell"}
+    return (
+        f"{done.run}: {done.before:.5f} -> {done.after:.5f} on held-out clips "
+        f"({_interval(done.change)}): {verdict[done.helped]}"
+    )
+
+
+def _interval(change: tuple[float, float, float]) -> str:
+    mean, low, high = change
+    return f"{mean:+.5f}" + (f", {low:+.5f} to {high:+.5f}" if math.isfinite(high) else "")
+
+
+def find_best(rounds: Sequence[Round]) -> str:
+    """The run to use: the last of the rounds that helped in a row; empty: the base.
+
+    Where there are too few clips to tell, a lower mean is taken for a help.
+    """
+    best = ""
+    for done in rounds:
+        lower = done.change is not None and done.change[0] < 0
+        if not (lower if done.helped is None else done.helped):
+            break
+        best = done.run
+    return best
+
+
+def _compare(
+    workspace: Workspace, config: TrainConfig, rounds: Sequence[Round], prompts: int,
+    devices: Sequence[str],
+) -> tuple[dict[str, Any] | None, str]:  # fmt: skip
+    """`realdpo eval` of the base and all rounds on validation prompts; or why there is none."""
+    from realdpo.train.evaluate import commands
+    from realdpo.train.evaluate.config import EvalConfig
+
+    settings = EvalConfig(
+        name=f"{config.run_name}-rounds", split="validation", prompts=prompts, seeds=1,
+        task=config.task, systems={"base": config.model, **{f"round-{r.number}": r.run for r in rounds}},
+    )  # fmt: skip
+    try:
+        with workspace.lock(f"eval --name {settings.name}"):
+            return commands.evaluate(workspace, settings, devices, (1, 1)), ""
+    except UserError as error:
+        progress.say(f"no videos were compared: {error.message}")
+        return None, error.message
+
+
+def _write(
+    workspace: Workspace, folder: Path, config: TrainConfig, against: Against,
+    rounds: Sequence[Round], compared: Mapping[str, Any] | None, unseen: str,
+) -> dict[str, Any]:  # fmt: skip
+    page = workspace.reports / f"rounds-{config.run_name}.html"
+    made = {
+        "rounds": [asdict(done) for done in rounds],
+        "best": find_best(rounds),
+        "reference": against,
+        "eval": f"{config.run_name}-rounds" if compared else None,
+        "page": str(page),
+    }
+    write_text(folder / "rounds.json", json.dumps(made, indent=1))
+    report.write_page(page, build_page(config, against, rounds, compared, unseen))
+    return made
+
+
+def build_page(
+    config: TrainConfig, against: Against, rounds: Sequence[Round],
+    compared: Mapping[str, Any] | None, unseen: str,
+) -> str:  # fmt: skip
+    """All rounds on one page: what each lowered on held-out clips, and how their videos compare."""
+    best = find_best(rounds)
+    words = Markup("<p>{}</p>").format(
+        f"Use {best}." if best else "No round was better than the base: use the base."
+    )
+    verdict = {True: "helped", False: "no evidence", None: "too few clips"}
+    table = [
+        {
+            "round": done.number, "run": done.run, "from": done.start or "the base",
+            "steps": done.steps, "before": done.before, "after": done.after,
+            "change, 95 % interval": _interval(done.change) if done.change else None,
+            "verdict": verdict[done.helped] if done.change else "nothing held out",
+            "error on real clips": None if done.error_change is None else f"{done.error_change:+.2%}",
+        }
+        for done in rounds
+    ]  # fmt: skip
+    note = Markup("<p>{}</p>").format(
+        f"Before and after: what {config.objective} lowers, on held-out clips, with the reference "
+        f"“{against}”. A round helped when the interval of the change lies below zero and the gain "
+        f"is at least {LEAST_SHARE:.0%} of the first round's. The error "
+        "on real clips is compared with the base's."
+    )
+    sections = [report.Section("Rounds", words + report.render_table(table) + note)]
+    if len(rounds) > 1 and all(done.after is not None for done in rounds):
+        xs = [float(done.number) for done in rounds]
+        sections.append(
+            report.Section(
+                "Held-out clips",
+                report.plot_lines(
+                    {
+                        "before": (xs, [float(done.before or 0) for done in rounds]),
+                        "after": (xs, [float(done.after or 0) for done in rounds]),
+                    },
+                    f"what {config.objective} lowers, by round",
+                ),
+            )
+        )
+    if compared:
+        from realdpo.train.evaluate import page
+
+        sections += page.comparison_sections(compared)
+    else:
+        sections.append(report.Section("Videos", unseen or "None were made."))
+    return report.render_page(f"Rounds of {config.run_name}", sections)
