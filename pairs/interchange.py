@@ -87,7 +87,7 @@ def from_csv(file: Path) -> list[Given]:
     except FileNotFoundError:
         raise UserError(f"no file {file}") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"cannot read {file} as CSV: {error}") from None
+        raise UserError(f"cannot read {file} as CSV: {error}", "save it as CSV in UTF-8") from None
     wanted = {"prompt", "win", "lose"}
     if not rows or wanted - set(rows[0]):
         raise UserError(
@@ -103,7 +103,7 @@ def from_csv(file: Path) -> list[Given]:
         for path in paths:
             if not path.is_file():
                 raise UserError(
-                    f"{file}, line {number}: {path} is not there",
+                    f"{file}, line {number}: {path} is {'a folder' if path.is_dir() else 'not there'}",
                     "several losers are joined by `;`; a name that holds one stands in quotes",
                 )
         key = ((row["prompt"] or "").strip(), paths[0])

@@ -23,9 +23,10 @@ from realdpo import tables
 from realdpo.errors import UserError
 from realdpo.families.fingerprint import fingerprint_weights
 from realdpo.media.decode import read_clip
+from realdpo.pairs import building
 from realdpo.pairs.building import build, preview
 from realdpo.pairs.config import BuildConfig
-from realdpo.pairs.plan import loser
+from realdpo.pairs.plan import loser, plan
 from realdpo.pairs.publish import apply_review, reviews_path
 from realdpo.workspace import Workspace
 
@@ -254,15 +255,19 @@ def test_settings_that_no_pipeline_takes_are_refused_before_anything_is_loaded(
 
 
 def test_a_plan_says_which_settings_are_whose(tmp_path, bikes, model) -> None:
-    workspace = fabricate(tmp_path, bikes, clips=1, size=(64, 48))
-    shown = preview(workspace, BuildConfig(model=str(model), steps=3, negative_prompt="blurry"))
+    workspace = fabricate(tmp_path, bikes, clips=1)
+    config = BuildConfig(model=str(model), steps=3, negative_prompt="blurry")
+    shown = preview(workspace, config)
     assert shown["where from"].split("; ") == [
-        "width, frames, fps, guidance: the model's own",
-        "height: smaller than the model's own 64, to fit the clips",
+        "width, height, frames, fps, guidance: the model's own",
         "steps, negative prompt: yours",
     ]
     assert shown["negative prompt"] == "blurry"
     assert preview(workspace, BuildConfig(model=str(model)))["negative prompt"] == "none"
+    planned = plan(workspace, config)
+    short = dataclasses.replace(planned.tasks[0].settings, frames=5)
+    told = building._origins(planned, short)
+    assert "frames: smaller than the model's own 9, to fit the clips" in told.split("; ")
 
 
 def test_help_shows_shape_and_negative_prompt_and_they_are_taken(tmp_path, bikes, model) -> None:
@@ -276,11 +281,11 @@ def test_help_shows_shape_and_negative_prompt_and_they_are_taken(tmp_path, bikes
     workspace = fabricate(tmp_path, bikes, clips=1)
     told = CliRunner().invoke(
         app,
-        ["pairs", "build", "-w", str(workspace.root), "--model", str(model), "--width", "48",
-         "--height", "48", "--frames", "5", "--fps", "4", "--negative-prompt", "blurry",
+        ["pairs", "build", "-w", str(workspace.root), "--model", str(model), "--width", "64",
+         "--height", "64", "--frames", "9", "--fps", "8", "--negative-prompt", "blurry",
          "--dry-run"],
     ).output  # fmt: skip
-    assert "48x48, 5 frames at 4" in told
+    assert "64x64, 9 frames at 8" in told
     assert "width, height, frames, fps, negative prompt: yours" in told
 
 

@@ -406,3 +406,24 @@ def test_a_video_that_is_not_what_was_written_leaves_the_workspace_by_no_door(
             door()
         assert "again" in str(caught.value.hint)
     assert not any((tmp_path / kind).exists() for kind in interchange.FORMATS)
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [("gone.mp4", "line 2: .*gone.mp4 is not there"), ("folder", "is a folder")],
+)
+def test_a_file_that_cannot_be_a_video_is_named_with_its_line(tmp_path, cell, message) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "pairs.csv").write_text(f"prompt,win,lose\na man,{cell},{cell}\n")
+    with pytest.raises(UserError, match=message):
+        interchange.from_csv(tmp_path / "pairs.csv")
+
+
+def test_an_import_of_what_is_no_video_is_not_told_of_broken_generations(tmp_path) -> None:
+    for name in ("win.mp4", "lose.mp4"):
+        (tmp_path / name).write_text(f"no video {name}")
+    (tmp_path / "pairs.csv").write_text("prompt,win,lose\na man,win.mp4,lose.mp4\n")
+    given = interchange.from_csv(tmp_path / "pairs.csv")
+    with pytest.raises(UserError, match="no pair came") as caught:
+        interchange.take_in(Workspace(tmp_path / "work"), given, origin="csv", task="t2v")
+    assert caught.value.hint == "the same command tries failures again"
