@@ -193,17 +193,17 @@ def train_arm(
     anchor = Reference(model, config.reference_mode, config.ema_rate, config.ema_every)
     if base and not arm.rank:
         anchor.load({name: base[name].to(w.device) for name, w in anchor.weights.items()})
-    average = setup.average(config, model)
-    optimizer = setup.optimizer(config, parameters)
+    average = setup.make_average(config, model)
+    optimizer = setup.make_optimizer(config, parameters)
     rng = np.random.default_rng([seed, 7])
     grain = torch.Generator().manual_seed(seed)
     lines = []
     for k in range(config.steps):
         for group in optimizer.param_groups:
-            group["lr"] = config.lr * setup.rate(k, config)
+            group["lr"] = config.lr * setup.learning_rate_factor(k, config)
         index = rng.integers(0, len(win), plan.batch)
         clean = win[index]
-        u = noise.positions(
+        u = noise.draw_positions(
             torch.rand(len(index), generator=grain), config.timesteps, config.t_low, config.t_high
         )
         lose = clean[:, None, :0] if losers is None else losers[index][:, : config.losers]
@@ -213,14 +213,14 @@ def train_arm(
         ).to(small_model.device())  # fmt: skip
         optimizer.zero_grad()
         if config.objective == "sft":
-            outcome = step.sft(model, task, batch, backward, config.plain_weight)
+            outcome = step.sft_step(model, task, batch, backward, config.plain_weight)
         elif config.objective == "contrast":
-            outcome = step.contrast(
+            outcome = step.contrast_step(
                 model, task, batch, contrast, anchor, backward, config.plain_weight
             )
         else:
             ref = step.reference_errors(model, task, batch, anchor, True, None)
-            outcome = step.dpo(model, task, batch, aim, *ref, backward, together=True)
+            outcome = step.dpo_step(model, task, batch, aim, *ref, backward, together=True)
         line = {"loss": outcome.loss, "error/win": float(outcome.errors.win.mean())}
         if outcome.moved is not None:
             line["moved"] = float(outcome.moved.mean())

@@ -29,7 +29,7 @@ from realdpo.media import decode
 from realdpo.media.encode import EncodeSettings, encode_video
 from realdpo.pairs import audit, conform, permutation
 from realdpo.pairs.audit import Pair
-from realdpo.pairs.statistics import FEATURES, FILE, FIRST, GRID, WHOLE, measure
+from realdpo.pairs.statistics import FEATURES, FILE, FIRST, GRID, WHOLE, measure_video_file
 
 FORM = conform.Form(160, 96, 9, Fraction(8))
 COUNTS = (3, 5, 8, 12, 20, 40)
@@ -131,7 +131,7 @@ def draw(
 
 def judge(pairs: list[Pair], task: str) -> tuple[str, bool]:
     """The audit's verdict, and whether the rule before it found anything, on the same numbers."""
-    found = audit.audit(pairs, task == "i2v")
+    found = audit.audit_pairs(pairs, task == "i2v")
     return found["verdict"], before(pairs, task == "i2v")
 
 
@@ -152,7 +152,7 @@ def before(pairs: list[Pair], same_first_frame: bool) -> bool:
     groups = np.repeat(np.arange(len(values)), [len(v) - 1 for v in values])
     if len(pairs) >= audit.FEWEST:
         scores = audit.cross_validated(beyond, groups)
-        return audit.auc(scores) >= 0.7 and audit.auc_interval(scores, groups)[0] > 0.5
+        return audit.difference_auc(scores) >= 0.7 and audit.auc_interval(scores, groups)[0] > 0.5
     mean = np.abs(beyond.mean(axis=0))
     spread = beyond.std(axis=0, ddof=1) if len(beyond) > 1 else np.zeros(len(mean))
     ratio = float((mean / np.maximum(spread, 1.0)).max())
@@ -194,7 +194,9 @@ def clips_of(film: Path, most: int) -> list[tuple[Video, Video]]:
         video = np.stack([f.rgb for f in frames])
         try:
             slow = conform.Form(FORM.width, FORM.height, FORM.frames, FORM.fps / Fraction(FASTER))
-            found.append((conform.real(video, rate, FORM), conform.real(video, rate, slow)))
+            found.append(
+                (conform.conform_real(video, rate, FORM), conform.conform_real(video, rate, slow))
+            )
         except conform.Unfit:
             break
         start += need
@@ -224,7 +226,7 @@ def passed_through_vae(video: Video) -> Video:
     pipe = _pipe()
     height, width = (side // 16 * 16 for side in video.shape[1:3])
     passed = video.copy()
-    passed[:, :height, :width] = generate.roundtrip(
+    passed[:, :height, :width] = generate.roundtrip_video(
         pipe, family_of(spec_of_pipeline(pipe)), np.ascontiguousarray(video[:, :height, :width])
     )
     return passed
@@ -250,7 +252,7 @@ CUES: dict[str, Callable[[Video], Video]] = {
 
 def variants(clip: Video, slow: Video) -> dict[str, Numbers]:
     def numbers(video: Video) -> Numbers:
-        return measure(conform.write(video, FORM, 12))
+        return measure_video_file(conform.encode_side(video, FORM, 12))
 
     def moved(video: Video) -> Video:  # there and back again: another motion, from the same frame
         half = len(video) // 2 + 1

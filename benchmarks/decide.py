@@ -36,7 +36,7 @@ from realdpo.workspace import Workspace
 
 def made_up(count: int) -> list[dict[str, Any]]:
     """Rows with random scores of every name that has a threshold."""
-    names = sorted({key[:-4] for key in decide.defaults()})
+    names = sorted({key[:-4] for key in decide.default_thresholds()})
     numbers = np.random.default_rng(0).gamma(2, 0.2, (count, len(names)))
     return [
         {
@@ -70,7 +70,7 @@ def timed(work: Any, *arguments: Any) -> tuple[Any, float, float]:
 def write_workspace(work: Workspace, count: int) -> None:
     """A clips table of which about a third is dropped by some score, and its sources."""
     rng = np.random.default_rng(0)
-    limits = decide.defaults()
+    limits = decide.default_thresholds()
     names = sorted({key[:-4] for key in limits})
     schema = tables.CLIPS.full_schema(names)
     work.root.mkdir(parents=True, exist_ok=True)
@@ -130,21 +130,21 @@ def run_step(step: str, work: Workspace) -> str:
         count = pq.read_metadata(work.clips).num_rows
         copies = np.random.default_rng(1).integers(0, count, (count // 50, 2))
         dedup_blocks._in_blocks = lambda *_: np.sort(copies, axis=1)
-        done = decide.decide(work)
+        done = decide.decide_workspace(work)
         return f"kept {done['kept']}, {done['dropped'].get('duplicate', 0)} copies"
     if step == "caption":
-        done = captions.caption(work, CaptionConfig(captioner="keywords"))
+        done = captions.caption_clips(work, CaptionConfig(captioner="keywords"))
         return f"{done['clips']} captions"
     names = [name for name in tables.check_table(work.clips, tables.CLIPS).names if name != "phash"]
     clips = tables.read_table(work.clips, tables.CLIPS, names)
     if step == "split":
-        clips = ingestion.split(clips, IngestConfig())
+        clips = ingestion.split_clips(clips, IngestConfig())
         tables.replace_columns(work.clips, tables.CLIPS, {"split": clips["split"]})
         return str({c["values"]: c["counts"] for c in clips["split"].value_counts().to_pylist()})
     ready = clips.filter(clips["keep"]).sort_by("clip_id")
     sizes = dict.fromkeys(ready["clip_id"].to_pylist(), 1_250_000)
     parts = {
-        split: len(shards.divide(ready.filter(pc.equal(ready["split"], split)), sizes, ShardSettings()))
+        split: len(shards.divide_rows(ready.filter(pc.equal(ready["split"], split)), sizes, ShardSettings()))
         for split in ("train", "validation", "test")
     }  # fmt: skip
     return f"shards {parts}"
@@ -170,9 +170,9 @@ def speed(count: int) -> None:
     rows = made_up(count)
     table = tables.from_rows(tables.CLIPS, rows)
 
-    ours, wall, processor = timed(decide.apply, table, None, [])
+    ours, wall, processor = timed(decide.decide_clips, table, None, [])
     print(f"decide                 {wall:8.2f} s wall {processor:8.2f} s processor")
-    theirs, slow, processor = timed(row_by_row, rows, decide.thresholds())
+    theirs, slow, processor = timed(row_by_row, rows, decide.merge_thresholds())
     print(
         f"  row by row           {slow:8.2f} s wall {processor:8.2f} s processor, {slow / wall:.1f} times"
     )

@@ -9,7 +9,7 @@ in a hundred are copies of another source's clip: cropped by 5 %, cut 0.3 s off,
 noise, all at once.
 
 Prints the time, the planted copies that were found and the pairs besides, and the ratio to comparing
-every pair by `dedup.same`, one after another, measured on fewer clips of the same making and scaled by the
+every pair by `dedup.same_footage`, one after another, measured on fewer clips of the same making and scaled by the
 number of pairs; those pairs must be the ones that the search finds among these clips.
 
 The search runs in blocks, as `curate decide` does it, one after another in this process. From the time
@@ -90,7 +90,7 @@ def fingerprint(pictures: Floats, start_s: float = 0.0) -> npt.NDArray[np.uint64
     times = np.arange(len(cells)) / RATE - start_s
     cells = np.clip(np.round(cells), 0, 255).astype(np.uint8)
     first = int(np.searchsorted(times, 0))
-    return np.array(dedup.pack(times[first:] - times[first], cells[first:]), np.uint64)
+    return np.array(dedup.pack_fingerprint(times[first:] - times[first], cells[first:]), np.uint64)
 
 
 def made_up(count: int, seed: int) -> tuple[list[Any], list[str], set[tuple[int, int]]]:
@@ -126,25 +126,26 @@ def made_up(count: int, seed: int) -> tuple[list[Any], list[str], set[tuple[int,
 
 
 def one_by_one(prints: list[Any], owners: list[str]) -> set[tuple[int, int]]:
-    """The baseline: `dedup.same` of every pair whose mean pictures agree, as it is defined."""
-    cells = [dedup.unpack(words) for words in prints]
+    """The baseline: `dedup.same_footage` of every pair whose mean pictures agree, as it is defined."""
+    cells = [dedup.unpack_fingerprint(words) for words in prints]
     least = dedup.DedupSettings().candidate
     return {
         (i, j)
         for i, j in itertools.combinations(range(len(cells)), 2)
-        if dedup.picture(cells[i].mean(axis=0)) @ dedup.picture(cells[j].mean(axis=0)) >= least
-        and dedup.same(cells[i], cells[j], one_source=owners[i] == owners[j])
+        if dedup.mean_pictures(cells[i].mean(axis=0)) @ dedup.mean_pictures(cells[j].mean(axis=0))
+        >= least
+        and dedup.same_footage(cells[i], cells[j], one_source=owners[i] == owners[j])
     }
 
 
 class Took:
-    """`dedup.compare`, with the processor seconds of every two blocks written down."""
+    """`dedup.compare_prints`, with the processor seconds of every two blocks written down."""
 
     def __init__(self) -> None:
         self.seconds: dict[bool, list[float]] = {True: [], False: []}
 
     def __call__(self, one: Any, other: Any, settings: Any) -> Any:
-        result, _, processor = timed(dedup.compare, one, other, settings)
+        result, _, processor = timed(dedup.compare_prints, one, other, settings)
         self.seconds[other is None].append(processor)
         return result
 
@@ -168,9 +169,11 @@ def main() -> None:
         pq.write_table(table, path, row_group_size=16_384)
         del table
         serial, took = dedup_blocks.Where("serial"), Took()
-        dedup_blocks.compare = took
+        dedup_blocks.compare_prints = took
         pairs, wall, processor = timed(
-            partial(dedup_blocks.find, path, Path(folder), where=serial, block=options.block)
+            partial(
+                dedup_blocks.find_duplicates, path, Path(folder), where=serial, block=options.block
+            )
         )
     found = [(i, j) for i, j in pairs.tolist()]
     print(f"near-duplicates        {wall:8.1f} s wall {processor:8.1f} s processor")

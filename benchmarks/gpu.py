@@ -229,7 +229,7 @@ def device() -> Any:
 
 
 def policy(spec: Any, config: Any, rung: Any, where: Any) -> Any:
-    """The transformer with random weights, made on the device, as `setup.policy` would load it."""
+    """The transformer with random weights, made on the device, as `setup.make_policy` would load it."""
     import torch
 
     from realdpo import memory
@@ -330,12 +330,12 @@ class Step:
         family = trainable_family(self.spec)
         channels = self.shapes.latent[1] if family.TIME_AXIS == 1 else self.shapes.latent[0]
         positions = math.prod(self.shapes.latent) // channels
-        self.task = step.Task(
+        self.task = step.TrainTask(
             family, noise.from_scheduler(self.spec.scheduler, positions), "uniform"
         )
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = setup.optimizer(self.config, self.trained)
-        self.reference = setup.reference(self.config, self.model)
+        self.optimizer = setup.make_optimizer(self.config, self.trained)
+        self.reference = setup.make_reference(self.config, self.model)
         self.batch = batch_of(self.spec, self.shapes, losers, self.where)
         self.losers = losers
 
@@ -355,7 +355,7 @@ class Step:
         if not self.losers:
             settings = objective.Contrast(self.config.gamma, self.config.contrast_above)
             with self.autocast():
-                return step.contrast(
+                return step.contrast_step(
                     self.model,
                     self.task,
                     self.batch,
@@ -367,7 +367,7 @@ class Step:
             ref = step.reference_errors(
                 self.model, self.task, self.batch, self.reference, together, None
             )
-            return step.dpo(
+            return step.dpo_step(
                 self.model, self.task, self.batch, step.aim_of(self.config), *ref, lambda x: x.backward(),
                 together=together,
             ).loss  # fmt: skip
@@ -384,10 +384,11 @@ class Step:
             for lose in batch.lose.unbind(1):
                 with self.reference.active():
                     ref = [
-                        step.branch(self.model, self.task, batch, x)[0] for x in (batch.win, lose)
+                        step.branch_error(self.model, self.task, batch, x)[0]
+                        for x in (batch.win, lose)
                     ]
                 win, other = (
-                    step.branch(self.model, self.task, batch, x)[0] for x in (batch.win, lose)
+                    step.branch_error(self.model, self.task, batch, x)[0] for x in (batch.win, lose)
                 )
                 errors = Errors(win, other[:, None], ref[0], ref[1][:, None])
                 (loss(errors, aim) / self.losers).backward()
@@ -423,7 +424,7 @@ def measure(name: str, weights: str, rung: str, losers: int, tiny: bool) -> dict
     from realdpo.train import estimate
 
     one = Step(name, weights, rung, losers, tiny)
-    estimated = estimate.estimate(
+    estimated = estimate.estimate_step(
         one.spec, one.config, one.shapes, losers, one.rung, device=one.where.type
     )
     first = one.take()  # makes the optimizer's state and warms up
@@ -532,7 +533,7 @@ def check_adamw8bit() -> tuple[bool, str]:
 
             kept = checkpoint._gathered(checkpoint._moments(one.model, one.optimizer), True)
             one.optimizer.state.clear()
-            named = dict(checkpoint.trained(one.model))
+            named = dict(checkpoint.trained_parameters(one.model))
             for key, value in kept.items():
                 parameter, kind = key.split("|")
                 checkpoint._fill_moment(one.optimizer, named[parameter], kind, value)

@@ -142,13 +142,13 @@ def ratios(row: dict[str, Any]) -> dict[str, float]:
 def score_only(footage: Path, work: Path) -> None:
     """Everything `curate ingest` does before it decides and writes clips."""
     from realdpo.curate.config import IngestConfig
-    from realdpo.curate.ingestion import identify, measure, score
-    from realdpo.curate.sources import find
+    from realdpo.curate.ingestion import identify_sources, measure_sources, score_clips
+    from realdpo.curate.sources import find_footage
     from realdpo.workspace import Workspace
 
     workspace, config = Workspace(work), IngestConfig()
-    found = identify(workspace, find([str(footage)]), config)
-    clips = score(workspace, found, measure(workspace, found, config), config)
+    found = identify_sources(workspace, find_footage([str(footage)]), config)
+    clips = score_clips(workspace, found, measure_sources(workspace, found, config), config)
     assert clips.num_rows
     # All at once: this process, and as many of the largest worker as there are cores.
     parent, worker = (resource.getrusage(who).ru_maxrss >> 10 for who in (SELF, CHILDREN))
@@ -172,18 +172,18 @@ def analyse_alone(path: str) -> None:
     """What a worker and the process that writes do with one file, in one process."""
     from realdpo.curate import analyse
     from realdpo.curate.config import ShotSettings
-    from realdpo.curate.scores import summarise
+    from realdpo.curate.scores import summarise_span
 
     stored = Path(path).with_suffix(".parquet")
-    result = analyse.analyse(analyse.Task("", path, ShotSettings(), 1))
+    result = analyse.analyse_source(analyse.AnalysisTask("", path, ShotSettings(), 1))
     sent = pickle.dumps(result)  # as it comes from the worker, which then lets go of it
     del result
     received = pickle.loads(sent)
     del sent
-    analyse.save(stored, received)
+    analyse.save_analysis(stored, received)
     del received
-    read = analyse.load(stored)
-    assert summarise(read.scores, 0.0, 10.0)
+    read = analyse.load_analysis(stored)
+    assert summarise_span(read.scores, 0.0, 10.0)
     print(json.dumps({"mb": resource.getrusage(SELF).ru_maxrss >> 10}))
 
 
@@ -202,7 +202,7 @@ def resume(root: Path, count: int) -> float:
     from realdpo import tables
     from realdpo.curate import ingestion
     from realdpo.curate.config import IngestConfig
-    from realdpo.curate.sources import find
+    from realdpo.curate.sources import find_footage
     from realdpo.workspace import Workspace
 
     workspace, config = Workspace(root / "work"), IngestConfig()
@@ -218,10 +218,10 @@ def resume(root: Path, count: int) -> float:
     tables.write_table(workspace.sources, tables.from_rows(tables.SOURCES, []), tables.SOURCES)
     del rows
     pa.default_memory_pool().release_unused()
-    order = ingestion._order(find([str(footage)]), config)
+    order = ingestion._order(find_footage([str(footage)]), config)
     ingestion._mark_finished(workspace, order, {"dropped": {}}, [])
     began = time.perf_counter()
-    assert ingestion.ingest(workspace, [str(footage)], config)["unchanged"]
+    assert ingestion.ingest_footage(workspace, [str(footage)], config)["unchanged"]
     return time.perf_counter() - began
 
 

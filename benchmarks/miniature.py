@@ -179,14 +179,14 @@ def analyse(bench: Bench, results: Mapping[str, list[dict[str, Any]]]) -> dict[s
                 family = [
                     (
                         m.name,
-                        statistics.paired(
+                        statistics.paired_differences(
                             values_of(units, m.name)[part], values_of(results[other], m.name)[part]
                         ),
                         m.direction,
                     )
                     for m in METRICS
                 ]
-                compared = statistics.compare(family)
+                compared = statistics.compare_systems(family)
                 table[name][group] = {
                     m.name: {
                         **dataclasses.asdict(c),

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from realdpo.curate import decide
-from realdpo.curate.scores import measure
+from realdpo.curate.scores import score_frames
 from realdpo.media.decode import decode_frames as decoded
 from realdpo.media.probe import probe_video
 
@@ -132,9 +132,9 @@ def window(
 
 
 def passes(scores: dict[str, float]) -> bool:
-    limits = {key: value for key, value in decide.defaults().items() if key[:-4] in GATES}
+    limits = {key: value for key, value in decide.default_thresholds().items() if key[:-4] in GATES}
     columns = {name: np.array([scores[name]], np.float32) for name in GATES}
-    return not decide.reasons(columns, limits, 1)[0]
+    return not decide.find_reasons(columns, limits, 1)[0]
 
 
 def share(flags: Sequence[bool]) -> str:
@@ -148,9 +148,11 @@ def table(folder: Path, frames: int, each: bool) -> None:
     print("|---|---|---|---|")
     moving: list[bool] = []
     for name, (right, down, zoom, roll) in CAMERAS.items():
-        found = [measure(camera_clip(still, right, down, zoom, roll), FPS) for _, still in pictures]
+        found = [
+            score_frames(camera_clip(still, right, down, zoom, roll), FPS) for _, still in pictures
+        ]
         wrong = [passes(scores) for scores in found]
-        least = decide.defaults()["motion.camera_confidence_min"]
+        least = decide.default_thresholds()["motion.camera_confidence_min"]
         unknown = [not scores["motion.camera_confidence"] >= least for scores in found]
         known = [scores for scores, lost in zip(found, unknown, strict=True) if not lost]
         right_ones = [
@@ -184,7 +186,7 @@ def table(folder: Path, frames: int, each: bool) -> None:
         for (_, still), (_, other) in zip(few, few[1:] + few[:1], strict=True):
             # It goes right in the window while the pan takes the still to the left.
             clip = camera_clip(still, right=pan, subject=(other, size, speed - pan))
-            found.append(measure(clip, FPS))
+            found.append(score_frames(clip, FPS))
         seen = [passes(scores) for scores in found]
         kept = [scores for scores, ok in zip(found, seen, strict=True) if ok]
         ratio = np.array([scores["motion.subject"] / speed for scores in kept])

@@ -77,7 +77,7 @@ def overhead() -> bool:
     from realdpo.media.encode import encode_video
     from realdpo.pairs import conform
     from realdpo.pairs.generate import to_uint8, why_broken
-    from realdpo.pairs.statistics import measure
+    from realdpo.pairs.statistics import measure_video_file
 
     cv2.setNumThreads(1)
     video, fps = footage()
@@ -94,21 +94,23 @@ def overhead() -> bool:
     with tempfile.TemporaryDirectory() as folder:
         ledger = Ledger(Path(folder) / "ledger")
         before = cpu_seconds()
-        native = conform.real(*read_clip(clip), form)
+        native = conform.conform_real(*read_clip(clip), form)
         from_native = cpu_seconds() - before
         decoded, rate = timed("decode the clip", read_clip, encode_video(native, form.fps))
-        real = timed("conform", conform.real, decoded, rate, form)
+        real = timed("conform", conform.conform_real, decoded, rate, form)
         floats = real.astype(np.float32) / 255
         for k in range(1 + LOSERS):
             side = real
             if k:
                 timed("look for broken videos", why_broken, floats)
                 side = timed("to bytes", to_uint8, floats)
-            data = timed("encode", conform.write, conform.with_first_frame(side, real[0]), form, 12)
+            data = timed(
+                "encode", conform.encode_side, conform.with_first_frame(side, real[0]), form, 12
+            )
             name = timed("hash", ids.bytes_hash, data)
             timed("write", write_bytes, Path(folder) / f"{k}{name}.mp4", data)
             timed("record", lambda key: ledger.put(key, {"file": "x", "seconds": 1.0}), f"{k}")
-            timed("measure for the audit", measure, data)
+            timed("measure for the audit", measure_video_file, data)
     total = sum(spent.values())
     computed = flops() / (H100 * UTILISATION)
     print(f"{'a video on one H100':<26}{PUBLISHED:8.1f} s published for CogVideoX-5B")
@@ -157,7 +159,7 @@ def finished_workspace(root: Path, rows: int) -> None:
     from realdpo.ledger import Ledger
     from realdpo.pairs.building import pair_row
     from realdpo.pairs.config import BuildConfig
-    from realdpo.pairs.plan import loser, plan
+    from realdpo.pairs.plan import plan_loser, plan_pairs
     from realdpo.pairs.publish import digest_of
     from realdpo.workspace import Workspace
 
@@ -186,7 +188,7 @@ def finished_workspace(root: Path, rows: int) -> None:
     ]
     tables.write_table(workspace.clips, tables.from_rows(tables.CLIPS, clips), tables.CLIPS)
     config = BuildConfig(model=str(root / "model"))
-    planned = plan(workspace, config)
+    planned = plan_pairs(workspace, config)
     workspace.pair_videos.mkdir(parents=True)
     lines = []
     for task in planned.tasks:
@@ -197,7 +199,7 @@ def finished_workspace(root: Path, rows: int) -> None:
             if part == "win":
                 record["frame"] = f"{task.pair_id}.png"
             else:
-                how = loser(task.pair_id, int(part[4:]), config)
+                how = plan_loser(task.pair_id, int(part[4:]), config)
                 record |= {"seed": how.seed, "strategy": how.strategy, "strength": None}
             (workspace.pair_videos / record["file"]).touch()
             lines.append(json.dumps([key, record], sort_keys=True))

@@ -110,13 +110,13 @@ def prepare(model: Path, clips: Path) -> None:
 
 
 def make(workspace: Path, model: Path) -> None:
-    from realdpo.pairs.building import build
+    from realdpo.pairs.building import build_pairs
     from realdpo.pairs.config import BuildConfig
     from realdpo.workspace import Workspace
 
     mix = {"generate": 1.0, "renoise": 1.0, "local": 1.0}
     config = BuildConfig(model=str(model), steps=2, losers=LOSERS, strategies=mix, shard_rows=1)
-    build(Workspace(workspace), config, devices="cpu")
+    build_pairs(Workspace(workspace), config, devices="cpu")
 
 
 def begin(work: Callable[[], None]) -> int:

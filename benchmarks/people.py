@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--threshold", type=float, default=0.5)
     arguments = parser.parse_args()
     settings = PeopleSettings(arguments.detector, arguments.pose, arguments.threshold)
-    people.require(settings)
+    people.require_people(settings)
 
     films: dict[str, list[tuple[int, int]]] = defaultdict(list)
     away = unlabelled = 0
@@ -48,7 +48,7 @@ def main() -> None:
             else:
                 time = max(0.0, float(row["time"]) - 0.002)  # written to a thousandth
                 shown = next(iter(decode_frames(path, short_side=SHORT_SIDE, start=time)))
-                found = len(people.of_frame(shown.rgb, settings))
+                found = len(people.find_people(shown.rgb, settings))
                 films[row["film"]].append((int(row["people"]), found))
     print("| film | frames | with people | found in | nobody there | found in |")
     print("|---|---|---|---|---|---|")

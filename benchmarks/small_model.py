@@ -127,10 +127,10 @@ def scheduler() -> CogVideoXDDIMScheduler:
     )  # fmt: skip
 
 
-def task_of(model: Any) -> step.Task:
+def task_of(model: Any) -> step.TrainTask:
     config = dict(scheduler().config)
     spec = Spec("CogVideoXImageToVideoPipeline", {"transformer": dict(model.config)})
-    return step.Task(family_of(spec), noise.from_scheduler(config))
+    return step.TrainTask(family_of(spec), noise.from_scheduler(config))
 
 
 def inputs_of(
@@ -207,7 +207,7 @@ def pretrain(
         ).to(device())  # fmt: skip
         optimizer.zero_grad()
         with quick():
-            outcome = step.sft(model, task, batch, lambda loss: loss.backward())
+            outcome = step.sft_step(model, task, batch, lambda loss: loss.backward())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         with torch.no_grad():

@@ -122,13 +122,13 @@ def variants_of(
 ) -> dict[str, Callable[[], None]]:
     spec = Spec("CogVideoXPipeline", {"transformer": dict(model.config)})
     family = family_of(spec)
-    task = step.Task(family, noise.from_scheduler(SCHEDULER))  # type: ignore[arg-type]
+    task = step.TrainTask(family, noise.from_scheduler(SCHEDULER))  # type: ignore[arg-type]
     aim = objective.Objective(beta=BETA)
 
     def ours(together: bool, stored: tuple[Tensor, Tensor] | None = None) -> Callable[[], None]:
         def run() -> None:
             errors = stored or step.reference_errors(model, task, batch, reference, together, None)
-            step.dpo(
+            step.dpo_step(
                 model, task, batch, aim, *errors, lambda loss: loss.backward(), together=together
             )
 
@@ -150,11 +150,11 @@ def plain_of(
 ) -> dict[str, Callable[[], None]]:
     """A step of plain fine-tuning and of the contrast, on winners alone."""
     spec = Spec("CogVideoXPipeline", {"transformer": dict(model.config)})
-    task = step.Task(family_of(spec), noise.from_scheduler(SCHEDULER))  # type: ignore[arg-type]
+    task = step.TrainTask(family_of(spec), noise.from_scheduler(SCHEDULER))  # type: ignore[arg-type]
     aim = objective.Contrast()
     return {
-        "sft": lambda: step.sft(model, task, batch, lambda loss: loss.backward()),
-        "contrast": lambda: step.contrast(
+        "sft": lambda: step.sft_step(model, task, batch, lambda loss: loss.backward()),
+        "contrast": lambda: step.contrast_step(
             model, task, batch, aim, reference, lambda loss: loss.backward()
         ),
     }  # type: ignore[dict-item]

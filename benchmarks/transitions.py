@@ -40,7 +40,7 @@ import numpy.typing as npt
 
 from realdpo.curate import analyse, transitions
 from realdpo.curate.config import ClipSettings, ShotSettings, Target
-from realdpo.curate.shots import divide
+from realdpo.curate.shots import divide_shots
 from realdpo.demo import footage
 from realdpo.media import MediaError
 from realdpo.media.decode import decode_frames
@@ -119,7 +119,7 @@ def load(folder: Path | None, half: str) -> list[Shot]:
 
 
 def shots_from_cuts(path: Path) -> list[Shot]:
-    look = analyse.analyse(analyse.Task(path.stem, str(path), ShotSettings()))
+    look = analyse.analyse_source(analyse.AnalysisTask(path.stem, str(path), ShotSettings()))
     edges = [0.0, *map(float, look.cuts), float(look.times[-1]) + 1]
     spans = " ".join(f"{a + 0.1}-{b - 0.1}" for a, b in pairwise(edges))
     source = "lab" if path.stem.startswith("lab") else path.stem
@@ -270,7 +270,7 @@ def spans_in(
         larger = (cv2.resize(p, size, interpolation=cv2.INTER_CUBIC) for p in pictures)
         file.write(encode_video(larger, Fraction(fps), EncodeSettings(crf=23)))
         file.flush()
-        return analyse.analyse(analyse.Task("", file.name, ShotSettings(), 1)).soft
+        return analyse.analyse_source(analyse.AnalysisTask("", file.name, ShotSettings(), 1)).soft
 
 
 def judge_joins(shots: list[Shot], count: int, chance: random.Random, encoded: bool) -> None:
@@ -289,7 +289,7 @@ def judge_joins(shots: list[Shot], count: int, chance: random.Random, encoded: b
         for key in (made.kind, made.seconds, "all"):
             tries[key] += 1
             hits[key] += any(over)
-        for clip in divide(times, [], spans, Fraction(made.fps), ClipSettings(), Target()):
+        for clip in divide_shots(times, [], spans, Fraction(made.fps), ClipSettings(), Target()):
             inside = [clip.start <= t < clip.end for t in times]
             clips += not clip.reasons
             wrong = not clip.reasons and made.shares[inside].min(axis=0).max() < 0.9
@@ -342,7 +342,7 @@ def windows_of(
     first, last = transitions._candidates(looks, 0, len(looks.times))
     if not len(first):
         return None
-    table = transitions.describe(looks, first, last)
+    table = transitions.describe_windows(looks, first, last)
     values = np.stack([table[name] for name in transitions.WEIGHTS], axis=1)
     labels = np.zeros(len(first), int)
     if made is not None and made.kind != "cut":

@@ -54,7 +54,9 @@ def ingest(
     chosen = config or build_settings(IngestConfig, settings, "ingest")
     named = [footage] if isinstance(footage, (str, Path)) else footage
     with show_progress(progress):
-        result = ingestion.ingest(workspace, [str(name) for name in named], chosen, prune=prune)
+        result = ingestion.ingest_footage(
+            workspace, [str(name) for name in named], chosen, prune=prune
+        )
     workspace.save_config("curate ingest", settings_to_toml("ingest", chosen))
     return result
 

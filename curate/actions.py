@@ -57,7 +57,7 @@ class Action:
 
 
 @lru_cache(maxsize=1)
-def taxonomy() -> tuple[Action, ...]:
+def read_taxonomy() -> tuple[Action, ...]:
     """The actions that come with the package, in the order of their file."""
     import sys
 
@@ -73,12 +73,12 @@ def taxonomy() -> tuple[Action, ...]:
     )
 
 
-def tag(texts: Iterable[str | None]) -> list[str]:
+def tag_actions(texts: Iterable[str | None]) -> list[str]:
     """Names of the actions that the texts speak of, in the order of the taxonomy."""
     found: set[str] = set()
     index = _index()
     for text in texts:
-        stems = [stem(word) for word in _words(text or "")]
+        stems = [stem_word(word) for word in _words(text or "")]
         places: dict[str, list[int]] = {}
         for place, word in enumerate(stems):
             places.setdefault(word, []).append(place)
@@ -86,10 +86,10 @@ def tag(texts: Iterable[str | None]) -> list[str]:
             for phrase, name in index.get(word, ()):
                 if name not in found and _near(phrase, places):
                     found.add(name)
-    return [action.name for action in taxonomy() if action.name in found]
+    return [action.name for action in read_taxonomy() if action.name in found]
 
 
-def stem(word: str) -> str:
+def stem_word(word: str) -> str:
     """A word without its ending: `braids`, `braided` and `braiding` are `braid`.
 
     A few rules in the manner of Porter 1980; the taxonomy's own words pass through the same.
@@ -112,7 +112,7 @@ def stem(word: str) -> str:
     return word[:-1] + "y" if len(word) > 3 and word.endswith("i") else word
 
 
-def balance(clips: pa.Table, per_action: int) -> pa.Table:
+def balance_actions(clips: pa.Table, per_action: int) -> pa.Table:
     """Drop kept clips beyond `per_action` of each action, as `per_action=dancing>20`.
 
     A clip with several actions stays as long as one of them has room; clips without any action
@@ -154,9 +154,9 @@ def _by_turns(rows: Sequence[int], sources: Sequence[str], ids: Sequence[str]) -
 def _index() -> Mapping[str, list[tuple[tuple[str, ...], str]]]:
     """Phrases by their first stem."""
     index: dict[str, list[tuple[tuple[str, ...], str]]] = {}
-    for action in taxonomy():
+    for action in read_taxonomy():
         for words in (*action.words, action.name.replace("_", " ")):
-            phrase = tuple(stem(word) for word in _words(words))
+            phrase = tuple(stem_word(word) for word in _words(words))
             index.setdefault(phrase[0], []).append((phrase, action.name))
     return index
 

@@ -36,7 +36,7 @@ VERSION = 1
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownSet:
     """A set that was added: its name, what it was read from, and its number of fingerprints."""
 
     name: str
@@ -44,7 +44,9 @@ class Known:
     fingerprints: int
 
 
-def add(workspace: Workspace, other: Path, name: str = "", where: Where | None = None) -> Known:
+def add_set(
+    workspace: Workspace, other: Path, name: str = "", where: Where | None = None
+) -> KnownSet:
     """Read the fingerprints of another set and keep them in the workspace.
 
     other: a workspace; a Parquet file or a folder of them with a video column, such as a dataset
@@ -73,24 +75,24 @@ def add(workspace: Workspace, other: Path, name: str = "", where: Where | None =
                 f"there is nothing to compare with in {other}",
                 "name a workspace, a folder of Parquet files with a video column, or videos",
             )
-    return Known(name, file, count)
+    return KnownSet(name, file, count)
 
 
-def forget(workspace: Workspace, name: str) -> None:
+def forget_set(workspace: Workspace, name: str) -> None:
     """Remove a set. Raises UserError when there is none of that name."""
     file = workspace.root / "against" / f"{name}.parquet"
     if not file.is_file():
-        names = ", ".join(known.name for known in listed(workspace)) or "none"
+        names = ", ".join(known.name for known in list_sets(workspace)) or "none"
         raise UserError(f"no set {name!r} was added to {workspace.root}", f"there are: {names}")
     file.unlink()
 
 
-def listed(workspace: Workspace) -> list[Known]:
+def list_sets(workspace: Workspace) -> list[KnownSet]:
     """The sets that were added, by name."""
     import pyarrow.parquet as pq
 
     files = sorted((workspace.root / "against").glob("*.parquet"))
-    return [Known(file.stem, file, pq.read_metadata(file).num_rows) for file in files]
+    return [KnownSet(file.stem, file, pq.read_metadata(file).num_rows) for file in files]
 
 
 def known_rows(
@@ -104,8 +106,8 @@ def known_rows(
     import pyarrow.parquet as pq
 
     result: dict[int, str] = {}
-    for known in listed(workspace):
-        pairs = dedup_blocks.find(
+    for known in list_sets(workspace):
+        pairs = dedup_blocks.find_duplicates(
             clips, workspace.step("dedup"), against=known.file, where=where, keep=keep
         ).tolist()
         if not pairs:
@@ -178,7 +180,7 @@ def _tasks(other: Path) -> Iterator[tuple[str, int]]:
             for group in range(pq.read_metadata(path).num_row_groups):
                 yield str(path), group
     if not tables_:
-        for candidate in sources.find([str(other)]):
+        for candidate in sources.find_footage([str(other)]):
             yield candidate.path, -1
 
 
@@ -208,11 +210,11 @@ def fingerprints_of(task: tuple[str, int]) -> list[tuple[str, list[int]]]:
 
 
 def _windows(path: str, name: str) -> list[tuple[str, list[int]]]:
-    from realdpo.curate.analyse import Task, analyse
+    from realdpo.curate.analyse import AnalysisTask, analyse_source
     from realdpo.curate.config import ShotSettings
-    from realdpo.curate.scores import fingerprint
+    from realdpo.curate.scores import span_fingerprint
 
-    seen = analyse(Task("", path, ShotSettings()))
+    seen = analyse_source(AnalysisTask("", path, ShotSettings()))
     end = float(seen.times[-1]) + 1 / 16
     cuts = [float(cut) for cut in seen.cuts]
     spans = [
@@ -221,7 +223,10 @@ def _windows(path: str, name: str) -> list[tuple[str, list[int]]]:
         for span in _cover(first, last)
     ] or [(0.0, end)]
     return [
-        (name if len(spans) == 1 else f"{name}@{first:.2f}s", fingerprint(seen.scores, first, last))
+        (
+            name if len(spans) == 1 else f"{name}@{first:.2f}s",
+            span_fingerprint(seen.scores, first, last),
+        )
         for first, last in spans
     ]
 
@@ -252,7 +257,7 @@ def _video_column(schema: pa.Schema) -> str | None:
 def _stamp(path: str) -> str:
     from realdpo.curate import sources
 
-    return sources.stamp(path)
+    return sources.file_stamp(path)
 
 
 def _name_of(other: Path) -> str:

@@ -25,7 +25,7 @@ _NOTES, _NUM, _DEN = b"realdpo.analysis", "exact.num", "exact.den"
 
 
 @dataclass(frozen=True)
-class Task:
+class AnalysisTask:
     """A source to be looked at. threads: for decoding, 0 lets FFmpeg choose."""
 
     source_id: str
@@ -37,7 +37,7 @@ class Task:
     def key(self) -> str:
         """Names the result: the file's bytes and everything that changes what is measured."""
         return content_id(
-            source=self.source_id, shots=self.shots, side=ANALYSIS_SIDE, version=version()
+            source=self.source_id, shots=self.shots, side=ANALYSIS_SIDE, version=analysis_version()
         )
 
     def file(self, folder: Path) -> Path:
@@ -78,7 +78,7 @@ class Times(Sequence[Fraction]):
 
 
 @dataclass(frozen=True)
-class Part:
+class Stretch:
     """A stretch of a source without a hole in its times, in which the picture keeps its size.
 
     start, end: seconds from the source's first frame. width, height: as shown, in pixels.
@@ -107,7 +107,7 @@ class Analysis:
     scores: dict[str, Any]
 
 
-def analyse(task: Task) -> Analysis:
+def analyse_source(task: AnalysisTask) -> Analysis:
     """Decode a source once, at analysis size, and measure. Raises MediaError."""
     import cv2
 
@@ -168,12 +168,12 @@ class _Look:
 
     def __init__(self, settings: ShotSettings, fps: Fraction, first: Frame) -> None:
         from realdpo.curate.scores import StreamScores
-        from realdpo.curate.shots import finder
+        from realdpo.curate.shots import make_finder
         from realdpo.curate.transitions import DissolveFinder
 
         height, width, _ = first.rgb.shape
         self.scores = StreamScores(height, width)
-        self.cuts = finder(settings, fps)
+        self.cuts = make_finder(settings, fps)
         self.dissolves = DissolveFinder()
         self.times = Times()
         self.shown = first.shown
@@ -197,7 +197,7 @@ def _apart(time: Fraction, shown: tuple[int, int], after: Frame, step: Fraction)
     return after.shown != shown or after.time - time > max(HOLE, 3 * step)
 
 
-def _parts(looks: Sequence[_Look], header: Fraction) -> list[Part]:
+def _parts(looks: Sequence[_Look], header: Fraction) -> list[Stretch]:
     """Each look's stretch; its last frame lasts as long as its others do."""
     parts = []
     for number, look in enumerate(looks):
@@ -206,11 +206,11 @@ def _parts(looks: Sequence[_Look], header: Fraction) -> list[Part]:
         end = last + 1 / fps
         if number + 1 < len(looks):
             end = min(end, looks[number + 1].times[0])
-        parts.append(Part(start, end, *look.shown, fps))
+        parts.append(Stretch(start, end, *look.shown, fps))
     return parts
 
 
-def _as_row(part: Part) -> dict[str, Any]:
+def _as_row(part: Stretch) -> dict[str, Any]:
     return {
         "start": _ratio(part.start),
         "end": _ratio(part.end),
@@ -220,14 +220,14 @@ def _as_row(part: Part) -> dict[str, Any]:
     }
 
 
-def parts_of(facts: Mapping[str, Any]) -> list[Part]:
+def parts_of(facts: Mapping[str, Any]) -> list[Stretch]:
     """The parts of a source, of its row in the sources table."""
     if not facts.get("parts"):  # of a table that was written before there were parts
         end = Fraction(facts["duration_s"])
         fps = Fraction(facts["fps"])
-        return [Part(Fraction(0), end, facts["width"], facts["height"], fps)]
+        return [Stretch(Fraction(0), end, facts["width"], facts["height"], fps)]
     return [
-        Part(
+        Stretch(
             Fraction(row["start"]),
             Fraction(row["end"]),
             row["width"],
@@ -238,12 +238,12 @@ def parts_of(facts: Mapping[str, Any]) -> list[Part]:
     ]
 
 
-def breaks_of(parts: Sequence[Part]) -> list[tuple[Fraction, Fraction]]:
+def breaks_of(parts: Sequence[Stretch]) -> list[tuple[Fraction, Fraction]]:
     """(end of one part, start of the next): what no clip may cross."""
     return [(before.end, after.start) for before, after in pairwise(parts)]
 
 
-def breaks_text(parts: Sequence[Part]) -> list[str]:
+def breaks_text(parts: Sequence[Stretch]) -> list[str]:
     """Why a source is divided where it is, a line for every place."""
     lines = []
     for before, after in pairwise(parts):
@@ -258,7 +258,7 @@ def breaks_text(parts: Sequence[Part]) -> list[str]:
     return lines
 
 
-def part_at(parts: Sequence[Part], time: Fraction) -> Part:
+def part_at(parts: Sequence[Stretch], time: Fraction) -> Stretch:
     """The part that a clip which starts at `time` is of."""
     return next(part for part in reversed(parts) if part.start <= time)
 
@@ -310,7 +310,7 @@ def _ratio(value: Fraction) -> str:
     return f"{value.numerator}/{value.denominator}"
 
 
-def version() -> str:
+def analysis_version() -> str:
     """Names the way from a file to its numbers: those of another version are not taken for ours.
 
     FFmpeg's major releases may scale pictures otherwise.
@@ -324,8 +324,8 @@ def version() -> str:
     return f"{VERSION}-{scores.VERSION}-{decode.VERSION}-{scaler}"
 
 
-def save(path: Path, result: Analysis) -> None:
-    """Keep a result; `load` and `load_notes` read it back."""
+def save_analysis(path: Path, result: Analysis) -> None:
+    """Keep a result; `load_analysis` and `load_notes` read it back."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -351,7 +351,7 @@ def save(path: Path, result: Analysis) -> None:
         pq.write_table(table, temporary, compression="zstd")
 
 
-def load(path: Path) -> Analysis:
+def load_analysis(path: Path) -> Analysis:
     """A stored result."""
     import numpy as np
     import pyarrow as pa

@@ -58,7 +58,7 @@ class Calibration:
     proposed: dict[str, float]
 
 
-def calibrate(
+def calibrate_thresholds(
     workspace: Workspace, keep: str | None = None, overrides: Mapping[str, Any] | None = None
 ) -> Calibration:
     """Look at a workspace's stored scores. keep: "5000" clips or "30%" of them.
@@ -72,24 +72,24 @@ def calibrate(
     )
     if not clips.num_rows:
         raise UserError(f"{workspace.clips} holds no clips", "ingest footage first")
-    limits = decide.thresholds(overrides)
-    scores, ids = decide.columns(clips), clips["clip_id"].to_pylist()
+    limits = decide.merge_thresholds(overrides)
+    scores, ids = decide.score_arrays(clips), clips["clip_id"].to_pylist()
     # What no threshold can bring back stays out of the count.
     free = np.array([not _fixed(row) for row in clips["reasons"].to_pylist()])
     wanted = None if keep is None else wanted_clips(keep, clips.num_rows)
-    proposed = limits if wanted is None else propose(scores, free, limits, wanted)
+    proposed = limits if wanted is None else propose_thresholds(scores, free, limits, wanted)
     return Calibration(
         clips=clips.num_rows,
         candidates=int(free.sum()),
-        percentiles=percentiles(scores),
-        thresholds=look(scores, ids, limits),
-        kept=int((passes(scores, proposed, clips.num_rows) & free).sum()),
+        percentiles=score_percentiles(scores),
+        thresholds=look_at_thresholds(scores, ids, limits),
+        kept=int((passes_limits(scores, proposed, clips.num_rows) & free).sum()),
         wanted=wanted,
         proposed=proposed,
     )
 
 
-def percentiles(scores: Scores) -> dict[str, dict[int, float]]:
+def score_percentiles(scores: Scores) -> dict[str, dict[int, float]]:
     """Percentiles of every score that was measured on at least one clip."""
     known = {name: values[~np.isnan(values)] for name, values in scores.items()}
     return {
@@ -99,9 +99,11 @@ def percentiles(scores: Scores) -> dict[str, dict[int, float]]:
     }
 
 
-def look(scores: Scores, ids: list[str], limits: Mapping[str, float]) -> list[Threshold]:
+def look_at_thresholds(
+    scores: Scores, ids: list[str], limits: Mapping[str, float]
+) -> list[Threshold]:
     """What every threshold keeps and drops, and the clips on both sides of it."""
-    broken = {key: breaks(scores, key, value) for key, value in limits.items()}
+    broken = {key: breaks_limit(scores, key, value) for key, value in limits.items()}
     count = sum((flags.astype(int) for flags in broken.values()), np.zeros(len(ids), int))
     result = []
     for key, value in limits.items():
@@ -121,7 +123,7 @@ def look(scores: Scores, ids: list[str], limits: Mapping[str, float]) -> list[Th
     return result
 
 
-def propose(
+def propose_thresholds(
     scores: Scores, free: Bools, limits: Mapping[str, float], wanted: int
 ) -> dict[str, float]:
     """Thresholds that keep `wanted` clips, or as near above it as ties allow.
@@ -131,7 +133,7 @@ def propose(
     until enough pass. A threshold therefore never crosses its default both ways.
     """
     count = len(free)
-    passing = passes(scores, limits, count) & free
+    passing = passes_limits(scores, limits, count) & free
     tighten = int(passing.sum()) > wanted
     pool = passing if tighten else free
     known = {
@@ -155,27 +157,27 @@ def propose(
     low, high = 0.0, 1.0
     for _ in range(40):
         middle = (low + high) / 2
-        if int((passes(scores, at(middle), count) & free).sum()) >= wanted:
+        if int((passes_limits(scores, at(middle), count) & free).sum()) >= wanted:
             low = middle
         else:
             high = middle
     return at(low)
 
 
-def passes(scores: Scores, limits: Mapping[str, float], count: int) -> Bools:
+def passes_limits(scores: Scores, limits: Mapping[str, float], count: int) -> Bools:
     """Which of `count` clips break no limit."""
     result = np.ones(count, bool)
     for key, value in limits.items():
-        result &= ~breaks(scores, key, value)
+        result &= ~breaks_limit(scores, key, value)
     return result
 
 
-def breaks(scores: Scores, key: str, value: float) -> Bools:
+def breaks_limit(scores: Scores, key: str, value: float) -> Bools:
     """Which clips break one limit; of a score that nobody took none does."""
     values = scores.get(key[:-4])
     if values is None:
         return np.zeros(len(next(iter(scores.values()))), bool)
-    return decide.breaks(values, key, value)
+    return decide.breaks_threshold(values, key, value)
 
 
 def wanted_clips(keep: str, total: int) -> int:
@@ -193,9 +195,9 @@ def wanted_clips(keep: str, total: int) -> int:
     raise UserError(f"--keep {keep}: neither a number of clips nor a share", "such as 5000 or 30%")
 
 
-def to_toml(found: Calibration) -> str:
+def proposal_to_toml(found: Calibration) -> str:
     """The proposal as a settings file for `realdpo curate decide --config`."""
-    defaults = decide.defaults()
+    defaults = decide.default_thresholds()
     lines = [
         f"# Keeps {found.kept} of {found.clips} clips, before near-duplicates.",
         "# Use: realdpo curate decide -w DIR --config THIS_FILE",
@@ -211,7 +213,7 @@ def to_toml(found: Calibration) -> str:
     return "\n".join(lines) + "\n"
 
 
-def text(found: Calibration) -> str:
+def describe_calibration(found: Calibration) -> str:
     """The findings as plain text for a terminal."""
     lines = [f"{found.clips} clips, {found.candidates} that thresholds can keep", ""]
     head = "".join(f"{f'p{p}':>10}" for p in PERCENTILES)

@@ -24,7 +24,7 @@ VERSION = 2  # raise when the pictures or the bytes of a clip change
 
 
 @dataclass(frozen=True)
-class Task:
+class CutTask:
     """A clip to be cut. width, height, fps: of the source as shown. start, end: seconds.
 
     crop: the part of the picture that is taken.
@@ -68,7 +68,7 @@ def clip_id(
     )
 
 
-def cut(task: Task) -> Clip:
+def cut_clip(task: CutTask) -> Clip:
     """Decode the span, resample it to the target's rate, crop and scale, encode.
 
     Frame k of the clip is the source frame nearest in time to start + k / fps, within the span.
@@ -79,7 +79,7 @@ def cut(task: Task) -> Clip:
 
     fps = task.target.fps or task.fps
     count = task.target.frames or max(1, math.floor((task.end - task.start) * fps))
-    scaled, (left, top, width, height) = placement(task.width, task.height, task.target, task.crop)
+    scaled, (left, top, width, height) = fit_crop(task.width, task.height, task.target, task.crop)
     decoded = decode_frames(
         task.path, size=scaled, start=task.start, end=task.end, threads=task.threads
     )
@@ -87,7 +87,7 @@ def cut(task: Task) -> Clip:
 
     def pictures() -> Iterator[npt.NDArray[np.uint8]]:
         nonlocal written
-        for frame in resample(decoded, task.start, fps, count):
+        for frame in resample_frames(decoded, task.start, fps, count):
             written += 1
             yield frame.rgb[top : top + height, left : left + width]
 
@@ -97,7 +97,7 @@ def cut(task: Task) -> Clip:
     return Clip(data, width, height, frames=written, fps=fps)
 
 
-def resample(
+def resample_frames(
     frames: Iterable[Frame], start: Fraction, fps: Fraction, count: int
 ) -> Iterator[Frame]:
     """The frame nearest to start + k / fps for k = 0 .. count - 1; the earlier one of two.
@@ -127,7 +127,7 @@ def resample(
         wanted += 1
 
 
-def placement(
+def fit_crop(
     width: int, height: int, target: Target, crop: Box = WHOLE
 ) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
     """(width, height) to scale a picture to, and (left, top, width, height) to take of it then.

@@ -76,20 +76,20 @@ UNKNOWN_DROPS = frozenset({"motion.camera_confidence", "motion.subject"})
 
 KEPT_ONE_SIDE = ("_min", "_max")
 
-# What `apply` finds anew, besides everything that is named after a score.
+# What `decide_clips` finds anew, besides everything that is named after a score.
 _OURS = ("duplicate", "per_action", "known")
 _JUDGED = ("clip_id", "start_s", "end_s", "keep", "reasons", "duplicate_of", "path")
 
 Thresholds = Mapping[str, float]
 
 
-def thresholds(overrides: Mapping[str, Any] | None = None) -> dict[str, float]:
+def merge_thresholds(overrides: Mapping[str, Any] | None = None) -> dict[str, float]:
     """Defaults with `overrides` over them: `<group>.<name>_min` or `_max` to a number.
 
     Nested mappings ({"motion": {"subject_min": 1.5}}) are read too, and `nan` or "off" removes a
     threshold. Raises UserError for a key that is no threshold and a value that is no number.
     """
-    result = defaults()
+    result = default_thresholds()
     for key, value in _flat(overrides or {}):
         name = next((key[: -len(s)] for s in KEPT_ONE_SIDE if key.endswith(s)), "")
         if "." not in name:
@@ -106,7 +106,7 @@ def thresholds(overrides: Mapping[str, Any] | None = None) -> dict[str, float]:
     return {key: value for key, value in result.items() if not math.isnan(value)}
 
 
-def defaults() -> dict[str, float]:
+def default_thresholds() -> dict[str, float]:
     """LIMITS as a flat mapping."""
     result: dict[str, float] = {}
     for limit in LIMITS:
@@ -117,7 +117,7 @@ def defaults() -> dict[str, float]:
     return result
 
 
-def reasons(
+def find_reasons(
     scores: Mapping[str, npt.NDArray[Any]], limits: Thresholds, count: int
 ) -> list[list[str]]:
     """For each of `count` clips all the limits it breaks, as `motion.subject=0.8<2`.
@@ -141,7 +141,7 @@ def _broken(
         if name not in scores:
             continue
         values, limit = np.asarray(scores[name], np.float32), np.float32(limits[key])
-        wrong = breaks(values, key, limit)
+        wrong = breaks_threshold(values, key, limit)
         if not least and f"{name}_min" in limits:
             wrong &= ~np.isnan(values)  # said once
         rows = np.flatnonzero(wrong)
@@ -155,7 +155,9 @@ def _broken(
         )
 
 
-def breaks(values: npt.NDArray[Any], key: str, limit: float | np.float32) -> npt.NDArray[np.bool_]:
+def breaks_threshold(
+    values: npt.NDArray[Any], key: str, limit: float | np.float32
+) -> npt.NDArray[np.bool_]:
     """Which of a score's values, NaN where not known, break its threshold `key`."""
     # As stored: a value on the limit must not fall to the other side by rounding.
     values, limit = np.asarray(values, np.float32), np.float32(limit)
@@ -163,13 +165,13 @@ def breaks(values: npt.NDArray[Any], key: str, limit: float | np.float32) -> npt
     return wrong | np.isnan(values) if key[:-4] in UNKNOWN_DROPS else wrong
 
 
-def apply(
+def decide_clips(
     clips: pa.Table,
     overrides: Mapping[str, Any] | None = None,
     links: Iterable[tuple[int, int]] | None = None,
     known: Mapping[int, str] | None = None,
 ) -> pa.Table:
-    """Set `keep`, `reasons` and `duplicate_of` of a clips table.
+    """Set `keep`, `find_reasons` and `duplicate_of` of a clips table.
 
     Reasons that are not ours to judge (licence, `too_short`) stay. links: pairs of
     rows that show the same footage, None finds them by `phash`. Of such a pair the larger, then
@@ -177,9 +179,9 @@ def apply(
     """
     import pyarrow as pa
 
-    limits = thresholds(overrides)
+    limits = merge_thresholds(overrides)
     count = clips.num_rows
-    scores = columns(clips)
+    scores = score_arrays(clips)
     # Reasons of all rows one after another: a million lists of texts would take gigabytes.
     said = [_kept_reasons(clips["reasons"])]
     for rows, texts in _broken(scores, limits):
@@ -212,7 +214,7 @@ def apply(
 
 
 def _kept_reasons(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.intp], pa.Array]:
-    """Rows and texts of the reasons that are not for `apply` to find anew."""
+    """Rows and texts of the reasons that are not for `decide_clips` to find anew."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -237,7 +239,7 @@ def _as_lists(said: Sequence[tuple[npt.NDArray[np.intp], pa.Array]], count: int)
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), texts.take(order))
 
 
-def decide(
+def decide_workspace(
     workspace: Workspace, overrides: Mapping[str, Any] | None = None, *, write: bool = True
 ) -> dict[str, Any]:
     """Judge a workspace's clips anew and write the table; returns the counts.
@@ -250,15 +252,15 @@ def decide(
     from realdpo.curate import against, dedup_blocks
 
     path = workspace.require(workspace.clips, "curate ingest FOOTAGE")
-    limits = thresholds(overrides)
+    limits = merge_thresholds(overrides)
     names = tables.check_table(path, tables.CLIPS).names
     # Fingerprints are most of a table, and are compared in blocks, out of the file.
     light = [name for name in names if "." in name or name in _JUDGED]
     clips = tables.read_table(path, tables.CLIPS, light)
     folder = workspace.step("dedup")
-    links = dedup_blocks.find(path, folder, keep=write).tolist()
+    links = dedup_blocks.find_duplicates(path, folder, keep=write).tolist()
     known = against.known_rows(workspace, path, keep=write)
-    after = apply(clips, overrides, links, known)
+    after = decide_clips(clips, overrides, links, known)
     if write:
         changed = {name: after[name] for name in ("keep", "reasons", "duplicate_of")}
         tables.replace_columns(path, tables.CLIPS, changed)
@@ -279,8 +281,8 @@ def _count(flags: pa.ChunkedArray) -> int:
     return int(pc.sum(flags).as_py() or 0)
 
 
-def text(result: Mapping[str, Any], dry_run: bool = False) -> str:
-    """The counts of `decide` as plain text for a terminal."""
+def describe_decision(result: Mapping[str, Any], dry_run: bool = False) -> str:
+    """The counts of `decide_workspace` as plain text for a terminal."""
     verb = "would keep" if dry_run else "kept"
     lines = [
         f"{verb} {result['kept']} of {result['clips']} clips (before: {result['kept_before']})"
@@ -293,12 +295,12 @@ def text(result: Mapping[str, Any], dry_run: bool = False) -> str:
     return "\n".join(lines)
 
 
-def to_toml(overrides: Mapping[str, Any]) -> str:
+def thresholds_to_toml(overrides: Mapping[str, Any]) -> str:
     """All thresholds as `[decide]` of a settings file; those that were removed are "off"."""
     import tomli_w
 
-    limits = thresholds(overrides)
-    off = (dict(_flat(overrides)).keys() | defaults().keys()) - limits.keys()
+    limits = merge_thresholds(overrides)
+    off = (dict(_flat(overrides)).keys() | default_thresholds().keys()) - limits.keys()
     nested: dict[str, dict[str, Any]] = {}
     for key, value in sorted({**limits, **dict.fromkeys(off, "off")}.items()):
         group, _, name = key.partition(".")
@@ -317,7 +319,9 @@ def saved_toml(chosen: Mapping[str, Any]) -> str:
     for key, value in sorted(_flat(chosen)):
         group, _, name = key.partition(".")
         own.setdefault(group, {})[name] = value
-    return tomli_w.dumps({"decide": own}) + to_toml(chosen).replace("[decide", "[thresholds")
+    return tomli_w.dumps({"decide": own}) + thresholds_to_toml(chosen).replace(
+        "[decide", "[thresholds"
+    )
 
 
 def count_reasons(rows: Iterable[Sequence[str] | None]) -> dict[str, int]:
@@ -352,14 +356,14 @@ def reason_name(text: str) -> str:
     return text.split("=", 1)[0]
 
 
-def columns(clips: pa.Table) -> dict[str, npt.NDArray[np.float32]]:
+def score_arrays(clips: pa.Table) -> dict[str, npt.NDArray[np.float32]]:
     """Score columns of a clips table as float32, NaN for null."""
     from realdpo import tables
 
     return {name: clips[name].to_numpy().astype(np.float32) for name in tables.score_columns(clips)}
 
 
-def fingerprints(clips: pa.Table) -> list[npt.NDArray[np.uint64] | None]:
+def phash_fingerprints(clips: pa.Table) -> list[npt.NDArray[np.uint64] | None]:
     """The `phash` column as arrays, without a Python number for each word."""
     column = clips["phash"].combine_chunks()
     if hasattr(column, "chunks"):  # of a table without rows
@@ -386,7 +390,7 @@ def find_links(clips: pa.Table) -> list[tuple[int, int]]:
     """Pairs of rows of a clips table that show the same footage, by `phash`."""
     from realdpo.curate import dedup
 
-    return dedup.pairs(fingerprints(clips), clips["source_id"].to_pylist())
+    return dedup.duplicate_pairs(phash_fingerprints(clips), clips["source_id"].to_pylist())
 
 
 def asked_of_ingest(workspace: Workspace) -> dict[str, Any]:
@@ -397,7 +401,7 @@ def asked_of_ingest(workspace: Workspace) -> dict[str, Any]:
     return dict(_flat(load_toml(path)["ingest"].get("decide", {}))) if path.exists() else {}
 
 
-def stored(workspace: Workspace) -> dict[str, Any]:
+def stored_thresholds(workspace: Workspace) -> dict[str, Any]:
     """The thresholds of the workspace's last `curate decide`; empty when there was none."""
     path = workspace.root / "config" / "curate-decide.toml"
     return load_overrides(path, ()) if path.exists() else {}

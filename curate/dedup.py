@@ -53,7 +53,7 @@ class DedupSettings:
     overlap: float = 0.6
 
 
-def pack(times: npt.NDArray[Any], thumbs: npt.NDArray[np.uint8]) -> list[int]:
+def pack_fingerprint(times: npt.NDArray[Any], thumbs: npt.NDArray[np.uint8]) -> list[int]:
     """Fingerprint of a clip: 8 words of 64 bits for every quarter of a second.
 
     times: seconds from the clip's start [N]; thumbs: uint8 [N, 64]. Empty for under two samples.
@@ -68,7 +68,7 @@ def pack(times: npt.NDArray[Any], thumbs: npt.NDArray[np.uint8]) -> list[int]:
     return np.round(cells).astype(np.uint8).reshape(-1).view(np.uint64).tolist()
 
 
-def unpack(words: Sequence[int] | npt.NDArray[np.uint64]) -> Floats:
+def unpack_fingerprint(words: Sequence[int] | npt.NDArray[np.uint64]) -> Floats:
     """Cells over time, float32 [T, 64], of a fingerprint."""
     return np.asarray(words, np.uint64).view(np.uint8).reshape(-1, CELLS**2).astype(np.float32)
 
@@ -78,7 +78,7 @@ class Prints:
     """Fingerprints of N clips, ready to be compared.
 
     cells: uint8 [R, 64], all clips' samples one after another; lengths: samples of each [N];
-    means: float32 [N, 64], unit vectors of the mean pictures (see `picture`); owners: a number
+    means: float32 [N, 64], unit vectors of the mean pictures (see `mean_pictures`); owners: a number
     for the source of each [N]; places: where each stands in the caller's order [N].
     """
 
@@ -98,7 +98,7 @@ class Prints:
         return np.cumsum(self.lengths) - self.lengths
 
 
-def gather(
+def gather_prints(
     words: npt.NDArray[np.uint64],
     counts: npt.NDArray[np.integer[Any]],
     owners: npt.NDArray[np.integer[Any]],
@@ -115,11 +115,11 @@ def gather(
         means = np.empty((0, CELLS**2), np.float32)
     else:
         sums = np.add.reduceat(cells, np.cumsum(lengths) - lengths, axis=0, dtype=np.uint32)
-        means = picture((sums / lengths[:, None]).astype(np.float32))
+        means = mean_pictures((sums / lengths[:, None]).astype(np.float32))
     return Prints(cells, lengths, means, owners[known].astype(np.int64), known + first)
 
 
-def compare(
+def compare_prints(
     one: Prints, other: Prints | None = None, settings: DedupSettings | None = None
 ) -> npt.NDArray[np.int64]:
     """Places (i, j) of the pairs of the same footage [P, 2], sorted; within one set i < j.
@@ -143,7 +143,7 @@ def compare(
     return result[np.lexsort((result[:, 1], result[:, 0]))]
 
 
-def pairs(
+def duplicate_pairs(
     fingerprints: Sequence[npt.NDArray[np.uint64] | None],
     sources: Sequence[str] | None = None,
     settings: DedupSettings | None = None,
@@ -161,11 +161,11 @@ def pairs(
     if sources is not None:
         owners = np.unique(np.asarray(sources), return_inverse=True)[1]
     counts = np.array([len(words) for words in prints])
-    found = compare(gather(np.concatenate(prints), counts, owners), settings=settings)
+    found = compare_prints(gather_prints(np.concatenate(prints), counts, owners), settings=settings)
     return [(i, j) for i, j in found.tolist()]
 
 
-def same(
+def same_footage(
     a: Floats, b: Floats, settings: DedupSettings | None = None, *, one_source: bool = False
 ) -> bool:
     """Whether two series of cells [T, 64] show the same footage at some offset.
@@ -177,11 +177,11 @@ def same(
 
 
 def _same(a: Floats, b: Floats, one_source: Bools, settings: DedupSettings) -> Bools:
-    """`same` for many pairs at once: a [P, T, 64], b [P, U, 64], one_source [P]."""
+    """`same_footage` for many pairs at once: a [P, T, 64], b [P, U, 64], one_source [P]."""
     mean_a, mean_b = a.mean(axis=1), b.mean(axis=1)
     still = np.maximum(_power(a), _power(b)) <= settings.still**2
     # Nothing moves: of two files it is the same still, of one source the same moment never.
-    likeness = (picture(mean_a) * picture(mean_b)).sum(axis=-1)
+    likeness = (mean_pictures(mean_a) * mean_pictures(mean_b)).sum(axis=-1)
     result = still & ~one_source & (likeness >= settings.picture)
     least = np.where(one_source, settings.loop, settings.motion).astype(np.float32)
     moving = np.flatnonzero(~still)
@@ -219,14 +219,14 @@ def _agree(a: Floats, b: Floats, least: Floats, settings: DedupSettings) -> Bool
         if not near.any():
             continue
         mean_one, mean_two = (mean_one + centre_a)[near], (mean_two + centre_b)[near]
-        likeness = (picture(mean_one) * picture(mean_two)).sum(axis=-1)
+        likeness = (mean_pictures(mean_one) * mean_pictures(mean_two)).sum(axis=-1)
         contrast = mean_one.var(axis=1) + mean_two.var(axis=1)
         doubt = (power_one + power_two)[near] / np.maximum(contrast, 1e-6) / count
         result[near] |= likeness >= np.maximum(settings.candidate, settings.picture - doubt)
     return result
 
 
-def picture(cells: Floats) -> Floats:
+def mean_pictures(cells: Floats) -> Floats:
     """Mean pictures [..., 64] as unit vectors whose product is their correlation.
 
     Photographs have power at all scales falling as 1 / frequency; weighting by frequency undoes

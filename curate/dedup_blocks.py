@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from realdpo import engine, ids, tables
-from realdpo.curate.dedup import DedupSettings, Prints, compare, gather
+from realdpo.curate.dedup import DedupSettings, Prints, compare_prints, gather_prints
 from realdpo.errors import UserError
 from realdpo.files import atomic_path
 from realdpo.ledger import Ledger
@@ -50,7 +50,7 @@ class Where:
     address: str = ""
 
 
-def find(
+def find_duplicates(
     clips: pa.Table | Path,
     folder: Path,
     *,
@@ -79,7 +79,7 @@ def find(
         return np.load(kept)
     if not keep:
         with tempfile.TemporaryDirectory() as other:
-            return find(
+            return find_duplicates(
                 clips, Path(other), against=against, settings=settings, where=where, block=block
             )
     if _rows(clips) <= block and (against is None or _rows(against) <= block):
@@ -100,7 +100,7 @@ def _at_once(
     other = None if against is None else next(_blocks(against, owners, 1 << 62), None)
     if one is None or (against is not None and other is None):
         return np.empty((0, 2), np.int64)
-    return compare(one, other, settings)
+    return compare_prints(one, other, settings)
 
 
 def _in_blocks(
@@ -176,7 +176,7 @@ def _compare_files(
 ) -> int:
     i, j = task
     same = within and i == j
-    found = compare(_load(left, i), None if same else _load(right, j), settings)
+    found = compare_prints(_load(left, i), None if same else _load(right, j), settings)
     if len(found):
         with atomic_path(out / f"{_name(task)}.npy") as temporary, open(temporary, "wb") as file:
             np.save(file, found)
@@ -202,7 +202,7 @@ def _blocks(clips: pa.Table | Path, owners: dict[str, int], block: int) -> Itera
             [owners.setdefault(source, len(owners)) for source in batch["source_id"].to_pylist()],
             np.int64,
         )
-        yield gather(words, counts, numbers, first)
+        yield gather_prints(words, counts, numbers, first)
         first += len(counts)
 
 

@@ -16,12 +16,12 @@ from realdpo.progress import say
 _BLOCK = 1 << 20
 
 
-def name_of(url: str) -> str:
+def download_stem(url: str) -> str:
     """The stem of the file that a URL is kept in: a hash of it."""
     return hashlib.sha256(url.encode()).hexdigest()[:32]
 
 
-def download(
+def download_film(
     url: str,
     folder: Path,
     *,
@@ -43,7 +43,7 @@ def download(
     from realdpo.curate.sources import EXTENSIONS
 
     suffix = Path(urlsplit(url).path).suffix.lower()
-    target = folder / f"{name_of(url)}{suffix if suffix in EXTENSIONS else '.mp4'}"
+    target = folder / f"{download_stem(url)}{suffix if suffix in EXTENSIONS else '.mp4'}"
     if target.exists():
         return target
     folder.mkdir(parents=True, exist_ok=True)

@@ -40,7 +40,7 @@ class Earlier:
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownSources:
     """The sources table that is to be written, and what of it this run has not seen.
 
     rows: of the footage that was named, in its order, then of what was known besides. carried:
@@ -67,8 +67,8 @@ def read_earlier(workspace: Workspace) -> Earlier:
     return Earlier(rows, tables.read_table(workspace.clips, tables.CLIPS))
 
 
-def keep_known(facts: Sequence[Row], earlier: Earlier, footage: Sequence[str]) -> Known:
-    """Add what earlier runs know to the rows of this one; see `Known`.
+def keep_known(facts: Sequence[Row], earlier: Earlier, footage: Sequence[str]) -> KnownSources:
+    """Add what earlier runs know to the rows of this one; see `KnownSources`.
 
     facts: a row for every candidate, ok or failed. footage: the command's arguments.
     """
@@ -76,7 +76,7 @@ def keep_known(facts: Sequence[Row], earlier: Earlier, footage: Sequence[str]) -
     place = {_key(row["path"]): k for k, row in enumerate(rows)}
     now = {row["source_id"] for row in rows if row["status"] == "ok"}
     with_clips = set() if earlier.clips is None else set(earlier.clips["source_id"].to_pylist())
-    known = Known(rows)
+    known = KnownSources(rows)
     carried: set[str] = set()
     for old in earlier.sources:
         source_id = old["source_id"]
@@ -99,7 +99,9 @@ def keep_known(facts: Sequence[Row], earlier: Earlier, footage: Sequence[str]) -
             known.replaced.append(extra)
         elif old["path"] and not _is_there(old["path"]):
             extra = {**old, "status": MISSING, "error": f"{old['path']}: No such file or directory"}
-            (known.missing if sources.names(footage, old["path"]) else known.gone).append(extra)
+            (known.missing if sources.names_path(footage, old["path"]) else known.gone).append(
+                extra
+            )
         else:
             known.unnamed.append(dict(old))
         if source_id not in now:
@@ -119,12 +121,12 @@ def _remind(row: dict[str, Any], old: Row) -> list[str]:
     return names
 
 
-def prune(known: Known, facts: Sequence[Row]) -> Known:
+def prune_sources(known: KnownSources, facts: Sequence[Row]) -> KnownSources:
     """`known` without what this run has not seen: rows that cannot be read fail, the rest goes."""
-    return Known([dict(row) for row in facts])
+    return KnownSources([dict(row) for row in facts])
 
 
-def removed_text(known: Known, earlier: Earlier) -> list[str]:
+def removed_text(known: KnownSources, earlier: Earlier) -> list[str]:
     """What pruning would remove, in lines; none when nothing would go."""
     away = [*known.missing, *known.replaced, *known.gone, *known.unnamed]
     unsaid = len(known.unsaid)
@@ -142,7 +144,7 @@ def removed_text(known: Known, earlier: Earlier) -> list[str]:
     return lines + (forgotten if unsaid else [])
 
 
-def warnings(known: Known) -> list[str]:
+def unseen_warnings(known: KnownSources) -> list[str]:
     """What of the footage this run has not seen, in lines for the user."""
     lines = []
     if known.missing:
@@ -167,7 +169,7 @@ def warnings(known: Known) -> list[str]:
     return lines
 
 
-def carried_clips(earlier: Earlier, known: Known) -> pa.Table | None:
+def carried_clips(earlier: Earlier, known: KnownSources) -> pa.Table | None:
     """Clips of the sources that were not seen, as they were, without reasons to be judged anew."""
     import pyarrow as pa
 
@@ -182,7 +184,9 @@ def carried_clips(earlier: Earlier, known: Known) -> pa.Table | None:
     return clips.set_column(where, clips.schema.field(where), pa.array(reasons, pa.list_(pa.string())))  # fmt: skip
 
 
-def owners(rows: Iterable[Row], notes: sources.Notes | None = None) -> dict[str, dict[str, Any]]:
+def owning_rows(
+    rows: Iterable[Row], notes: sources.Notes | None = None
+) -> dict[str, dict[str, Any]]:
     """For every source id the row that speaks for it, readable ones first.
 
     The same bytes may lie under several names: the strictest of their licences and splits counts,
@@ -218,7 +222,7 @@ def _owner(group: Sequence[Row], notes: sources.Notes | None) -> dict[str, Any]:
     return {**first, **words, "captions": list(dict.fromkeys(captions)), "spans": spans}
 
 
-def restore(workspace: Workspace, wanted: Mapping[str, str]) -> set[str]:
+def restore_clips(workspace: Workspace, wanted: Mapping[str, str]) -> set[str]:
     """Write files of clips that are away out of the shards; which of them could be.
 
     wanted: sha256 of each clip's file by the clip's id.
@@ -261,7 +265,7 @@ def _filled(old: Row, new: Row) -> dict[str, Any]:
 def _key(path: str) -> str:
     """What two rows about one file have in common: a download's name is its address's hash."""
     if path.startswith(("http://", "https://")):
-        return downloads.name_of(path)
+        return downloads.download_stem(path)
     place = Path(path)
     return place.stem if place.parent.name == "downloads" and len(place.stem) == 32 else path
 
@@ -274,7 +278,7 @@ def _shown(row: Row) -> str:
     return _one_line(str(row["path"] or row["source_url"] or row["source_id"]))
 
 
-def _why(row: Row, known: Known) -> str:
+def _why(row: Row, known: KnownSources) -> str:
     if any(row is other for other in known.unnamed):
         return "not named by this command"
     return _one_line(str(row["error"]))

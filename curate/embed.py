@@ -69,11 +69,11 @@ class Embedder:
     width: int
 
 
-def path(ws: Workspace) -> Path:
+def embeddings_path(ws: Workspace) -> Path:
     return ws.root / "embeddings.parquet"
 
 
-def load(config: EmbedConfig) -> Embedder:
+def load_embedder(config: EmbedConfig) -> Embedder:
     """Load an open_clip model by name and tag, file, local folder or Hub id.
 
     Raises UserError when it cannot be had, or when it would be left with random weights.
@@ -138,7 +138,7 @@ def texts_width(model: Any, tokenizer: Any, device: Any) -> int:
         return model.encode_text(tokenizer(["a"]).to(device)).shape[-1]
 
 
-def embed(ws: Workspace, config: EmbedConfig) -> dict[str, Any]:
+def embed_clips(ws: Workspace, config: EmbedConfig) -> dict[str, Any]:
     """Embed every clip that is kept and score it; writes embeddings.parquet and clips.parquet.
 
     Scores: semantic.caption (cosine with its prompt), semantic.real and semantic.action
@@ -153,9 +153,9 @@ def embed(ws: Workspace, config: EmbedConfig) -> dict[str, Any]:
             for row in tables.read_table(ws.sources, tables.SOURCES).to_pylist()
         }
         wanted = [r for r in rows if r["status"] == "ok" and r.get("keep") is not False]
-        embedder = load(config)
+        embedder = load_embedder(config)
         table, failed, fresh = _vectors(ws, wanted, sources, config, embedder)
-        scored = score(table, wanted, config, embedder)
+        scored = score_embeddings(table, wanted, config, embedder)
         seen = scored.pop("action", {})
         out = []
         for row in rows:
@@ -163,7 +163,7 @@ def embed(ws: Workspace, config: EmbedConfig) -> dict[str, Any]:
             if not new.get("action") and row["clip_id"] in seen:
                 new["action"] = [seen[row["clip_id"]]]
             out.append(new)
-        _write(path(ws), table, config, embedder)
+        _write(embeddings_path(ws), table, config, embedder)
         tables.write_table(ws.clips, tables.from_rows(tables.CLIPS, out), tables.CLIPS)
     return {
         "clips": len(wanted),
@@ -178,7 +178,7 @@ def embed(ws: Workspace, config: EmbedConfig) -> dict[str, Any]:
     }
 
 
-def score(
+def score_embeddings(
     table: pa.Table, rows: Sequence[Row], config: EmbedConfig, embedder: Embedder
 ) -> dict[str, dict[str, Any]]:
     """Scores by column and clip id from stored embeddings; nothing is decoded.
@@ -191,7 +191,7 @@ def score(
 
     by_id = {row["clip_id"]: row for row in rows}
     names = table["clip_id"].to_pylist()
-    clips = matrix(table)
+    clips = embedding_matrix(table)
     if not len(clips):
         return {}
     scores: dict[str, dict[str, Any]] = {}
@@ -200,12 +200,12 @@ def score(
         scores[column] = {n: float(v) for n, v in zip(names, values, strict=True) if v == v}
 
     prompts = [by_id[name].get("prompt") or "" for name in names]
-    fits = meaning.likeness(clips, embedder.texts(prompts))
+    fits = meaning.text_likeness(clips, embedder.texts(prompts))
     put("semantic.caption", np.where([bool(p) for p in prompts], fits, np.nan))
     kinds = embedder.texts([*meaning.REAL, *meaning.NOT_REAL])
     real = meaning.zero_shot(clips, kinds, embedder.scale)[:, : len(meaning.REAL)]
     put("semantic.real", real.sum(axis=1))
-    labels = [action.name for action in actions.taxonomy()]
+    labels = [action.name for action in actions.read_taxonomy()]
     odds = meaning.zero_shot(clips, embedder.texts(_spoken(labels)), embedder.scale)
     best = meaning.best_action(odds, labels, config.action_min)
     put("semantic.action", [probability for _, probability in best])
@@ -215,7 +215,10 @@ def score(
         head = meaning.aesthetic_head(config.aesthetic, embedder.width)
         put(
             "semantic.aesthetic",
-            [float(meaning.aesthetics(frames, head).mean()) for frames in frame_vectors(table)],
+            [
+                float(meaning.predict_aesthetics(frames, head).mean())
+                for frames in frame_vectors(table)
+            ],
         )
     return scores
 
@@ -225,21 +228,21 @@ def caption_verdicts(
 ) -> tuple[str, dict[str, tuple[float | None, float | None]]]:
     """Verdicts of the embedder on captions: name, and (fit, action) by clip id.
 
-    fit: share of the other captions that fit the clip worse (see `meaning.standing`). action:
+    fit: share of the other captions that fit the clip worse (see `meaning.text_standing`). action:
     zero-shot probability of the clip's own action tag, None without one. Raises UserError when
     the clips have not been embedded.
     """
     from realdpo.curate import actions, meaning
 
-    table, config = stored(ws)
+    table, config = stored_embeddings(ws)
     embedder = load_stored(table, config)
     by_id = {row["clip_id"]: row for row in rows}
     table = table.filter([name in by_id for name in table["clip_id"].to_pylist()])
     names = table["clip_id"].to_pylist()
-    clips = matrix(table)
+    clips = embedding_matrix(table)
     texts = embedder.texts([by_id[name]["prompt"] for name in names])
-    fits = meaning.standing(clips, texts)
-    labels = [action.name for action in actions.taxonomy()]
+    fits = meaning.text_standing(clips, texts)
+    labels = [action.name for action in actions.read_taxonomy()]
     odds = meaning.zero_shot(clips, embedder.texts(_spoken(labels)), embedder.scale)
     verdicts: dict[str, tuple[float | None, float | None]] = {}
     for i, name in enumerate(names):
@@ -257,28 +260,29 @@ def _spoken(labels: Sequence[str]) -> list[str]:
 # --- the table ------------------------------------------------------------------------------
 
 
-def stored(ws: Workspace) -> tuple[pa.Table, EmbedConfig]:
+def stored_embeddings(ws: Workspace) -> tuple[pa.Table, EmbedConfig]:
     """embeddings.parquet and the settings it was made with. Raises UserError."""
     import json
 
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    ws.require(path(ws), "curate embed")
+    ws.require(embeddings_path(ws), "curate embed")
     try:
-        table = pq.read_table(path(ws))
+        table = pq.read_table(embeddings_path(ws))
         metadata = table.schema.metadata or {}
         config = EmbedConfig(**json.loads(metadata[b"realdpo.config"]))
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
         raise UserError(
-            f"{path(ws)} is damaged or of another version", "make it again: realdpo curate embed"
+            f"{embeddings_path(ws)} is damaged or of another version",
+            "make it again: realdpo curate embed",
         ) from None
     return table, config
 
 
 def load_stored(table: pa.Table, config: EmbedConfig) -> Embedder:
     """The model that made a stored table. Raises UserError when its weights have changed."""
-    embedder = load(config)
+    embedder = load_embedder(config)
     made_by = (table.schema.metadata or {}).get(b"realdpo.weights", b"").decode()
     if embedder.weights_id != made_by:
         raise UserError(
@@ -288,7 +292,7 @@ def load_stored(table: pa.Table, config: EmbedConfig) -> Embedder:
     return embedder
 
 
-def matrix(table: pa.Table) -> Vectors:
+def embedding_matrix(table: pa.Table) -> Vectors:
     """The clips' unit vectors, [N, D] in the table's order."""
     return _fixed(table["embedding"])
 
@@ -377,7 +381,7 @@ def _vectors(
                     out.append(
                         {
                             "clip_id": row["clip_id"],
-                            "embedding": meaning.unit(own.mean(axis=0)),
+                            "embedding": meaning.unit_vectors(own.mean(axis=0)),
                             "frames": own.astype("float16").tolist(),
                         }
                     )
@@ -453,7 +457,7 @@ def _spread(values: Any) -> dict[str, float]:
     return {"p5": round(low, 4), "p50": round(middle, 4), "p95": round(high, 4)}
 
 
-def describe(summary: Mapping[str, Any]) -> str:
+def describe_embedding(summary: Mapping[str, Any]) -> str:
     """The summary in a few lines for a person."""
     lines = [
         f"embeddings: {summary['clips']} clips, {summary['embedded']} embedded now, "

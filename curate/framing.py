@@ -57,7 +57,7 @@ def without_bars(scores: Mapping[str, float], width: int, height: int) -> Box:
     return Box(sides["left"], sides["top"], 1 - sides["right"], 1 - sides["bottom"])
 
 
-def frame(
+def frame_clip(
     picture: Box,
     width: int,
     height: int,

@@ -33,7 +33,7 @@ from realdpo.curate import (
 )
 from realdpo.curate.caption.config import SIDECAR
 from realdpo.curate.config import SLOWEST, TARGETS, IngestConfig
-from realdpo.curate.shots import divide, divide_given, finder
+from realdpo.curate.shots import divide_given, divide_shots, make_finder
 from realdpo.curate.sources import Candidate
 from realdpo.errors import UserError
 from realdpo.files import write_bytes, write_text
@@ -57,7 +57,7 @@ class Source:
     error: str | None = None
 
 
-def ingest(
+def ingest_footage(
     workspace: Workspace,
     footage: Sequence[str],
     config: IngestConfig,
@@ -69,23 +69,23 @@ def ingest(
     What earlier runs made stays, also when its footage cannot be read now or is not named (see
     `earlier`). prune: removes that, when it returns True for the lines that say what would go.
 
-    Returns the funnel (see `funnel`, and `nothing_read`). Raises UserError for footage that is
+    Returns the funnel (see `count_funnel`, and `nothing_read`). Raises UserError for footage that is
     not there, a workspace that is in use, a full disk.
     """
     footage = [footage] if isinstance(footage, str) else footage
     notes = sources.Notes()
-    candidates = sources.find(footage, workspace.root, notes)
+    candidates = sources.find_footage(footage, workspace.root, notes)
     with workspace.lock("curate ingest"):
         before = earlier.read_earlier(workspace)
-        chosen = {**decide.stored(workspace), **_given(config)}
+        chosen = {**decide.stored_thresholds(workspace), **_given(config)}
         limits = {**_of_target(config), **chosen}
         order = _order(candidates, before, limits, config)
         done = _finished(workspace, order) if prune is None else None
         if done is not None and _still_fail(workspace, candidates, done["failed"], config):
             return _told({**done["funnel"], "unchanged": True})
-        check(config)
-        found = identify(workspace, candidates, config)
-        facts = measure(workspace, found, config)
+        check_settings(config)
+        found = identify_sources(workspace, candidates, config)
+        facts = measure_sources(workspace, found, config)
         known = earlier.keep_known(facts, before, footage)
         if again := _read_again(found, facts, before):
             shown = ", ".join(again[:3]) + (f" and {len(again) - 3} more" if again[3:] else "")
@@ -95,15 +95,15 @@ def ingest(
             if not prune(text):
                 raise UserError("nothing was removed")
             removed = _clip_names(before, known)
-            known = earlier.prune(known, facts)
-        owners = earlier.owners(known.rows, notes)
-        clips = score(workspace, found, owners, config)
+            known = earlier.prune_sources(known, facts)
+        owners = earlier.owning_rows(known.rows, notes)
+        clips = score_clips(workspace, found, owners, config)
         clips = with_carried(clips, earlier.carried_clips(before, known), owners)
-        clips = remember(workspace, clips)
-        clips = choose(workspace, clips, owners, limits, config)
-        clips = describe(workspace, clips, owners, config)
+        clips = remember_scores(workspace, clips)
+        clips = choose_clips(workspace, clips, owners, limits, config)
+        clips = describe_clips(workspace, clips, owners, config)
         clips, sizes = write_clips(workspace, clips, owners, known.carried, config)
-        clips = split(clips, config)
+        clips = split_clips(clips, config)
         table = tables.from_rows(tables.SOURCES, known.rows)
         tables.write_table(workspace.sources, table, tables.SOURCES)
         tables.write_table(workspace.clips, clips, tables.CLIPS)
@@ -119,10 +119,10 @@ def ingest(
             texts = ", ".join(f"{text!r} ({count})" for text, count in strange.items())
             notes.add(f"licences that are not understood, of sources: {texts}")
         result = {
-            **funnel(known.rows, clips),
+            **count_funnel(known.rows, clips),
             "prompts": prompts_from(clips, owners),
             "missing": [str(row["path"] or row["source_id"]) for row in known.missing],
-            "notes": [*notes.lines(), *earlier.warnings(known)],
+            "notes": [*notes.lines(), *earlier.unseen_warnings(known)],
             "pruned": len(removed),
         }
         workspace.save_config("curate decide", decide.saved_toml(chosen))
@@ -157,21 +157,21 @@ def _told(result: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _clip_names(before: earlier.Earlier, known: earlier.Known) -> list[str]:
+def _clip_names(before: earlier.Earlier, known: earlier.KnownSources) -> list[str]:
     gone = earlier.carried_clips(before, known)
     return [] if gone is None else gone["clip_id"].to_pylist()
 
 
-def check(config: IngestConfig) -> None:
+def check_settings(config: IngestConfig) -> None:
     """Raise UserError for what would otherwise fail after hours of decoding, or in every file."""
     from realdpo.curate.scores import sampled
 
-    decide.thresholds(config.decide)
-    sampled.require(config.extras, config.models)
+    decide.merge_thresholds(config.decide)
+    sampled.require_extras(config.extras, config.models)
     dataclasses.replace(config.captions, captioner=config.caption)
-    finder(config.shots, Fraction(25))
+    make_finder(config.shots, Fraction(25))
     if config.shards.to:
-        shards.require(config.shards.to)
+        shards.require_destination(config.shards.to)
     if config.engine == "ray":
         engine.require_ray(config.address)
 
@@ -179,7 +179,7 @@ def check(config: IngestConfig) -> None:
 # --- sources --------------------------------------------------------------------------------
 
 
-def identify(
+def identify_sources(
     workspace: Workspace, candidates: Sequence[Candidate], config: IngestConfig
 ) -> list[Source]:
     """Fetch what is remote over HTTP and hash every file that is new or has changed."""
@@ -200,7 +200,7 @@ def identify(
             say(f"sources: {said}")
 
     with Ledger(workspace.step("sources")) as hashes:
-        stamps = {s.path: f"{s.path}|{sources.stamp(s.path)}" for s in found.values()}
+        stamps = {s.path: f"{s.path}|{sources.file_stamp(s.path)}" for s in found.values()}
         todo = [s.path for s in found.values() if not s.error and not hashes.get(stamps[s.path])]
         failed: dict[str, str] = {}
         for hashed in _run("sources", "files", sources.sha256_of, todo, config):
@@ -222,7 +222,7 @@ def identify(
 
 
 def _fetch(candidate: Candidate, folder: Path, max_bytes: int) -> Path:
-    return downloads.download(
+    return downloads.download_film(
         candidate.path, folder, max_bytes=max_bytes, sha256=candidate.sha256, sha1=candidate.sha1
     )
 
@@ -234,7 +234,7 @@ def _is_web(path: str) -> bool:
 # --- shots and scores: the one decode -----------------------------------------------------------
 
 
-def measure(
+def measure_sources(
     workspace: Workspace, found: Sequence[Source], config: IngestConfig
 ) -> list[dict[str, Any]]:
     """Decode every new source once; returns the rows of the sources table, sorted by path."""
@@ -246,9 +246,9 @@ def measure(
     folder = workspace.step("analyse")
     todo = [task for task in tasks.values() if not task.file(folder).exists()]
     failed: dict[str, str] = {}
-    for outcome in _run("analyse", "sources", analyse.analyse, todo, config, len(tasks)):
+    for outcome in _run("analyse", "sources", analyse.analyse_source, todo, config, len(tasks)):
         if outcome.value is not None:
-            analyse.save(outcome.row.file(folder), outcome.value)
+            analyse.save_analysis(outcome.row.file(folder), outcome.value)
             for line in analyse.breaks_text(analyse.parts_of(outcome.value.facts)):
                 say(f"analyse: {outcome.row.path} is divided: {line}")
         else:
@@ -279,12 +279,12 @@ def _of_download(source: Source, error: str) -> str:
     return error if address in error else f"{address}: {error.removeprefix(f'{path}: ')}"
 
 
-def _analysis_task(source: Source, count: int, config: IngestConfig) -> analyse.Task:
+def _analysis_task(source: Source, count: int, config: IngestConfig) -> analyse.AnalysisTask:
     threads = engine.threads_per_worker(count, config.engine, config.workers)
-    return analyse.Task(str(source.source_id), source.path, config.shots, threads)
+    return analyse.AnalysisTask(str(source.source_id), source.path, config.shots, threads)
 
 
-def score(
+def score_clips(
     workspace: Workspace,
     found: Sequence[Source],
     owners: Mapping[str, Mapping[str, Any]],
@@ -300,7 +300,7 @@ def score(
     with progress_bar("score", len(rows), "sources") as advance:
         for source_id in sorted(rows):
             row = rows[source_id]
-            task = analyse.Task(source_id, row["path"], config.shots)
+            task = analyse.AnalysisTask(source_id, row["path"], config.shots)
             analysis = task.file(workspace.step("analyse"))
             times = [(span["start"], span["end"]) for span in row["spans"] or ()]
             plan = ids.content_id(
@@ -345,9 +345,9 @@ def _clip_rows(
 
     given: spans that came with the footage; where there are some, no shots are looked for.
     """
-    from realdpo.curate.scores import fingerprint, moving, summarise
+    from realdpo.curate.scores import span_fingerprint, span_motion_map, summarise_span
 
-    result = analyse.load(analysis)
+    result = analyse.load_analysis(analysis)
     target = TARGETS[config.target]
     parts = analyse.parts_of(result.facts)
     breaks, fps = analyse.breaks_of(parts), Fraction(result.facts["fps"])
@@ -355,7 +355,7 @@ def _clip_rows(
     spans = (
         divide_given(result.times, given, fps, config.clips, target, breaks)
         if given
-        else divide(result.times, result.cuts, result.soft, fps, config.clips, target, breaks)
+        else divide_shots(result.times, result.cuts, result.soft, fps, config.clips, target, breaks)
     )
     for span in spans:
         part = analyse.part_at(parts, span.start)
@@ -363,11 +363,11 @@ def _clip_rows(
         reasons = list(span.reasons)
         if target.fps and fps < target.fps * SLOWEST:
             reasons.append(f"too_slow={float(fps):.3g}<{float(target.fps):.3g}")
-        scores = summarise(result.scores, float(span.start), float(span.end))
-        where = moving(result.scores, float(span.start), float(span.end))
+        scores = summarise_span(result.scores, float(span.start), float(span.end))
+        where = span_motion_map(result.scores, float(span.start), float(span.end))
         picture = framing.without_bars(scores, width, height)
         subject = where if config.clips.crop == "subject" else None
-        crop = framing.frame(picture, width, height, target, moving=subject)
+        crop = framing.frame_clip(picture, width, height, target, moving=subject)
         scores |= framing.of_crop(crop, where, scores)
         name = cut.clip_id(source_id, span.start, span.end, target, config.encode, _placing(config))
         rows.setdefault(  # spans that overlap may begin with the same clip
@@ -386,7 +386,7 @@ def _clip_rows(
                 "source.short_side": min(picture.width * width, picture.height * height),
                 "source.upscale": target.width / (crop.width * width) if target.width else 1.0,
                 "source.hdr": float(result.facts["hdr"]),
-                "phash": fingerprint(result.scores, float(span.start), float(span.end)),
+                "phash": span_fingerprint(result.scores, float(span.start), float(span.end)),
                 **_known(scores),
             },
         )
@@ -417,12 +417,12 @@ def _versions() -> dict[str, Any]:
     from realdpo.curate.scores import sampled
 
     return {
-        "analyse": analyse.version(),
+        "analyse": analyse.analysis_version(),
         "plan": _plan_version(),
         "look": sampled.VERSION,
         "decide": decide.VERSION,
         "duplicates": (dedup_blocks.VERSION, against.VERSION),
-        "actions": actions.taxonomy(),
+        "actions": actions.read_taxonomy(),
         "cut": cut.VERSION,
         "shards": shards.VERSION,
     }
@@ -440,7 +440,7 @@ def _with_provenance(clips: pa.Table, source: Mapping[str, Any]) -> pa.Table:
     return clips
 
 
-def remember(workspace: Workspace, clips: pa.Table) -> pa.Table:
+def remember_scores(workspace: Workspace, clips: pa.Table) -> pa.Table:
     """Scores of captions and meaning from the table on disk: they cost models, or money."""
     from realdpo.curate.caption.run import Before
 
@@ -452,7 +452,7 @@ def remember(workspace: Workspace, clips: pa.Table) -> pa.Table:
 # --- decision ---------------------------------------------------------------------------------
 
 
-def choose(
+def choose_clips(
     workspace: Workspace,
     clips: pa.Table,
     owners: Mapping[str, Mapping[str, Any]],
@@ -478,15 +478,17 @@ def choose(
     ]
     clips = _set(clips, "reasons", fixed)
     where = dedup_blocks.Where(config.engine, config.workers, config.address)
-    links = dedup_blocks.find(clips, workspace.step("dedup"), where=where).tolist()
+    links = dedup_blocks.find_duplicates(clips, workspace.step("dedup"), where=where).tolist()
     known = against.known_rows(workspace, clips, where)
-    clips = decide.apply(clips, limits, links, known)
+    clips = decide.decide_clips(clips, limits, links, known)
     if not config.extras:
         return clips
-    return decide.apply(look(workspace, clips, owners, config), limits, links, known)
+    return decide.decide_clips(
+        look_at_samples(workspace, clips, owners, config), limits, links, known
+    )
 
 
-def look(
+def look_at_samples(
     workspace: Workspace,
     clips: pa.Table,
     owners: Mapping[str, Mapping[str, Any]],
@@ -498,7 +500,7 @@ def look(
     """
     from realdpo.curate.scores import sampled
 
-    sampled.require(config.extras, config.models)
+    sampled.require_extras(config.extras, config.models)
     about = {k: row for k, row in owners.items() if row["status"] == "ok" and row["path"]}
     bars = [name for name in clips.schema.names if name.startswith(("box.", "crop."))]
     kept = clips.filter(clips["keep"])
@@ -529,8 +531,8 @@ def look(
             by_source.setdefault(rows[name]["source_id"], []).append(name)
     for source_id, names in by_source.items():
         source = about[source_id]
-        task = analyse.Task(source_id, source["path"], config.shots)
-        numbers = analyse.load(task.file(workspace.step("analyse"))).scores
+        task = analyse.AnalysisTask(source_id, source["path"], config.shots)
+        numbers = analyse.load_analysis(task.file(workspace.step("analyse"))).scores
         for name in names:
             found[name] |= _known(_of_crop(numbers, found[name], rows[name]))
     order = clips["clip_id"].to_pylist()
@@ -553,10 +555,10 @@ def _look_at(
     width, height = part.width, part.height
     bars = {name: value for name, value in clip.items() if name.startswith("box.") and value}
     choose = functools.partial(
-        framing.frame, framing.without_bars(bars, width, height), width, height,
+        framing.frame_clip, framing.without_bars(bars, width, height), width, height,
         TARGETS[config.target],
     )  # fmt: skip
-    seen = sampled.measure(
+    seen = sampled.score_samples(
         source["path"], clip["start_s"], clip["end_s"], config.extras, config.models,
         framing.from_scores(clip), choose if config.clips.crop == "subject" else None,
     )  # fmt: skip
@@ -569,12 +571,12 @@ def _of_crop(
     clip: Mapping[str, Any],
 ) -> dict[str, float]:
     """The scores of a clip that change with the part of the picture that it shows."""
-    from realdpo.curate.scores import moving, summarise
+    from realdpo.curate.scores import span_motion_map, summarise_span
 
     span = (clip["start_s"], clip["end_s"])
-    scores = summarise(numbers, *span)
+    scores = summarise_span(numbers, *span)
     crop = framing.from_scores(found)
-    fresh = framing.of_crop(crop, moving(numbers, *span), scores)
+    fresh = framing.of_crop(crop, span_motion_map(numbers, *span), scores)
     return {name: value for name, value in fresh.items() if name not in found}
 
 
@@ -586,7 +588,7 @@ def _source_reasons(license_id: str | None, hdr: float | None, config: IngestCon
     return [r for r in (reason, "hdr" if hdr and settings.hdr == "drop" else None) if r]
 
 
-def describe(
+def describe_clips(
     workspace: Workspace,
     clips: pa.Table,
     owners: Mapping[str, Mapping[str, Any]],
@@ -603,10 +605,12 @@ def describe(
 
     def write(rows: Sequence[Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         for row in rows:
-            row["action"] = actions.tag([row["title"], *(row["keywords"] or ())])
+            row["action"] = actions.tag_actions([row["title"], *(row["keywords"] or ())])
         done, counted = caption_rows(workspace, rows, owners, settings, before=before)
         for row in done:
-            row["action"] = actions.tag([row["title"], *(row["keywords"] or ()), row["prompt"]])
+            row["action"] = actions.tag_actions(
+                [row["title"], *(row["keywords"] or ()), row["prompt"]]
+            )
         return done, counted
 
     names = [name for name in tables.CLIPS.schema.names if name != "phash"]
@@ -620,7 +624,7 @@ def describe(
         if name in clips.schema.names:  # of clips that were dropped, what was known stays
             fresh = pc.if_else(pc.is_valid(places), fresh, clips[name])
         clips = _set_score(clips, name, fresh)
-    return actions.balance(clips, config.per_action) if config.per_action else clips
+    return actions.balance_actions(clips, config.per_action) if config.per_action else clips
 
 
 # --- clips and shards -------------------------------------------------------------------------
@@ -649,7 +653,7 @@ def write_clips(
         threads = engine.threads_per_worker(len(todo), config.engine, config.workers)
         tasks = [_cut_task(row, owners[row["source_id"]], config, threads) for row in todo]
         failed: dict[str, str] = {}
-        for outcome in _run("cut", "clips", cut.cut, tasks, config, len(fresh)):
+        for outcome in _run("cut", "clips", cut.cut_clip, tasks, config, len(fresh)):
             clip = outcome.value
             if clip is None:
                 failed[outcome.row.clip_id] = outcome.error or "unknown"
@@ -670,7 +674,7 @@ def write_clips(
             )
         away = {c: r["sha256"] for c, r in old.items() if f"{c}.mp4" not in there and r["sha256"]}
         away |= {c: record["sha256"] for c in failed if (record := done.get(c))}
-        back = earlier.restore(workspace, away)
+        back = earlier.restore_clips(workspace, away)
         made: dict[str, Any] = {}
         for row in kept:
             name = row["clip_id"]
@@ -699,9 +703,9 @@ def _made(done: Ledger, row: Mapping[str, Any]) -> bool:
 
 def _cut_task(
     row: Mapping[str, Any], source: Mapping[str, Any], config: IngestConfig, threads: int
-) -> cut.Task:
+) -> cut.CutTask:
     part = analyse.part_at(analyse.parts_of(source), Fraction(row["start"]))
-    return cut.Task(
+    return cut.CutTask(
         clip_id=row["clip_id"],
         path=source["path"],
         start=Fraction(row["start"]),
@@ -721,7 +725,7 @@ def _crop_of(row: Mapping[str, Any]) -> list[float]:
     return [round(row[name], 5) for name in framing.NAMES]
 
 
-def split(clips: pa.Table, config: IngestConfig) -> pa.Table:
+def split_clips(clips: pa.Table, config: IngestConfig) -> pa.Table:
     """Give every clip of a source with kept clips its split; near-duplicates go together."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -745,7 +749,7 @@ def split(clips: pa.Table, config: IngestConfig) -> pa.Table:
         .to_pylist()
         if row["split"]
     }
-    place = shards.assign(kept, config.shards, linked=links, wishes=wishes)
+    place = shards.assign_splits(kept, config.shards, linked=links, wishes=wishes)
     column = clips["source_id"].combine_chunks()
     coded = (column.chunk(0) if isinstance(column, pa.ChunkedArray) else column).dictionary_encode()
     splits = pa.array([place.get(source) for source in coded.dictionary.to_pylist()], pa.string())
@@ -759,11 +763,11 @@ def write_dataset(
     import pyarrow.compute as pc
 
     ready = clips.filter(pc.and_(clips["keep"], pc.equal(clips["status"], "ok")))
-    written = shards.write(workspace, ready.sort_by("clip_id"), sizes, config.shards)
+    written = shards.write_clip_shards(workspace, ready.sort_by("clip_id"), sizes, config.shards)
     if config.shards.to:
         with progress_bar("copy", len(written), "files") as advance:
             for path in written:
-                shards.copy(path, workspace.data, config.shards.to)
+                shards.copy_to(path, workspace.data, config.shards.to)
                 advance()
     return written
 
@@ -771,7 +775,7 @@ def write_dataset(
 # --- the closing table --------------------------------------------------------------------------
 
 
-def funnel(facts: Sequence[Mapping[str, Any]], clips: pa.Table) -> dict[str, Any]:
+def count_funnel(facts: Sequence[Mapping[str, Any]], clips: pa.Table) -> dict[str, Any]:
     """What went in, what was dropped for which reason, what is kept; hours of footage.
 
     A clip with several reasons counts under each. Reasons are named by the score they concern.
@@ -823,14 +827,14 @@ def _order(
     not named, which may come back or go.
     """
     settings = dataclasses.replace(config, engine="local", workers=0, address="")
-    listed = [[dataclasses.asdict(c), sources.stamp(c.path)] for c in candidates]
+    listed = [[dataclasses.asdict(c), sources.file_stamp(c.path)] for c in candidates]
     named = {c.path for c in candidates}
     paths = sorted({row["path"] for row in before.sources if row["path"]} - named)
     return ids.content_id(
         settings=settings,
-        limits=decide.thresholds(limits),
+        limits=decide.merge_thresholds(limits),
         footage=listed,
-        others=[[path, sources.stamp(path)] for path in paths],
+        others=[[path, sources.file_stamp(path)] for path in paths],
         versions=_versions(),
     )
 
@@ -852,7 +856,11 @@ def _still_fail(
 ) -> bool:
     """Try the sources that failed last time once more; False when one of them now works."""
     again = [candidate for candidate in candidates if candidate.path in set(failed)]
-    rows = measure(workspace, identify(workspace, again, config), config) if again else []
+    rows = (
+        measure_sources(workspace, identify_sources(workspace, again, config), config)
+        if again
+        else []
+    )
     return all(row["status"] == "failed" for row in rows)
 
 
@@ -878,7 +886,7 @@ def _results(workspace: Workspace) -> dict[str, Any]:
         workspace.clips,
         *sorted(p for p in workspace.data.glob("**/*") if p.is_file()),
     ]
-    found = {str(f.relative_to(workspace.root)): sources.stamp(str(f)) for f in files}
+    found = {str(f.relative_to(workspace.root)): sources.file_stamp(str(f)) for f in files}
     return {**found, "clips": len(_names(workspace.clip_files))}
 
 
@@ -983,13 +991,13 @@ def prompts_from(clips: pa.Table, owners: Mapping[str, Mapping[str, Any]]) -> di
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def plan(footage: Sequence[str], workspace: Workspace | None = None) -> list[str]:
+def plan_footage(footage: Sequence[str], workspace: Workspace | None = None) -> list[str]:
     """Paths of all the sources that `footage` names; nothing is read or written."""
     root = None if workspace is None else workspace.root
-    return [candidate.path for candidate in sources.find(footage, root)]
+    return [candidate.path for candidate in sources.find_footage(footage, root)]
 
 
-def closing_table(result: Mapping[str, Any]) -> str:
+def funnel_table(result: Mapping[str, Any]) -> str:
     """The funnel as lines of text."""
     states = ", ".join(
         f"{result[f'sources_{state}']} {state}"

@@ -12,7 +12,7 @@ import numpy as np
 from realdpo.curate.config import BLAZEPOSE, PeopleSettings
 
 
-def inspect(
+def inspect_file(
     path: Path,
     overrides: Mapping[str, Any] | None = None,
     extras: tuple[str, ...] = (),
@@ -24,15 +24,15 @@ def inspect(
     """
     from realdpo.curate import analyse, decide, framing
     from realdpo.curate.config import ClipSettings, ShotSettings, Target
-    from realdpo.curate.scores import moving, sampled, summarise
-    from realdpo.curate.shots import divide
+    from realdpo.curate.scores import sampled, span_motion_map, summarise_span
+    from realdpo.curate.shots import divide_shots
 
-    limits = decide.thresholds(overrides)
-    sampled.require(extras, models)
-    seen = analyse.analyse(analyse.Task("", str(path), ShotSettings()))
+    limits = decide.merge_thresholds(overrides)
+    sampled.require_extras(extras, models)
+    seen = analyse.analyse_source(analyse.AnalysisTask("", str(path), ShotSettings()))
     parts = analyse.parts_of(seen.facts)
     shots = []
-    spans = divide(
+    spans = divide_shots(
         seen.times,
         seen.cuts,
         seen.soft,
@@ -46,16 +46,16 @@ def inspect(
         part = analyse.part_at(parts, span.start)
         scores = {
             "source.fps": float(part.fps),
-            **summarise(seen.scores, start, end),
+            **summarise_span(seen.scores, start, end),
         }
         size = part.width, part.height
         crop = framing.without_bars(scores, *size)
         scores["source.short_side"] = min(crop.width * size[0], crop.height * size[1])
-        scores |= framing.of_crop(crop, moving(seen.scores, start, end), scores)
+        scores |= framing.of_crop(crop, span_motion_map(seen.scores, start, end), scores)
         if extras:
-            scores |= sampled.measure(str(path), start, end, extras, models, crop).scores
+            scores |= sampled.score_samples(str(path), start, end, extras, models, crop).scores
         columns = {name: np.array([value], np.float32) for name, value in scores.items()}
-        why = [*span.reasons, *decide.reasons(columns, limits, 1)[0]]
+        why = [*span.reasons, *decide.find_reasons(columns, limits, 1)[0]]
         shots.append(
             {
                 "shot": span.shot,
@@ -75,7 +75,7 @@ def inspect(
     }
 
 
-def text(found: Mapping[str, Any]) -> str:
+def describe_inspection(found: Mapping[str, Any]) -> str:
     """The findings as plain text for a terminal."""
     facts = found["facts"]
     lines = [

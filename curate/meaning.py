@@ -37,14 +37,14 @@ NOT_REAL = (
 )
 
 
-def unit(vectors: npt.ArrayLike) -> Vectors:
+def unit_vectors(vectors: npt.ArrayLike) -> Vectors:
     """Rows scaled to length 1; rows of zeros stay zero. float32 [..., D]."""
     array = np.asarray(vectors, np.float32)
     length = np.linalg.norm(array, axis=-1, keepdims=True)
     return array / np.where(length > 0, length, 1)
 
 
-def likeness(clips: Vectors, texts: Vectors) -> Vectors:
+def text_likeness(clips: Vectors, texts: Vectors) -> Vectors:
     """Cosine of each clip with its own text: [N, D] and [N, D] to [N], in -1..1."""
     return np.einsum("nd,nd->n", clips, texts).astype(np.float32)
 
@@ -60,7 +60,7 @@ def zero_shot(clips: Vectors, classes: Vectors, scale: float) -> Vectors:
     return (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def standing(clips: Vectors, texts: Vectors) -> Vectors:
+def text_standing(clips: Vectors, texts: Vectors) -> Vectors:
     """For each clip the share of the other, different texts that fit it worse than its own.
 
     [N, D], [N, D] to [N] in 0..1, NaN where all texts are the same. 1 means that its own caption
@@ -102,7 +102,7 @@ def nearest_before(clips: Vectors) -> tuple[Vectors, npt.NDArray[np.int64]]:
 def near_duplicates(clips: Vectors, least: float = 0.98) -> list[tuple[int, int]]:
     """All pairs (earlier, later) of rows whose cosine is at least `least`.
 
-    0.98 between middle frames is Open-Sora's setting. The pairs are what `decide.apply` takes as
+    0.98 between middle frames is Open-Sora's setting. The pairs are what `decide.decide_clips` takes as
     links.
     """
     pairs: list[tuple[int, int]] = []
@@ -114,7 +114,7 @@ def near_duplicates(clips: Vectors, least: float = 0.98) -> list[tuple[int, int]
     return pairs
 
 
-def aesthetics(frames: Vectors, head: Sequence[tuple[Vectors, Vectors]]) -> Vectors:
+def predict_aesthetics(frames: Vectors, head: Sequence[tuple[Vectors, Vectors]]) -> Vectors:
     """The LAION predictor on unit CLIP vectors: [N, D] to [N], about 1 to 10.
 
     Its published form is a chain of linear layers without activations between them

@@ -39,7 +39,7 @@ _TOLD = ("author", "source_url", "title")
 Row = dict[str, Any]
 
 
-def merge(
+def merge_workspaces(
     given: Sequence[Workspace], into: Workspace, where: Where | None = None
 ) -> dict[str, Any]:
     """Make `into` what the workspaces are together; returns the counts and the conflicts.
@@ -49,8 +49,8 @@ def merge(
     new. Raises UserError for workspaces whose clips have different forms, and for a place with
     clips of its own.
     """
-    check(given, into)
-    config = settings_of(given[0])
+    check_mergeable(given, into)
+    config = ingest_settings(given[0])
     conflicts: Counter[str] = Counter()
     with into.lock("curate merge"):
         into.save_config("curate merge", _mark(given))
@@ -73,7 +73,7 @@ def merge(
     return result
 
 
-def check(given: Sequence[Workspace], into: Workspace) -> None:
+def check_mergeable(given: Sequence[Workspace], into: Workspace) -> None:
     """Raise UserError for what would fail, or would make a set of clips that do not go together."""
     if len(given) < 2:
         raise UserError("a merge takes two workspaces or more", "name them before -w")
@@ -94,9 +94,9 @@ def check(given: Sequence[Workspace], into: Workspace) -> None:
             f"{into.root} holds clips of its own",
             "name it among the workspaces, and a new folder with -w",
         )
-    first = settings_of(given[0])
+    first = ingest_settings(given[0])
     for work in given[1:]:
-        other = settings_of(work)
+        other = ingest_settings(work)
         for name in ("target", "encode"):
             one, two = getattr(first, name), getattr(other, name)
             if one != two:
@@ -106,7 +106,7 @@ def check(given: Sequence[Workspace], into: Workspace) -> None:
                 )
 
 
-def settings_of(work: Workspace) -> IngestConfig:
+def ingest_settings(work: Workspace) -> IngestConfig:
     """The settings that `curate ingest` ran with; the defaults where they were not saved."""
     from realdpo.config import resolve_settings
     from realdpo.curate.config import IngestConfig
@@ -115,7 +115,7 @@ def settings_of(work: Workspace) -> IngestConfig:
     return resolve_settings(IngestConfig, section="ingest", file=path if path.exists() else None)
 
 
-def text(result: Mapping[str, Any]) -> str:
+def describe_merge(result: Mapping[str, Any]) -> str:
     """The counts and conflicts as lines for a terminal."""
     dropped = ", ".join(f"{n} {name}" for name, n in [*result["dropped"].items()][:6])
     splits = ", ".join(f"{n} {name}" for name, n in result["splits"].items())
@@ -214,14 +214,14 @@ def _link(path: Path, target: Path) -> None:
 def _take_edits(given: Sequence[Workspace], into: Workspace, conflicts: Counter[str]) -> None:
     rows: dict[str, dict[str, str]] = {}
     for work in (into, *given):
-        if not edits.path(work).is_file():
+        if not edits.edits_path(work).is_file():
             continue
-        for row in edits.read_rows(edits.path(work)):
+        for row in edits.read_rows(edits.edits_path(work)):
             kept = rows.setdefault(row["clip_id"], row)
             if kept["prompt"] != row["prompt"]:
                 conflicts["clips with two edited captions; the first counts"] += 1
     if rows:
-        edits.write_rows(edits.path(into), rows.values())
+        edits.write_rows(edits.edits_path(into), rows.values())
 
 
 def _take_config(given: Sequence[Workspace], into: Workspace, conflicts: Counter[str]) -> None:
@@ -230,17 +230,19 @@ def _take_config(given: Sequence[Workspace], into: Workspace, conflicts: Counter
         path = given[0].root / "config" / f"{name}.toml"
         if path.exists():
             write_text(into.root / "config" / f"{name}.toml", path.read_text(encoding="utf-8"))
-    first = in_force(given[0])
+    first = merged_thresholds(given[0])
     for work in given[1:]:
-        other = in_force(work)
+        other = merged_thresholds(work)
         differ = [key for key in {*first, *other} if first.get(key) != other.get(key)]
         if differ:
             conflicts["thresholds that differ; the first workspace's count"] += len(differ)
 
 
-def in_force(work: Workspace) -> dict[str, float]:
+def merged_thresholds(work: Workspace) -> dict[str, float]:
     """The thresholds that judged a workspace's clips."""
-    return decide.thresholds({**decide.asked_of_ingest(work), **decide.stored(work)})
+    return decide.merge_thresholds(
+        {**decide.asked_of_ingest(work), **decide.stored_thresholds(work)}
+    )
 
 
 # --- clips --------------------------------------------------------------------------------------
@@ -380,14 +382,14 @@ def _judge(into: Workspace, config: IngestConfig, where: Where) -> dict[str, Any
 
     from realdpo.curate import actions, ingestion
 
-    dedup_blocks.find(into.clips, into.step("dedup"), where=where)
+    dedup_blocks.find_duplicates(into.clips, into.step("dedup"), where=where)
     against.known_rows(into, into.clips, where)
-    judged = decide.decide(into, in_force(into))
+    judged = decide.decide_workspace(into, merged_thresholds(into))
     light = [name for name in tables.check_table(into.clips, tables.CLIPS).names if name != "phash"]
     clips = tables.read_table(into.clips, tables.CLIPS, light)
     if config.per_action:
-        clips = actions.balance(clips, config.per_action)
-    clips = ingestion.split(clips, config)
+        clips = actions.balance_actions(clips, config.per_action)
+    clips = ingestion.split_clips(clips, config)
     changed = {name: clips[name] for name in ("keep", "reasons", "split")}
     tables.replace_columns(into.clips, tables.CLIPS, changed)
     there = pc.and_(pc.is_valid(clips["path"]), pc.equal(clips["status"], "ok"))

@@ -40,13 +40,13 @@ class Preview:
     fps: Fraction
 
 
-def write(workspace: Workspace, path: Path | None = None) -> Path:
+def write_curate_report(workspace: Workspace, path: Path | None = None) -> Path:
     """Write the report of a workspace and return its path. Raises UserError without clips."""
     path = path or workspace.reports / "curate.html"
-    return page.write_page(path, html(workspace))
+    return page.write_page(path, curate_report_html(workspace))
 
 
-def html(workspace: Workspace) -> str:
+def curate_report_html(workspace: Workspace) -> str:
     """The page. Footage that has gone since is shown without pictures."""
     from realdpo import tables
 
@@ -55,8 +55,8 @@ def html(workspace: Workspace) -> str:
     )
     sources = tables.read_table(workspace.sources, tables.SOURCES).to_pylist()
     clips = table.select(_COLUMNS).to_pylist()
-    scores = decide.columns(table)
-    limits = in_force(workspace)
+    scores = decide.score_arrays(table)
+    limits = thresholds_in_force(workspace)
     chosen = _chosen(clips)
     previews = _previews(workspace, chosen, sources)
     kept = [clip for clip in clips if clip["keep"]]
@@ -85,7 +85,7 @@ def _long(seconds: float) -> str:
     return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"
 
 
-def in_force(workspace: Workspace) -> dict[str, float]:
+def thresholds_in_force(workspace: Workspace) -> dict[str, float]:
     """The thresholds that judged the clips: of `curate decide`, and of `curate ingest` if later."""
     from realdpo.config import load_toml
 
@@ -101,7 +101,7 @@ def in_force(workspace: Workspace) -> dict[str, float]:
         and decided.stat().st_mtime > ingested.stat().st_mtime
     ):
         own = {}
-    return decide.thresholds({**decide.stored(workspace), **own})
+    return decide.merge_thresholds({**decide.stored_thresholds(workspace), **own})
 
 
 def _funnel(clips: Sequence[Mapping[str, Any]], sources: Sequence[Mapping[str, Any]]) -> Markup:

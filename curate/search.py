@@ -11,7 +11,9 @@ from realdpo.errors import UserError
 from realdpo.workspace import Workspace
 
 
-def search(ws: Workspace, text: str, *, top: int = 10, every: bool = False) -> list[dict[str, Any]]:
+def search_clips(
+    ws: Workspace, text: str, *, top: int = 10, every: bool = False
+) -> list[dict[str, Any]]:
     """The `top` clips by cosine between `text` and their embedding, best first.
 
     Dropped clips are left out unless `every` (only clips that were once embedded can be found).
@@ -21,7 +23,7 @@ def search(ws: Workspace, text: str, *, top: int = 10, every: bool = False) -> l
 
     if not text.strip():
         raise UserError("nothing to search for", 'e.g. realdpo curate search "a person waving"')
-    table, config = embed.stored(ws)
+    table, config = embed.stored_embeddings(ws)
     rows = {
         row["clip_id"]: row
         for row in tables.read_table(
@@ -39,7 +41,7 @@ def search(ws: Workspace, text: str, *, top: int = 10, every: bool = False) -> l
     if not table.num_rows:
         return []
     query = embed.load_stored(metadata, config).texts([text])[0]
-    cosines = embed.matrix(table) @ query
+    cosines = embed.embedding_matrix(table) @ query
     best = np.argsort(-cosines, kind="stable")[:top]
     names = table["clip_id"].to_pylist()
     return [
@@ -48,7 +50,7 @@ def search(ws: Workspace, text: str, *, top: int = 10, every: bool = False) -> l
     ]
 
 
-def listing(hits: Sequence[Mapping[str, Any]]) -> str:
+def list_hits(hits: Sequence[Mapping[str, Any]]) -> str:
     """Hits as lines of text."""
     if not hits:
         return "no clip to search among"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 VERSION = 1  # raise when the same rows give another split or another file
 
 
-def assign(
+def assign_splits(
     sources: Sequence[str],
     settings: ShardSettings,
     *,
@@ -59,7 +59,7 @@ def assign(
     return {member: split[leader] for leader, members in groups.items() for member in members}
 
 
-def write(
+def write_clip_shards(
     workspace: Workspace, clips: pa.Table, sizes: Mapping[str, int], settings: ShardSettings
 ) -> list[Path]:
     """Write the kept clips under data/ and remove files of an earlier run; returns the files.
@@ -79,7 +79,7 @@ def write(
         if settings.format == "folder":
             written += _write_folder(workspace.data / split, rows, workspace)
             continue
-        parts = divide(rows, sizes, settings)
+        parts = divide_rows(rows, sizes, settings)
         ending = "parquet" if settings.format == "parquet" else "tar"
         for number, (first, stop) in enumerate(parts):
             path = workspace.data / f"{split}-{number:05d}-of-{len(parts):05d}.{ending}"
@@ -97,14 +97,14 @@ def write(
     return written
 
 
-def divide(
+def divide_rows(
     rows: pa.Table, sizes: Mapping[str, int], settings: ShardSettings
 ) -> list[tuple[int, int]]:
-    """(first, stop) of the rows of each shard, in order; see `write`."""
+    """(first, stop) of the rows of each shard, in order; see `write_clip_shards`."""
     return _parts([sizes[c] for c in rows["clip_id"].to_pylist()], settings.shard_mb << 20)
 
 
-def require(to: str) -> None:
+def require_destination(to: str) -> None:
     """Raise UserError when the kind of fsspec address is unknown or its package is missing."""
     import fsspec
 
@@ -114,7 +114,7 @@ def require(to: str) -> None:
         raise UserError(f"{to} cannot be written: {error}", "check --to") from error
 
 
-def copy(path: Path, base: Path, to: str) -> None:
+def copy_to(path: Path, base: Path, to: str) -> None:
     """Copy one file of the dataset to an fsspec address, keeping its place under `base`.
 
     Raises UserError when the address cannot be written.

@@ -27,7 +27,7 @@ _THRESHOLDS = {"adaptive": 3.5, "content": 31.0, "threshold": 12.0, "transnetv2"
 
 
 @dataclass(frozen=True)
-class Span:
+class ShotSpan:
     """A piece of a shot, seconds from the stream's first frame; `end` is exclusive.
 
     reasons: why it cannot become a clip, whatever its scores.
@@ -84,7 +84,7 @@ class CutFinder:
         self._soft = []
         last = times[0] if times else Fraction(0)
         for place in _jumps(self._changes, self._settings):
-            if times[place] - last >= exact(self._settings.min_seconds):
+            if times[place] - last >= exact_seconds(self._settings.min_seconds):
                 last = times[place]
                 kept.append(last)
             else:
@@ -100,7 +100,7 @@ class CutFinder:
         return list(self._soft)
 
 
-def finder(settings: ShotSettings, fps: Fraction) -> CutFinder | NeuralFinder:
+def make_finder(settings: ShotSettings, fps: Fraction) -> CutFinder | NeuralFinder:
     """The detector that the settings name. Raises UserError when it is not installed."""
     if settings.detector == "transnetv2":
         from realdpo.curate.neural import NeuralFinder
@@ -109,7 +109,7 @@ def finder(settings: ShotSettings, fps: Fraction) -> CutFinder | NeuralFinder:
     return CutFinder(settings, fps)
 
 
-def divide(
+def divide_shots(
     times: Sequence[Fraction],
     cuts: Sequence[Fraction],
     soft: Sequence[tuple[Fraction, Fraction]],
@@ -117,7 +117,7 @@ def divide(
     settings: ClipSettings,
     target: Target,
     breaks: Sequence[tuple[Fraction, Fraction]] = (),
-) -> list[Span]:
+) -> list[ShotSpan]:
     """Spans that fill every shot without its edges, each beginning at a frame.
 
     times: of all frames, ascending. cuts: first frames of new shots. soft: (start, end) of
@@ -130,11 +130,11 @@ def divide(
     frame = 1 / fps if fps > 0 else Fraction(1, 25)
     finish = times[-1] + frame
     gaps = sorted(
-        [(cut, cut, exact(settings.trim_seconds)) for cut in cuts]
-        + [(end, start, exact(settings.trim_seconds)) for end, start in breaks]
-        + [(start, end, exact(settings.soft_trim_seconds)) for start, end in soft]
+        [(cut, cut, exact_seconds(settings.trim_seconds)) for cut in cuts]
+        + [(end, start, exact_seconds(settings.trim_seconds)) for end, start in breaks]
+        + [(start, end, exact_seconds(settings.soft_trim_seconds)) for start, end in soft]
     )
-    spans: list[Span] = []
+    spans: list[ShotSpan] = []
     begin, lead, shot = Fraction(0), Fraction(0), 0
     for gap_start, gap_end, trim in [*gaps, (finish, finish, Fraction(0))]:
         if gap_start > begin:
@@ -153,8 +153,8 @@ def divide_given(
     settings: ClipSettings,
     target: Target,
     breaks: Sequence[tuple[Fraction, Fraction]] = (),
-) -> list[Span]:
-    """As `divide`, for spans that somebody chose: no shots are looked for, nothing is trimmed.
+) -> list[ShotSpan]:
+    """As `divide_shots`, for spans that somebody chose: no shots are looked for, nothing is trimmed.
 
     given: (start, end), the end None for the film's; `shot` of the result counts them. A span
     that begins after the film gives one with the reason `outside`.
@@ -163,11 +163,11 @@ def divide_given(
         return []
     frame = 1 / fps if fps > 0 else Fraction(1, 25)
     finish = times[-1] + frame
-    spans: list[Span] = []
+    spans: list[ShotSpan] = []
     for number, (start, wanted) in enumerate(given):
         end = finish if wanted is None else min(wanted, finish)
         if start >= end:
-            spans.append(Span(number, start, start, ("outside",)))
+            spans.append(ShotSpan(number, start, start, ("outside",)))
             continue
         for gap_end, gap_start in sorted(breaks):
             if start < gap_end < end:
@@ -186,7 +186,7 @@ def _pieces(
     frame: Fraction,
     settings: ClipSettings,
     target: Target,
-) -> list[Span]:
+) -> list[ShotSpan]:
     """One shot's spans: of equal length, or as many of the target's length as fit."""
     start = _snap(start, times)
     if target.frames:
@@ -194,30 +194,32 @@ def _pieces(
         reach = (target.frames - 1) / target.fps
         pieces = []
         while start + reach <= end - frame:
-            pieces.append(Span(shot, start, min(start + target.seconds, end)))
+            pieces.append(ShotSpan(shot, start, min(start + target.seconds, end)))
             start = _snap(start + target.seconds, times)
-        return pieces or [Span(shot, start, max(start, end), ("too_short",))]
+        return pieces or [ShotSpan(shot, start, max(start, end), ("too_short",))]
     length = end - start
-    if length < exact(settings.min_seconds):
-        return [Span(shot, start, max(start, end), ("too_short",))]
-    count = math.ceil(length / exact(settings.max_seconds))
+    if length < exact_seconds(settings.min_seconds):
+        return [ShotSpan(shot, start, max(start, end), ("too_short",))]
+    count = math.ceil(length / exact_seconds(settings.max_seconds))
     edges = [_snap(start + length * i / count, times) for i in range(count)] + [end]
-    return [Span(shot, a, b) for a, b in pairwise(edges)]
+    return [ShotSpan(shot, a, b) for a, b in pairwise(edges)]
 
 
-def find_shots(path: str | Path, settings: ShotSettings | None = None) -> list[Span]:
+def find_shots(path: str | Path, settings: ShotSettings | None = None) -> list[ShotSpan]:
     """The shots of a video file, trimmed as `ingest` trims them, whatever their length.
 
     Raises UserError when the file cannot be read as video.
     """
-    from realdpo.curate.analyse import Task, analyse
+    from realdpo.curate.analyse import AnalysisTask, analyse_source
 
-    seen = analyse(Task("", str(path), settings or ShotSettings()))
+    seen = analyse_source(AnalysisTask("", str(path), settings or ShotSettings()))
     whole = ClipSettings(min_seconds=1e-3, max_seconds=1e6)
-    return divide(seen.times, seen.cuts, seen.soft, Fraction(seen.facts["fps"]), whole, Target())
+    return divide_shots(
+        seen.times, seen.cuts, seen.soft, Fraction(seen.facts["fps"]), whole, Target()
+    )
 
 
-def exact(seconds: float) -> Fraction:
+def exact_seconds(seconds: float) -> Fraction:
     """A setting such as 0.1 as the fraction that was meant, not the nearest binary one."""
     return Fraction(seconds).limit_denominator(100_000)
 

@@ -20,11 +20,11 @@ from realdpo.curate.caption.prompts import (
     FILE_FIELDS,
     SPAN_FIELDS,
     Layout,
-    Span,
+    PromptSpan,
     columns_read,
     merge_spans,
+    read_prompt_table,
     read_row,
-    read_table,
 )
 from realdpo.errors import UserError
 from realdpo.workspace import FOLDERS, is_workspace
@@ -67,7 +67,7 @@ class Candidate:
     sha1: str | None = None
     captions: tuple[str, ...] = ()
     captions_from: str | None = None
-    spans: tuple[Span, ...] = ()
+    spans: tuple[PromptSpan, ...] = ()
     error: str | None = None
     prompt_error: str | None = None
     unread: tuple[str, ...] = ()
@@ -101,7 +101,7 @@ class Candidate:
 
 @dataclass
 class Notes:
-    """What `find` has to tell besides the footage, as sentences, each said once."""
+    """What `find_footage` has to tell besides the footage, as sentences, each said once."""
 
     texts: list[str] = field(default_factory=list)
     passed_over: Counter[str] = field(default_factory=Counter)
@@ -115,7 +115,7 @@ class Notes:
         return [*self.texts, *counts]
 
 
-def find(
+def find_footage(
     footage: Sequence[str], workspace: Path | None = None, notes: Notes | None = None
 ) -> list[Candidate]:
     """Every candidate that the arguments name, each once, sorted by path.
@@ -160,7 +160,7 @@ def find(
     return [found[path] for path in sorted(found)]
 
 
-def names(footage: Sequence[str], path: str) -> bool:
+def names_path(footage: Sequence[str], path: str) -> bool:
     """Whether the arguments speak of a local path: itself, a folder around it, or a glob."""
     for argument in footage:
         place = os.path.abspath(os.path.expanduser(argument))
@@ -216,7 +216,7 @@ def sha256_of(path: str) -> str:
     return digest.hexdigest()
 
 
-def stamp(path: str) -> str:
+def file_stamp(path: str) -> str:
     """What tells cheaply that a file is still the same: size and time of change, or ETag."""
     try:
         if "://" not in path:
@@ -325,7 +325,7 @@ def _remote(argument: str) -> Iterator[Candidate]:
 def _manifest(path: Path, notes: Notes) -> Iterator[Candidate]:
     columns: dict[str, None] = {}
     spans = films = 0
-    for number, row in enumerate(read_table(path), start=1):
+    for number, row in enumerate(read_prompt_table(path), start=1):
         where = f"{path}, row {number}"
         if not isinstance(row, Mapping):
             raise UserError(f"{where} is no JSON object", 'such as {"path": "a.mp4"}')

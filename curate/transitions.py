@@ -105,7 +105,7 @@ class DissolveFinder:
         self._searched = until
         if not len(first):
             return
-        table = describe(looks, first, last)
+        table = describe_windows(looks, first, last)
         values = np.stack([table[name] for name in WEIGHTS], axis=1)
         scores = np.clip(values, -4, 5) @ np.array(list(WEIGHTS.values())) + BIAS
         scores[table["mixtures"] < LEAST_INSIDE] = -np.inf
@@ -221,7 +221,7 @@ def _candidates(looks: _Looks, fresh: int, until: int) -> tuple[Places, Places]:
     return first[other], last[other]
 
 
-def describe(looks: _Looks, first: Places, last: Places) -> dict[str, Floats]:
+def describe_windows(looks: _Looks, first: Places, last: Places) -> dict[str, Floats]:
     """Windows from looks `first` to `last` [W], by the names of WEIGHTS and one more, each [W].
 
     correlation: of the ends. size: log of the change between them (levels). jump: largest step
@@ -328,7 +328,7 @@ def _beside(
 def _of_edges(
     edges: Floats, first: Places, last: Places, between: Places, mixed: Floats, weight: Floats
 ) -> dict[str, npt.NDArray[np.floating]]:
-    """What the energy of edges tells: see `describe`."""
+    """What the energy of edges tells: see `describe_windows`."""
     import numpy as np
 
     one, inner, two = edges[first][:, None], edges[between], edges[last][:, None]

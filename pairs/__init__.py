@@ -49,6 +49,6 @@ def build(
     workspace = Workspace.of(work)
     chosen = config or configs.build_settings(BuildConfig, settings, "pairs")
     with show_progress(progress):
-        return building.build(
+        return building.build_pairs(
             workspace, chosen, shard=shard, devices=devices, engine=engine, address=address
         )

@@ -32,7 +32,7 @@ from realdpo.pairs.statistics import (
     REMEDIES,
     SPEED,
     WHOLE,
-    measure,
+    measure_video_file,
 )
 from realdpo.progress import progress_bar, say
 from realdpo.workspace import Workspace
@@ -79,12 +79,12 @@ def measure_rows(
             with progress_bar("audit", len(todo), "videos") as advance:
                 for name in todo:
                     data = integrity.read_pair_file(workspace, name)
-                    ledger.put(keys[name], measure(data))
+                    ledger.put(keys[name], measure_video_file(data))
                     advance()
         return {name: ledger.get(key) for name, key in keys.items()}
 
 
-def columns(
+def audit_columns(
     row: Mapping[str, Any], measured: Mapping[str, dict[str, float]]
 ) -> dict[str, float | None]:
     """A pair's audit columns: by how much its losers exceed its winner, on average.
@@ -116,8 +116,8 @@ def audit_rows(
     chosen = sorted(rows, key=lambda r: r["pair_id"])[:_MOST]
     same_first_frame = {row.get("task") for row in rows} == {"i2v"}
     pairs = [(measured[row["win"]], [measured[n] for n in row["lose"]]) for row in chosen]
-    found = audit(pairs, same_first_frame, rule)
-    encoded = list(latents.cached(workspace, chosen[:_MOST_LATENTS]))
+    found = audit_pairs(pairs, same_first_frame, rule)
+    encoded = list(latents.cached_latents(workspace, chosen[:_MOST_LATENTS]))
     if encoded:
         inside = latents.audit_latents(encoded, same_first_frame)
         found["latents"] = inside
@@ -154,7 +154,9 @@ def audit_workspace(
     return found
 
 
-def audit(pairs: Sequence[Pair], same_first_frame: bool, rule: Rule = Rule()) -> dict[str, Any]:
+def audit_pairs(
+    pairs: Sequence[Pair], same_first_frame: bool, rule: Rule = Rule()
+) -> dict[str, Any]:
     """The verdict on pairs of (winner's numbers, its losers' numbers).
 
     same_first_frame: image-to-video, where the first frame is the same picture on both sides.
@@ -196,7 +198,7 @@ def audit(pairs: Sequence[Pair], same_first_frame: bool, rule: Rule = Rule()) ->
         "first_frame_difference": _first_frames(pairs),
         "motion": _motion(pairs),
     }
-    found["verdict"] = verdict(found, rule)
+    found["verdict"] = audit_verdict(found, rule)
     found["summary"] = _summary(found)
     return found
 
@@ -247,7 +249,7 @@ def told_apart(
         low = high = value = None
         if len(values) >= FEWEST and part:
             scores = cross_validated(beyond[:, part], groups)
-            value = round(auc(scores), 4)
+            value = round(difference_auc(scores), 4)
             low, high = auc_interval(scores, groups)
         looked = part if prefix else range(beyond.shape[1])
         sure = [k for k in looked if test.p[k] <= ALPHA]
@@ -290,7 +292,7 @@ def cross_validated(differences: Floats, groups: Groups, folds: int = 5) -> Floa
     return scores
 
 
-def auc(scores: Floats) -> float:
+def difference_auc(scores: Floats) -> float:
     """Chance that a difference scores above one with its sign turned; ties count half."""
     import numpy as np
 
@@ -310,7 +312,9 @@ def auc_interval(scores: Floats, groups: Groups) -> tuple[float, float]:
     count = int(groups.max()) + 1
     members = [np.flatnonzero(groups == g) for g in range(count)]
     values = [
-        auc(scores[np.concatenate([members[g] for g in random.integers(0, count, count)])])
+        difference_auc(
+            scores[np.concatenate([members[g] for g in random.integers(0, count, count)])]
+        )
         for _ in range(_BOOTSTRAPS)
     ]
     low, high = np.quantile(values, [0.025, 0.975])
@@ -399,7 +403,7 @@ def _motion(pairs: Sequence[Pair]) -> dict[str, Any]:
     }
 
 
-def verdict(found: Mapping[str, Any], rule: Rule) -> str:
+def audit_verdict(found: Mapping[str, Any], rule: Rule) -> str:
     """clean, too few, suspicious or shortcut, from the p-values and what they allow to count."""
 
     def reaches(prefix: str, level: float) -> bool:

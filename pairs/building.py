@@ -27,9 +27,9 @@ from realdpo.ledger import Ledger
 from realdpo.memory import OutOfMemory
 from realdpo.pairs import conform
 from realdpo.pairs.config import BuildConfig
-from realdpo.pairs.interchange import imported
-from realdpo.pairs.plan import Loser, Plan, Task, loser, plan
-from realdpo.pairs.publish import digest, publish, read_reviews
+from realdpo.pairs.interchange import are_imported
+from realdpo.pairs.plan import BuildPlan, Loser, PairTask, plan_loser, plan_pairs
+from realdpo.pairs.publish import publish_pairs, published_digest, read_reviews
 from realdpo.progress import progress_bar, say
 from realdpo.workspace import Workspace
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 _PROVENANCE = ("source_id", "license", "author", "source_url", "title", "keywords", "retrieved_at")
 
 
-def build(
+def build_pairs(
     workspace: Workspace,
     config: BuildConfig,
     *,
@@ -63,7 +63,7 @@ def build(
     """
     names = device_names(devices)
     config = dataclasses.replace(config, dtype=dtype_of_all(config.dtype, names))
-    planned = plan(workspace, config)
+    planned = plan_pairs(workspace, config)
     if planned.family.refusal():
         say(_not_trainable(planned))
     sweep_temporary(
@@ -71,7 +71,7 @@ def build(
     )  # of killed workers; others may be at work, without the lock
     if without := sum(not task.clip["prompt"] for task in planned.tasks):
         say(f"{without} of {len(planned.tasks)} clips have no prompt and give no pair")
-    if imported(workspace):
+    if are_imported(workspace):
         raise UserError(
             f"{workspace.root} holds pairs that were imported", "build in another workspace with -w"
         )
@@ -93,26 +93,26 @@ def build(
         return {"pairs": len(planned.tasks), "missing": len(missing), "written": False}
     # processes that end at one moment write one after the other; the second finds it done
     with ledger.claim("publish", wait=True), workspace.lock("pairs build"):
-        return {**finish(workspace, planned, ledger), "missing": 0, "written": True}
+        return {**finish_build(workspace, planned, ledger), "missing": 0, "written": True}
 
 
-def _not_trainable(planned: Plan) -> str:
+def _not_trainable(planned: BuildPlan) -> str:
     return (
         f"`realdpo train` cannot train {planned.family.spec.pipeline}: these pairs are for evaluation, for study "
         "or for `pairs export`"
     )
 
 
-def preview(
+def preview_build(
     workspace: Workspace,
     config: BuildConfig,
     shard: tuple[int, int] = (1, 1),
     devices: str = "auto",
 ) -> dict[str, Any]:
-    """What `build` would do, without doing it."""
+    """What `build_pairs` would do, without doing it."""
     dtype = dtype_of_all(config.dtype, device_names(devices))
     config = dataclasses.replace(config, dtype=dtype)
-    planned = plan(workspace, config)
+    planned = plan_pairs(workspace, config)
     ledger = Ledger(workspace.step("pairs"))
     mine = [t for t in planned.tasks if t.unfit is None and _of_shard(t, shard)]
     shapes = sorted(
@@ -144,7 +144,7 @@ def preview(
     }
 
 
-def _origins(planned: Plan, settings: GenerationSettings) -> str:
+def _origins(planned: BuildPlan, settings: GenerationSettings) -> str:
     """Which settings are the user's, which the model's own, and which the clips forced."""
     config, traits = planned.config, planned.traits
     origins: dict[str, list[str]] = {}
@@ -159,7 +159,7 @@ def _origins(planned: Plan, settings: GenerationSettings) -> str:
     return "; ".join(f"{', '.join(names)}: {origin}" for origin, names in origins.items())
 
 
-def _of_shard(task: Task, shard: tuple[int, int]) -> bool:
+def _of_shard(task: PairTask, shard: tuple[int, int]) -> bool:
     index, count = shard
     return int(task.pair_id[:8], 16) % count == index - 1
 
@@ -175,7 +175,7 @@ def _present(workspace: Workspace) -> set[str]:
     return set()
 
 
-def _finished(task: Task, config: BuildConfig, ledger: Ledger, files: set[str]) -> bool:
+def _finished(task: PairTask, config: BuildConfig, ledger: Ledger, files: set[str]) -> bool:
     """Whether every video of a pair was made; a part that failed is tried again."""
     return all(
         (record := ledger.get(f"{task.pair_id}.{part}")) is not None
@@ -185,7 +185,7 @@ def _finished(task: Task, config: BuildConfig, ledger: Ledger, files: set[str]) 
     )
 
 
-def _settled(task: Task, config: BuildConfig, ledger: Ledger, files: set[str]) -> bool:
+def _settled(task: PairTask, config: BuildConfig, ledger: Ledger, files: set[str]) -> bool:
     """Whether every video of a pair was made or has failed."""
     return all(
         (record := ledger.get(f"{task.pair_id}.{part}")) is not None
@@ -201,7 +201,7 @@ def _work(
     from realdpo.families.load import load_pipeline
 
     workspace = Workspace(root)
-    planned = plan(workspace, config)
+    planned = plan_pairs(workspace, config)
     ledger = Ledger(workspace.step("pairs"))
     mine = [t for t in planned.tasks if t.unfit is None and _of_shard(t, shard)]
     files = _present(workspace)
@@ -265,7 +265,9 @@ def _silent(*_: Any) -> None:
 _TRIED_OUT = 2  # steps of the video that is made before any that counts
 
 
-def _try_out(task: Task, planned: Plan, workspace: Workspace, pipe: Any, family: Any) -> None:
+def _try_out(
+    task: PairTask, planned: BuildPlan, workspace: Workspace, pipe: Any, family: Any
+) -> None:
     """Make a video of two steps at the real size, so that what cannot work costs no more than that.
 
     Where the videos themselves are about as short there is nothing to spare. Raises UserError
@@ -302,7 +304,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _make(
-    task: Task, planned: Plan, ledger: Ledger, workspace: Workspace, pipe: Any, family: Any
+    task: PairTask, planned: BuildPlan, ledger: Ledger, workspace: Workspace, pipe: Any, family: Any
 ) -> Iterator[str]:
     """Make what a pair still lacks, yielding a note a video. An error fails its video only."""
     from realdpo.families.sample import to_uint8
@@ -325,13 +327,15 @@ def _make(
             started = time.perf_counter()
             broken = None
             if part == "win":
-                video = generate.roundtrip(pipe, family, real) if config.roundtrip_win else real
+                video = (
+                    generate.roundtrip_video(pipe, family, real) if config.roundtrip_win else real
+                )
                 extra: dict[str, Any] = {}
             else:
-                how = loser(task.pair_id, int(part.removeprefix("lose")), config)
+                how = plan_loser(task.pair_id, int(part.removeprefix("lose")), config)
                 raw, start = _generate(pipe, family, task, how, real, image)
                 broken = generate.why_broken(raw)
-                video = conform.generated(to_uint8(raw), form)
+                video = conform.conform_generated(to_uint8(raw), form)
                 extra = {"seed": how.seed, "strategy": how.strategy, "asked": how.strength}
                 extra |= {"strength": start.strength, "steps": start.steps} if start else {}
                 if start and start.steps > settings.steps:
@@ -340,7 +344,7 @@ def _make(
                         f"{start.steps} are taken"
                     )
             seconds = time.perf_counter() - started
-            data = conform.write(conform.with_first_frame(video, image), form, config.crf)
+            data = conform.encode_side(conform.with_first_frame(video, image), form, config.crf)
         except OutOfMemory:
             raise  # the next video would not fit either
         except Exception as error:  # whatever a pipeline raises fails this video only
@@ -370,7 +374,7 @@ def _say_once(line: str) -> None:
 
 
 def _generate(
-    pipe: Any, family: Any, task: Task, how: Loser, real: Video, image: Video | None
+    pipe: Any, family: Any, task: PairTask, how: Loser, real: Video, image: Video | None
 ) -> tuple[npt.NDArray[np.float32], Start | None]:
     from realdpo.families.sample import sample_frames
     from realdpo.pairs import generate
@@ -380,19 +384,19 @@ def _generate(
     if how.strategy == "generate":
         return sample_frames(pipe, family, prompt, image, how.seed, task.settings), None
     assert how.strength is not None
-    return generate.regenerate(
+    return generate.regenerate_video(
         pipe, family, prompt, real, how.seed, task.settings, how.strength, how.region
     )
 
 
-def _real(task: Task, workspace: Workspace) -> Video:
+def _real(task: PairTask, workspace: Workspace) -> Video:
     """The clip in the pair's form. Raises MediaError or Unfit, UserError if it is damaged."""
     from realdpo.media.decode import read_clip
 
     path = workspace.root / task.clip["path"]
     data = integrity.require_file(path, task.clip["sha256"], "the clip", integrity.CLIP_HINT)
     video, fps = read_clip(data)
-    return conform.real(video, fps, task.form)
+    return conform.conform_real(video, fps, task.form)
 
 
 def _save_video(workspace: Workspace, data: bytes) -> str:
@@ -419,7 +423,7 @@ def _save_frame(workspace: Workspace, image: Video | None) -> str | None:
 
 def _spread(
     workspace: Workspace,
-    planned: Plan,
+    planned: BuildPlan,
     shard: tuple[int, int],
     devices: Sequence[str],
     engine: str,
@@ -474,20 +478,25 @@ def _spread(
             thread.join()
 
 
-def finish(workspace: Workspace, planned: Plan, ledger: Ledger) -> dict[str, Any]:
+def finish_build(workspace: Workspace, planned: BuildPlan, ledger: Ledger) -> dict[str, Any]:
     """Write pairs.parquet, the shards and the audit from what the ledger holds; the summary."""
     reviews = read_reviews(workspace)
     rows = [pair_row(task, planned, ledger, reviews) for task in planned.tasks]
-    before = digest(workspace)
+    before = published_digest(workspace)
     try:
-        return publish(workspace, rows, planned.config.shard_rows)
+        return publish_pairs(workspace, rows, planned.config.shard_rows)
     finally:
         # The settings are those of what is there: a run that made nothing does not replace them.
-        if digest(workspace) != before or not workspace.config_file("pairs build").is_file():
+        if (
+            published_digest(workspace) != before
+            or not workspace.config_file("pairs build").is_file()
+        ):
             workspace.save_config("pairs build", settings_to_toml("pairs", planned.config))
 
 
-def pair_row(task: Task, planned: Plan, ledger: Ledger, reviews: dict[str, str]) -> dict[str, Any]:
+def pair_row(
+    task: PairTask, planned: BuildPlan, ledger: Ledger, reviews: dict[str, str]
+) -> dict[str, Any]:
     """A row of pairs.parquet from a task and what was made of it."""
     config, clip, settings = planned.config, task.clip, task.settings
     row: dict[str, Any] = {
@@ -549,14 +558,14 @@ def pair_row(task: Task, planned: Plan, ledger: Ledger, reviews: dict[str, str])
 
 
 def _regions(
-    task: Task,
+    task: PairTask,
     kept: list[dict[str, Any]],
     parts: dict[str, dict[str, Any]],
     config: BuildConfig,
 ) -> list[dict[str, Any] | None]:
     """Of each loser the region that was made anew, or None where all of the video was."""
     numbers = {id(record): k for k, record in enumerate(parts.values())}
-    found = (loser(task.pair_id, numbers[id(record)], config).region for record in kept)
+    found = (plan_loser(task.pair_id, numbers[id(record)], config).region for record in kept)
     return [None if region is None else dataclasses.asdict(region) for region in found]
 
 

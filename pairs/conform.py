@@ -33,7 +33,7 @@ class Form:
     fps: Fraction
 
 
-def encoder(crf: int) -> EncodeSettings:
+def pair_encoder(crf: int) -> EncodeSettings:
     """How both sides are written: the same frame types, and no frame coded for those after it.
 
     With x264's mbtree the first frame of two videos that begin alike would decode differently;
@@ -65,7 +65,7 @@ def frames_at(count: int, fps: Fraction, wanted: Fraction) -> list[int]:
     return indices
 
 
-def real(video: Video, fps: Fraction, form: Form) -> Video:
+def conform_real(video: Video, fps: Fraction, form: Form) -> Video:
     """A real clip [F, H, W, 3] in the form: resampled in time, cropped about its centre, scaled.
 
     Raises Unfit when it is too short or would have to be scaled up.
@@ -84,7 +84,7 @@ def real(video: Video, fps: Fraction, form: Form) -> Video:
         raise Unfit(
             f"the clip is {width}x{height}, smaller than the {form.width}x{form.height} wanted"
         )
-    x, y, w, h = crop(width, height, form.width, form.height)
+    x, y, w, h = centred_crop(width, height, form.width, form.height)
     chosen = video[indices[: form.frames], y : y + h, x : x + w]
     if (w, h) == (form.width, form.height):
         return np.ascontiguousarray(chosen)
@@ -92,7 +92,9 @@ def real(video: Video, fps: Fraction, form: Form) -> Video:
     return np.stack([cv2.resize(f, size, interpolation=cv2.INTER_AREA) for f in chosen])
 
 
-def crop(width: int, height: int, to_width: int, to_height: int) -> tuple[int, int, int, int]:
+def centred_crop(
+    width: int, height: int, to_width: int, to_height: int
+) -> tuple[int, int, int, int]:
     """(x, y, w, h): the largest centred part of a picture with the wanted aspect."""
     if width * to_height > height * to_width:
         w = max(1, round(Fraction(height * to_width, to_height)))
@@ -101,7 +103,7 @@ def crop(width: int, height: int, to_width: int, to_height: int) -> tuple[int, i
     return 0, (height - h) // 2, width, h
 
 
-def generated(video: Video, form: Form) -> Video:
+def conform_generated(video: Video, form: Form) -> Video:
     """A generation in the form: its tail cut. Raises Unfit when it is of another size or short."""
     if video.shape[1:] != (form.height, form.width, 3) or len(video) < form.frames:
         raise Unfit(f"the generation is {video.shape}, not {form}")
@@ -117,7 +119,7 @@ def with_first_frame(video: Video, image: Video | None) -> Video:
     return video
 
 
-def write(video: Video, form: Form, crf: int) -> bytes:
+def encode_side(video: Video, form: Form, crf: int) -> bytes:
     """The bytes of a side of a pair."""
     assert video.shape == (form.frames, form.height, form.width, 3), video.shape
-    return encode_video(video, form.fps, encoder(crf))
+    return encode_video(video, form.fps, pair_encoder(crf))

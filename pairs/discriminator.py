@@ -33,7 +33,7 @@ _FOLDS = 5
 
 
 def judge_rows(workspace: Workspace, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """`discriminate` for accepted rows of the pairs table, at most 400 of them."""
+    """`train_discriminator` for accepted rows of the pairs table, at most 400 of them."""
     from realdpo.media.decode import read_clip
 
     chosen = sorted(rows, key=lambda row: str(row["pair_id"]))[:_MOST_PAIRS]
@@ -45,13 +45,15 @@ def judge_rows(workspace: Workspace, rows: Sequence[Mapping[str, Any]]) -> dict[
                 read_clip(integrity.read_pair_file(workspace, name))[0]
                 for name in (row["win"], *row["lose"])
             )
-            found.append([patches(win, lose, row["task"] == "i2v", len(found)) for lose in losers])
+            found.append(
+                [draw_patches(win, lose, row["task"] == "i2v", len(found)) for lose in losers]
+            )
             sources.append(str(row["source_id"]))
             advance()
-    return discriminate(found, sources)
+    return train_discriminator(found, sources)
 
 
-def patches(win: Video, lose: Video, same_first_frame: bool, seed: int) -> Patches:
+def draw_patches(win: Video, lose: Video, same_first_frame: bool, seed: int) -> Patches:
     """Patches of both sides [F, H, W, 3] at the same places and times, from all but a given frame."""
     import numpy as np
     import torch
@@ -73,7 +75,9 @@ def patches(win: Video, lose: Video, same_first_frame: bool, seed: int) -> Patch
     return tuple(torch.from_numpy(c).permute(0, 3, 1, 2).contiguous() for c in cut)  # type: ignore[return-value]
 
 
-def discriminate(pairs: Sequence[Sequence[Patches]], sources: Sequence[str]) -> dict[str, Any]:
+def train_discriminator(
+    pairs: Sequence[Sequence[Patches]], sources: Sequence[str]
+) -> dict[str, Any]:
     """How well a small network tells winners from losers of sources that it has not seen.
 
     pairs: of each pair the patches of every loser; sources: of each pair its film. Returns auc with
@@ -100,7 +104,7 @@ def discriminate(pairs: Sequence[Sequence[Patches]], sources: Sequence[str]) -> 
             net = _trained([flat[k] for k in train])
             scores[test] = [_score(net, flat[k]) for k in test]
             advance()
-    value = round(audit.auc(scores), 4)
+    value = round(audit.difference_auc(scores), 4)
     low = high = None
     told = f"{len(names)} sources, too few for an interval"
     if len(names) >= audit.FEWEST:

@@ -35,7 +35,7 @@ class Start:
     steps: int
 
 
-def regenerate(
+def regenerate_video(
     pipe: Any,
     family: Family,
     prompt: str,
@@ -74,7 +74,7 @@ def regenerate(
         def put_back(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             assert mask is not None
             latents = tensors["latents"]
-            kept = at(levels(pipe.scheduler)[step + 1]).to(latents)
+            kept = at(scheduler_levels(pipe.scheduler)[step + 1]).to(latents)
             packed = family.pack(pipe, mask).to(latents)
             return {"latents": packed * latents + (1 - packed) * kept}
 
@@ -158,7 +158,7 @@ def _encoded_once(pipe: Any) -> Iterator[None]:
                 setattr(pipe, name, own)
 
 
-def levels(scheduler: Any) -> list[tuple[float, float]]:
+def scheduler_levels(scheduler: Any) -> list[tuple[float, float]]:
     """(signal, noise) amplitudes before each step of the set timesteps, and after the last.
 
     Raises ValueError for a scheduler whose noise is of neither known kind.
@@ -175,7 +175,7 @@ def levels(scheduler: Any) -> list[tuple[float, float]]:
     raise ValueError(f"the noise levels of {type(scheduler).__name__} are not known")
 
 
-def roundtrip(pipe: Any, family: Family, video: Video) -> Video:
+def roundtrip_video(pipe: Any, family: Family, video: Video) -> Video:
     """`video` encoded and decoded by the model's VAE; uint8 [F, H, W, 3] in and out."""
     import torch
 
@@ -260,7 +260,7 @@ def _first_level(
         contextlib.suppress(Stop),
     ):
         sample_frames(pipe, family, prompt, real[0], seed, settings)
-    return levels(pipe.scheduler)[0]
+    return scheduler_levels(pipe.scheduler)[0]
 
 
 @contextlib.contextmanager
@@ -281,7 +281,7 @@ def _late_start(
     @functools.wraps(original)  # pipelines look at its signature
     def set_timesteps(*args: Any, **kwargs: Any) -> None:
         original(*args, **kwargs)
-        shares = [_share(level) for level in levels(scheduler)]
+        shares = [_share(level) for level in scheduler_levels(scheduler)]
         count = len(scheduler.timesteps)
         skip = next((k for k in range(count) if shares[k] <= strength + 1e-6), count - 1)
         scheduler.timesteps = scheduler.timesteps[skip:]

@@ -15,7 +15,7 @@ from realdpo.errors import UserError
 from realdpo.files import atomic_path, write_bytes, write_text
 from realdpo.integrity import pair_problem
 from realdpo.pairs import conform, latents, trainers
-from realdpo.pairs.publish import publish, read_reviews
+from realdpo.pairs.publish import publish_pairs, read_reviews
 from realdpo.progress import progress_bar, say
 from realdpo.workspace import Workspace
 
@@ -122,13 +122,13 @@ def _names(folder: Path, cell: str) -> list[str]:
     return [name.strip() for name in parts if name.strip()]
 
 
-def from_simpletuner(path: Path) -> list[Given]:
+def given_from_simpletuner(path: Path) -> list[Given]:
     """Pairs in the layout of SimpleTuner's Flow-DPO: its JSON, or a folder that holds it."""
-    found = trainers.from_simpletuner(path)
+    found = trainers.read_simpletuner(path)
     return [Given(prompt, win, lose, {}, str(win)) for prompt, win, lose in found]
 
 
-def take_in(
+def take_in_pairs(
     workspace: Workspace,
     given: Sequence[Given],
     *,
@@ -151,7 +151,7 @@ def take_in(
             raise UserError(f"{where}: {problem}", "mend or remove that row")
     with workspace.lock("pairs import"):
         rows = {row["pair_id"]: row for row in _rows(workspace)}
-        if not imported(workspace) and rows:
+        if not are_imported(workspace) and rows:
             raise UserError(
                 f"{workspace.root} holds pairs that were built from its clips",
                 "import into another workspace with -w",
@@ -164,7 +164,7 @@ def take_in(
         return _published(workspace, rows.values())
 
 
-def imported(workspace: Workspace) -> bool:
+def are_imported(workspace: Workspace) -> bool:
     """Whether the pairs of a workspace came from elsewhere: they have no clips."""
     import pyarrow.compute as pc
 
@@ -174,7 +174,7 @@ def imported(workspace: Workspace) -> bool:
     return bool(pc.any(pc.equal(table["clip_id"], table["pair_id"])).as_py())
 
 
-def review(workspace: Workspace) -> dict[str, Any]:
+def review_imported(workspace: Workspace) -> dict[str, Any]:
     """Write the tables of imported pairs anew after a review; the summary."""
     with workspace.lock("pairs build"):
         return _published(workspace, _rows(workspace))
@@ -198,7 +198,7 @@ def _published(workspace: Workspace, rows: Iterable[dict[str, Any]]) -> dict[str
         if status in ("ok", "rejected"):
             status = "rejected" if choice == "reject" else "ok"
         judged.append({**row, "status": status, "review": choice})
-    return publish(workspace, judged, shard_rows=256)
+    return publish_pairs(workspace, judged, shard_rows=256)
 
 
 def _row(
@@ -228,7 +228,7 @@ def _row(
         return {**row, "error": f"{pair.win.name}: a loser shows what the winner shows"}
     names = []
     for path, video in zip(files, videos, strict=True):
-        data = conform.write(video, form, crf)
+        data = conform.encode_side(video, form, crf)
         name = f"{ids.bytes_hash(data)}.mp4"
         write_bytes(workspace.pair_videos / name, data)
         if path in pair.latents:
@@ -264,7 +264,7 @@ def _in_one_form(files: Sequence[Path]) -> tuple[conform.Form, list[Video]]:
     if frames < 2:
         raise conform.Unfit("a video of fewer than 2 frames")
     form = conform.Form(width, height, frames, Fraction(rate).limit_denominator(1001))
-    return form, [conform.real(video, fps, form) for video, fps in read]
+    return form, [conform.conform_real(video, fps, form) for video, fps in read]
 
 
 def _png(workspace: Workspace, frame: Video) -> str:
@@ -278,7 +278,7 @@ def _png(workspace: Workspace, frame: Video) -> str:
     return name
 
 
-def export(workspace: Workspace, target: Path, kind: str) -> dict[str, Any]:
+def export_pairs(workspace: Workspace, target: Path, kind: str) -> dict[str, Any]:
     """Write the accepted pairs for others, into a new folder; the summary.
 
     kind: "folder" is RealDPO's layout, with a metadata.csv that `datasets` reads as a video

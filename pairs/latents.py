@@ -39,7 +39,7 @@ def audit_latents(
 ) -> dict[str, Any]:
     """The verdict on the latents of (winner, losers), each float32 [C, F, H, W].
 
-    Keys as in `audit.audit`; `normalised_differently` is true when the losers' channels are
+    Keys as in `audit.audit_pairs`; `normalised_differently` is true when the losers' channels are
     shifted or scaled against their winner's. Raises UserError when there is no pair or when a
     pair's shapes differ.
     """
@@ -64,7 +64,7 @@ def audit_latents(
     shift = float(np.sqrt((differences[:, where, 0] ** 2).mean()))
     stretch = float(np.exp(np.median(differences[:, 1, 1])))
     largest = float(np.exp(np.median(differences[:, 1, 2])))
-    found["verdict"] = audit.verdict(found, audit.Rule())
+    found["verdict"] = audit.audit_verdict(found, audit.Rule())
     # One picture has one latent: that its first frame's lies elsewhere is no matter of chance.
     shifted = np.sqrt((differences[:, 0, 0] ** 2).mean(axis=1)) > _SHIFTED
     if same_first_frame and shifted.all():
@@ -118,7 +118,7 @@ def _numbers(latent: Latent, scale: npt.NDArray[Any]) -> npt.NDArray[np.float64]
     return np.array(rows)[:, :, :_AT_MOST_CHANNELS]
 
 
-def cached(
+def cached_latents(
     workspace: Workspace, rows: Sequence[Mapping[str, Any]]
 ) -> Iterator[tuple[Latent, list[Latent]]]:
     """Latents of the pairs whose sides are all cached, imported ones first, then training's."""
@@ -126,7 +126,7 @@ def cached(
     for row in rows:
         names = [row["win"], *row["lose"]]
         if all(name in known for name in names):
-            win, *losers = (read(known[name], row) for name in names)
+            win, *losers = (read_latent(known[name], row) for name in names)
             yield win, losers
 
 
@@ -148,7 +148,7 @@ def _files(workspace: Workspace) -> dict[str, Path]:
     return found
 
 
-def read(path: Path, row: Mapping[str, Any] | None = None) -> Latent:
+def read_latent(path: Path, row: Mapping[str, Any] | None = None) -> Latent:
     """A video's latent as [C, F, H, W]. Raises UserError when the file holds no such tensor."""
     import torch
     from safetensors import SafetensorError

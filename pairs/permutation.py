@@ -39,7 +39,7 @@ _STEADY, _STEADY_SHARE = 0.25, 0.5  # spread of a steady feature: at most this, 
 
 
 @dataclass(frozen=True)
-class Finding:
+class PermutationResult:
     """p: of each feature [K], corrected for their number; smallest: what the test can reach.
 
     exact: every way to name the winners was gone through, none drawn. together: of each group of
@@ -64,7 +64,7 @@ def compare_sides(
     level: float = 0.0,
     seed: int = 0,
     groups: Sequence[Sequence[int]] = (),
-) -> Finding:
+) -> PermutationResult:
     """How surely each feature tells winners from losers.
 
     values: of each pair [1 + N, K], the winner first; N may differ. tolerance [K]: differences up
@@ -110,7 +110,7 @@ def compare_sides(
         p = _share_as_large(-least, -p)
         together = [float(_share_as_large(-least, -share[:1])[0]) for share in shares]
     smallest = _smallest([int(n) for n in sizes])
-    return Finding(p, smallest, exact, tuple(together))
+    return PermutationResult(p, smallest, exact, tuple(together))
 
 
 def _share_as_large(values: Floats, these: Floats) -> Floats:

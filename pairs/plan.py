@@ -34,7 +34,7 @@ FORMAT = 2  # of what a pair is made of; a change here makes every pair anew
 
 
 @dataclass(frozen=True)
-class Task:
+class PairTask:
     """One pair to make. `unfit` says why it cannot be, and then `settings` is None."""
 
     pair_id: str
@@ -50,7 +50,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BuildPlan:
     """What a build will do: the model as found, and a task for every clip.
 
     scheduler: the name of diffusers' class. dtype: of the weights, which `auto` was resolved to.
@@ -62,14 +62,14 @@ class Plan:
     lora: str | None
     scheduler: str
     dtype: str
-    tasks: tuple[Task, ...]
+    tasks: tuple[PairTask, ...]
 
     @property
     def traits(self) -> Traits:
         return self.family.traits
 
 
-def plan(workspace: Workspace, config: BuildConfig, device: str = "auto") -> Plan:
+def plan_pairs(workspace: Workspace, config: BuildConfig, device: str = "auto") -> BuildPlan:
     """Read the clips and the model's JSON files and say what pairs to make; loads no weights.
 
     device: where they will be made, which decides what the dtype `auto` is. Raises UserError when
@@ -97,7 +97,7 @@ def plan(workspace: Workspace, config: BuildConfig, device: str = "auto") -> Pla
                 f"{spec.pipeline} {words}", f"leave {strategy} out of --strategies with this model"
             )
     dtype = dtype_on(config.dtype, device)
-    found = Plan(config, model, family, lora_id(config.lora), scheduler, dtype, ())
+    found = BuildPlan(config, model, family, lora_id(config.lora), scheduler, dtype, ())
     clips = tables.read_table(workspace.clips, tables.CLIPS, _COLUMNS)
     chosen = clips.filter(
         pc.field("keep")
@@ -132,7 +132,7 @@ def plan(workspace: Workspace, config: BuildConfig, device: str = "auto") -> Pla
     return dataclasses.replace(found, tasks=tuple(tasks))
 
 
-def _common(made_by: Plan) -> str:
+def _common(made_by: BuildPlan) -> str:
     """The part of a pair's id that all pairs of a build have in common."""
     config = made_by.config
     return ids.content_id(
@@ -146,7 +146,7 @@ def _common(made_by: Plan) -> str:
         strength=list(config.strength),
         local_strength=list(config.local_strength),
         roundtrip=config.roundtrip_win,
-        encoder=conform.encoder(config.crf),
+        encoder=conform.pair_encoder(config.crf),
         seed=config.seed,
         task=config.task,
         dtype=made_by.dtype,
@@ -155,11 +155,11 @@ def _common(made_by: Plan) -> str:
 
 
 def _task(
-    made_by: Plan,
+    made_by: BuildPlan,
     common: str,
     shapes: dict[tuple[Any, ...], GenerationSettings | str],
     clip: dict[str, Any],
-) -> Task:
+) -> PairTask:
     """The task of a clip; `shapes` remembers what clips of each shape can become, or why not."""
     shape = (clip["width"], clip["height"], clip["frames"], clip["fps"])
     if shape not in shapes:
@@ -176,7 +176,7 @@ def _task(
         prompt=clip["prompt"],
         settings=None if settings is None else settings.key(),
     )
-    return Task(pair_id, clip, settings, made if isinstance(made, str) else None)
+    return PairTask(pair_id, clip, settings, made if isinstance(made, str) else None)
 
 
 def _settings(config: BuildConfig, family: Family, clip: dict[str, Any]) -> GenerationSettings:
@@ -230,7 +230,7 @@ class Loser:
     region: Region | None = None
 
 
-def loser(pair_id: str, k: int, config: BuildConfig) -> Loser:
+def plan_loser(pair_id: str, k: int, config: BuildConfig) -> Loser:
     """The k-th loser of a pair, the same on every machine and for any number of losers."""
     weights = {name: w for name, w in sorted(config.strategies.items()) if w > 0}
     at = ids.unit_interval(pair_id, k, "strategy") * sum(weights.values())

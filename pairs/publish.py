@@ -22,7 +22,7 @@ from realdpo.workspace import Workspace
 _SHARD_BYTES = 512 << 20
 
 
-def publish(
+def publish_pairs(
     workspace: Workspace, rows: Sequence[dict[str, Any]], shard_rows: int
 ) -> dict[str, Any]:
     """Write rows of the pairs table, their shards and their audit; the summary.
@@ -46,7 +46,7 @@ def publish(
     if fresh:
         _say_what_goes(workspace, accepted)
         measured = audit.measure_rows(workspace, accepted)
-        full = [{**row, **audit.columns(row, measured)} for row in rows]
+        full = [{**row, **audit.audit_columns(row, measured)} for row in rows]
         tables.write_table(workspace.pairs, tables.from_rows(tables.PAIRS, full), tables.PAIRS)
         shards = write_shards(
             workspace,
@@ -83,7 +83,7 @@ def publish(
     }
 
 
-def digest(workspace: Workspace) -> str | None:
+def published_digest(workspace: Workspace) -> str | None:
     """What was published last follows from this; None before the first time."""
     return _read_json(workspace.step("pairs") / "published.json").get("digest")
 

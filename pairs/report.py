@@ -19,7 +19,7 @@ from realdpo.pairs.statistics import FEATURES, MOTION, SPEED
 from realdpo.workspace import Workspace
 
 
-def write_report(workspace: Workspace, target: Path | None = None, limit: int = 60) -> Path:
+def write_pairs_report(workspace: Workspace, target: Path | None = None, limit: int = 60) -> Path:
     """Write the page of a workspace's pairs and return its path.
 
     limit: pairs on the page, spread evenly over all; their videos are inside it. Raises

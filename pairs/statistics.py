@@ -170,7 +170,7 @@ GRID = tuple(f"grid_{k}" for k in range(16))
 FROZEN = 0.25  # mean difference of two frames, of 255, below which nothing has moved
 
 
-def measure(data: bytes) -> dict[str, float]:
+def measure_video_file(data: bytes) -> dict[str, float]:
     """The numbers of one video file, by name. Raises MediaError when it cannot be decoded."""
     import numpy as np
 
@@ -178,9 +178,9 @@ def measure(data: bytes) -> dict[str, float]:
 
     video, _ = read_clip(data)
     frames, height, width = video.shape[:3]
-    keys, b_share, first = structure(data)
+    keys, b_share, first = read_structure(data)
     found = {
-        **pixels(video),
+        **measure_pixels(video),
         "key_frames": keys,
         "b_frames": b_share,
         "first_size": np.log(first * 8 / (height * width)),
@@ -190,7 +190,7 @@ def measure(data: bytes) -> dict[str, float]:
     return {name: float(value) for name, value in found.items()}
 
 
-def pixels(video: npt.NDArray[np.uint8]) -> dict[str, float]:
+def measure_pixels(video: npt.NDArray[np.uint8]) -> dict[str, float]:
     """The numbers that come from the frames [F, H, W, 3] alone."""
     import cv2
     import numpy as np
@@ -201,18 +201,18 @@ def pixels(video: npt.NDArray[np.uint8]) -> dict[str, float]:
     still = moves < FROZEN
     tail = len(still) if still.all() else int(np.argmin(still[::-1]))
     return {
-        **picture(chosen),
-        **{f"first_{name}": value for name, value in picture(video[:1]).items()},
-        **dict(zip(GRID, grid(video[0]), strict=True)),
-        **{f"lattice_{side}": lattice(_luma(chosen), side) for side in LATTICES},
+        **measure_picture(chosen),
+        **{f"first_{name}": value for name, value in measure_picture(video[:1]).items()},
+        **dict(zip(GRID, brightness_grid(video[0]), strict=True)),
+        **{f"lattice_{side}": measure_lattice(_luma(chosen), side) for side in LATTICES},
         **in_time(_luma(every)),
-        "speed": speed(video),
+        "speed": measure_speed(video),
         "frozen_tail": float(tail),
         "motion": float(np.log(moves.mean() + 0.1)),
     }
 
 
-def picture(video: npt.NDArray[np.uint8]) -> dict[str, float]:
+def measure_picture(video: npt.NDArray[np.uint8]) -> dict[str, float]:
     """Colour, contrast, noise and sharpness of frames [F, H, W, 3]."""
     import cv2
     import numpy as np
@@ -233,9 +233,9 @@ def picture(video: npt.NDArray[np.uint8]) -> dict[str, float]:
         "bright": float(high),
         "noise": float(np.mean([noise_level(f) for f in luma])),
         "chroma_noise": float(np.mean([chroma_noise(f) for f in video])),
-        "blocks": blockiness(luma),
+        "blocks": measure_blockiness(luma),
         "sharpness": float(np.log(laplacian + 0.1)),
-        "texture": float(np.mean([texture(f) for f in luma])),
+        "texture": float(np.mean([measure_texture(f) for f in luma])),
     }
 
 
@@ -261,7 +261,7 @@ def chroma_noise(frame: npt.NDArray[np.uint8]) -> float:
     return float(np.mean([noise_level(np.ascontiguousarray(colours[..., k])) for k in range(2)]))
 
 
-def texture(luma: npt.NDArray[np.float32]) -> float:
+def measure_texture(luma: npt.NDArray[np.float32]) -> float:
     """How much of a picture [H, W] is detail of one or two pixels, to that of four, as a log.
 
     The two finest bands of a Laplacian pyramid: a decoder that invents or loses the finest
@@ -277,7 +277,7 @@ def texture(luma: npt.NDArray[np.float32]) -> float:
     )
 
 
-def lattice(luma: npt.NDArray[np.float32], side: int) -> float:
+def measure_lattice(luma: npt.NDArray[np.float32], side: int) -> float:
     """How far the strongest of `side` places in a cell stands out, in pictures [F, H, W], of 255.
 
     Steps between neighbouring pixels, averaged over all cells of the grid, along both axes:
@@ -358,7 +358,7 @@ def _still(smooth: npt.NDArray[np.float32]) -> list[npt.NDArray[np.bool_]]:
     ]
 
 
-def speed(video: npt.NDArray[np.uint8]) -> float:
+def measure_speed(video: npt.NDArray[np.uint8]) -> float:
     """Log of how far things move a frame, in thousandths of the width (DIS optical flow)."""
     import cv2
     import numpy as np
@@ -378,7 +378,7 @@ def speed(video: npt.NDArray[np.uint8]) -> float:
     return float(np.log(1000 * np.mean(moved or [0.0]) / size[0] + 0.1))
 
 
-def grid(frame: npt.NDArray[np.uint8]) -> list[float]:
+def brightness_grid(frame: npt.NDArray[np.uint8]) -> list[float]:
     """Mean brightness of 4 by 4 fields of a picture [H, W, 3], row by row, of 255."""
     import cv2
     import numpy as np
@@ -399,7 +399,7 @@ def noise_level(luma: npt.NDArray[np.float32]) -> float:
     return float(np.median(response) / 6 / 0.6745)
 
 
-def blockiness(luma: npt.NDArray[np.float32]) -> float:
+def measure_blockiness(luma: npt.NDArray[np.float32]) -> float:
     """Steps across the 8-pixel grid beyond those between, in pictures [F, H, W], of 255."""
     import numpy as np
 
@@ -412,7 +412,7 @@ def blockiness(luma: npt.NDArray[np.float32]) -> float:
     return total
 
 
-def structure(data: bytes) -> tuple[int, float, int]:
+def read_structure(data: bytes) -> tuple[int, float, int]:
     """(key frames, share of B-frames, bytes of the first frame) of a video file."""
     import av
 

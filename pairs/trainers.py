@@ -137,7 +137,7 @@ def for_training(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return chosen
 
 
-def from_simpletuner(path: Path) -> list[tuple[str, Path, tuple[Path, ...]]]:
+def read_simpletuner(path: Path) -> list[tuple[str, Path, tuple[Path, ...]]]:
     """(caption, winner, losers) of each pair that SimpleTuner's JSON, or a folder with it, names.
 
     Files are matched by their path below the two folders, without its ending. A folder that is

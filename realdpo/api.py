@@ -48,7 +48,7 @@ def train(
     chosen = config or _train_settings(preset, settings)
     with show_progress(progress), workspace.lock("train"):
         workspace.save_config("train", settings_to_toml("train", chosen))
-        return Run(loop.run(workspace, chosen, on_step).folder)
+        return Run(loop.run_training(workspace, chosen, on_step).folder)
 
 
 def run_rounds(
@@ -132,7 +132,7 @@ def evaluate(
     chosen = config or build_settings(EvalConfig, {**settings, "systems": named}, "eval")
     with show_progress(progress), workspace.lock(f"eval --name {chosen.name}"):
         workspace.save_config("eval", settings_to_toml("eval", chosen))
-        return commands.evaluate(workspace, chosen, device_names(devices), shard)
+        return commands.evaluate_and_report(workspace, chosen, device_names(devices), shard)
 
 
 def sample(
@@ -181,7 +181,7 @@ def sample(
         pictures = [Path(image) for image in images]
         chosen = samples.with_prompts(workspace, chosen, prompts, None, pictures)
         workspace.save_config("sample", settings_to_toml("sample", chosen))
-        return samples.sample(workspace, chosen, device_names(devices))
+        return samples.sample_systems(workspace, chosen, device_names(devices))
 
 
 def _train_settings(preset: str, settings: Mapping[str, Any]) -> TrainConfig:

@@ -115,7 +115,7 @@ def _train(workspace: Workspace, config: TrainConfig, folder: Path, processes: i
             return
     if processes == 1:
         with workspace.lock("train"):
-            loop.run(workspace, config)
+            loop.run_training(workspace, config)
         return
     settings = folder / f"{run.name}.toml"
     write_text(settings, settings_to_toml("train", config))
@@ -129,7 +129,7 @@ def _judge(
     workspace: Workspace, config: TrainConfig, number: int, first: Round | None = None
 ) -> Round:
     """What a finished round did to held-out clips, from its log."""
-    from realdpo.train.evaluate.statistics import bootstrap
+    from realdpo.train.evaluate.statistics import bootstrap_interval
     from realdpo.train.runs import Run
 
     run = Run(workspace.runs / config.run_name)
@@ -139,7 +139,7 @@ def _judge(
     before, after = rows.get(0), rows.get(int(given)) if given else None
     if not before or not after:
         return Round(number, run.name, config.start, summary["steps"], *[None] * 6)
-    change = bootstrap(np.array(after["by_pair"]) - np.array(before["by_pair"]))
+    change = bootstrap_interval(np.array(after["by_pair"]) - np.array(before["by_pair"]))
     enough = LEAST_SHARE * first.change[0] if first and first.change else 0.0
     helped = change.high < 0 and change.estimate <= enough
     return Round(
@@ -192,7 +192,7 @@ def _compare(
     )  # fmt: skip
     try:
         with workspace.lock(f"eval --name {settings.name}"):
-            return commands.evaluate(workspace, settings, devices, (1, 1)), ""
+            return commands.evaluate_and_report(workspace, settings, devices, (1, 1)), ""
     except UserError as error:
         progress.say(f"no videos were compared: {error.message}")
         return None, error.message

@@ -23,11 +23,11 @@ from realdpo.errors import UserError
 from realdpo.families import Spec
 from realdpo.families.weights import read_start, read_weights, save_weights
 from realdpo.files import replace_folder
-from realdpo.train.log import plain
+from realdpo.train.log import plain_json
 from realdpo.train.reference import Reference, let_go
 
 
-def trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+def trained_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     let_go(model)
     return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
 
@@ -38,10 +38,10 @@ def whole_weights(model: nn.Module, keep: bool = True) -> dict[str, Tensor]:
     Every process must call this; one that does not `keep` them gets an empty dict and never holds
     more than one of them.
     """
-    return _gathered(((name, p.detach()) for name, p in trained(model)), keep)
+    return _gathered(((name, p.detach()) for name, p in trained_parameters(model)), keep)
 
 
-def save(
+def save_checkpoint(
     folder: Path,
     model: nn.Module,
     spec: Spec,
@@ -80,7 +80,9 @@ def save(
                     _save(averages, unfinished / f"{file}.safetensors")
         if not main:
             return
-        (unfinished / "state.json").write_text(json.dumps(plain(state), indent=1), encoding="utf-8")
+        (unfinished / "state.json").write_text(
+            json.dumps(plain_json(state), indent=1), encoding="utf-8"
+        )
         _flush(unfinished)
     except Exception as error:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -95,7 +97,7 @@ def save(
     replace_folder(unfinished, folder)
 
 
-def load(
+def load_checkpoint(
     folder: Path,
     model: nn.Module,
     spec: Spec,
@@ -112,9 +114,9 @@ def load(
         state = read_state(folder)
         weights = read_weights(model, spec, folder)
         with torch.no_grad():
-            for name, parameter in trained(model):
+            for name, parameter in trained_parameters(model):
                 parameter.copy_(_like(parameter, weights[name]))
-        parameters = dict(trained(model))
+        parameters = dict(trained_parameters(model))
         with safe_open(folder / "optimizer.safetensors", framework="pt") as file:
             for key in file.keys():  # noqa: SIM118 - it is no dictionary
                 name, kind = key.split("|")
@@ -144,7 +146,7 @@ def begin_from(folder: Path, model: nn.Module, spec: Spec) -> None:
     """
     stored = read_start(model, spec, folder)
     with torch.no_grad():
-        for name, parameter in trained(model):
+        for name, parameter in trained_parameters(model):
             parameter.copy_(_like(parameter, stored[name]))
 
 
@@ -154,7 +156,7 @@ def policy_weights(folder: Path, model: nn.Module, spec: Spec) -> dict[str, Tens
     return load_file(average) if average.is_file() else read_weights(model, spec, folder)
 
 
-def gather(reference: Reference, main: bool) -> dict[str, Tensor]:
+def gather_weights(reference: Reference, main: bool) -> dict[str, Tensor]:
     """A reference's or average's weights, whole, on the CPU of the process that keeps them."""
     return _gathered(reference.weights.items(), main)
 
@@ -176,13 +178,13 @@ def bits_of(folder: Path) -> int:
     return int((read_state(folder).get("identity") or {}).get("bits", 16))
 
 
-def latest(folder: Path) -> Path | None:
+def latest_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint under `folder`."""
     found = sorted(p for p in folder.glob("step-*") if (p / "state.json").is_file())
     return found[-1] if found else None
 
 
-def prune(folder: Path, keep: int, also: Iterable[str] = ()) -> None:
+def prune_checkpoints(folder: Path, keep: int, also: Iterable[str] = ()) -> None:
     """Remove all but the newest `keep` checkpoints and those named in `also`."""
     spared = set(also)
     for old in sorted(folder.glob("step-*"))[:-keep]:
@@ -198,7 +200,7 @@ def _gathered(tensors: Iterable[tuple[str, Tensor]], keep: bool) -> dict[str, Te
     """Each tensor whole and on the CPU if it is to be kept; else gathered for the others and let go."""
     kept = {}
     for name, tensor in tensors:
-        found = whole(tensor)
+        found = whole_tensor(tensor)
         if keep:
             kept[name] = found.detach().cpu().contiguous().clone()
         del found
@@ -209,14 +211,14 @@ def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
     save_file(dict(tensors), path)
 
 
-def whole(tensor: Tensor) -> Tensor:
+def whole_tensor(tensor: Tensor) -> Tensor:
     """A sharded tensor (FSDP2) gathered from all processes; any other as it is."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
     """The optimizer's tensors and counts by `<parameter>|<kind>`, still in shards."""
-    for name, parameter in trained(model):
+    for name, parameter in trained_parameters(model):
         for kind, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, (Tensor, int)):
                 yield f"{name}|{kind}", torch.as_tensor(value)
@@ -231,7 +233,7 @@ def _fill_moment(optimizer: Any, parameter: Tensor, kind: str, value: Tensor) ->
 
 
 def _like(tensor: Tensor, whole: Tensor) -> Tensor:
-    """`whole` on the device of `tensor`, and sharded as it is when the shapes agree."""
+    """`whole_tensor` on the device of `tensor`, and sharded as it is when the shapes agree."""
     if hasattr(tensor, "device_mesh") and whole.shape == tensor.shape:
         from torch.distributed.tensor import distribute_tensor
 

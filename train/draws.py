@@ -54,13 +54,13 @@ class Choice:
     noise: Tensor
 
 
-def numbers(step: int, micro: int, rank: int, world: int, config: TrainConfig) -> range:
+def sample_numbers(step: int, micro: int, rank: int, world: int, config: TrainConfig) -> range:
     """Numbers of the samples that process `rank` of `world` takes in micro-batch `micro`."""
     before = (step * config.accumulation + micro) * world + rank
     return range(before * config.batch, (before + 1) * config.batch)
 
 
-def batch(
+def make_batch(
     pairs: Sequence[Pair], sample_numbers: Sequence[int], config: TrainConfig, even: bool = False
 ) -> Batch:
     """The batch of these samples, on the CPU.
@@ -82,17 +82,17 @@ def batch(
         losers = fewest if even else losers_of(pair, config)
         if config.objective != "dpo":
             losers = 0  # whatever the pair has
-        choice = draw(pair, seed_of(*parts), losers, config)
-        chosen.append((latents.load(pair, choice.losers), choice))
-    return collate(chosen, tuple(keys))
+        choice = draw_choice(pair, seed_of(*parts), losers, config)
+        chosen.append((latents.load_sample(pair, choice.losers), choice))
+    return collate_samples(chosen, tuple(keys))
 
 
-def draw(pair: Pair, seed: int, losers: int, config: TrainConfig) -> Choice:
+def draw_choice(pair: Pair, seed: int, losers: int, config: TrainConfig) -> Choice:
     """The choice that `seed` makes for a pair."""
     random = torch.Generator().manual_seed(seed)
     uniform, image = torch.rand(2, generator=random, dtype=torch.float64)
     order = torch.randperm(len(pair.lose), generator=random)[:losers]
-    u = noise.positions(
+    u = noise.draw_positions(
         uniform.view(1),
         config.timesteps,
         config.t_low,
@@ -107,7 +107,9 @@ def draw(pair: Pair, seed: int, losers: int, config: TrainConfig) -> Choice:
     return Choice(tuple(order.tolist()), copy, float(u), grain)
 
 
-def collate(chosen: Sequence[tuple[latents.Sample, Choice]], keys: tuple[str, ...] = ()) -> Batch:
+def collate_samples(
+    chosen: Sequence[tuple[latents.Sample, Choice]], keys: tuple[str, ...] = ()
+) -> Batch:
     """Stack samples and their choices."""
     inputs = [
         {**s.inputs, **{name: t[min(c.image, len(t) - 1)] for name, t in s.images.items()}}

@@ -29,7 +29,7 @@ from realdpo.memory import GB, RUNGS, Rung
 from realdpo.train import noise, setup, step
 from realdpo.train.config import TrainConfig
 from realdpo.train.draws import Batch
-from realdpo.train.step import Task
+from realdpo.train.step import TrainTask
 
 if TYPE_CHECKING:
     from realdpo.train.latents import Pair
@@ -109,7 +109,7 @@ def shapes_of(spec: Spec, width: int, height: int, frames: int) -> Shapes:
     return Shapes(made["latent"], inputs, peak + own)
 
 
-def estimate(
+def estimate_step(
     spec: Spec,
     config: TrainConfig,
     shapes: Shapes,
@@ -167,7 +167,7 @@ def estimate(
     return Estimate(rung.name, **parts, reserve=fixed + part * sum(parts.values()))
 
 
-def ladder(
+def estimate_rungs(
     spec: Spec, config: TrainConfig, shapes: Shapes, losers: int, rungs: Sequence[Rung] = RUNGS,
     **where: Any,
 ) -> Iterator[Estimate]:  # fmt: skip
@@ -175,7 +175,9 @@ def ladder(
     counted: dict[tuple[int, bool], tuple[float, float]] = {}
     model = _built(spec, config, dict(spec.transformer))
     for rung in rungs:
-        yield estimate(spec, config, shapes, losers, rung, counted=counted, model=model, **where)
+        yield estimate_step(
+            spec, config, shapes, losers, rung, counted=counted, model=model, **where
+        )
 
 
 def first_that_fits(
@@ -183,7 +185,7 @@ def first_that_fits(
     **where: Any,
 ) -> Estimate:  # fmt: skip
     """The first rung that fits into `room` bytes; the last when none does."""
-    for found in ladder(spec, config, shapes, losers, rungs, **where):
+    for found in estimate_rungs(spec, config, shapes, losers, rungs, **where):
         if found.total <= room:
             break
     return found
@@ -208,7 +210,7 @@ def _gathered(model: nn.Module) -> float:
 
 
 def _built(spec: Spec, config: TrainConfig, settings: dict[str, Any]) -> Any:
-    """The transformer of these settings on meta, as `setup.policy` would make it."""
+    """The transformer of these settings on meta, as `setup.make_policy` would make it."""
     import diffusers
 
     kind: Any = getattr(diffusers, spec.classes[spec.component])
@@ -281,7 +283,7 @@ def branch_work(
     for side in shapes.latent:
         positions *= side
     process = noise.from_scheduler(spec.scheduler, positions // channels)
-    task = Task(family, process)
+    task = TrainTask(family, process)
 
     def work() -> None:
         clean = torch.zeros(copies, *shapes.latent)
@@ -296,7 +298,7 @@ def branch_work(
         # The backward within too: a checkpointed block computes again in there.
         with _as_cuda() if device == "cuda" and half is not None else contextlib.nullcontext():
             with narrow:
-                error, _ = step.branch(model, task, batch, clean)
+                error, _ = step.branch_error(model, task, batch, clean)
             if backward:
                 error.sum().backward()
 

@@ -23,7 +23,7 @@ from realdpo.train.draws import Choice
 from realdpo.train.latents import Pair
 from realdpo.train.objective import Errors, accuracy, margins
 from realdpo.train.reference import Reference
-from realdpo.train.step import Task
+from realdpo.train.step import TrainTask
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,15 @@ class Table:
         return {"win": self.win, "lose": self.lose, "control": self.control, "moved": self.moved}
 
 
-def levels(config: TrainConfig) -> list[float]:
+def held_out_levels(config: TrainConfig) -> list[float]:
     """The fixed noise levels: the middles of equal parts of the whole schedule."""
     count = config.held_out_levels
     return [(k + 0.5) / count for k in range(count)]
 
 
-def measure(
+def measure_held_out(
     model: Any,
-    task: Task,
+    task: TrainTask,
     pairs: Sequence[Pair],
     config: TrainConfig,
     device: torch.device,
@@ -72,15 +72,17 @@ def measure(
 
 
 def measure_shared(
-    model: Any, task: Task, pairs: Sequence[Pair], config: TrainConfig, together: bool,
+    model: Any, task: TrainTask, pairs: Sequence[Pair], config: TrainConfig, together: bool,
     accelerator: Any, reference: Reference | None = None,
 ) -> Table:  # fmt: skip
-    """As `measure`, with the pairs shared out among the processes; all get the whole table."""
+    """As `measure_held_out`, with the pairs shared out among the processes; all get the whole table."""
     world, rank, count = accelerator.num_processes, accelerator.process_index, len(pairs)
     share = -(-count // world)
     # Every process runs as many forwards (sharded weights need that); the surplus is dropped.
     mine = [min(rank + k * world, count - 1) for k in range(share)]
-    table = measure(model, task, pairs, config, accelerator.device, together, mine, reference)
+    table = measure_held_out(
+        model, task, pairs, config, accelerator.device, together, mine, reference
+    )
     if world == 1:
         return table
     rows = {n: t.to(accelerator.device) for n, t in table.tensors().items()}
@@ -90,7 +92,7 @@ def measure_shared(
     return Table(**{n: t[order] for n, t in every.items()})
 
 
-def rank(found: dict[str, Any], objective: str) -> list[float]:
+def rank_summary(found: dict[str, Any], objective: str) -> list[float]:
     """A key by which summaries are compared; the smallest is the best.
 
     Best is the highest accuracy among those that did not make the winner's error worse; in plain
@@ -103,7 +105,7 @@ def rank(found: dict[str, Any], objective: str) -> list[float]:
     return [float(found["winner_change"] > 0), -found["accuracy"], found["winner_error"]]
 
 
-def split(found: dict[str, list[Pair]], count: int) -> tuple[list[Pair], list[Pair], str]:
+def split_held_out(found: dict[str, list[Pair]], count: int) -> tuple[list[Pair], list[Pair], str]:
     """(pairs to train on, pairs to measure on, how they were parted).
 
     Without a validation split, a tenth of the clips (at least one) is held back by a hash of their
@@ -118,7 +120,7 @@ def split(found: dict[str, list[Pair]], count: int) -> tuple[list[Pair], list[Pa
     return kept, [p for p in train if p.clip_id in held][:count], "clip, for want of a split"
 
 
-def summary(now: Table, base: Table, config: TrainConfig) -> dict[str, Any]:
+def summarise_held_out(now: Table, base: Table, config: TrainConfig) -> dict[str, Any]:
     """What changed from `base` to `now`. What depends on losers is left out where there are none.
 
     `accuracy`: share of (pair, loser) whose margin, averaged over the grid, favours the winner;
@@ -145,7 +147,7 @@ def summary(now: Table, base: Table, config: TrainConfig) -> dict[str, Any]:
 def lowered(now: Table, base: Table, config: TrainConfig) -> Tensor:
     """What training lowers, measured on each held-out pair: [P]."""
     if config.objective == "contrast":
-        gate = torch.tensor(levels(config)) > config.contrast_above
+        gate = torch.tensor(held_out_levels(config)) > config.contrast_above
         return (now.win - config.gamma * gate * now.moved).mean(1)
     error = now.win.mean(1)
     if config.objective == "sft" or not now.lose.shape[2]:
@@ -180,7 +182,7 @@ def _swapped(table: Table, rows: Tensor) -> Table:
 
 def _row(
     model: Any,
-    task: Task,
+    task: TrainTask,
     pairs: Sequence[Pair],
     index: int,
     config: TrainConfig,
@@ -190,19 +192,19 @@ def _row(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Errors of one pair: winner [K], losers [K, N], control [K]; distance from the reference [K]."""
     pair = pairs[index]
-    sample = latents.load(pair, range(draws.losers_used(pairs, config)))
+    sample = latents.load_sample(pair, range(draws.losers_used(pairs, config)))
     other = _stranger(pairs, index) if pair.lose else None
     if other is not None:
-        foreign = latents.load(other, [0]).lose
+        foreign = latents.load_sample(other, [0]).lose
         sample = latents.Sample(
             sample.win, torch.cat([sample.lose, foreign]), sample.inputs, sample.images
         )
     rows, moved = [], []
-    for number, u in enumerate(levels(config)):
+    for number, u in enumerate(held_out_levels(config)):
         random = torch.Generator().manual_seed(seed_of("held out", pair.pair_id, number))
         grain = torch.randn(pair.shape, generator=random)
         choice = Choice(tuple(range(len(sample.lose))), 0, u, grain)
-        batch = draws.collate([(sample, choice)]).to(device)
+        batch = draws.collate_samples([(sample, choice)]).to(device)
         win, lose = step.branch_errors(model, task, batch, together)
         rows.append(torch.cat([win, lose[0]]).double().cpu())
         if reference is None:

@@ -44,7 +44,7 @@ class Identity:
         return asdict(self)
 
 
-def digest(pairs: Sequence[Pair]) -> str:
+def digest_pairs(pairs: Sequence[Pair]) -> str:
     """32 hex digits of the ids and losers of `pairs`, in order."""
     return content_id(pairs=[[pair.pair_id, len(pair.lose)] for pair in pairs])
 

@@ -75,7 +75,7 @@ class Sample:
     regions: tuple[Region | None, ...] = ()  # one per loser
 
 
-def load(pair: Pair, losers: Sequence[int] | None = None) -> Sample:
+def load_sample(pair: Pair, losers: Sequence[int] | None = None) -> Sample:
     """Read a pair's tensors, of all losers or of those at the given indices, widened to float32.
 
     Raises UserError when a file is gone or damaged.
@@ -103,7 +103,7 @@ class Row:
     clips: bool = False  # of the dataset, not of pairs
 
 
-def prepare(
+def prepare_pairs(
     workspace: Workspace,
     spec: Spec,
     config: TrainConfig,
@@ -122,7 +122,7 @@ def prepare(
     the model.
     """
     rows = rows_of(workspace, config, limit)
-    cache = encode(workspace, spec, config, device, rows, share)
+    cache = encode_pairs(workspace, spec, config, device, rows, share)
     pairs = {row: cache.known(row) for row in rows}
     missing = [row for row, pair in pairs.items() if pair is None]
     if missing:
@@ -176,7 +176,7 @@ def rows_of(workspace: Workspace, config: TrainConfig, limit: int | None = None)
     return rows
 
 
-def encode(
+def encode_pairs(
     workspace: Workspace,
     spec: Spec,
     config: TrainConfig,
@@ -207,7 +207,7 @@ def encode(
     return cache
 
 
-def leaner(config: TrainConfig) -> Callable[[], str]:
+def leaner_settings(config: TrainConfig) -> Callable[[], str]:
     """What to try when encoding runs out of memory."""
     tiled = "build pairs of smaller or shorter videos"
     return lambda: tiled if config.vae_tiling else "encode in tiles: --set vae_tiling=true"
@@ -234,7 +234,7 @@ def trains_on_clips(workspace: Workspace, config: TrainConfig) -> bool:
     return config.objective != "dpo" and any(workspace.data.glob("train-*.parquet"))
 
 
-def winner(workspace: Workspace, pair: Pair) -> bytes:
+def winner_bytes(workspace: Workspace, pair: Pair) -> bytes:
     """The mp4 bytes of a pair's real clip, as its shard holds them."""
     of_pair = (workspace.pair_data, "pair_id", "win")
     of_clip = (workspace.data, "clip_id", "video")

@@ -25,8 +25,10 @@ class Log:
         self.folder, self.main, self.accelerator = folder, main, accelerator
         if main:
             for name in ("log.jsonl", "held_out.jsonl"):
-                kept = [line for line in read(folder / name) if line["step"] <= step and step]
-                write_text(folder / name, "".join(json.dumps(plain(line)) + "\n" for line in kept))
+                kept = [line for line in read_log(folder / name) if line["step"] <= step and step]
+                write_text(
+                    folder / name, "".join(json.dumps(plain_json(line)) + "\n" for line in kept)
+                )
         # W&B goes on with a run by its id; a folder's name would meet others of the same name.
         run = content_id(folder=str(folder.resolve()))
         wandb = {"name": folder.name, "id": run, "resume": "allow"}
@@ -47,7 +49,7 @@ class Log:
 
     def write_csv(self) -> None:
         """The whole log as metrics.csv, one column a number."""
-        rows = read(self.folder / "log.jsonl")
+        rows = read_log(self.folder / "log.jsonl")
         names = sorted({name for row in rows for name in row} - {"step"})
         text = io.StringIO()
         writer = csv.DictWriter(text, ["step", *names])
@@ -56,18 +58,18 @@ class Log:
         write_text(self.folder / "metrics.csv", text.getvalue())
 
 
-def plain(value: Any) -> Any:
+def plain_json(value: Any) -> Any:
     """`value` as JSON can say it everywhere: numbers that are not finite become null."""
     if isinstance(value, Mapping):
-        return {key: plain(entry) for key, entry in value.items()}
+        return {key: plain_json(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(entry) for entry in value]
+        return [plain_json(entry) for entry in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
 
 
-def read(path: Path) -> list[dict[str, Any]]:
+def read_log(path: Path) -> list[dict[str, Any]]:
     """The lines of a log, with NaN where a number was not finite.
 
     A last line that a crash cut short is left out.
@@ -87,6 +89,6 @@ def read(path: Path) -> list[dict[str, Any]]:
 def _append(path: Path, row: dict[str, Any]) -> None:
     try:
         with open(path, "a", encoding="utf-8") as handle:
-            handle.write(json.dumps(plain(row)) + "\n")
+            handle.write(json.dumps(plain_json(row)) + "\n")
     except OSError as error:
         raise explain_write_error(error, path) from error

@@ -1,4 +1,4 @@
-"""Training from pairs to weights. `run` is the whole of it; `Trainer` is what it calls, in order.
+"""Training from pairs to weights. `run_training` is the whole of it; `Trainer` is what it calls, in order.
 
 What a step's gradient is made of is in `step`, what stops a run in `stops`, what is logged of a
 step in `numbers`, and what is measured on pairs held back in `held_out`.
@@ -47,13 +47,13 @@ from realdpo.train import (
 from realdpo.train.config import TrainConfig
 from realdpo.train.objective import Errors
 from realdpo.train.runs import weights_of
-from realdpo.train.step import Outcome
+from realdpo.train.step import StepOutcome
 from realdpo.workspace import Workspace
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a run did. `before` and `after` are held-out summaries (see `held_out.summary`).
+    """What a run did. `before` and `after` are held-out summaries (see `held_out.summarise_held_out`).
 
     handed_over: the checkpoint whose policy `weights` holds, the best on held-out clips.
     better_than_base: whether it was better there than the base model, better_than_start than what
@@ -77,7 +77,7 @@ class RunSummary:
     better_than_start: bool | None = None
 
 
-def run(
+def run_training(
     workspace: Workspace,
     config: TrainConfig,
     on_step: Callable[[Mapping[str, float]], None] | None = None,
@@ -91,10 +91,10 @@ def run(
     trainer = Trainer(workspace, config)
     trainer.start_or_resume()
     stopped = None
-    with stops.interrupts() as interrupted, trainer.bar() as advance:
+    with stops.collect_interrupts() as interrupted, trainer.bar() as advance:
         while trainer.step < config.steps and not stopped:
             values = trainer.train_step()
-            advance(note=numbers.note(values))
+            advance(note=numbers.progress_note(values))
             stopped = trainer.after_step(values)
             if on_step is not None:
                 on_step(values)
@@ -122,17 +122,21 @@ class Trainer:
         if config.start:  # said before anything large is loaded
             weights_of(workspace, config.start)
         self.folder = (runs or workspace.runs) / config.run_name
-        self.accelerator = setup.accelerator(config, self.folder)
+        self.accelerator = setup.make_accelerator(config, self.folder)
         self.main = self.accelerator.is_main_process
         self.device = self.accelerator.device
         torch.manual_seed(seed_of(config.seed, "weights"))
 
         spec = load.read_spec(config.model, config.revision, config.expert, config.task)
         share = (self.accelerator.process_index, self.accelerator.num_processes)
-        with memory.explain_out_of_memory(lambda: "encoding the pairs", latents.leaner(config)):
-            found = latents.prepare(workspace, spec, config, self.device, limit, share)
-        self.pairs, self.watched, self.watched_by = held_out.split(found, config.held_out_pairs)
-        self.task = setup.task(spec, self.pairs, config)
+        with memory.explain_out_of_memory(
+            lambda: "encoding the pairs", latents.leaner_settings(config)
+        ):
+            found = latents.prepare_pairs(workspace, spec, config, self.device, limit, share)
+        self.pairs, self.watched, self.watched_by = held_out.split_held_out(
+            found, config.held_out_pairs
+        )
+        self.task = setup.make_task(spec, self.pairs, config)
         # In shards, processes with other numbers of losers would wait for each other's forwards.
         self.even = config.batch > 1 or self.accelerator.distributed_type == "FSDP"
         # by the number of values, all branches taken together
@@ -144,14 +148,16 @@ class Trainer:
 
         self.sharded = self.accelerator.distributed_type == "FSDP"
         self.rungs = setup.allowed_rungs(config, self.sharded)
-        newest = checkpoint.latest(self.folder / "checkpoints")
+        newest = checkpoint.latest_checkpoint(self.folder / "checkpoints")
         if newest and config.memory == "auto":  # a base quantised otherwise would be another base
             bits = checkpoint.bits_of(newest)
             self.rungs = [rung for rung in self.rungs if rung.bits == bits]
         self._build(self._choose_rung())
-        self.bank = setup.bank(workspace, self.task, self.pairs, config, self.device)
+        self.bank = setup.open_bank(workspace, self.task, self.pairs, config, self.device)
         self.step = 0
-        self.best: tuple[list[float], str] | None = None  # (key of `held_out.rank`, checkpoint)
+        self.best: tuple[list[float], str] | None = (
+            None  # (key of `held_out.rank_summary`, checkpoint)
+        )
         self.recent: list[float] = []
         self.before: dict[str, Any] | None = None
         self.after: dict[str, Any] | None = None
@@ -190,20 +196,22 @@ class Trainer:
         torch.manual_seed(seed_of(config.seed, "weights"))
         self.rung = rung
         with self._told("loading the model"):
-            model = setup.policy(config, spec, self.device, rung)
-            self.parameters = sum(p.numel() for _, p in checkpoint.trained(model))
+            model = setup.make_policy(config, spec, self.device, rung)
+            self.parameters = sum(p.numel() for _, p in checkpoint.trained_parameters(model))
             if rung.blocks:
                 memory.move_rest(model, self.device)
             if self.sharded:
                 setup.compute_in(model, config, self.device)
-            optimizer = setup.optimizer(config, [p for _, p in checkpoint.trained(model)])
+            optimizer = setup.make_optimizer(
+                config, [p for _, p in checkpoint.trained_parameters(model)]
+            )
             placed = [not rung.blocks, True]
             self.model, self.optimizer = self.accelerator.prepare(
                 model, optimizer, device_placement=None if not rung.blocks else placed
             )
             self.inner = getattr(self.model, "module", self.model)
-            self.reference = setup.reference(config, self.inner)
-            self.average = setup.average(config, self.inner)
+            self.reference = setup.make_reference(config, self.inner)
+            self.average = setup.make_average(config, self.inner)
 
     @property
     def together(self) -> bool:
@@ -245,7 +253,7 @@ class Trainer:
     def _fits(self) -> bool:
         """Whether a gradient on the largest pair fits beside all that the optimizer will hold."""
         wanted = range(self.config.batch)
-        batch = draws.batch([self.largest], wanted, self.config, self.even)
+        batch = draws.make_batch([self.largest], wanted, self.config, self.even)
         self.model.train()
         bank, self.bank = self.bank, None  # a trial's draw is none of a run's
         held = bool(self.optimizer.optimizer.state)  # of a resumed run the moments are there
@@ -283,7 +291,7 @@ class Trainer:
 
     def start_or_resume(self) -> None:
         """Take the newest checkpoint, or measure the base and check that the reference is the policy."""
-        newest = checkpoint.latest(self.folder / "checkpoints")
+        newest = checkpoint.latest_checkpoint(self.folder / "checkpoints")
         if newest:
             if self.main:
                 stored = checkpoint.read_state(newest).get("identity")
@@ -329,7 +337,7 @@ class Trainer:
             torch.cuda.reset_peak_memory_stats()
         self.model.train()
         for group in self.optimizer.param_groups:
-            group["lr"] = config.lr * setup.rate(self.step, config)
+            group["lr"] = config.lr * setup.learning_rate_factor(self.step, config)
         outcomes, us = [], []
         for micro in range(config.accumulation):
             batch = self.batch(micro).to(self.device)
@@ -339,19 +347,23 @@ class Trainer:
             with apart():
                 outcomes.append(self._backward(batch))
         norm = self.accelerator.clip_grad_norm_(
-            [p for _, p in checkpoint.trained(self.inner)], config.clip
+            [p for _, p in checkpoint.trained_parameters(self.inner)], config.clip
         )
         values = numbers.of_step(outcomes, torch.cat(us), self.aim, self.accelerator)
         values |= {"step": self.step + 1, "lr": self.optimizer.param_groups[0]["lr"]}
-        values["grad_norm"] = float(checkpoint.whole(norm))
-        newest = checkpoint.latest(self.folder / "checkpoints")
-        stops.nonsense(values, self.recent, config, newest, self.accelerator.scaler is not None)
+        values["grad_norm"] = float(checkpoint.whole_tensor(norm))
+        newest = checkpoint.latest_checkpoint(self.folder / "checkpoints")
+        stops.stop_on_nonsense(
+            values, self.recent, config, newest, self.accelerator.scaler is not None
+        )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         if self.average is not None:
             self.average.update(self.step)
-        values |= numbers.movement(self.inner, self.reference, self.step, config.weights == "lora")
+        values |= numbers.measure_movement(
+            self.inner, self.reference, self.step, config.weights == "lora"
+        )
         values["seconds"] = time.perf_counter() - begin
         pairs = config.batch * config.accumulation * self.accelerator.num_processes
         values["pairs_per_second"] = pairs / values["seconds"]
@@ -362,7 +374,7 @@ class Trainer:
         """Log, measure and save what is due. Returns why the run should stop, if it should."""
         config, stopped, name = self.config, None, f"step-{self.step:06d}"
         self.log.step(values)
-        self.recent = [*self.recent[-49:], numbers.judged(values)]
+        self.recent = [*self.recent[-49:], numbers.judged_value(values)]
         final = self.step == config.steps
         due = bool(config.held_out_every) and self.step % config.held_out_every == 0
         if self.watched and (due or final):
@@ -377,10 +389,10 @@ class Trainer:
 
     def finish(self, stopped: str | None) -> RunSummary:
         """Write the final weights where diffusers loads them, and the run's summary."""
-        if checkpoint.latest(self.folder / "checkpoints") is None:
+        if checkpoint.latest_checkpoint(self.folder / "checkpoints") is None:
             self.save()
         checkpoints, spec = self.folder / "checkpoints", self.task.family.spec
-        chosen = checkpoint.latest(checkpoints)
+        chosen = checkpoint.latest_checkpoint(checkpoints)
         if self.best and (checkpoints / self.best[1]).is_dir():
             chosen = checkpoints / self.best[1]
         assert chosen is not None
@@ -400,7 +412,7 @@ class Trainer:
             replace_folder(unfinished, target)
         if self.config.validation_videos:
             self._videos(chosen.name, chosen)
-        times = [row["seconds"] for row in log.read(self.folder / "log.jsonl")]
+        times = [row["seconds"] for row in log.read_log(self.folder / "log.jsonl")]
         summary = RunSummary(
             self.folder, target, self.step, statistics.median(times or [0.0]), self.parameters, len(self.pairs),
             len(self.watched), self.watched_by, self.before, self.after, stopped, chosen.name, better,
@@ -408,7 +420,7 @@ class Trainer:
         )  # fmt: skip
         if self.main:
             shown = asdict(summary) | {"folder": self.folder.name, "weights": "weights"}
-            write_text(self.folder / "summary.json", json.dumps(log.plain(shown), indent=1))
+            write_text(self.folder / "summary.json", json.dumps(log.plain_json(shown), indent=1))
             self.log.write_csv()
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()  # ends the trackers, and the group of processes
@@ -420,12 +432,12 @@ class Trainer:
         if not (self.before and self.best and self.base is not None):
             return None, None
         if not config.start:
-            return self.best[0] < held_out.rank(self.before, config.objective), None
-        further = self.best[0] < held_out.rank(self.before, config.objective)
+            return self.best[0] < held_out.rank_summary(self.before, config.objective), None
+        further = self.best[0] < held_out.rank_summary(self.before, config.objective)
         if config.objective == "contrast" and config.reference in ("frozen", "ema"):
             return None, further  # the contrast with one reference says nothing of another's
-        base = held_out.summary(self.base, self.base, config)
-        return self.best[0] < held_out.rank(base, config.objective), further
+        base = held_out.summarise_held_out(self.base, self.base, config)
+        return self.best[0] < held_out.rank_summary(base, config.objective), further
 
     # Checkpoints
 
@@ -443,19 +455,19 @@ class Trainer:
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
         folder = self.folder / "checkpoints"
-        checkpoint.save(
+        checkpoint.save_checkpoint(
             folder / f"step-{self.step:06d}", self.inner, self.task.family.spec,
             self.optimizer.optimizer, self.reference, state, self.main, self.average,
         )  # fmt: skip
         if self.main:
             self.log.write_csv()
             best = {self.best[1]} if self.best else set()
-            checkpoint.prune(folder, self.config.keep_checkpoints, best)
+            checkpoint.prune_checkpoints(folder, self.config.keep_checkpoints, best)
         self.accelerator.wait_for_everyone()
 
     def _take(self, newest: Path) -> None:
         """Go on from the checkpoint `newest`: the other half of `save`."""
-        state = checkpoint.load(
+        state = checkpoint.load_checkpoint(
             newest, self.inner, self.task.family.spec, self.optimizer.optimizer, self.reference,
             self.average,
         )  # fmt: skip
@@ -474,7 +486,7 @@ class Trainer:
         config, world = self.config, self.accelerator.num_processes
         own = {draws.losers_of(pair, config) for pair in self.pairs}
         return identity.Identity(
-            identity.digest(self.pairs), len(self.pairs), identity.digest(self.watched),
+            identity.digest_pairs(self.pairs), len(self.pairs), identity.digest_pairs(self.watched),
             len(self.watched), self.fingerprint, config.batch * config.accumulation * world, world,
             str(min(own)) if self.even or len(own) == 1 else "own",
             self.rung.bits,
@@ -522,10 +534,10 @@ class Trainer:
     def batch(self, micro: int) -> draws.Batch:
         """The present step's micro-batch `micro` of this process, on the CPU."""
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        wanted = draws.numbers(self.step, micro, rank, world, self.config)
-        return draws.batch(self.pairs, wanted, self.config, self.even)
+        wanted = draws.sample_numbers(self.step, micro, rank, world, self.config)
+        return draws.make_batch(self.pairs, wanted, self.config, self.even)
 
-    def _backward(self, batch: draws.Batch, model: Any = None) -> Outcome:
+    def _backward(self, batch: draws.Batch, model: Any = None) -> StepOutcome:
         """Accumulate a micro-batch's gradient, through the wrapped model unless another is given."""
         model = self.model if model is None else model
 
@@ -534,16 +546,16 @@ class Trainer:
 
         if self.config.objective == "contrast":
             assert self.reference is not None
-            return step.contrast(
+            return step.contrast_step(
                 model, self.task, batch, self.contrast, self.reference, backward,
                 self.config.plain_weight,
             )  # fmt: skip
         if self.reference is None or self.aim is None:
-            return step.sft(model, self.task, batch, backward, self.config.plain_weight)
+            return step.sft_step(model, self.task, batch, backward, self.config.plain_weight)
         ref_win, ref_lose = step.reference_errors(
             model, self.task, batch, self.reference, self.together, self.bank
         )
-        return step.dpo(
+        return step.dpo_step(
             model, self.task, batch, self.aim, ref_win, ref_lose, backward,
             together=self.together, apart=self._apart,
         )  # fmt: skip
@@ -577,9 +589,9 @@ class Trainer:
 
     def _held_out(self, now: held_out.Table) -> dict[str, Any]:
         assert self.base is not None
-        found = held_out.summary(now, self.base, self.config)
+        found = held_out.summarise_held_out(now, self.base, self.config)
         self.log.held_out(self.step, found)
-        key = held_out.rank(found, self.config.objective)
+        key = held_out.rank_summary(found, self.config.objective)
         if self.step and (self.best is None or key < self.best[0]):
             self.best = (key, f"step-{self.step:06d}")
         return found
@@ -599,7 +611,7 @@ class Trainer:
             spec = self.task.family.spec
             weights = checkpoint.policy_weights(stored, self.inner, spec) if mine else {}
         elif self.average is not None:
-            weights = checkpoint.gather(self.average, mine)
+            weights = checkpoint.gather_weights(self.average, mine)
         else:
             weights = checkpoint.whole_weights(self.inner, keep=mine)
         chosen = self.watched[: self.config.validation_videos]
@@ -607,7 +619,7 @@ class Trainer:
         if mine:
             with memory.explain_out_of_memory(lambda: "making validation videos", lambda: hint):
                 memory.empty_cache()
-                videos.generate(
+                videos.generate_validation_videos(
                     weights, self.task.family.spec, chosen, self.config, self.workspace, self.folder,
                     name, self.device, share,
                 )  # fmt: skip

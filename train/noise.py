@@ -69,7 +69,7 @@ def from_scheduler(config: Mapping[str, Any], sequence_length: int = 0) -> Proce
     return Process(names[kind], alphas_bar(config), steps=steps)
 
 
-def restrict(process: Process, boundary: float, above: bool) -> Process:
+def restrict_process(process: Process, boundary: float, above: bool) -> Process:
     """The part of a flow process on one side of the timestep `boundary` (a share of T)."""
     # Solve boundary = shift * u / (1 + (shift - 1) * u) for u.
     u = boundary / (process.shift - (process.shift - 1) * boundary)
@@ -102,7 +102,7 @@ def alphas_bar(config: Mapping[str, Any]) -> Tensor:
     return bar
 
 
-def levels(process: Process, u: Tensor) -> Levels:
+def noise_levels(process: Process, u: Tensor) -> Levels:
     """Noise levels at positions `u` in [0, 1), [B]."""
     u = process.low + (process.high - process.low) * u.double()
     if process.alphas_bar is not None:
@@ -116,15 +116,15 @@ def levels(process: Process, u: Tensor) -> Levels:
     return Levels(1 - sigma, sigma, clock * process.steps)
 
 
-def mix(clean: Tensor, noise: Tensor, level: Levels) -> Tensor:
+def mix_noise(clean: Tensor, noise: Tensor, level: Levels) -> Tensor:
     """Noisy samples, [B, ...], in float32 or wider."""
     wide = torch.promote_types(clean.dtype, torch.float32)
     signal, sigma = (_as(v, clean, wide) for v in (level.signal, level.sigma))
     return signal * clean.to(wide) + sigma * noise.to(wide)
 
 
-def target(process: Process, clean: Tensor, noise: Tensor, level: Levels) -> Tensor:
-    """What the model should predict for `mix(clean, noise, level)`, [B, ...], float32 or wider."""
+def prediction_target(process: Process, clean: Tensor, noise: Tensor, level: Levels) -> Tensor:
+    """What the model should predict for `mix_noise(clean, noise, level)`, [B, ...], float32 or wider."""
     wide = torch.promote_types(clean.dtype, torch.float32)
     clean, noise = clean.to(wide), noise.to(wide)
     if process.prediction == "epsilon":
@@ -135,7 +135,7 @@ def target(process: Process, clean: Tensor, noise: Tensor, level: Levels) -> Ten
     return signal * noise - sigma * clean
 
 
-def positions(
+def draw_positions(
     uniform: Tensor,
     spread: Spread,
     low: float = 0.0,

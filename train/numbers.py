@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from realdpo.train import checkpoint, objective
 from realdpo.train.objective import Objective
 from realdpo.train.reference import Reference
-from realdpo.train.step import Outcome
+from realdpo.train.step import StepOutcome
 
 
 def of_step(
-    outcomes: Sequence[Outcome], us: Tensor, aim: Objective | None, accelerator: Any
+    outcomes: Sequence[StepOutcome], us: Tensor, aim: Objective | None, accelerator: Any
 ) -> dict[str, float]:
     """Loss, errors and diagnostics of a step's micro-batches; `us` are their noise levels.
 
@@ -39,7 +39,7 @@ def of_step(
     return values | _by_level(won, us)
 
 
-def _of_micro_batch(outcome: Outcome, aim: Objective | None) -> dict[str, float]:
+def _of_micro_batch(outcome: StepOutcome, aim: Objective | None) -> dict[str, float]:
     errors = outcome.errors
     values = {"loss": outcome.loss}
     if outcome.moved is not None:
@@ -53,7 +53,7 @@ def _of_micro_batch(outcome: Outcome, aim: Objective | None) -> dict[str, float]
     return values
 
 
-def movement(
+def measure_movement(
     model: nn.Module, reference: Reference | None, step: int, lora: bool
 ) -> dict[str, float]:
     """How far the policy is from where it began; moves the reference, and says how far, when due."""
@@ -79,8 +79,8 @@ def adapter_size(model: nn.Module) -> float:
     for module in model.modules():
         for name in getattr(module, "lora_A", {}):
             layer: Any = module
-            a = checkpoint.whole(layer.lora_A[name].weight).float()
-            b = checkpoint.whole(layer.lora_B[name].weight).float()
+            a = checkpoint.whole_tensor(layer.lora_A[name].weight).float()
+            b = checkpoint.whole_tensor(layer.lora_B[name].weight).float()
             parts.append(((b.T @ b) * (a @ a.T).T).sum() * layer.scaling[name] ** 2)
     return math.sqrt(max(float(torch.stack(parts).sum()), 0.0)) if parts else 0.0
 
@@ -93,14 +93,14 @@ def peak_memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-def judged(values: Mapping[str, float]) -> float:
+def judged_value(values: Mapping[str, float]) -> float:
     """What must not run away: the preference, or the real clip's error where there are no losers."""
     return values.get("loss/preference", values["error/win"])
 
 
-def note(values: Mapping[str, float]) -> str:
+def progress_note(values: Mapping[str, float]) -> str:
     """A step in a few words, for the progress bar."""
-    text = f"loss {judged(values):.4f}"
+    text = f"loss {judged_value(values):.4f}"
     if "rewards/accuracy" in values:
         text += f" accuracy {values['rewards/accuracy']:.2f}"
     return text

@@ -19,21 +19,21 @@ WINDOW = 20  # steps that a curve and a judgement are averaged over
 SPENT = 0.2  # share of the preference's first gradient below which it counts as saturated
 
 
-def write(workspace: Workspace, run: str) -> tuple[Path, list[str]]:
+def write_train_report(workspace: Workspace, run: str) -> tuple[Path, list[str]]:
     """Write reports/train-<run>.html; returns its path and the warnings on it.
 
     Raises UserError when there is no such run or it has not made a step yet.
     """
     folder = workspace.runs / run
-    steps = log.read(folder / "log.jsonl")
-    held = log.read(folder / "held_out.jsonl")
+    steps = log.read_log(folder / "log.jsonl")
+    held = log.read_log(folder / "held_out.jsonl")
     if not steps:
         known = sorted(p.parent.name for p in workspace.runs.glob("*/log.jsonl"))
         raise UserError(
             f"no steps of a run {run!r} in {workspace.runs}",
             f"runs: {', '.join(known)}" if known else f"realdpo train -w {workspace.root}",
         )
-    found = warnings(steps, held)
+    found = run_warnings(steps, held)
     sections = [
         report.Section("In words", _words(folder, steps, held, found)),
         report.Section("Held-out pairs", _held_out(held)),
@@ -50,7 +50,7 @@ def write(workspace: Workspace, run: str) -> tuple[Path, list[str]]:
     return path, found
 
 
-def warnings(steps: Sequence[Row], held: Sequence[Row]) -> list[str]:
+def run_warnings(steps: Sequence[Row], held: Sequence[Row]) -> list[str]:
     """What the numbers of a run warn of, each in one or two sentences. Pure."""
     found = []
     if pushed := _pushes_losers(steps):

@@ -24,7 +24,7 @@ class RunLog:
     path: Path
 
     def rows(self) -> list[dict[str, Any]]:
-        return log.read(self.path)
+        return log.read_log(self.path)
 
     def to_pandas(self) -> pd.DataFrame:
         """A row a step, a column a number."""

@@ -23,11 +23,11 @@ from realdpo.train import noise
 from realdpo.train.config import TrainConfig
 from realdpo.train.latents import Pair
 from realdpo.train.reference import Reference
-from realdpo.train.step import Bank, Task
+from realdpo.train.step import Bank, TrainTask
 from realdpo.workspace import Workspace
 
 
-def accelerator(config: TrainConfig, folder: Path) -> Any:
+def make_accelerator(config: TrainConfig, folder: Path) -> Any:
     import diffusers
     import transformers
     from accelerate import Accelerator, DistributedType
@@ -42,7 +42,7 @@ def accelerator(config: TrainConfig, folder: Path) -> Any:
     transformers.utils.logging.disable_progress_bar()
     cpu = not torch.cuda.is_available()
     names = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
-    chosen = precision(config, torch.device("cpu" if cpu else "cuda"))
+    chosen = choose_precision(config, torch.device("cpu" if cpu else "cuda"))
     if "tensorboard" in config.trackers and not importlib.util.find_spec("tensorboard"):
         raise UserError("the tracker tensorboard is not installed", "pip install tensorboard")
     if "wandb" in config.trackers and not importlib.util.find_spec("wandb"):
@@ -79,13 +79,13 @@ def accelerator(config: TrainConfig, folder: Path) -> Any:
     return made
 
 
-def precision(config: TrainConfig, device: torch.device) -> str:
+def choose_precision(config: TrainConfig, device: torch.device) -> str:
     if config.precision != "auto":
         return config.precision
     return "fp32" if device.type == "cpu" else "bf16"
 
 
-def task(spec: Spec, pairs: Sequence[Pair], config: TrainConfig) -> Task:
+def make_task(spec: Spec, pairs: Sequence[Pair], config: TrainConfig) -> TrainTask:
     """The model's facts and noise process. Raises UserError when pairs cannot share a batch."""
     if config.batch > 1 and len({pair.shape for pair in pairs}) > 1:
         raise UserError(
@@ -96,13 +96,13 @@ def task(spec: Spec, pairs: Sequence[Pair], config: TrainConfig) -> Task:
     channels = shape[1] if family.TIME_AXIS == 1 else shape[0]
     process = noise.from_scheduler(spec.scheduler, math.prod(shape) // channels)
     if boundary := spec.options.get("boundary_ratio"):
-        process = noise.restrict(process, boundary, above=spec.component == "transformer")
-    return Task(family, process)
+        process = noise.restrict_process(process, boundary, above=spec.component == "transformer")
+    return TrainTask(family, process)
 
 
 def compute_in(model: nn.Module, config: TrainConfig, device: torch.device) -> None:
     """Compute in the half type by autocast, as accelerate sees to but for FSDP2."""
-    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision(config, device))
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(choose_precision(config, device))
     if half is None:
         return
     real = model.forward
@@ -127,13 +127,13 @@ def allowed_rungs(config: TrainConfig, sharded: bool) -> list[Rung]:
     return rungs
 
 
-def policy(config: TrainConfig, spec: Spec, device: torch.device, rung: Rung) -> nn.Module:
+def make_policy(config: TrainConfig, spec: Spec, device: torch.device, rung: Rung) -> nn.Module:
     """The transformer with what is to be trained requiring gradients, on the CPU.
 
     Raises UserError for layers or adapters that the model cannot have.
     """
     lora = config.weights == "lora"
-    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision(config, device))
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(choose_precision(config, device))
     # Full weights stay in float32 (a step of 1e-6 vanishes in bfloat16); autocast computes in
     # the half type. Frozen weights under adapters need no such care.
     dtype = half if lora and half else torch.float32
@@ -164,7 +164,7 @@ def lora_targets(config: TrainConfig, family: Family) -> tuple[str, ...]:
     return tuple(layer for name in chosen for layer in kinds.get(name, (name,)))
 
 
-def optimizer(config: TrainConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def make_optimizer(config: TrainConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     kind: Any = torch.optim.AdamW
     if config.optimizer == "adamw8bit":
         try:
@@ -190,7 +190,7 @@ def moment_bytes(model: nn.Module, config: TrainConfig) -> int:
     return each * sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def rate(at: int, config: TrainConfig) -> float:
+def learning_rate_factor(at: int, config: TrainConfig) -> float:
     """Factor on the learning rate at step `at` (from 0)."""
     if at < config.warmup:
         return (at + 1) / config.warmup
@@ -200,22 +200,22 @@ def rate(at: int, config: TrainConfig) -> float:
     return 1 - done if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
 
 
-def reference(config: TrainConfig, model: nn.Module) -> Reference | None:
+def make_reference(config: TrainConfig, model: nn.Module) -> Reference | None:
     """The reference of contrast and preference training; plain training has none."""
     if config.objective == "sft":
         return None
     return Reference(model, config.reference_mode, config.ema_rate, config.ema_every)
 
 
-def average(config: TrainConfig, model: nn.Module) -> Reference | None:
+def make_average(config: TrainConfig, model: nn.Module) -> Reference | None:
     """The moving average of the trained weights that is evaluated and handed over, if asked for."""
     if not config.policy_ema:
         return None
     return Reference(model, "ema", config.policy_ema, every=1, warm=True)
 
 
-def bank(
-    workspace: Workspace, task: Task, pairs: Sequence[Pair], config: TrainConfig, device: torch.device
+def open_bank(
+    workspace: Workspace, task: TrainTask, pairs: Sequence[Pair], config: TrainConfig, device: torch.device
 ) -> Bank | None:  # fmt: skip
     """Stored reference errors, if asked for: a folder named by everything they depend on."""
     if not config.reference_bank or config.objective != "dpo":
@@ -224,7 +224,7 @@ def bank(
     draw = (c.seed, c.timesteps, c.t_low, c.t_high, c.logit_mean, c.logit_std)
     name = content_id(
         model=load.fingerprint_parts(task.family.spec, task.family.spec.component), draw=list(draw),
-        losers=c.losers, precision=precision(c, device),
+        losers=c.losers, precision=choose_precision(c, device),
         condition=c.condition_draws,
         latents=[p.win.name for p in pairs] + [f.name for p in pairs for f in p.lose],
     )  # fmt: skip

@@ -26,7 +26,7 @@ from realdpo.train.reference import Reference
 
 
 @dataclass(frozen=True)
-class Task:
+class TrainTask:
     """What stays the same over a run: model facts and noise process."""
 
     family: Family
@@ -34,7 +34,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StepOutcome:
     """What one micro-batch did: its loss, errors (detached) and the mean SDPO scale, if used."""
 
     loss: float
@@ -47,7 +47,7 @@ def aim_of(config: TrainConfig) -> Objective:
     return Objective(config.beta, config.sft_weight, config.sdpo_mu)
 
 
-def branch(model: Any, task: Task, batch: Batch, clean: Tensor) -> tuple[Tensor, Tensor]:
+def branch_error(model: Any, task: TrainTask, batch: Batch, clean: Tensor) -> tuple[Tensor, Tensor]:
     """Error [B] and residual [B, ...] (prediction - target, float32) of `clean` [B, ...].
 
     `clean` may also be several branches of the batch one after another, [K * B, ...]; noise,
@@ -62,24 +62,24 @@ def branch(model: Any, task: Task, batch: Batch, clean: Tensor) -> tuple[Tensor,
     return objective.error(prediction, target, where), residual * where
 
 
-def _predict(model: Any, task: Task, batch: Batch, clean: Tensor) -> tuple[Tensor, Tensor]:
+def _predict(model: Any, task: TrainTask, batch: Batch, clean: Tensor) -> tuple[Tensor, Tensor]:
     """Prediction and target [B, ...] without frames that are given."""
     copies = len(clean) // len(batch.u)
     u, grain = batch.u.repeat(copies), _repeat(batch.noise, copies)
-    level = noise.levels(task.process, u)
-    noisy = noise.mix(clean, grain, level)
+    level = noise.noise_levels(task.process, u)
+    noisy = noise.mix_noise(clean, grain, level)
     inputs = {name: _repeat(tensor, copies) for name, tensor in batch.inputs.items()}
     timestep = level.timestep.to(noisy.device)
     if timestep.is_floating_point():
         timestep = timestep.float()
     prediction = task.family.forward(model, noisy.to(_dtype(model)), timestep, inputs)
-    target = noise.target(task.process, clean, grain, level)
+    target = noise.prediction_target(task.process, clean, grain, level)
     skip = task.family.clean_frames()
     axis, length = task.family.TIME_AXIS, clean.shape[task.family.TIME_AXIS] - skip
     return prediction.narrow(axis, skip, length), target.narrow(axis, skip, length)
 
 
-def _within(task: Task, batch: Batch, like: Tensor) -> Tensor:
+def _within(task: TrainTask, batch: Batch, like: Tensor) -> Tensor:
     """1 at latent positions that the losers of a sample were made anew at, else 0; [B, ...].
 
     Outside of the region of a local loser both sides show the same, and an error there would only
@@ -98,20 +98,22 @@ def _within(task: Task, batch: Batch, like: Tensor) -> Tensor:
     return where.unsqueeze(3 - axis)
 
 
-def branch_errors(model: Any, task: Task, batch: Batch, together: bool) -> tuple[Tensor, Tensor]:
+def branch_errors(
+    model: Any, task: TrainTask, batch: Batch, together: bool
+) -> tuple[Tensor, Tensor]:
     """Errors of winner [B] and losers [B, N], without gradient."""
     with torch.no_grad():
         if together:
-            errors, _ = branch(model, task, batch, _side_by_side(batch))
+            errors, _ = branch_error(model, task, batch, _side_by_side(batch))
             win, *lose = errors.view(-1, len(batch.u))
         else:
-            win, *lose = (branch(model, task, batch, clean)[0] for clean in _branches(batch))
+            win, *lose = (branch_error(model, task, batch, clean)[0] for clean in _branches(batch))
         return win, torch.stack(lose, 1) if lose else win.new_zeros(len(win), 0)
 
 
-def dpo(
+def dpo_step(
     model: Any,
-    task: Task,
+    task: TrainTask,
     batch: Batch,
     aim: Objective,
     ref_win: Tensor,
@@ -120,7 +122,7 @@ def dpo(
     *,
     together: bool,
     apart: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
-) -> Outcome:
+) -> StepOutcome:
     """Accumulate the gradient of the preference loss; returns what it was made of.
 
     `backward` takes a scalar. `apart` is entered around every backward but the last, so that
@@ -130,29 +132,33 @@ def dpo(
     return way(model, task, batch, aim, ref_win, ref_lose, backward, apart)
 
 
-def sft(
-    model: Any, task: Task, batch: Batch, backward: Callable[[Tensor], None], weight: float = 1.0
-) -> Outcome:
+def sft_step(
+    model: Any,
+    task: TrainTask,
+    batch: Batch,
+    backward: Callable[[Tensor], None],
+    weight: float = 1.0,
+) -> StepOutcome:
     """Accumulate the gradient of the winner's own error: the plain training that DPO is held to.
 
     weight: of the gradient; the loss that is told is the error itself.
     """
-    win, _ = branch(model, task, replace(batch, regions=()), batch.win)
+    win, _ = branch_error(model, task, replace(batch, regions=()), batch.win)
     loss = win.mean()
     backward(weight * loss)
     nothing = win.new_zeros(len(win), 0)
-    return Outcome(float(loss.detach()), Errors(win.detach(), nothing, win.detach(), nothing))
+    return StepOutcome(float(loss.detach()), Errors(win.detach(), nothing, win.detach(), nothing))
 
 
-def contrast(
+def contrast_step(
     model: Any,
-    task: Task,
+    task: TrainTask,
     batch: Batch,
     settings: Contrast,
     reference: Reference,
     backward: Callable[[Tensor], None],
     weight: float = 1.0,
-) -> Outcome:
+) -> StepOutcome:
     """Accumulate the gradient of `objective.contrast` on the batch's winners.
 
     One forward of the reference without gradient, one of the policy with. weight: of the
@@ -163,17 +169,17 @@ def contrast(
     backward(weight * loss.mean())
     nothing = win.new_zeros(len(win), 0)
     errors = Errors(win.detach(), nothing, win.detach(), nothing)
-    return Outcome(float(loss.detach().mean()), errors, moved=moved.detach())
+    return StepOutcome(float(loss.detach().mean()), errors, moved=moved.detach())
 
 
-def reference_prediction(model: Any, task: Task, batch: Batch, reference: Reference) -> Tensor:
+def reference_prediction(model: Any, task: TrainTask, batch: Batch, reference: Reference) -> Tensor:
     """What the reference makes of the batch's noisy winners, [B, ...]."""
     with reference.active():
         return _predict(model, task, batch, batch.win)[0].clone()
 
 
 def contrast_of(
-    model: Any, task: Task, batch: Batch, settings: Contrast, before: Tensor
+    model: Any, task: TrainTask, batch: Batch, settings: Contrast, before: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`objective.contrast` of the policy as it is, with the reference's prediction `before`."""
     prediction, target = _predict(model, task, batch, batch.win)
@@ -181,17 +187,17 @@ def contrast_of(
 
 
 @torch.no_grad()
-def distance_moved(model: Any, task: Task, batch: Batch, reference: Reference) -> float:
+def distance_moved(model: Any, task: TrainTask, batch: Batch, reference: Reference) -> float:
     """Mean squared distance of the winners' predictions from the reference's."""
     before = reference_prediction(model, task, batch, reference)
     return float(objective.error(_predict(model, task, batch, batch.win)[0], before).mean())
 
 
 def _together(
-    model: Any, task: Task, batch: Batch, aim: Objective, ref_win: Tensor, ref_lose: Tensor,
+    model: Any, task: TrainTask, batch: Batch, aim: Objective, ref_win: Tensor, ref_lose: Tensor,
     backward: Callable[[Tensor], None], apart: Any,
-) -> Outcome:  # fmt: skip
-    errors, residuals = branch(model, task, batch, _side_by_side(batch))
+) -> StepOutcome:  # fmt: skip
+    errors, residuals = branch_error(model, task, batch, _side_by_side(batch))
     win, *lose = errors.view(-1, len(batch.u))
     scales = []
     if aim.sdpo_mu is not None:
@@ -205,16 +211,16 @@ def _together(
 
 
 def _one_by_one(
-    model: Any, task: Task, batch: Batch, aim: Objective, ref_win: Tensor, ref_lose: Tensor,
+    model: Any, task: TrainTask, batch: Batch, aim: Objective, ref_win: Tensor, ref_lose: Tensor,
     backward: Callable[[Tensor], None], apart: Any,
-) -> Outcome:  # fmt: skip
+) -> StepOutcome:  # fmt: skip
     winner, *losers = _branches(batch)
     with torch.no_grad():
-        win, win_residual = branch(model, task, batch, winner)
+        win, win_residual = branch_error(model, task, batch, winner)
     lose, scales = [], []
     for index, clean in enumerate(losers):
         with apart():
-            error, residual = branch(model, task, batch, clean)
+            error, residual = branch_error(model, task, batch, clean)
             lose.append(error.detach())
             pair = Errors(win, lose[-1][:, None], ref_win, ref_lose[:, index : index + 1])
             slope = objective.slopes(pair, aim)[1][:, 0] / len(losers)
@@ -224,7 +230,7 @@ def _one_by_one(
             backward((slope * error).sum())
     made = Errors(win, torch.stack(lose, 1), ref_win, ref_lose)
     slope, _ = objective.slopes(made, aim)
-    again, _ = branch(model, task, batch, winner)
+    again, _ = branch_error(model, task, batch, winner)
     backward((slope * again).sum())
     return _outcome(objective.loss(made, aim), made, scales)
 
@@ -258,7 +264,12 @@ class Bank:
 
 
 def reference_errors(
-    model: Any, task: Task, batch: Batch, reference: Reference, together: bool, bank: Bank | None
+    model: Any,
+    task: TrainTask,
+    batch: Batch,
+    reference: Reference,
+    together: bool,
+    bank: Bank | None,
 ) -> tuple[Tensor, Tensor]:
     """Reference errors of winner [B] and losers [B, N]: from the bank when it has them all."""
     if bank is not None:
@@ -274,10 +285,10 @@ def reference_errors(
     return win, lose
 
 
-def _outcome(loss: Tensor, made: Errors, scales: list[Tensor]) -> Outcome:
+def _outcome(loss: Tensor, made: Errors, scales: list[Tensor]) -> StepOutcome:
     parts = (made.win, made.lose, made.ref_win, made.ref_lose)
     mean = float(torch.stack(scales).mean()) if scales else None
-    return Outcome(float(loss.detach()), Errors(*(e.detach() for e in parts)), mean)
+    return StepOutcome(float(loss.detach()), Errors(*(e.detach() for e in parts)), mean)
 
 
 def _branches(batch: Batch) -> list[Tensor]:

@@ -20,7 +20,7 @@ from realdpo.train.config import TrainConfig
 
 
 @contextlib.contextmanager
-def interrupts() -> Iterator[list[int]]:
+def collect_interrupts() -> Iterator[list[int]]:
     """Collect SIGINT and SIGTERM instead of dying in the middle of a step; a second of either kills."""
     caught: list[int] = []
     before: dict[int, Any] = {}
@@ -83,7 +83,7 @@ def _apart(found: str, model: nn.Module) -> None:
     )
 
 
-def nonsense(
+def stop_on_nonsense(
     values: Mapping[str, float],
     recent: Sequence[float],
     config: TrainConfig,
@@ -92,7 +92,7 @@ def nonsense(
 ) -> None:
     """Raises UserError before a step that would ruin the weights; the checkpoint `newest` stands.
 
-    recent: what `numbers.judged` gave for the last steps. scaled: whether a gradient scaler (fp16)
+    recent: what `numbers.judged_value` gave for the last steps. scaled: whether a gradient scaler (fp16)
     skips a step with an infinite gradient by itself.
     """
     stands = f"{newest} stands" if newest else "nothing was saved yet"
@@ -105,7 +105,7 @@ def nonsense(
     if config.spike and len(recent) >= 10:
         floor = math.log(2) if config.objective == "dpo" else 0.0
         usual = max(statistics.median(recent), floor)
-        found = numbers.judged(values)
+        found = numbers.judged_value(values)
         if found > config.spike * usual:
             raise UserError(
                 f"step {step}: the loss is {found:.4g}, {found / usual:.0f} times the usual; {stands}",

@@ -24,7 +24,7 @@ from realdpo.workspace import Workspace
 PROBES = 2
 
 
-def estimate(workspace: Workspace, config: TrainConfig) -> dict[str, Any]:
+def try_steps(workspace: Workspace, config: TrainConfig) -> dict[str, Any]:
     """Take two steps on a few pairs and throw the result away; nothing is written but latents.
 
     Raises UserError as a run would.
@@ -68,7 +68,7 @@ def memory_of(workspace: Workspace, config: TrainConfig, gigabytes: int | None) 
     rungs = setup.allowed_rungs(config, sharded=False)
     found: dict[str, Any] = {"pair": f"{width}x{height}, {frames} frames, {losers} losers ({what})"}
     fits = None
-    for entry in estimates.ladder(spec, config, shapes, losers, rungs):
+    for entry in estimates.estimate_rungs(spec, config, shapes, losers, rungs):
         found[entry.rung] = entry.line
         if fits is None and entry.total <= room:
             fits = entry.rung

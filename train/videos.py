@@ -26,7 +26,7 @@ from realdpo.train.latents import Pair
 from realdpo.workspace import Workspace
 
 
-def generate(
+def generate_validation_videos(
     weights: Mapping[str, Tensor],
     spec: Spec,
     pairs: Sequence[Pair],
@@ -56,14 +56,14 @@ def generate(
     with progress.progress_bar("videos", len(missing) + len(mine), "videos") as advance:
         for number in missing:
             write_text(folder / "videos" / f"{number:02d}.txt", pairs[number].prompt)
-            real = latents.winner(workspace, pairs[number])
+            real = latents.winner_bytes(workspace, pairs[number])
             write_bytes(file_of(folder, f"{number:02d}-real"), real)
             _write(pipe, family, pairs[number], config, base[number])
             advance(note="base")
         tuned = getattr(pipe, spec.component)
         setup.open_weights(tuned, config, spec)
         with torch.no_grad():
-            for trained, parameter in checkpoint.trained(tuned):
+            for trained, parameter in checkpoint.trained_parameters(tuned):
                 parameter.copy_(weights[trained])
         tuned.eval()
         for number in mine:

@@ -16,7 +16,7 @@ from realdpo.files import write_text
 
 
 @dataclass(frozen=True)
-class Answer:
+class CaptionAnswer:
     """What one clip got. `error` is set when there is no answer at all; it is asked again."""
 
     raw: str = ""
@@ -32,26 +32,26 @@ class Answer:
     """Unix time."""
 
 
-def save(folder: Path, clip_id: str, answer: Answer) -> None:
+def save_answer(folder: Path, clip_id: str, answer: CaptionAnswer) -> None:
     """Write one answer; on return it survives `kill -9` and a power cut."""
     text = json.dumps(dataclasses.asdict(answer), ensure_ascii=False, sort_keys=True)
     write_text(_path(folder, clip_id), text)
 
 
-def load(folder: Path, clip_ids: Iterable[str]) -> dict[str, Answer]:
+def load_answers(folder: Path, clip_ids: Iterable[str]) -> dict[str, CaptionAnswer]:
     """The answers that are there. A damaged file counts as not there."""
     return dict(_read(folder, clip_ids))
 
 
-def _read(folder: Path, clip_ids: Iterable[str]) -> Iterator[tuple[str, Answer]]:
-    fields = {field.name for field in dataclasses.fields(Answer)}
+def _read(folder: Path, clip_ids: Iterable[str]) -> Iterator[tuple[str, CaptionAnswer]]:
+    fields = {field.name for field in dataclasses.fields(CaptionAnswer)}
     for clip_id in clip_ids:
         try:
             document = json.loads(_path(folder, clip_id).read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             continue
         if isinstance(document, dict):
-            yield clip_id, Answer(**{k: v for k, v in document.items() if k in fields})
+            yield clip_id, CaptionAnswer(**{k: v for k, v in document.items() if k in fields})
 
 
 def _path(folder: Path, clip_id: str) -> Path:

@@ -23,7 +23,7 @@ class Cleaned:
     problem: str = ""
 
 
-def clean(raw: str, *, finish: str | None = "stop", language: str = "en") -> Cleaned:
+def clean_caption(raw: str, *, finish: str | None = "stop", language: str = "en") -> Cleaned:
     """Judge and clean one raw answer.
 
     `finish` is the server's finish reason: "stop", "length", "content_filter", or None when it
@@ -36,11 +36,11 @@ def clean(raw: str, *, finish: str | None = "stop", language: str = "en") -> Cle
         return Cleaned("", REFUSED, text[:200] or "the server's content filter")
     looped = cut_loop(text)
     cut = finish == "length" or looped != text
-    text = plain(looped)
+    text = strip_caption(looped)
     if not any(c.isalpha() for c in text):
         return Cleaned("", EMPTY, "no words")
     if finish is None and not cut:
-        cut = len(sentences(text)) > 1 and text[-1] not in _ENDS
+        cut = len(split_sentences(text)) > 1 and text[-1] not in _ENDS
     if cut:
         text = _whole_sentences(text)
     if text and language and (found := other_language(text, language)):
@@ -51,7 +51,7 @@ def clean(raw: str, *, finish: str | None = "stop", language: str = "en") -> Cle
     return Cleaned(_ended(text), OK)
 
 
-def plain(text: str) -> str:
+def strip_caption(text: str) -> str:
     """Strip markup, openings, hedges, small talk and repeated sentences. Idempotent.
 
     The last sentence keeps its missing full stop, so that a caller can see a cut.
@@ -63,7 +63,7 @@ def plain(text: str) -> str:
     return text
 
 
-def sentences(text: str) -> list[str]:
+def split_sentences(text: str) -> list[str]:
     """Split at sentence ends; abbreviations and decimals do not end one."""
     parts: list[str] = []
     for piece in _SENTENCE_END.split(text.strip()):
@@ -240,7 +240,7 @@ def _pass(text: str) -> str:
     lines = [_line(line) for line in text.splitlines()]
     kept: list[str] = []
     seen: set[str] = set()
-    pieces = [s for line in _join_lines([x for x in lines if x]) for s in sentences(line)]
+    pieces = [s for line in _join_lines([x for x in lines if x]) for s in split_sentences(line)]
     for piece in pieces:
         sentence = _sentence(piece)
         key = re.sub(r"\W+", " ", sentence).strip().casefold()
@@ -286,7 +286,7 @@ def _sentence(text: str) -> str:
 
 
 def _whole_sentences(text: str) -> str:
-    parts = sentences(text)
+    parts = split_sentences(text)
     if parts and parts[-1].rstrip("\"'”’)]")[-1:] not in tuple(_ENDS):
         parts = parts[:-1]
     return " ".join(parts)

@@ -24,31 +24,31 @@ EXPORTED = ("clip_id", "prompt", "captioner", "caption_status", "path", "title",
 Row = Mapping[str, Any]
 
 
-def path(ws: Workspace) -> Path:
+def edits_path(ws: Workspace) -> Path:
     return ws.root / "captions" / "edits.csv"
 
 
-def load(ws: Workspace) -> dict[str, str]:
-    """Prompts by clip id and by stretch of source (see `find`)."""
-    if not path(ws).is_file():
+def load_edits(ws: Workspace) -> dict[str, str]:
+    """Prompts by clip id and by stretch of source (see `find_edit`)."""
+    if not edits_path(ws).is_file():
         return {}
     found: dict[str, str] = {}
-    for row in _read(path(ws)):
+    for row in _read(edits_path(ws)):
         found[row["clip_id"]] = row["prompt"]
         if row.get("source_id") and row.get("start") and row.get("end"):
             found[_stretch(row)] = row["prompt"]
     return found
 
 
-def find(edits: Mapping[str, str], row: Row) -> str | None:
+def find_edit(edits: Mapping[str, str], row: Row) -> str | None:
     """The edited prompt of a clip row, or None."""
     return edits.get(row["clip_id"]) or edits.get(_stretch(row))
 
 
-def take_in(ws: Workspace, file: Path, rows: Sequence[Row]) -> tuple[int, int]:
+def take_in_edits(ws: Workspace, file: Path, rows: Sequence[Row]) -> tuple[int, int]:
     """Keep the prompts of `file` that differ from the clips' own; they win from now on.
 
-    `file` is a CSV with `clip_id` (or `path`) and `prompt` (or `caption`); other columns are
+    `file` is a CSV with `clip_id` (or `edits_path`) and `prompt` (or `caption`); other columns are
     passed over. A row left empty is no edit. Returns (edits taken, rows that changed nothing).
     Raises UserError for a column that is missing or a clip that is not in the workspace.
     """
@@ -70,8 +70,12 @@ def take_in(ws: Workspace, file: Path, rows: Sequence[Row]) -> tuple[int, int]:
             continue
         taken[row["clip_id"]] = {**{f: str(row[f]) for f in FIELDS[:-1]}, "prompt": prompt}
     if taken:
-        kept = {row["clip_id"]: row for row in _read(path(ws))} if path(ws).is_file() else {}
-        _write(path(ws), FIELDS, {**kept, **taken}.values())
+        kept = (
+            {row["clip_id"]: row for row in _read(edits_path(ws))}
+            if edits_path(ws).is_file()
+            else {}
+        )
+        _write(edits_path(ws), FIELDS, {**kept, **taken}.values())
     return len(taken), same
 
 
@@ -86,7 +90,7 @@ def write_rows(file: Path, rows: Iterable[Row]) -> None:
 
 
 def give_out(file: Path, rows: Iterable[Row]) -> int:
-    """Write the clips' captions to a CSV that a person can edit and `take_in` reads."""
+    """Write the clips' captions to a CSV that a person can edit and `take_in_edits` reads."""
     rows = list(rows)
     _write(file, EXPORTED, rows)
     return len(rows)

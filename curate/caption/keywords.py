@@ -13,7 +13,7 @@ from pathlib import PurePath
 UNTITLED = "This is an untitled clip."
 
 
-def caption(
+def caption_from_keywords(
     title: str | None,
     keywords: Sequence[str] | None = (),
     actions: Sequence[str] | None = (),

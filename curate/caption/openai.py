@@ -15,7 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from realdpo import waiting
 from realdpo.curate.caption import show
-from realdpo.curate.caption.answers import Answer
+from realdpo.curate.caption.answers import CaptionAnswer
 from realdpo.curate.caption.config import CaptionConfig
 from realdpo.errors import UserError
 
@@ -26,7 +26,7 @@ KEY = "OPENAI_API_KEY"
 _BUSY = 409  # what some servers answer while they load the model
 
 
-def connect(url: str, config: CaptionConfig) -> httpx.Client:
+def connect_server(url: str, config: CaptionConfig) -> httpx.Client:
     """A client for `url`, which may leave out the `/v1`.
 
     Raises UserError when the key would travel to a public host unencrypted.
@@ -76,13 +76,13 @@ def only_model(client: httpx.Client) -> str:
     return names[0]
 
 
-def ask(
+def ask_server(
     client: httpx.Client,
     model: str,
     config: CaptionConfig,
-    shown: show.Shown,
+    shown: show.ShownClip,
     sleep: Callable[[float], None] = time.sleep,
-) -> Answer:
+) -> CaptionAnswer:
     """Ask about one clip, again after 429, 5xx, time-outs and broken or unreadable answers.
 
     Waits as `realdpo.waiting` does, at most `config.max_wait` seconds. When every attempt
@@ -93,7 +93,7 @@ def ask(
 
     content: list[dict[str, Any]] = [{"type": "text", "text": shown.question}]
     for frame in shown.frames:
-        data = base64.b64encode(show.jpeg(frame)).decode()
+        data = base64.b64encode(show.encode_jpeg(frame)).decode()
         content.append(
             {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{data}"}}
         )
@@ -138,24 +138,26 @@ def ask(
             elif _adapted(body, response):
                 continue
             elif "content_filter" in response.text or "content_policy" in response.text:
-                refused = Answer(raw=_said(client, response), finish="content_filter", model=model)
+                refused = CaptionAnswer(
+                    raw=_said(client, response), finish="content_filter", model=model
+                )
                 return _stamped(refused, attempt, began)
             else:
                 error = _said(client, response)
                 break
         if attempt <= config.retries:
             sleep(waiting.seconds_to_wait(attempt, asked, config.max_wait))
-    return _stamped(Answer(model=model, error=error), attempt, began)
+    return _stamped(CaptionAnswer(model=model, error=error), attempt, began)
 
 
 def ask_each(
     client: httpx.Client, model: str, config: CaptionConfig
-) -> Callable[[Sequence[show.Shown]], list[Answer]]:
-    """`ask` as a function of a batch of clips, which is what captioners are to `run`."""
-    return lambda batch: [ask(client, model, config, shown) for shown in batch]
+) -> Callable[[Sequence[show.ShownClip]], list[CaptionAnswer]]:
+    """`ask_server` as a function of a batch of clips, which is what captioners are to `run`."""
+    return lambda batch: [ask_server(client, model, config, shown) for shown in batch]
 
 
-def _answer(response: httpx.Response, model: str) -> Answer | None:
+def _answer(response: httpx.Response, model: str) -> CaptionAnswer | None:
     try:
         document = response.json()
         choice = document["choices"][0]
@@ -165,7 +167,7 @@ def _answer(response: httpx.Response, model: str) -> Answer | None:
         usage = document.get("usage") or {}
         if isinstance(text, list):  # some servers answer in parts
             text = "".join(part.get("text", "") for part in text)
-        return Answer(
+        return CaptionAnswer(
             raw=str(text or refusal or ""),
             finish="content_filter" if refusal and not text else choice.get("finish_reason"),
             model=model,
@@ -176,7 +178,7 @@ def _answer(response: httpx.Response, model: str) -> Answer | None:
         return None
 
 
-def _stamped(answer: Answer, attempts: int, began: float) -> Answer:
+def _stamped(answer: CaptionAnswer, attempts: int, began: float) -> CaptionAnswer:
     import dataclasses
 
     seconds = round(time.monotonic() - began, 3)

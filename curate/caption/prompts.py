@@ -55,7 +55,7 @@ _NUMBERED = re.compile(r"(?:caption|prompt|text)_?\d+")
 
 
 @dataclass(frozen=True)
-class Span:
+class PromptSpan:
     """A part of a film that is to become clips, in seconds; `end` None is the film's end."""
 
     start: Fraction
@@ -72,7 +72,7 @@ class Said:
     """
 
     captions: tuple[str, ...] = ()
-    spans: tuple[Span, ...] = ()
+    spans: tuple[PromptSpan, ...] = ()
     origin: str = ""
     words: Mapping[str, Any] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
@@ -88,13 +88,13 @@ class Said:
         )
 
 
-def merge_spans(spans: Iterable[Span]) -> tuple[Span, ...]:
+def merge_spans(spans: Iterable[PromptSpan]) -> tuple[PromptSpan, ...]:
     """Each span once, with all the captions that it has."""
     found: dict[tuple[Fraction, Fraction | None], tuple[str, ...]] = {}
     for span in spans:
         before = found.get((span.start, span.end), ())
         found[span.start, span.end] = tuple(dict.fromkeys((*before, *span.captions)))
-    return tuple(Span(start, end, texts) for (start, end), texts in found.items())
+    return tuple(PromptSpan(start, end, texts) for (start, end), texts in found.items())
 
 
 def read_row(row: Mapping[str, Any], origin: str = "") -> Said:
@@ -109,11 +109,11 @@ def read_row(row: Mapping[str, Any], origin: str = "") -> Said:
         return Said(texts, (), origin, row)
     spans = _spans(row)
     if len(spans) < 2 or len(texts) < 2:
-        return Said(texts, tuple(Span(a, b, texts) for a, b in spans), origin, row)
+        return Said(texts, tuple(PromptSpan(a, b, texts) for a, b in spans), origin, row)
     if len(spans) != len(texts):
         raise UserError(f"{len(spans)} spans and {len(texts)} captions, which do not pair")
     each = zip(spans, texts, strict=True)
-    return Said(texts, tuple(Span(a, b, (text,)) for (a, b), text in each), origin, row)
+    return Said(texts, tuple(PromptSpan(a, b, (text,)) for (a, b), text in each), origin, row)
 
 
 def columns_read(names: Iterable[str]) -> set[str]:
@@ -122,7 +122,7 @@ def columns_read(names: Iterable[str]) -> set[str]:
     return {name for name in names if name in known or _NUMBERED.fullmatch(name)}
 
 
-def choose(clip_id: str, captions: Sequence[str]) -> str | None:
+def choose_caption(clip_id: str, captions: Sequence[str]) -> str | None:
     """The caption of a clip among several: by its id, so always the same; None without any."""
     if not captions:
         return None
@@ -134,7 +134,7 @@ def of_clip(clip: Mapping[str, Any], source: Mapping[str, Any]) -> str | None:
     spans = source.get("spans") or []
     shot = clip.get("shot")
     own = spans[shot]["captions"] if spans and shot is not None and shot < len(spans) else None
-    return choose(clip["clip_id"], own or source.get("captions") or ())
+    return choose_caption(clip["clip_id"], own or source.get("captions") or ())
 
 
 class Layout:
@@ -201,7 +201,7 @@ class Layout:
         return self._names[folder][film.name] == 1
 
 
-def find(film: str | Path) -> Said | None:
+def find_prompt(film: str | Path) -> Said | None:
     """`Layout.find` for one film."""
     return Layout([film]).find(film)
 
@@ -269,7 +269,7 @@ def _table(path: Path, changed: int) -> _Table:
         return _index(_paired(path), set())
     rows: list[tuple[str, Said]] = []
     names: set[str] = set()
-    for number, row in enumerate(read_table(path), 1):
+    for number, row in enumerate(read_prompt_table(path), 1):
         if not isinstance(row, Mapping):
             continue
         names |= {str(name) for name in row if name}
@@ -316,7 +316,7 @@ def _lines(path: Path) -> list[str]:
     return [line.strip() for line in _text(path).rstrip().split("\n")]
 
 
-def read_table(path: Path) -> Iterator[Any]:
+def read_prompt_table(path: Path) -> Iterator[Any]:
     """Rows of a CSV, TSV, JSONL, JSON or Parquet file. Raises UserError when it is none."""
     kind = path.suffix.lower()
     try:
@@ -415,14 +415,14 @@ def _given(value: Any) -> bool:
 def _span(pair: Any, name: str) -> tuple[Fraction, Fraction | None]:
     if not isinstance(pair, (list, tuple)) or len(pair) != 2:
         raise UserError(f"{name} {pair!r} is no span", "a start and an end in seconds")
-    start, end = (None if part is None else seconds(part) for part in pair)
+    start, end = (None if part is None else parse_seconds(part) for part in pair)
     start = start or Fraction(0)
     if start < 0 or (end is not None and end <= start):
         raise UserError(f"{name} {pair!r} is no span: it ends before it begins")
     return start, end
 
 
-def seconds(value: Any) -> Fraction:
+def parse_seconds(value: Any) -> Fraction:
     """A time as seconds: a number, "12.5", "12.5s", "3/2", "1:02", "0:01:02.500".
 
     Raises UserError for anything else.

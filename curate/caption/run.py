@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from realdpo import ids, tables
 from realdpo.curate.caption import answers, clean, edits, keywords, prompts, show, tokens
-from realdpo.curate.caption.answers import Answer
+from realdpo.curate.caption.answers import CaptionAnswer
 from realdpo.curate.caption.config import EDIT, FILE_NAME, KEYWORDS, SIDECAR, CaptionConfig
 from realdpo.errors import UserError
 from realdpo.files import write_text
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Row = Mapping[str, Any]
-Asker = Callable[[Sequence[show.Shown]], Sequence[Answer]]
+Asker = Callable[[Sequence[show.ShownClip]], Sequence[CaptionAnswer]]
 """Takes a batch of clips, gives an answer for each; raises UserError when none can be had."""
 
 TEXTS = ("prompt", "captioner", "caption_status", "caption_raw")
@@ -43,7 +43,7 @@ ON_CAPTION = ("verify.fit", "verify.action", "semantic.caption")
 PLAIN = frozenset({KEYWORDS, SIDECAR, EDIT, FILE_NAME})
 
 
-def caption(
+def caption_clips(
     ws: Workspace,
     config: CaptionConfig,
     *,
@@ -152,7 +152,7 @@ def caption_rows(
     """
     earlier_rows = (before or Before.read(ws)).rows([row["clip_id"] for row in rows])
     wanted = [r for r in rows if r["status"] == "ok" and (every or r.get("keep") is not False)]
-    count = tokens.counter(config.tokenizer)
+    count = tokens.token_counter(config.tokenizer)
     began = time.monotonic()
     if config.captioner in PLAIN:
         earlier = {} if recaption else _by_models(earlier_rows)
@@ -164,9 +164,9 @@ def caption_rows(
         written |= _still_known(wanted, sources, written, earlier_rows)
         spent: dict[str, Any] = {}
     else:
-        text = show.template(config.prompt, "prompt.txt")
+        text = show.read_question(config.prompt, "prompt.txt")
         show.check_template(text, ("seconds", "frames", "hint"))
-        with captioner(ws, config, "caption", text) as model:
+        with open_captioner(ws, config, "caption", text) as model:
             spent = _ask_missing(
                 ws,
                 wanted,
@@ -178,9 +178,9 @@ def caption_rows(
                 recaption=recaption,
                 limit=limit,
             )
-        found = answers.load(model.folder, [row["clip_id"] for row in wanted])
+        found = answers.load_answers(model.folder, [row["clip_id"] for row in wanted])
         written = {clip_id: _from_answer(answer, config) for clip_id, answer in found.items()}
-    mended = edits.load(ws)
+    mended = edits.load_edits(ws)
     out = []
     for row in rows:
         earlier_row = _measured(earlier_rows.get(row["clip_id"], {}))
@@ -197,11 +197,11 @@ def caption_rows(
             new |= {name: None for name in ON_CAPTION if name in new}
         out.append(_edited(new, mended, count))
     wanted_ids = {row["clip_id"] for row in wanted}
-    counted = summary([r for r in out if r["clip_id"] in wanted_ids], config)
+    counted = summarise_captions([r for r in out if r["clip_id"] in wanted_ids], config)
     return out, {**counted, **spent, "seconds": round(time.monotonic() - began, 2)}
 
 
-def plan(
+def plan_captions(
     ws: Workspace, config: CaptionConfig, *, only_failed: bool = False, recaption: bool = False
 ) -> dict[str, int]:
     """How many clips there are and how many would be asked about; asks nobody.
@@ -218,10 +218,12 @@ def plan(
     if kind == "transformers":
         from realdpo.curate.caption import transformers_vlm
 
-        name = transformers_vlm.identity(where)
-    template = show.template(config.prompt, "prompt.txt")
+        name = transformers_vlm.model_identity(where)
+    template = show.read_question(config.prompt, "prompt.txt")
     found = (
-        answers.load(answer_folder(ws, "caption", name, template, config), wanted) if name else {}
+        answers.load_answers(answer_folder(ws, "caption", name, template, config), wanted)
+        if name
+        else {}
     )
     again = {"what": "all" if recaption else "failed" if only_failed else None}
     return {
@@ -230,7 +232,7 @@ def plan(
     }
 
 
-def exchange(
+def exchange_captions(
     ws: Workspace, config: CaptionConfig, *, give: Path | None = None, take: Path | None = None
 ) -> dict[str, int]:
     """Take edited captions in, then give the captions out, whichever is asked for."""
@@ -239,8 +241,8 @@ def exchange(
         rows = tables.read_table(ws.clips, tables.CLIPS).to_pylist()
         done: dict[str, int] = {}
         if take is not None:
-            done["edits_taken"], done["rows_unchanged"] = edits.take_in(ws, take, rows)
-            mended, count = edits.load(ws), tokens.counter(config.tokenizer)
+            done["edits_taken"], done["rows_unchanged"] = edits.take_in_edits(ws, take, rows)
+            mended, count = edits.load_edits(ws), tokens.token_counter(config.tokenizer)
             rows = [_edited(row, mended, count) for row in rows]
             tables.write_table(ws.clips, tables.from_rows(tables.CLIPS, rows), tables.CLIPS)
         if give is not None:
@@ -251,7 +253,7 @@ def exchange(
 
 def _edited(row: Row, mended: Mapping[str, str], count: Callable[[str], int]) -> dict[str, Any]:
     """The row with its edit, when it has one."""
-    text = edits.find(mended, row)
+    text = edits.find_edit(mended, row)
     if text is None:
         return dict(row)
     new = {**row, "prompt": text, "captioner": EDIT, "caption_status": clean.OK}
@@ -270,9 +272,9 @@ def _plain_caption(row: Row, source: Row, config: CaptionConfig) -> dict[str, An
         return {**_cleaned(text, config, finish="stop"), "captioner": SIDECAR}
     title = row.get("title") or source.get("title")
     words = row.get("keywords") or source.get("keywords")
-    text, who = keywords.caption(title, words, row.get("action")), KEYWORDS
+    text, who = keywords.caption_from_keywords(title, words, row.get("action")), KEYWORDS
     if text == keywords.UNTITLED:
-        text, who = keywords.caption(None, file_name=source.get("path")), FILE_NAME
+        text, who = keywords.caption_from_keywords(None, file_name=source.get("path")), FILE_NAME
         if text == keywords.UNTITLED or not config.file_names:
             return {
                 "prompt": None,
@@ -393,7 +395,7 @@ class Captioner:
 
 
 @contextmanager
-def captioner(
+def open_captioner(
     ws: Workspace, config: CaptionConfig, step: str, template: str
 ) -> Iterator[Captioner]:
     """Open the model that `config.captioner` names. A local one is loaded when first asked."""
@@ -401,7 +403,7 @@ def captioner(
     if kind == "openai":
         from realdpo.curate.caption import openai
 
-        client = openai.connect(where, config)
+        client = openai.connect_server(where, config)
         try:
             model = config.model or openai.only_model(client)
             folder = answer_folder(ws, step, model, template, config)
@@ -414,12 +416,12 @@ def captioner(
         raise UserError(f"{config.captioner} is no model", "use openai:... or transformers:...")
     from realdpo.curate.caption import transformers_vlm
 
-    name = transformers_vlm.identity(where)
+    name = transformers_vlm.model_identity(where)
     loaded: list[Asker] = []
 
-    def ask_local(batch: Sequence[show.Shown]) -> Sequence[Answer]:
+    def ask_local(batch: Sequence[show.ShownClip]) -> Sequence[CaptionAnswer]:
         if not loaded:  # one worker asks, so nobody races for this
-            loaded.append(transformers_vlm.asker(where, config))
+            loaded.append(transformers_vlm.load_asker(where, config))
         return loaded[0](batch)
 
     folder = answer_folder(ws, step, name, template, config)
@@ -455,16 +457,16 @@ def _ask_missing(
     limit: int | None,
 ) -> dict[str, Any]:
     """Ask what has no answer yet; each answer is on disk before its worker goes on."""
-    found = answers.load(model.folder, [row["clip_id"] for row in rows])
+    found = answers.load_answers(model.folder, [row["clip_id"] for row in rows])
     again = _again(model.folder, only_failed, recaption)
     todo = [row for row in rows if _is_open(found.get(row["clip_id"]), again, config)]
     kept = len(rows) - len(todo)
     todo = todo[:limit]
 
-    def look(row: Row) -> show.Shown:
+    def look(row: Row) -> show.ShownClip:
         frames, seconds = show.clip_frames(ws.root, row, sources, config.frames, config.short_side)
-        asked = show.question(text, row, len(frames), seconds)
-        return show.Shown(row["clip_id"], frames, seconds, asked)
+        asked = show.fill_question(text, row, len(frames), seconds)
+        return show.ShownClip(row["clip_id"], frames, seconds, asked)
 
     got = ask_all(
         todo,
@@ -493,14 +495,14 @@ def _ask_missing(
 
 def ask_all(
     rows: Sequence[Row],
-    look: Callable[[Row], show.Shown],
+    look: Callable[[Row], show.ShownClip],
     ask: Asker,
     folder: Path,
     *,
     workers: int,
     batch: int,
     title: str,
-) -> list[Answer]:
+) -> list[CaptionAnswer]:
     """Ask about every row with `workers` threads and keep each answer at once.
 
     A clip that cannot be read, or whose request failed, gets an Answer with `error`. After as
@@ -509,7 +511,7 @@ def ask_all(
     """
     chunks = iter([rows[i : i + batch] for i in range(0, len(rows), batch)])
     turn, stop = threading.Lock(), threading.Event()
-    got: list[Answer] = []
+    got: list[CaptionAnswer] = []
     failures = 0
 
     def work(advance: Callable[..., None]) -> None:
@@ -519,18 +521,18 @@ def ask_all(
                 chunk = next(chunks, None)
             if chunk is None:
                 return
-            seen: list[show.Shown] = []
+            seen: list[show.ShownClip] = []
             for row in chunk:
                 try:
                     seen.append(look(row))
                 except MediaError as error:
-                    answer = Answer(error=f"cannot be read: {error}", attempts=0)
-                    answers.save(folder, row["clip_id"], answer)
+                    answer = CaptionAnswer(error=f"cannot be read: {error}", attempts=0)
+                    answers.save_answer(folder, row["clip_id"], answer)
                     advance(1)
             if not seen:
                 continue
             for shown, answer in zip(seen, ask(seen), strict=True):
-                answers.save(folder, shown.clip_id, answer)
+                answers.save_answer(folder, shown.clip_id, answer)
                 with turn:
                     got.append(answer)
                     failures = failures + 1 if answer.error else 0
@@ -553,7 +555,7 @@ def ask_all(
     return got
 
 
-def _is_open(answer: Answer | None, again: Mapping[str, Any], config: CaptionConfig) -> bool:
+def _is_open(answer: CaptionAnswer | None, again: Mapping[str, Any], config: CaptionConfig) -> bool:
     if answer is None or answer.error:
         return True
     if answer.asked_at >= again.get("since", float("inf")):
@@ -582,13 +584,13 @@ def _again(folder: Path, only_failed: bool, recaption: bool) -> dict[str, Any]:
     return started
 
 
-def _judged(answer: Answer, config: CaptionConfig) -> clean.Cleaned:
+def _judged(answer: CaptionAnswer, config: CaptionConfig) -> clean.Cleaned:
     if answer.error:
         return clean.Cleaned("", clean.ERROR, answer.error)
-    return clean.clean(answer.raw, finish=answer.finish, language=config.language)
+    return clean.clean_caption(answer.raw, finish=answer.finish, language=config.language)
 
 
-def _from_answer(answer: Answer, config: CaptionConfig) -> dict[str, Any]:
+def _from_answer(answer: CaptionAnswer, config: CaptionConfig) -> dict[str, Any]:
     judged = _judged(answer, config)
     return {
         "prompt": judged.text or None,
@@ -599,7 +601,7 @@ def _from_answer(answer: Answer, config: CaptionConfig) -> dict[str, Any]:
 
 
 def _cleaned(text: str, config: CaptionConfig, finish: str) -> dict[str, Any]:
-    judged = clean.clean(text, finish=finish, language=config.language)
+    judged = clean.clean_caption(text, finish=finish, language=config.language)
     return {
         "prompt": judged.text or None,
         "caption_status": judged.status,
@@ -610,7 +612,7 @@ def _cleaned(text: str, config: CaptionConfig, finish: str) -> dict[str, Any]:
 # --- report ---------------------------------------------------------------------------------
 
 
-def summary(rows: Sequence[Row], config: CaptionConfig) -> dict[str, Any]:
+def summarise_captions(rows: Sequence[Row], config: CaptionConfig) -> dict[str, Any]:
     """Counts by status and author, and the captions that the text encoder will cut."""
     lengths = [row["caption.tokens"] for row in rows if row.get("caption.tokens")]
     long = [r["clip_id"] for r in rows if (r.get("caption.tokens") or 0) > config.text_tokens]
@@ -627,7 +629,7 @@ def summary(rows: Sequence[Row], config: CaptionConfig) -> dict[str, Any]:
     }
 
 
-def describe(summary: Mapping[str, Any]) -> str:
+def describe_captions(summary: Mapping[str, Any]) -> str:
     """A summary in a few lines for a person."""
     if "edits_taken" in summary or "exported" in summary:
         return "\n".join(f"{name.replace('_', ' ')}: {n}" for name, n in summary.items())

@@ -21,7 +21,7 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownClip:
     """frames: uint8 [N, H, W, 3] in order. seconds: time between the first and the last."""
 
     clip_id: str
@@ -30,7 +30,7 @@ class Shown:
     question: str
 
 
-def template(file: str, packaged: str) -> str:
+def read_question(file: str, packaged: str) -> str:
     """The question as the user's file, else the one that ships. Raises UserError."""
     if not file:
         return resources.files("realdpo.curate.caption").joinpath(packaged).read_text("utf-8")
@@ -96,7 +96,7 @@ def clip_frames(
     return np.stack([frame.rgb for frame in chosen]), span
 
 
-def hint(row: Row) -> str:
+def owner_hint(row: Row) -> str:
     """What the footage's owner wrote about it, as help for the captioner; "" when nothing."""
     said = []
     if row.get("title"):
@@ -108,14 +108,14 @@ def hint(row: Row) -> str:
     return f"The footage {' and '.join(said)}; use this only where the frames agree."
 
 
-def question(text: str, row: Row, frames: int, seconds: float, **more: str) -> str:
+def fill_question(text: str, row: Row, frames: int, seconds: float, **more: str) -> str:
     """The filled-in template. Raises UserError for an unknown name in it."""
-    values = {"frames": str(frames), "seconds": f"{seconds:.1f}", "hint": hint(row), **more}
+    values = {"frames": str(frames), "seconds": f"{seconds:.1f}", "hint": owner_hint(row), **more}
     check_template(text, tuple(values))
     return Template(text).substitute(values).strip()
 
 
-def jpeg(rgb: npt.NDArray[np.uint8], quality: int = 90) -> bytes:
+def encode_jpeg(rgb: npt.NDArray[np.uint8], quality: int = 90) -> bytes:
     """One frame (uint8 [H, W, 3]) as JPEG."""
     from PIL import Image
 

@@ -9,14 +9,14 @@ from collections.abc import Callable
 from realdpo.errors import UserError
 
 
-def counter(tokenizer: str) -> Callable[[str], int]:
+def token_counter(tokenizer: str) -> Callable[[str], int]:
     """Text -> number of tokens, the end mark included.
 
     `tokenizer` is a folder or Hub id of a tokenizer (a pipeline's `tokenizer` folder, say), or
-    "" for `estimate`. Raises UserError when it cannot be loaded.
+    "" for `estimate_tokens`. Raises UserError when it cannot be loaded.
     """
     if not tokenizer:
-        return estimate
+        return estimate_tokens
     from transformers import AutoTokenizer
 
     try:
@@ -29,7 +29,7 @@ def counter(tokenizer: str) -> Callable[[str], int]:
     return lambda text: len(loaded(text)["input_ids"])
 
 
-def estimate(text: str) -> int:
+def estimate_tokens(text: str) -> int:
     """A guess at T5's count without its vocabulary: a token per six letters of each word, one
     per mark of punctuation, one for the end. Meant to warn, not to prove.
     """

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from realdpo import ids
-from realdpo.curate.caption.answers import Answer
+from realdpo.curate.caption.answers import CaptionAnswer
 from realdpo.curate.caption.config import CaptionConfig
-from realdpo.curate.caption.show import Shown
+from realdpo.curate.caption.show import ShownClip
 from realdpo.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from realdpo.curate.caption.run import Asker
 
 
-def identity(name: str) -> str:
+def model_identity(name: str) -> str:
     """What the answers are filed under: a Hub id as it is; a folder by name and content.
 
     The content is the configuration and the names and sizes of the weight files, which is read
@@ -43,7 +43,7 @@ def identity(name: str) -> str:
     return f"{folder.resolve().name}@{mark[:12]}"
 
 
-def asker(name: str, config: CaptionConfig) -> Asker:
+def load_asker(name: str, config: CaptionConfig) -> Asker:
     """Load the model once; returns a function from a batch of clips to their answers.
 
     bfloat16 on a GPU, float32 elsewhere. A batch that does not fit into memory is halved.
@@ -51,23 +51,23 @@ def asker(name: str, config: CaptionConfig) -> Asker:
     """
     import torch
 
-    processor, model = load(name, config.device)
-    known_as = identity(name).partition("@")[0]
+    processor, model = load_vlm(name, config.device)
+    known_as = model_identity(name).partition("@")[0]
 
-    def ask(batch: Sequence[Shown]) -> list[Answer]:
+    def ask(batch: Sequence[ShownClip]) -> list[CaptionAnswer]:
         try:
-            return answer(processor, model, known_as, config, batch)
+            return answer_batch(processor, model, known_as, config, batch)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
         if len(batch) == 1:
-            return [Answer(model=known_as, error="one clip does not fit into GPU memory")]
+            return [CaptionAnswer(model=known_as, error="one clip does not fit into GPU memory")]
         half = len(batch) // 2
         return [*ask(batch[:half]), *ask(batch[half:])]
 
     return ask
 
 
-def load(name: str, device: str = "auto") -> tuple[Any, Any]:
+def load_vlm(name: str, device: str = "auto") -> tuple[Any, Any]:
     """Processor and model in evaluation mode, weights from safetensors only."""
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -104,14 +104,14 @@ def resolve_device(device: str) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def answer(
-    processor: Any, model: Any, known_as: str, config: CaptionConfig, batch: Sequence[Shown]
-) -> list[Answer]:
+def answer_batch(
+    processor: Any, model: Any, known_as: str, config: CaptionConfig, batch: Sequence[ShownClip]
+) -> list[CaptionAnswer]:
     """One forward-and-generate over a batch; greedy when the temperature is 0."""
     import torch
 
     began = time.monotonic()
-    inputs = encode(processor, batch).to(model.device)
+    inputs = encode_batch(processor, batch).to(model.device)
     for key, value in inputs.items():
         if torch.is_tensor(value) and value.is_floating_point() and key.startswith("pixel"):
             inputs[key] = value.to(model.dtype)
@@ -134,7 +134,7 @@ def answer(
     seconds = round((time.monotonic() - began) / len(batch), 3)
     lengths = inputs["attention_mask"].sum(dim=1).tolist()
     return [
-        Answer(
+        CaptionAnswer(
             raw=text.strip(),
             finish="stop" if ends & set(tokens) else "length",
             model=known_as,
@@ -147,7 +147,7 @@ def answer(
     ]
 
 
-def encode(processor: Any, batch: Sequence[Shown]) -> Any:
+def encode_batch(processor: Any, batch: Sequence[ShownClip]) -> Any:
     """Clips and their questions as the model's tensors, padded on the left."""
     as_video = getattr(processor, "video_processor", None) is not None
     texts = []
@@ -169,7 +169,7 @@ def encode(processor: Any, batch: Sequence[Shown]) -> Any:
     return processor(text=texts, padding=True, return_tensors="pt", **media)
 
 
-def _metadata(shown: Shown) -> dict[str, Any]:
+def _metadata(shown: ShownClip) -> dict[str, Any]:
     """Frames that are not sampled again need their own rate: Qwen counts seconds from it."""
     count = len(shown.frames)
     rate = (count - 1) / shown.seconds if count > 1 and shown.seconds > 0 else 1.0

@@ -26,7 +26,7 @@ Verdict = tuple[float | None, float | None]
 """How well the caption fits the clip, and how surely its action happens; both 0 to 1."""
 
 
-def verify(ws: Workspace, judge: VerifyConfig, config: CaptionConfig) -> dict[str, Any]:
+def verify_captions(ws: Workspace, judge: VerifyConfig, config: CaptionConfig) -> dict[str, Any]:
     """Judge every caption that is not judged yet; stores verify.fit and verify.action.
 
     `[decide] verify.fit_min` or `verify.action_min` can then drop clips. How the judge is asked
@@ -53,7 +53,7 @@ def verify(ws: Workspace, judge: VerifyConfig, config: CaptionConfig) -> dict[st
             fit, action = verdicts.get(row["clip_id"], (None, None))
             out.append({**row, "verify.fit": fit, "verify.action": action})
         tables.write_table(ws.clips, tables.from_rows(tables.CLIPS, out), tables.CLIPS)
-    summary = run.summary([row for row in out if row["clip_id"] in verdicts], config)
+    summary = run.summarise_captions([row for row in out if row["clip_id"] in verdicts], config)
     fits = [fit for fit, _ in verdicts.values() if fit is not None]
     actions = [action for _, action in verdicts.values() if action is not None]
     return {
@@ -88,7 +88,7 @@ def refuse_own(verifier: str, rows: Sequence[Row], allowed: bool) -> None:
         )
 
 
-def parse(text: str) -> tuple[float | None, float | None, str]:
+def parse_judgement(text: str) -> tuple[float | None, float | None, str]:
     """(fit, action, what is wrong) of a judge's answer; fit and action as 0 to 1 or None.
 
     Takes the first JSON object that holds the two numbers, or `fit: 7` lines. Anything beyond
@@ -130,28 +130,28 @@ def _ask(
         config, captioner=judge.verifier, model=judge.model, prompt=judge.prompt, temperature=0.0
     )
     names = ("seconds", "frames", "hint", "caption")
-    text = show.template(judge.prompt, "verify.txt")
+    text = show.read_question(judge.prompt, "verify.txt")
     show.check_template(text, names)
     sources = {
         row["source_id"]: row for row in tables.read_table(ws.sources, tables.SOURCES).to_pylist()
     }
     # The caption is a part of what was asked: a changed one is judged anew.
     filed = {ids.content_id(clip=row["clip_id"], caption=row["prompt"]): row for row in rows}
-    with run.captioner(ws, settings, "verify", text) as him:
+    with run.open_captioner(ws, settings, "verify", text) as him:
         refuse_own(him.name, rows, judge.allow_same_model)
-        found = answers.load(him.folder, filed)
+        found = answers.load_answers(him.folder, filed)
         todo = [
             {**row, "clip_id": key}
             for key, row in filed.items()
             if key not in found or found[key].error
         ]
 
-        def look(row: Row) -> show.Shown:
+        def look(row: Row) -> show.ShownClip:
             frames, seconds = show.clip_frames(
                 ws.root, row, sources, settings.frames, settings.short_side
             )
-            asked = show.question(text, row, len(frames), seconds, caption=row["prompt"])
-            return show.Shown(row["clip_id"], frames, seconds, asked)
+            asked = show.fill_question(text, row, len(frames), seconds, caption=row["prompt"])
+            return show.ShownClip(row["clip_id"], frames, seconds, asked)
 
         run.ask_all(
             todo,
@@ -162,13 +162,13 @@ def _ask(
             batch=him.batch,
             title="verify",
         )
-        found = answers.load(him.folder, filed)
+        found = answers.load_answers(him.folder, filed)
     verdicts: dict[str, Verdict] = {}
     notes: dict[str, str] = {}
     for key, row in filed.items():
         said = found.get(key)
-        raw = said.raw if said and clean.clean(said.raw).status != clean.REFUSED else ""
-        fit, action, wrong = parse(raw)
+        raw = said.raw if said and clean.clean_caption(said.raw).status != clean.REFUSED else ""
+        fit, action, wrong = parse_judgement(raw)
         verdicts[row["clip_id"]] = (fit, action)
         notes[row["clip_id"]] = wrong
     return him.name, verdicts, notes

@@ -3,17 +3,17 @@
 Streaming, for one pass over a source (many clips are summarised from one table):
 
     stream = StreamScores(height, width)            # of the analysis pictures, longer side ~256
-    for frame in frames(...):                       # display order, increasing times
+    for frame in decode_frames(...):                       # display order, increasing times
         stream.feed(float(frame.time), frame.rgb)   # uint8 [h, w, 3]; or, better, now and then
         stream.feed(t, rgb, luma)                   # with the full-size luma, uint8 [H, W]
     table = stream.table()                          # dict of arrays, one row a frame
-    summarise(table, start_s, end_s)                # {"luma.mean": ..., "motion.subject": ...}
-    fingerprint(table, start_s, end_s)              # list[int]: `phash` column, for curate.dedup
+    summarise_span(table, start_s, end_s)                # {"luma.mean": ..., "motion.subject": ...}
+    span_fingerprint(table, start_s, end_s)         # list[int]: `phash` column, for curate.dedup
 
 `stream.wants_luma(t)` is true about twice a second: only then is `luma` looked at. Without any
 luma, `detail.*` are taken from the analysis pictures, and then are not comparable with others.
 
-A clip in memory: `measure(frames uint8 [F, H, W, 3], fps) -> {"motion.subject": ..., ...}`.
+A clip in memory: `score_frames(frames uint8 [F, H, W, 3], fps) -> {"motion.subject": ..., ...}`.
 
 `table` is plain numpy and may be kept with `numpy.savez`. Every name of `NAMES` is in every
 summary; NaN means that it is not known (a span of one frame has no motion).
@@ -51,10 +51,10 @@ from realdpo.curate.scores.stream import (
     LUMA_SECONDS,
     NAMES,
     StreamScores,
-    fingerprint,
-    measure,
-    moving,
-    summarise,
+    score_frames,
+    span_fingerprint,
+    span_motion_map,
+    summarise_span,
 )
 
 if TYPE_CHECKING:
@@ -67,11 +67,11 @@ __all__ = [
     "NAMES",
     "VERSION",
     "StreamScores",
-    "fingerprint",
-    "measure",
-    "moving",
     "score_file",
-    "summarise",
+    "score_frames",
+    "span_fingerprint",
+    "span_motion_map",
+    "summarise_span",
 ]
 
 
@@ -80,8 +80,8 @@ def score_file(path: str | Path) -> dict[str, float]:
 
     Raises UserError when the file cannot be read as video.
     """
-    from realdpo.curate.analyse import Task, analyse
+    from realdpo.curate.analyse import AnalysisTask, analyse_source
     from realdpo.curate.config import ShotSettings
 
-    seen = analyse(Task("", str(path), ShotSettings()))
-    return summarise(seen.scores, 0.0, float(seen.times[-1]) + 1.0)
+    seen = analyse_source(AnalysisTask("", str(path), ShotSettings()))
+    return summarise_span(seen.scores, 0.0, float(seen.times[-1]) + 1.0)

@@ -37,7 +37,7 @@ BODY, FULL = 33, ((0,), (23, 24), (25, 26), (27, 28))
 BEYOND = 0.06
 
 
-def require() -> None:
+def require_blazepose() -> None:
     """Raises UserError when the models or the runtime are not installed."""
     try:
         import ai_edge_litert.interpreter  # noqa: F401
@@ -47,7 +47,7 @@ def require() -> None:
         _model_file(name)
 
 
-def of_frame(rgb: Bytes) -> list[Person]:
+def find_poses(rgb: Bytes) -> list[Person]:
     """The people in one picture. rgb: uint8 [H, W, 3]."""
     found: list[Person] = []
     for centre, size, angle in _detect(rgb):

@@ -13,7 +13,7 @@ DARK_MEAN, DARK_PEAK = 24, 48
 NAMES = ("box.top", "box.bottom", "box.left", "box.right", "box.share")
 
 
-def of_frame(gray: Bytes) -> dict[str, float]:
+def measure_borders(gray: Bytes) -> dict[str, float]:
     """Bars of one picture as shares of its height and width; NaN when it is all dark."""
     top, bottom = _dark_ends(gray, axis=1)
     left, right = _dark_ends(gray, axis=0)
@@ -22,7 +22,7 @@ def of_frame(gray: Bytes) -> dict[str, float]:
     return {"top": top, "bottom": bottom, "left": left, "right": right}
 
 
-def summary(rows: Columns) -> dict[str, float]:
+def summarise_borders(rows: Columns) -> dict[str, float]:
     """The bars that every sampled picture of the span has."""
     seen = ~np.isnan(rows["top"])
     if not seen.any():

@@ -19,18 +19,18 @@ NAMES = ("detail.sharpness", "detail.noise", "detail.blocking", "detail.combing"
 FIELDS = ("sharpness", "noise", "blocking", "combing")
 
 
-def of_frame(luma: Bytes) -> dict[str, float]:
+def measure_detail(luma: Bytes) -> dict[str, float]:
     """Numbers of one picture. luma: uint8 [H, W] at full size."""
     window = _middle(luma)
     return {
-        "sharpness": sharpness(luma),
-        "noise": noise(window),
-        "blocking": blocking(window),
-        "combing": combing(window),
+        "sharpness": measure_sharpness(luma),
+        "noise": measure_noise(window),
+        "blocking": measure_blocking(window),
+        "combing": measure_combing(window),
     }
 
 
-def summary(rows: Columns) -> dict[str, float]:
+def summarise_detail(rows: Columns) -> dict[str, float]:
     """Medians over the span; combing, which needs motion to show, at its upper decile."""
     values = {name: rows[name][~np.isnan(rows[name])] for name in FIELDS}
     if not len(values["noise"]):
@@ -45,7 +45,7 @@ def _median(values: np.ndarray[Any, Any]) -> float:
     return float(np.median(values)) if len(values) else np.nan
 
 
-def sharpness(luma: Bytes) -> float:
+def measure_sharpness(luma: Bytes) -> float:
     """1 - the perceptual blur of Crete et al. 2007, in [0, 1]; independent of contrast.
 
     A sharp picture loses much of its variation between neighbours to a 9-tap blur, a blurred
@@ -81,7 +81,7 @@ def _variation(picture: Bytes) -> tuple[float, float]:
     return 9 * cv2.sumElems(steps)[0], cv2.sumElems(lost)[0]
 
 
-def noise(luma: Bytes) -> float:
+def measure_noise(luma: Bytes) -> float:
     """Standard deviation of noise in levels: Immerkaer 1996, on the flattest tenth of the tiles.
 
     Texture passes the Laplacian too, so only the tiles where it is weakest are believed.
@@ -96,7 +96,7 @@ def noise(luma: Bytes) -> float:
     return float(np.sqrt(np.pi / 2) / 6 * np.quantile(np.asarray(tiles, np.float32), 0.1))
 
 
-def blocking(luma: Bytes) -> float:
+def measure_blocking(luma: Bytes) -> float:
     """How much larger steps on the 8 x 8 grid are than those beside it, 0 for none.
 
     After Wang, Sheikh and Bovik 2002. Upscaling moves the grid and hides it.
@@ -113,7 +113,7 @@ def blocking(luma: Bytes) -> float:
     return max(0.0, float(np.mean(excess))) if excess else np.nan
 
 
-def combing(luma: Bytes) -> float:
+def measure_combing(luma: Bytes) -> float:
     """Share of pixels that differ from the lines above and below while those two agree."""
     above, line, below = luma[:-2], luma[1:-1], luma[2:]
     if len(line) < 3:

@@ -26,7 +26,7 @@ NAMES = (
 )
 
 
-def of_frame(gray: Bytes) -> dict[str, float]:
+def measure_light(gray: Bytes) -> dict[str, float]:
     """Numbers of one picture. gray: uint8 [h, w]."""
     histogram = cv2.calcHist([gray], [0], None, [256], [0, 256]).ravel() / gray.size
     mean, deviation = cv2.meanStdDev(gray)
@@ -39,7 +39,7 @@ def of_frame(gray: Bytes) -> dict[str, float]:
     }
 
 
-def summary(rows: Columns) -> dict[str, float]:
+def summarise_light(rows: Columns) -> dict[str, float]:
     """Scores of a span from its per-frame rows."""
     luma, time = rows["luma"], rows["time"]
     span = float(time[-1] - time[0])
@@ -49,12 +49,12 @@ def summary(rows: Columns) -> dict[str, float]:
         "luma.highlights": float(rows["highlights"].mean()),
         "luma.shadows": float(rows["shadows"].mean()),
         "black.share": float((rows["dark"] >= BLACK_PICTURE).mean()),
-        "flash.rate": flashes(time, luma) / span if span > 0 else np.nan,
-        "flash.flicker": flicker(time, luma) if span > FLICKER_SECONDS else np.nan,
+        "flash.rate": count_flashes(time, luma) / span if span > 0 else np.nan,
+        "flash.flicker": measure_flicker(time, luma) if span > FLICKER_SECONDS else np.nan,
     }
 
 
-def flashes(time: Floats, luma: Floats) -> int:
+def count_flashes(time: Floats, luma: Floats) -> int:
     """Number of rises and falls (or falls and rises) of FLASH_STEP within FLASH_SECONDS."""
     turns = np.flatnonzero(np.diff(np.sign(np.diff(luma))) != 0) + 1
     points = np.concatenate([[0], turns, [len(luma) - 1]])
@@ -69,7 +69,7 @@ def flashes(time: Floats, luma: Floats) -> int:
     return count
 
 
-def flicker(time: Floats, luma: Floats) -> float:
+def measure_flicker(time: Floats, luma: Floats) -> float:
     """Mean distance of mean luma from its average over FLICKER_SECONDS around, levels.
 
     Slow fades follow their own average and count little; cuts count once.

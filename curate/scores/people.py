@@ -42,32 +42,32 @@ class Person:
     cut: bool
 
 
-def require(settings: PeopleSettings) -> None:
+def require_people(settings: PeopleSettings) -> None:
     """Raises UserError when the models or what runs them is not there."""
     if settings.detector:
         from realdpo.curate.scores import pose_models
 
-        pose_models.require(settings)
+        pose_models.require_pose_models(settings)
     else:
         from realdpo.curate.scores import blazepose
 
-        blazepose.require()
+        blazepose.require_blazepose()
 
 
-def of_frame(rgb: Bytes, settings: PeopleSettings) -> list[Person]:
+def find_people(rgb: Bytes, settings: PeopleSettings) -> list[Person]:
     """The people in one picture, tallest first. rgb: uint8 [H, W, 3]."""
     if settings.detector:
         from realdpo.curate.scores import pose_models
 
-        found = pose_models.of_frame(rgb, settings)
+        found = pose_models.find_model_poses(rgb, settings)
     else:
         from realdpo.curate.scores import blazepose
 
-        found = blazepose.of_frame(rgb)
+        found = blazepose.find_poses(rgb)
     return sorted(found, key=lambda person: -person.box.height)[:MOST_PEOPLE]
 
 
-def in_crop(frames: Sequence[Sequence[Person]], crop: Box) -> list[list[Person]]:
+def people_in_crop(frames: Sequence[Sequence[Person]], crop: Box) -> list[list[Person]]:
     """The people as they are seen in a part of the picture, tallest first."""
     result = []
     for people in frames:
@@ -83,7 +83,7 @@ def in_crop(frames: Sequence[Sequence[Person]], crop: Box) -> list[list[Person]]
     return result
 
 
-def summary(
+def summarise_people(
     frames: Sequence[Sequence[Person]], times: Sequence[float], aspect: float
 ) -> dict[str, float]:
     """Scores of a clip from the people of its sampled frames.
@@ -95,7 +95,7 @@ def summary(
     in which the person who stays longest is seen.
     """
     tallest = [people[0] for people in frames if people]
-    lengths = [len(track) for track in follow(frames, times, aspect)]
+    lengths = [len(track) for track in follow_people(frames, times, aspect)]
     lasting = [length for length in lengths if length > 1 or len(frames) == 1]
     return {
         "people.share": len(tallest) / len(frames),
@@ -108,7 +108,7 @@ def summary(
     }
 
 
-def follow(
+def follow_people(
     frames: Sequence[Sequence[Person]], times: Sequence[float], aspect: float
 ) -> list[list[tuple[int, Person]]]:
     """Persons over time: of each, (frame, person), in the order in which they appear.
@@ -152,4 +152,13 @@ def _distance(one: Box, other: Box, seconds: float, aspect: float) -> float:
     return max(far, grown if one.overlap(other) < 0.3 else 0.0)
 
 
-__all__ = ["NAMES", "WHOLE", "Person", "follow", "in_crop", "of_frame", "require", "summary"]
+__all__ = [
+    "NAMES",
+    "WHOLE",
+    "Person",
+    "find_people",
+    "follow_people",
+    "people_in_crop",
+    "require_people",
+    "summarise_people",
+]

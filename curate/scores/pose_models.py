@@ -28,14 +28,14 @@ EDGE = 0.008
 UPRIGHT = 1.6
 
 
-def require(settings: PeopleSettings) -> None:
+def require_pose_models(settings: PeopleSettings) -> None:
     """Raises UserError when the models cannot be loaded or do not know people."""
     _detector(settings.detector, settings.device)
     if settings.pose:
         _pose(settings.pose, settings.device)
 
 
-def of_frame(rgb: Bytes, settings: PeopleSettings) -> list[Person]:
+def find_model_poses(rgb: Bytes, settings: PeopleSettings) -> list[Person]:
     """The people in one picture. rgb: uint8 [H, W, 3]."""
     import torch
 

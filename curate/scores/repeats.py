@@ -24,7 +24,7 @@ NAMES = (
 )
 
 
-def of_pair(before: Bytes, gray: Bytes) -> float:
+def measure_repeat(before: Bytes, gray: Bytes) -> float:
     """The largest change of any block between two neighbouring pictures, levels.
 
     The largest, because a mouth that moves in a still picture is no freeze.
@@ -33,7 +33,7 @@ def of_pair(before: Bytes, gray: Bytes) -> float:
     return float(cv2.resize(change.astype(np.float32), BLOCKS, interpolation=cv2.INTER_AREA).max())
 
 
-def summary(rows: Columns) -> dict[str, float]:
+def summarise_repeats(rows: Columns) -> dict[str, float]:
     """Scores of a span from its per-frame rows."""
     time, change = rows["time"], rows["change"][1:]
     if len(time) < 2:

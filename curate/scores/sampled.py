@@ -35,20 +35,20 @@ class Look:
     crop: Box
 
 
-def require(extras: Sequence[str], models: PeopleSettings = BLAZEPOSE) -> None:
+def require_extras(extras: Sequence[str], models: PeopleSettings = BLAZEPOSE) -> None:
     """Check that the extras exist and are installed. Raises UserError that says how to get them."""
     for name in extras:
         if name not in EXTRAS:
             raise UserError(f"no score {name!r} of sampled frames", f"one of: {', '.join(EXTRAS)}")
     if "people" in extras:
-        people.require(models)
+        people.require_people(models)
     if "text" in extras:
-        text.require()
+        text.require_text()
     if "nsfw" in extras:
-        nsfw.require()
+        nsfw.require_nsfw()
 
 
-def measure(
+def score_samples(
     source: str | Path | bytes,
     start_s: float,
     end_s: float,
@@ -65,7 +65,7 @@ def measure(
     """
     from realdpo.media.decode import decode_frames
 
-    require(extras, models)
+    require_extras(extras, models)
     count = int(np.clip(end_s - start_s, FEWEST, MOST))
     due = list(start_s + (end_s - start_s) * (np.arange(count) + 0.5) / count)
     pictures: list[Bytes] = []
@@ -93,7 +93,7 @@ def of_pictures(
     """Scores of pictures (uint8 [H, W, 3] RGB) at `times`; NaN when there are none."""
     result: dict[str, float] = {}
     if "people" in extras:
-        seen = [people.of_frame(picture, models) for picture in pictures]
+        seen = [people.find_people(picture, models) for picture in pictures]
         boxes = [[person.box for person in persons] for persons in seen]
         if choose is not None and any(boxes):
             crop = choose(boxes)
@@ -101,17 +101,19 @@ def of_pictures(
             values = _of_people(pictures, times, seen, box)
             result |= {f"{name}{suffix}": value for name, value in values.items()}
     if "text" in extras:
-        covers = [text.of_frame(picture) for picture in pictures]
+        covers = [text.find_text(picture) for picture in pictures]
         for suffix, box in (("", crop), ("_whole", WHOLE)):
-            parts = [text.in_crop(cover, box) for cover in covers]
-            values = text.summary(parts) if parts else dict.fromkeys(text.NAMES, np.nan)
+            parts = [text.text_in_crop(cover, box) for cover in covers]
+            values = text.summarise_text(parts) if parts else dict.fromkeys(text.NAMES, np.nan)
             result |= {f"{name}{suffix}": value for name, value in values.items()}
     if "nsfw" in extras:
-        found = [nsfw.of_frame(picture) for picture in pictures]
-        result |= nsfw.summary(found) if found else dict.fromkeys(nsfw.NAMES, np.nan)
+        found = [nsfw.classify_nsfw(picture) for picture in pictures]
+        result |= nsfw.summarise_nsfw(found) if found else dict.fromkeys(nsfw.NAMES, np.nan)
     if pictures and crop.area < NEARLY_ALL:
         grays = [cv2.cvtColor(cut_out(picture, crop), cv2.COLOR_RGB2GRAY) for picture in pictures]
-        result["detail.sharpness"] = float(np.median([detail.sharpness(gray) for gray in grays]))
+        result["detail.sharpness"] = float(
+            np.median([detail.measure_sharpness(gray) for gray in grays])
+        )
     return Look(result, crop)
 
 
@@ -134,4 +136,4 @@ def _of_people(
         return dict.fromkeys(people.NAMES, np.nan)
     height, width = pictures[0].shape[:2]
     aspect = box.width * width / (box.height * height)
-    return people.summary(people.in_crop(seen, box), times, aspect)
+    return people.summarise_people(people.people_in_crop(seen, box), times, aspect)

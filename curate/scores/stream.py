@@ -50,12 +50,12 @@ class StreamScores:
         if rgb.shape != (*self._shape, 3):
             raise ValueError(f"a frame of shape {rgb.shape}, not {(*self._shape, 3)}")
         gray = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
-        row: dict[str, float] = light.of_frame(gray)
+        row: dict[str, float] = light.measure_light(gray)
         gap = time_s - self._times[self._count - 1] if self._count else 0.0
         if self._before is not None:
-            row["change"] = repeats.of_pair(self._before, gray)
+            row["change"] = repeats.measure_repeat(self._before, gray)
         if self.wants_luma(time_s):
-            row |= detail.of_frame(gray if luma is None else luma)
+            row |= detail.measure_detail(gray if luma is None else luma)
             self._luma_time = time_s
         # The frame nearest to an eighth of a second after the last sample.
         sampled = time_s - self._sample_time >= motion.PAIR_SECONDS - gap / 2
@@ -66,7 +66,7 @@ class StreamScores:
                 row["pair_s"] = time_s - self._sample_time
                 found, self._moving[place] = motion.look_at(self._sample, small, row["pair_s"])
                 row |= found
-            row |= borders.of_frame(gray)
+            row |= borders.measure_borders(gray)
             thumb = cv2.resize(small, (THUMB, THUMB), interpolation=cv2.INTER_AREA)
             self._thumbs[place] = thumb.ravel()
             self._sample, self._sample_time = small, time_s
@@ -90,7 +90,7 @@ class StreamScores:
     def table(self) -> dict[str, Any]:
         """The numbers so far, a copy: `time` float64 [N], the others float32 [N].
 
-        NaN where a frame was not sampled. `thumb` and `moving` are uint8 [N, 64], all zero where
+        NaN where a frame was not sampled. `thumb` and `span_motion_map` are uint8 [N, 64], all zero where
         `sampled`, bool [N], is false.
         """
         count = self._count
@@ -103,7 +103,7 @@ class StreamScores:
         }
 
 
-def summarise(per_frame: Columns, start_s: float, end_s: float) -> dict[str, float]:
+def summarise_span(per_frame: Columns, start_s: float, end_s: float) -> dict[str, float]:
     """Scores of the frames with start_s <= time < end_s; every name of NAMES, NaN if unknown."""
     rows = _span(per_frame, start_s, end_s)
     if not len(rows["time"]):
@@ -112,21 +112,21 @@ def summarise(per_frame: Columns, start_s: float, end_s: float) -> dict[str, flo
     return {name: value for part in parts for name, value in part.summary(rows).items()}
 
 
-def moving(per_frame: Columns, start_s: float, end_s: float) -> Floats:
+def span_motion_map(per_frame: Columns, start_s: float, end_s: float) -> Floats:
     """Where in the picture the span moves by itself: [8, 8], in shares of each part, 0 to 1."""
-    return motion.where(_span(per_frame, start_s, end_s))
+    return motion.motion_map(_span(per_frame, start_s, end_s))
 
 
-def fingerprint(per_frame: Columns, start_s: float, end_s: float) -> list[int]:
+def span_fingerprint(per_frame: Columns, start_s: float, end_s: float) -> list[int]:
     """The span's perceptual hash over time, as `curate.dedup` reads it; empty if too short."""
-    from realdpo.curate.dedup import pack
+    from realdpo.curate.dedup import pack_fingerprint
 
     rows = _span(per_frame, start_s, end_s)
     sampled = rows["sampled"]
-    return pack(rows["time"][sampled] - start_s, rows["thumb"][sampled])
+    return pack_fingerprint(rows["time"][sampled] - start_s, rows["thumb"][sampled])
 
 
-def measure(frames: Bytes, fps: float) -> dict[str, float]:
+def score_frames(frames: Bytes, fps: float) -> dict[str, float]:
     """Scores of a clip in memory. frames: uint8 [F, H, W, 3] RGB; fps: frames per second.
 
     Raises ValueError when the array is not video or fps is not above 0.
@@ -142,7 +142,7 @@ def measure(frames: Bytes, fps: float) -> dict[str, float]:
         luma = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) if stream.wants_luma(time) else None
         small = frame if scale == 1 else cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
         stream.feed(time, small, luma)
-    return summarise(stream.table(), 0.0, len(frames) / float(fps))
+    return summarise_span(stream.table(), 0.0, len(frames) / float(fps))
 
 
 def _span(per_frame: Columns, start_s: float, end_s: float) -> Columns:

@@ -24,7 +24,7 @@ GRID, STATIC = 64, 0.8
 NAMES = ("text.area", "text.share", "text.static")
 
 
-def require() -> None:
+def require_text() -> None:
     """Raises UserError when RapidOCR is not installed."""
     try:
         import rapidocr_onnxruntime  # noqa: F401
@@ -32,7 +32,7 @@ def require() -> None:
         raise UserError("the text scores need RapidOCR", "pip install 'realdpo[text]'") from None
 
 
-def of_frame(rgb: Bytes) -> Floats:
+def find_text(rgb: Bytes) -> Floats:
     """Where there is text: a map [GRID, GRID] of 0 and 1 over the picture."""
     height, width = rgb.shape[:2]
     found, _ = _reader()(np.ascontiguousarray(rgb[..., ::-1]))
@@ -46,14 +46,14 @@ def of_frame(rgb: Bytes) -> Floats:
     return cover.astype(np.float64)
 
 
-def in_crop(cover: Floats, box: Box) -> Floats:
+def text_in_crop(cover: Floats, box: Box) -> Floats:
     """The map of a part of the picture."""
     rows = slice(round(box.top * GRID), max(round(box.top * GRID) + 1, round(box.bottom * GRID)))
     left = round(box.left * GRID)
     return cover[rows, left : max(left + 1, round(box.right * GRID))]
 
 
-def summary(frames: Sequence[Floats]) -> dict[str, float]:
+def summarise_text(frames: Sequence[Floats]) -> dict[str, float]:
     """area: mean share of the picture under text. share: of frames with any. static: share of
     the picture that is under text nearly always, as station logos and subtitles' places are."""
     cover = np.stack(list(frames))

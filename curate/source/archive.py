@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from realdpo.curate.source.client import Client
-from realdpo.curate.source.film import Film, number, plain, texts, whole
+from realdpo.curate.source.film import SourceFilm, read_integer, read_number, read_texts, strip_html
 from realdpo.curate.source.rights import read_rights
 from realdpo.curate.sources import EXTENSIONS
 from realdpo.errors import UserError
@@ -30,9 +30,9 @@ _FIELDS = ("identifier", "title", "creator", "licenseurl", "rights", "subject")
 _CONTRADICTED = re.compile(r"all rights reserved|not for (re)?distribution|no redistribution", re.I)
 
 
-def search(
+def search_archive(
     client: Client, words: str, cursor: Mapping[str, Any] | None
-) -> tuple[list[Film], dict[str, Any] | None]:
+) -> tuple[list[SourceFilm], dict[str, Any] | None]:
     """One page of films for the words, and where the next page begins (None at the end).
 
     An item whose licence keeps it out is returned without files, which are not asked for.
@@ -52,9 +52,9 @@ def search(
     )
     found = answer.document.get("response") if isinstance(answer.document, dict) else None
     if not isinstance(found, dict):
-        said = plain(answer.document.get("error")) if isinstance(answer.document, dict) else ""
+        said = strip_html(answer.document.get("error")) if isinstance(answer.document, dict) else ""
         raise UserError(f"archive refuses the search: {said or 'it answers without a response'}")
-    films: list[Film] = []
+    films: list[SourceFilm] = []
     for item in found.get("docs") or ():
         name = str(item.get("identifier") or "")
         if not name:
@@ -67,7 +67,7 @@ def search(
     return films, {"page": page + 1} if more else None
 
 
-def _item(client: Client, name: str, item: Mapping[str, Any]) -> list[Film]:
+def _item(client: Client, name: str, item: Mapping[str, Any]) -> list[SourceFilm]:
     """The films of an item: of each one file, the best that is no larger than it has to be."""
     answer = client.json(f"/metadata/{quote(name, safe='')}")
     document = answer.document if isinstance(answer.document, dict) else {}
@@ -85,7 +85,7 @@ def _item(client: Client, name: str, item: Mapping[str, Any]) -> list[Film]:
     found = [_film(name, about, file, client.endpoint, answer.retrieved_at) for file in chosen]
     if len(found) > 1:  # the item's title says nothing of which of its films this is
         found = [
-            replace(film, title=f"{film.title}: {plain(file.get('title')) or _stem(file)}")
+            replace(film, title=f"{film.title}: {strip_html(file.get('title')) or _stem(file)}")
             for film, file in zip(found, chosen, strict=True)
         ]
     return found[:FILMS_AN_ITEM]
@@ -99,45 +99,47 @@ def _worth(file: Mapping[str, Any]) -> tuple[bool, bool, int, int]:
     """Originals before derivatives, unless they are in a codec's raw container."""
     suffix = os.path.splitext(str(file["name"]))[1].lower()
     handy = suffix in (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".ogv")
-    height, size = whole(file.get("height")) or 0, whole(file.get("size")) or 0
+    height, size = read_integer(file.get("height")) or 0, read_integer(file.get("size")) or 0
     return handy, file.get("source") == "original", height, size
 
 
 def _film(
     name: str, about: Mapping[str, Any], file: Mapping[str, Any], endpoint: str, retrieved_at: str
-) -> Film:
+) -> SourceFilm:
     licences = _licences(about)
     path = str(file.get("name") or "")
-    titles = texts(about.get("title")) or [name]
-    subjects = [word for text in texts(about.get("subject")) for word in text.split(";")]
-    return Film(
+    titles = read_texts(about.get("title")) or [name]
+    subjects = [word for text in read_texts(about.get("subject")) for word in text.split(";")]
+    return SourceFilm(
         provider=NAME,
         id=f"{name}/{path}" if path else name,
         url=f"{endpoint}/download/{quote(name, safe='')}/{quote(path)}" if path else "",
         page=f"{endpoint}/details/{quote(name, safe='')}",
-        title=plain(titles[0]),
-        author="; ".join(plain(text) for text in texts(about.get("creator"))),
-        keywords=tuple(word for text in subjects if (word := plain(text))),
-        description=" ".join(plain(text) for text in texts(about.get("description"))),
+        title=strip_html(titles[0]),
+        author="; ".join(strip_html(text) for text in read_texts(about.get("creator"))),
+        keywords=tuple(word for text in subjects if (word := strip_html(text))),
+        description=" ".join(strip_html(text) for text in read_texts(about.get("description"))),
         licences=licences,
-        license_text="; ".join(texts(about.get("licenseurl")) + texts(about.get("rights"))),
-        license_url=next(iter(texts(about.get("licenseurl"))), ""),
-        bytes=whole(file.get("size")),
+        license_text="; ".join(
+            read_texts(about.get("licenseurl")) + read_texts(about.get("rights"))
+        ),
+        license_url=next(iter(read_texts(about.get("licenseurl"))), ""),
+        bytes=read_integer(file.get("size")),
         sha1=str(file.get("sha1") or ""),
-        width=whole(file.get("width")),
-        height=whole(file.get("height")),
-        seconds=number(file.get("length")),
+        width=read_integer(file.get("width")),
+        height=read_integer(file.get("height")),
+        seconds=read_number(file.get("length")),
         retrieved_at=retrieved_at,
     )
 
 
 def _licences(about: Mapping[str, Any]) -> tuple[str, ...]:
     """All that is said about the licence; a `rights` that takes back what the address gives."""
-    rights = [text for text in texts(about.get("rights")) if _CONTRADICTED.search(text)]
-    status = texts(about.get("possible-copyright-status"))
+    rights = [text for text in read_texts(about.get("rights")) if _CONTRADICTED.search(text)]
+    status = read_texts(about.get("possible-copyright-status"))
     taken = [text for text in status if text.upper().startswith("IN_COPYRIGHT")]
     barred = ("all rights reserved",) if rights or taken else ()
-    return (*texts(about.get("licenseurl")), *barred)
+    return (*read_texts(about.get("licenseurl")), *barred)
 
 
 def _restricted(about: Mapping[str, Any]) -> bool:

@@ -31,7 +31,7 @@ Params = Mapping[str, str | int | Sequence[str]]
 
 
 @dataclass(frozen=True)
-class Answer:
+class ProviderAnswer:
     """A JSON document and when it came (UTC, to the second). text: what came if it is no JSON."""
 
     document: Any
@@ -93,7 +93,7 @@ class Client:
         *,
         busy: Callable[[Any], str | None] = lambda document: None,
         final: Callable[[int, str], bool] = lambda status, text: False,
-    ) -> Answer:
+    ) -> ProviderAnswer:
         """The answer to one question, stored or fresh.
 
         busy: why a document means "come back later", which some APIs say with status 200.
@@ -118,7 +118,7 @@ class Client:
         params: dict[str, Any],
         busy: Callable[[Any], str | None],
         final: Callable[[int, str], bool],
-    ) -> Answer:
+    ) -> ProviderAnswer:
         import httpx
 
         if self._secret:
@@ -147,9 +147,11 @@ class Client:
                     if not problem and (why := busy(document)):
                         problem = why
                     if not problem:
-                        return Answer(document, _now())
+                        return ProviderAnswer(document, _now())
                 elif final(answer.status_code, answer.text):
-                    return Answer(None, _now(), self._clean(answer.text), answer.status_code)
+                    return ProviderAnswer(
+                        None, _now(), self._clean(answer.text), answer.status_code
+                    )
                 elif waiting.is_passing(answer.status_code):
                     problem = f"it answers {answer.status_code}"
                 else:
@@ -207,9 +209,9 @@ def key_from(variable: str, provider: str, page: str) -> str:
     return key
 
 
-def _read(file: Path) -> Answer | None:
+def _read(file: Path) -> ProviderAnswer | None:
     try:
-        return Answer(*json.loads(gzip.decompress(file.read_bytes())))
+        return ProviderAnswer(*json.loads(gzip.decompress(file.read_bytes())))
     except (OSError, EOFError, ValueError, TypeError):
         return None  # none yet, or damaged: it is asked for again
 

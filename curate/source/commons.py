@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from realdpo.curate.source.client import Client
-from realdpo.curate.source.film import Film, number, plain, whole
+from realdpo.curate.source.film import SourceFilm, read_integer, read_number, strip_html
 from realdpo.errors import UserError
 
 NAME, ENDPOINT, PACE = "commons", "https://commons.wikimedia.org", 1.0
@@ -31,9 +31,9 @@ _HOUSEKEEPING = re.compile(
 _BUSY = ("maxlag", "ratelimited", "readonly", "internal_api_error")
 
 
-def search(
+def search_commons(
     client: Client, words: str, cursor: Mapping[str, Any] | None
-) -> tuple[list[Film], dict[str, Any] | None]:
+) -> tuple[list[SourceFilm], dict[str, Any] | None]:
     """One page of films for the words, and where the next page begins (None at the end)."""
     params: dict[str, Any] = {
         "action": "query",
@@ -70,36 +70,36 @@ def search(
 def _busy(document: Any) -> str | None:
     error = document.get("error") if isinstance(document, dict) else None
     if error and error.get("code") in _BUSY:
-        return f"it is busy: {plain(error.get('info'))}"
+        return f"it is busy: {strip_html(error.get('info'))}"
     return None
 
 
-def _film(page: Mapping[str, Any], retrieved_at: str) -> Film | None:
+def _film(page: Mapping[str, Any], retrieved_at: str) -> SourceFilm | None:
     info = (page.get("imageinfo") or [None])[0]
     if not info or not info.get("url") or info.get("mediatype") not in (None, "VIDEO"):
         return None
     extra = {name: (info.get("extmetadata") or {}).get(name, {}).get("value") for name in _FIELDS}
     name = re.sub(r"^File:|\.[^.]+$", "", str(page.get("title", "")))
-    texts = [plain(extra[field]) for field in ("LicenseUrl", "LicenseShortName", "License")]
-    categories = [plain(text) for text in str(extra["Categories"] or "").split("|")]
-    return Film(
+    texts = [strip_html(extra[field]) for field in ("LicenseUrl", "LicenseShortName", "License")]
+    categories = [strip_html(text) for text in str(extra["Categories"] or "").split("|")]
+    return SourceFilm(
         provider=NAME,
         id=str(page.get("pageid", "")),
         url=info["url"],
         page=info.get("descriptionurl") or "",
-        title=plain(extra["ObjectName"]) or name,
-        author=plain(extra["Artist"]) or str(info.get("user") or ""),
+        title=strip_html(extra["ObjectName"]) or name,
+        author=strip_html(extra["Artist"]) or str(info.get("user") or ""),
         keywords=tuple(c for c in categories if c and not _HOUSEKEEPING.search(c)),
-        description=plain(extra["ImageDescription"]),
+        description=strip_html(extra["ImageDescription"]),
         licences=tuple(text for text in texts if text),
         choice=True,  # "you may select the license of your choice"
-        license_text=plain(extra["UsageTerms"]) or texts[1] or texts[2],
+        license_text=strip_html(extra["UsageTerms"]) or texts[1] or texts[2],
         license_url=texts[0],
-        restrictions=plain(extra["Restrictions"]),
-        bytes=whole(info.get("size")),
+        restrictions=strip_html(extra["Restrictions"]),
+        bytes=read_integer(info.get("size")),
         sha1=str(info.get("sha1") or ""),
-        width=whole(info.get("width")),
-        height=whole(info.get("height")),
-        seconds=number(info.get("duration")),
+        width=read_integer(info.get("width")),
+        height=read_integer(info.get("height")),
+        seconds=read_number(info.get("duration")),
         retrieved_at=retrieved_at,
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Film:
+class SourceFilm:
     """What a provider says about one film; None and "" are what it does not say.
 
     url: where the bytes are, or a local path; "" when it was not asked for since the licence
@@ -46,7 +46,7 @@ class Film:
         return min(known) if known else None
 
 
-def plain(text: Any) -> str:
+def strip_html(text: Any) -> str:
     """The words of an HTML fragment on one line: no tags, no styles, nothing that is hidden."""
     parser = _Words()
     parser.feed(str(text or ""))
@@ -54,7 +54,7 @@ def plain(text: Any) -> str:
     return " ".join("".join(parser.words).split())
 
 
-def number(value: Any) -> float | None:
+def read_number(value: Any) -> float | None:
     """A number above 0 out of what APIs write: 3, "3.5", "01:02:03"; None for anything else."""
     try:
         result = 0.0
@@ -65,13 +65,13 @@ def number(value: Any) -> float | None:
     return result if 0 < result < float("inf") else None
 
 
-def whole(value: Any) -> int | None:
-    """`number`, as an integer."""
-    found = number(value)
+def read_integer(value: Any) -> int | None:
+    """`read_number`, as an integer."""
+    found = read_number(value)
     return None if found is None else int(found)
 
 
-def texts(value: Any) -> list[str]:
+def read_texts(value: Any) -> list[str]:
     """One text or a list of them as a list without empty ones: APIs write either."""
     values = value if isinstance(value, (list, tuple)) else [value]
     return [text for item in values if item is not None and (text := str(item).strip())]

@@ -7,14 +7,14 @@ from datetime import datetime, timezone
 from pathlib import PurePosixPath
 from urllib.parse import quote
 
-from realdpo.curate.source.film import Film
+from realdpo.curate.source.film import SourceFilm
 from realdpo.curate.sources import EXTENSIONS
 from realdpo.errors import UserError
 
 SCHEME = "hf://"
 
 
-def films(address: str) -> list[Film]:
+def list_hub_films(address: str) -> list[SourceFilm]:
     """Every video of hf://datasets/owner/name[@revision], or hf://owner/name for a model's.
 
     A public repository's files are given as https addresses of the commit that is now its head,
@@ -61,7 +61,7 @@ def films(address: str) -> list[Film]:
             else f"{page}/resolve/{info.sha}/{quote(entry.path)}"
         )
         found.append(
-            Film(
+            SourceFilm(
                 provider="hub",
                 id=f"{folder}{name}/{entry.path}",
                 url=address,

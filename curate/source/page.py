@@ -20,12 +20,14 @@ _ASKS = (
 )
 
 
-def write(path: Path, rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> Path:
+def write_source_page(
+    path: Path, rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]
+) -> Path:
     """Write the page of a manifest's rows and the run's summary."""
-    return report.write_page(path, html(rows, summary))
+    return report.write_page(path, source_page_html(rows, summary))
 
 
-def html(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> str:
+def source_page_html(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> str:
     """The page: balance, licences, what was left out and why, and every film with its page."""
     sections = [
         report.Section("By action", _actions(rows, summary)),

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from realdpo.curate.source.client import Client, key_from
-from realdpo.curate.source.film import Film, number, plain, whole
+from realdpo.curate.source.film import SourceFilm, read_integer, read_number, strip_html
 
 NAME, ENDPOINT, PACE = "pixabay", "https://pixabay.com", 1.0
 KEY, KEY_PAGE = "PIXABAY_API_KEY", "https://pixabay.com/api/docs/"
@@ -25,14 +25,14 @@ AT_ONCE = 200
 LONGEST_QUERY = 100  # characters
 
 
-def access() -> dict[str, Any]:
+def pixabay_access() -> dict[str, Any]:
     """What the client needs to be let in."""
     return {"secret": ("key", key_from(KEY, NAME, KEY_PAGE))}
 
 
-def search(
+def search_pixabay(
     client: Client, words: str, cursor: Mapping[str, Any] | None
-) -> tuple[list[Film], dict[str, Any] | None]:
+) -> tuple[list[SourceFilm], dict[str, Any] | None]:
     """One page of films for the words, and where the next page begins (None at the end)."""
     page = int((cursor or {}).get("page", 1))
     answer = client.json(
@@ -55,25 +55,25 @@ def search(
     return [film for film in films if film.url], {"page": page + 1} if more else None
 
 
-def _film(hit: Mapping[str, Any], retrieved_at: str) -> Film:
+def _film(hit: Mapping[str, Any], retrieved_at: str) -> SourceFilm:
     sizes = hit.get("videos") or {}
     # From the best; "large" is there without an address where the film is smaller.
     file = next((s for n in ("large", "medium", "small", "tiny") if (s := sizes.get(n) or {}).get("url")), {})  # fmt: skip
-    tags = [tag for text in str(hit.get("tags") or "").split(",") if (tag := plain(text))]
-    return Film(
+    tags = [tag for text in str(hit.get("tags") or "").split(",") if (tag := strip_html(text))]
+    return SourceFilm(
         provider=NAME,
         id=str(hit.get("id", "")),
         url=str(file.get("url") or ""),
         page=str(hit.get("pageURL") or ""),
         title=", ".join(tags[:3]),
-        author=plain(hit.get("user")),
+        author=strip_html(hit.get("user")),
         keywords=tuple(tags),
         licences=(LICENSE_TEXT,),
         license_text=LICENSE_TEXT,
         license_url=LICENSE_PAGE,
-        bytes=whole(file.get("size")),
-        width=whole(file.get("width")),
-        height=whole(file.get("height")),
-        seconds=number(hit.get("duration")),
+        bytes=read_integer(file.get("size")),
+        width=read_integer(file.get("width")),
+        height=read_integer(file.get("height")),
+        seconds=read_number(hit.get("duration")),
         retrieved_at=retrieved_at,
     )

@@ -17,8 +17,8 @@ from realdpo.curate import actions
 from realdpo.curate.source import archive, commons, hub, page, pexels, pixabay, select, tables, zips
 from realdpo.curate.source.client import Client
 from realdpo.curate.source.config import PER_ACTION, SourceConfig
-from realdpo.curate.source.film import Film
-from realdpo.curate.source.select import Candidate, Group
+from realdpo.curate.source.film import SourceFilm
+from realdpo.curate.source.select import FilmCandidate, Group
 from realdpo.curate.sources import MANIFESTS
 from realdpo.errors import UserError
 from realdpo.files import atomic_path, write_text
@@ -34,7 +34,7 @@ OTHER = "(no action named)"
 """The group of listed films whose words speak of no action."""
 
 
-def source(
+def source_films(
     workspace: Workspace, where: Sequence[str], config: SourceConfig, to: Path | None = None
 ) -> dict[str, Any]:
     """Find films and write the manifest, the page, and the list of ids where terms ask for one.
@@ -43,9 +43,9 @@ def source(
     .parquet; source/manifest.jsonl of the workspace by default. Returns the summary. Raises
     UserError for what cannot work at all; a provider that fails is named under `failed`.
     """
-    check(where, config, to)
+    check_sourcing(where, config, to)
     with workspace.lock("curate source"):
-        found = find(workspace, where, config)
+        found = find_films(workspace, where, config)
         chosen = found.choose(config)
         manifest = to or workspace.root / "source" / "manifest.jsonl"
         rows = [row_of(candidate) for candidate in chosen]
@@ -63,13 +63,13 @@ def source(
             "page": str(workspace.reports / "source.html"),
             "ids": str(ids) if private else None,
         }
-        page.write(workspace.reports / "source.html", rows, summary)
+        page.write_source_page(workspace.reports / "source.html", rows, summary)
     return summary
 
 
-def check(where: Sequence[str], config: SourceConfig, to: Path | None = None) -> None:
+def check_sourcing(where: Sequence[str], config: SourceConfig, to: Path | None = None) -> None:
     """Raise UserError for what would fail, before anybody is asked anything."""
-    select.groups(config)
+    select.list_groups(config)
     if to is not None and to.suffix.lower() not in MANIFESTS:
         raise UserError(f"{to}: a manifest ends in {', '.join(sorted(MANIFESTS))}")
     for name in config.endpoints:
@@ -99,14 +99,14 @@ def check(where: Sequence[str], config: SourceConfig, to: Path | None = None) ->
                 )
 
 
-def plan(where: Sequence[str], config: SourceConfig) -> list[dict[str, Any]]:
+def plan_searches(where: Sequence[str], config: SourceConfig) -> list[dict[str, Any]]:
     """What would be asked: for every group its searches, and at which providers."""
-    check(where, config)
+    check_sourcing(where, config)
     searched = [name for name in where if name in PROVIDERS]
     return [
         {"group": group.name, "queries": list(group.queries), "providers": searched,
          "films": config.per_action or PER_ACTION}
-        for group in (select.groups(config) if searched else ())
+        for group in (select.list_groups(config) if searched else ())
     ]  # fmt: skip
 
 
@@ -115,7 +115,7 @@ class Found:
 
     def __init__(self) -> None:
         self.order: list[str] = []
-        self.candidates: dict[str, list[Candidate]] = {}
+        self.candidates: dict[str, list[FilmCandidate]] = {}
         self.searched: set[str] = set()
         self.left_out: Counter[str] = Counter()
         self.failed: dict[str, str] = {}
@@ -126,7 +126,7 @@ class Found:
         self._in_group: set[tuple[str, str]] = set()
 
     def add(
-        self, film: Film, group: str, query: str, rank: int, named: bool, config: SourceConfig
+        self, film: SourceFilm, group: str, query: str, rank: int, named: bool, config: SourceConfig
     ) -> bool:
         """Judge a film for a group; True when it is a new candidate there."""
         name = f"{film.provider}:{film.id}"
@@ -141,22 +141,22 @@ class Found:
             self._judged.add(name)
             return False
         self._judged.add(name)
-        self._group(group).append(Candidate(film, rights, group, query, rank, named))
+        self._group(group).append(FilmCandidate(film, rights, group, query, rank, named))
         return True
 
-    def _group(self, name: str) -> list[Candidate]:
+    def _group(self, name: str) -> list[FilmCandidate]:
         if name not in self.candidates:
             self.order.append(name)
         return self.candidates.setdefault(name, [])
 
-    def choose(self, config: SourceConfig) -> list[Candidate]:
+    def choose(self, config: SourceConfig) -> list[FilmCandidate]:
         """The films to take; what is the same as a better placed one counts as left out."""
         limits = {
             name: config.per_action or (PER_ACTION if name in self.searched else 0)
             for name in self.order
         }
         everything = [c for name in self.order for c in self.candidates[name]]
-        chosen = select.choose(everything, self.order, limits, config.hours)
+        chosen = select.choose_films(everything, self.order, limits, config.hours)
         taken = {f"{c.film.provider}:{c.film.id}" for c in chosen}
         bytes_taken = {key for c in chosen for key in select.same_as(c.film)}
         rest = {f"{c.film.provider}:{c.film.id}": c.film for c in everything}
@@ -168,7 +168,7 @@ class Found:
                 ] += 1
         return chosen
 
-    def summary(self, chosen: Sequence[Candidate], config: SourceConfig) -> dict[str, Any]:
+    def summary(self, chosen: Sequence[FilmCandidate], config: SourceConfig) -> dict[str, Any]:
         """Counts of what was taken, by every side that a user balances."""
         films = [candidate.film for candidate in chosen]
         groups = Counter(candidate.group for candidate in chosen)
@@ -200,11 +200,11 @@ class Found:
         }  # fmt: skip
 
 
-def find(workspace: Workspace, where: Sequence[str], config: SourceConfig) -> Found:
+def find_films(workspace: Workspace, where: Sequence[str], config: SourceConfig) -> Found:
     """Ask every provider and read every list; what fails is noted, and the rest goes on."""
     result = Found()
     result.where = list(dict.fromkeys(where))
-    wanted = select.groups(config)
+    wanted = select.list_groups(config)
     searches = [name for name in result.where if name in PROVIDERS]
     if searches:
         result.order = [group.name for group in wanted]
@@ -284,7 +284,7 @@ def _listed(
     own = [group for group in wanted if group.stems]
     for rank, film in enumerate(_films(workspace, name, config)):
         said = [film.title, *film.keywords, film.description]
-        names = [tag for tag in actions.tag(said) if not asked or tag in config.actions]
+        names = [tag for tag in actions.tag_actions(said) if not asked or tag in config.actions]
         names += [group.name for group in own if group.is_named_in(film)]
         if not names and asked:
             if f"{film.provider}:{film.id}" not in result._judged:
@@ -294,21 +294,21 @@ def _listed(
             result.add(film, group, "", rank, True, config)
 
 
-def _films(workspace: Workspace, name: str, config: SourceConfig) -> Iterator[Film]:
+def _films(workspace: Workspace, name: str, config: SourceConfig) -> Iterator[SourceFilm]:
     if name.startswith(hub.SCHEME):
-        yield from hub.films(name)
+        yield from hub.list_hub_films(name)
         return
     path = Path(name).expanduser()
     if path.suffix.lower() == ".zip":
-        yield from zips.films(path, workspace.root / "source" / "films")
+        yield from zips.unpack_zip(path, workspace.root / "source" / "films")
     else:
-        yield from tables.films(path, config.columns)
+        yield from tables.read_film_table(path, config.columns)
 
 
 # --- the manifest -------------------------------------------------------------------------------
 
 
-def row_of(candidate: Candidate) -> dict[str, Any]:
+def row_of(candidate: FilmCandidate) -> dict[str, Any]:
     """A row of the manifest: what `ingest` reads, and what tells where it comes from."""
     film, rights = candidate.film, candidate.rights
     remote = "://" in film.url
@@ -372,7 +372,7 @@ def _id_of(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: row[name] for name in names}
 
 
-def closing_table(result: Mapping[str, Any]) -> str:
+def source_table(result: Mapping[str, Any]) -> str:
     """The summary as lines of text."""
     unknown = f", {result['length_unknown']} of unknown length" if result["length_unknown"] else ""
     size = f"{result['gigabytes']:.2f} GB" + (
@@ -410,7 +410,7 @@ def closing_table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def failure(result: Mapping[str, Any]) -> UserError | None:
+def sourcing_error(result: Mapping[str, Any]) -> UserError | None:
     """The error that a run ends with when a provider failed or nothing was found, else None."""
     if result["failed"]:
         name, why = next(iter(result["failed"].items()))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from realdpo import licences
 from realdpo.curate import actions
 from realdpo.curate.source.config import SourceConfig
-from realdpo.curate.source.film import Film
+from realdpo.curate.source.film import SourceFilm
 from realdpo.curate.source.rights import Rights, read_rights
 
 
@@ -22,20 +22,20 @@ class Group:
     queries: tuple[str, ...]
     stems: tuple[str, ...] = ()  # of the user's words; empty for an action
 
-    def is_named_in(self, film: Film) -> bool:
+    def is_named_in(self, film: SourceFilm) -> bool:
         """Whether the film's own words speak of it; a search also finds what is near to it."""
         said = [film.title, *film.keywords, film.description]
         if not self.stems:
-            return self.name in actions.tag(said)
-        spoken = {actions.stem(word) for text in said for word in text.lower().split()}
+            return self.name in actions.tag_actions(said)
+        spoken = {actions.stem_word(word) for text in said for word in text.lower().split()}
         return all(stem in spoken for stem in self.stems)
 
 
 @dataclass(frozen=True)
-class Candidate:
+class FilmCandidate:
     """A film for a group: the search that found it, its place there, whether it is spoken of."""
 
-    film: Film
+    film: SourceFilm
     rights: Rights
     group: str
     query: str
@@ -43,14 +43,14 @@ class Candidate:
     named: bool
 
 
-def groups(config: SourceConfig) -> list[Group]:
+def list_groups(config: SourceConfig) -> list[Group]:
     """What is looked for, in the order of the taxonomy, then of the words.
 
     Raises UserError for an action that the taxonomy does not have.
     """
     from realdpo.errors import UserError
 
-    known = {action.name: action for action in actions.taxonomy()}
+    known = {action.name: action for action in actions.read_taxonomy()}
     if strange := [name for name in config.actions if name not in known]:
         import difflib
 
@@ -69,19 +69,19 @@ def groups(config: SourceConfig) -> list[Group]:
     ]
     for words in dict.fromkeys(words.strip() for words in config.words):
         if words:
-            stems = tuple(actions.stem(word) for word in words.lower().split())
+            stems = tuple(actions.stem_word(word) for word in words.lower().split())
             result.append(Group(words, (words,), stems))
     return result
 
 
-def rights_of(film: Film, config: SourceConfig) -> Rights:
+def rights_of(film: SourceFilm, config: SourceConfig) -> Rights:
     """The film's licence, or the one that the user vouches for where none is stated."""
     if not film.licences and config.default_license:
         return read_rights([config.default_license])
     return read_rights(film.licences, choice=film.choice)
 
 
-def reason_against(film: Film, rights: Rights, config: SourceConfig) -> str | None:
+def reason_against(film: SourceFilm, rights: Rights, config: SourceConfig) -> str | None:
     """Why a film is left out, or None. What its provider does not state is not judged."""
     if rights.problem and not config.private:
         return f"licence: {rights.problem}"
@@ -101,7 +101,7 @@ def reason_against(film: Film, rights: Rights, config: SourceConfig) -> str | No
     return None
 
 
-def same_as(film: Film) -> list[str]:
+def same_as(film: SourceFilm) -> list[str]:
     """Keys of which two films share one when they are the same: bytes, address, title and length."""
     keys = [f"{film.provider}:{film.id}", f"url:{film.url}"]
     keys += [f"sha1:{film.sha1.lower()}"] if film.sha1 else []
@@ -111,9 +111,12 @@ def same_as(film: Film) -> list[str]:
     return keys
 
 
-def choose(
-    candidates: Iterable[Candidate], order: Sequence[str], limits: Mapping[str, int], hours: float
-) -> list[Candidate]:
+def choose_films(
+    candidates: Iterable[FilmCandidate],
+    order: Sequence[str],
+    limits: Mapping[str, int],
+    hours: float,
+) -> list[FilmCandidate]:
     """Take films in turns: one for every group, until each has its number or `hours` are full.
 
     In its turn a group takes, among films whose own words name it before those that only the
@@ -121,17 +124,17 @@ def choose(
     fewest in the group, then the best placed. No film is taken twice. limits: of each group, 0
     for none.
     """
-    waiting: dict[str, list[tuple[tuple[bool, int, int, int], int, Candidate]]] = {
+    waiting: dict[str, list[tuple[tuple[bool, int, int, int], int, FilmCandidate]]] = {
         name: [] for name in order
     }
     authors: Counter[str] = Counter()
     providers: Counter[tuple[str, str]] = Counter()
     taken: set[str] = set()
     count: Counter[str] = Counter()
-    result: list[Candidate] = []
+    result: list[FilmCandidate] = []
     seconds, most = 0.0, hours * 3600
 
-    def key(candidate: Candidate) -> tuple[bool, int, int, int]:
+    def key(candidate: FilmCandidate) -> tuple[bool, int, int, int]:
         film = candidate.film
         owner = authors[_owner(film)]
         return not candidate.named, owner, providers[candidate.group, film.provider], candidate.rank
@@ -169,7 +172,7 @@ def choose(
     return result
 
 
-def _owner(film: Film) -> str:
+def _owner(film: SourceFilm) -> str:
     """Films without an author are each their own, so that none stands back for the others."""
     author = film.author.casefold()
     return f"{film.provider}:{film.id}" if author in _NOBODY else author

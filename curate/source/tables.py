@@ -9,19 +9,19 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from realdpo.curate.caption.prompts import read_table
-from realdpo.curate.source.film import Film, number, plain, texts, whole
+from realdpo.curate.caption.prompts import read_prompt_table
+from realdpo.curate.source.film import SourceFilm, read_integer, read_number, read_texts, strip_html
 from realdpo.errors import UserError
 
 
-def films(path: Path, columns: Mapping[str, str]) -> Iterator[Film]:
+def read_film_table(path: Path, columns: Mapping[str, str]) -> Iterator[SourceFilm]:
     """The rows of a table that name a film. columns: our name to the table's, where they differ.
 
     Raises UserError when a named column is not there, or no row has an address.
     """
     now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     found = False
-    for number_, row in enumerate(read_table(path), 1):
+    for number_, row in enumerate(read_prompt_table(path), 1):
         if not isinstance(row, Mapping):
             raise UserError(f"{path}, row {number_} is no JSON object")
         if missing := [theirs for theirs in columns.values() if number_ == 1 and theirs not in row]:
@@ -43,10 +43,10 @@ _NAMES = (
 )  # fmt: skip
 
 
-def _film(path: Path, row: Mapping[str, Any], now: str) -> Film | None:
+def _film(path: Path, row: Mapping[str, Any], now: str) -> SourceFilm | None:
     def text(name: str) -> str:
         value = row.get(name)
-        return "" if value is None or value != value else plain(value)
+        return "" if value is None or value != value else strip_html(value)
 
     place = text("path") or text("url")
     if not place:
@@ -56,22 +56,22 @@ def _film(path: Path, row: Mapping[str, Any], now: str) -> Film | None:
     words = row.get("keywords")
     if isinstance(words, str):
         words = words.replace(";", ",").split(",")
-    return Film(
+    return SourceFilm(
         provider=path.name,
         id=text("id") or hashlib.sha256(place.encode()).hexdigest()[:16],
         url=place,
         page=text("source_url"),
         title=text("title"),
         author=text("author"),
-        keywords=tuple(texts(words)) if isinstance(words, (list, tuple)) else (),
+        keywords=tuple(read_texts(words)) if isinstance(words, (list, tuple)) else (),
         description=text("description"),
         licences=(text("license"),) if text("license") else (),
         license_text=text("license"),
-        bytes=whole(row.get("bytes")),
+        bytes=read_integer(row.get("bytes")),
         sha1=text("sha1"),
         sha256=text("sha256"),
-        width=whole(row.get("width")),
-        height=whole(row.get("height")),
-        seconds=number(row.get("seconds")),
+        width=read_integer(row.get("width")),
+        height=read_integer(row.get("height")),
+        seconds=read_number(row.get("seconds")),
         retrieved_at=text("retrieved_at") or now,
     )

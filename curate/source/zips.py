@@ -8,14 +8,14 @@ import zipfile
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
 
-from realdpo.curate.source.film import Film
+from realdpo.curate.source.film import SourceFilm
 from realdpo.curate.sources import EXTENSIONS
 from realdpo.errors import UserError
 from realdpo.files import atomic_path, explain_write_error
 from realdpo.progress import progress_bar
 
 
-def films(path: Path, folder: Path) -> list[Film]:
+def unpack_zip(path: Path, folder: Path) -> list[SourceFilm]:
     """Unpack every film, and the JSON beside it, into `folder`/<name of the zip>; list them.
 
     A file that is there with the size that the zip states is left alone. Raises UserError for
@@ -33,7 +33,7 @@ def films(path: Path, folder: Path) -> list[Film]:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _unpacked(archive: zipfile.ZipFile, path: Path, folder: Path) -> list[Film]:
+def _unpacked(archive: zipfile.ZipFile, path: Path, folder: Path) -> list[SourceFilm]:
     members = [m for m in archive.infolist() if not m.is_dir() and _suffix(m) in EXTENSIONS]
     named = {member.filename for member in members}
     sidecars = [
@@ -68,7 +68,7 @@ def _unpacked(archive: zipfile.ZipFile, path: Path, folder: Path) -> list[Film]:
             advance()
     now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     return [
-        Film(
+        SourceFilm(
             provider="zip",
             id=f"{path.name}/{member.filename}",
             url=os.path.abspath(folder / member.filename),

@@ -125,8 +125,8 @@ def ingest(
         toml = settings_to_toml("ingest", settings)
         place = Workspace(workspace)
         if dry_run:
-            planned = steps.plan(footage, place)
-            steps.check(settings)
+            planned = steps.plan_footage(footage, place)
+            steps.check_settings(settings)
             if json_:
                 cli.print_json({"config": toml, "sources": planned})
             else:
@@ -140,7 +140,7 @@ def ingest(
             told = {"error": failure.message, "hint": failure.hint} if failure else {}
             cli.print_json({**result, **told})
         else:
-            print(steps.closing_table(result))
+            print(steps.funnel_table(result))
     if failure:
         with cli.guard_command():  # the one document on stdout says it already
             raise failure

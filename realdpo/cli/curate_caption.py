@@ -98,7 +98,7 @@ def caption(
         from realdpo.curate.caption import run
 
         if dry_run:
-            plan = run.plan(place, settings, only_failed=only_failed, recaption=recaption)
+            plan = run.plan_captions(place, settings, only_failed=only_failed, recaption=recaption)
             if json_:
                 cli.print_json({"config": toml, "plan": plan})
             else:
@@ -106,14 +106,14 @@ def caption(
                 print(f"# {plan['would_ask']} of {plan['clips']} clips would be asked about")
             return
         if export or import_:
-            result = run.exchange(place, settings, give=export, take=import_)
+            result = run.exchange_captions(place, settings, give=export, take=import_)
         elif verify:
             from realdpo.curate.caption import verify as second
 
-            result = second.verify(place, judge, settings)
+            result = second.verify_captions(place, judge, settings)
             place.save_config("curate verify", toml)
         else:
-            result = run.caption(
+            result = run.caption_clips(
                 place,
                 settings,
                 only_failed=only_failed,
@@ -125,7 +125,7 @@ def caption(
         if json_:
             cli.print_json(result)
         else:
-            print(run.describe(result))
+            print(run.describe_captions(result))
 
 
 @app.command(epilog="Example: realdpo curate embed -w work --set weights=laion2b_s34b_b79k")
@@ -164,12 +164,12 @@ def embed(
             return
         from realdpo.curate import embed as step
 
-        result = step.embed(place, settings)
+        result = step.embed_clips(place, settings)
         place.save_config("curate embed", toml)
         if json_:
             cli.print_json(result)
         else:
-            print(step.describe(result))
+            print(step.describe_embedding(result))
 
 
 @app.command(epilog='Example: realdpo curate search "a person braiding hair" -w work')
@@ -185,5 +185,5 @@ def search(
         from realdpo.curate import search as look
         from realdpo.workspace import Workspace
 
-        hits = look.search(Workspace(workspace), text, top=top, every=every)
-        cli.print_json(hits) if json_ else print(look.listing(hits))
+        hits = look.search_clips(Workspace(workspace), text, top=top, every=every)
+        cli.print_json(hits) if json_ else print(look.list_hits(hits))

@@ -33,15 +33,15 @@ def decide(
         place.require(place.clips, "curate ingest FOOTAGE")  # else the lock makes the folder
         overrides = {**room.asked_of_ingest(place), **room.load_overrides(config, set_ or ())}
         if dry_run:
-            result = room.decide(place, overrides, write=False)
+            result = room.decide_workspace(place, overrides, write=False)
         else:
             with place.lock("curate decide", sweeps=False):
-                result = room.decide(place, overrides)
+                result = room.decide_workspace(place, overrides)
                 place.save_config("curate decide", room.saved_toml(overrides))
         if json_:
             cli.print_json(result)
         else:
-            print(room.text(result, dry_run))
+            print(room.describe_decision(result, dry_run))
 
 
 @app.command(epilog="Example: realdpo curate calibrate -w work --keep 30% --to thresholds.toml")
@@ -69,14 +69,14 @@ def calibrate(
         from realdpo.workspace import Workspace
 
         place = Workspace(workspace)
-        found = room.calibrate(place, keep, decisions.load_overrides(config, set_ or ()))
+        found = room.calibrate_thresholds(place, keep, decisions.load_overrides(config, set_ or ()))
         path = to or place.root / "config" / "calibrated.toml"
         if not dry_run:
-            write_text(path, room.to_toml(found))
+            write_text(path, room.proposal_to_toml(found))
         if json_:
             cli.print_json({**dataclasses.asdict(found), "written": None if dry_run else str(path)})
         else:
-            print(room.text(found))
+            print(room.describe_calibration(found))
             if not dry_run:
                 print(f"\nthresholds written; use them with:\n"
                       f"  realdpo curate decide -w {place.root} --config {path}")  # fmt: skip
@@ -101,7 +101,7 @@ def report(
         if dry_run:
             place.require(place.clips, "curate ingest FOOTAGE")
         else:
-            room.write(place, path)
+            room.write_curate_report(place, path)
         if json_:
             cli.print_json({"report": str(path), "written": not dry_run})
         else:
@@ -131,8 +131,8 @@ def inspect(
 
         overrides = decisions.load_overrides(config, set_ or ())
         models = PeopleSettings(detector, pose)
-        found = room.inspect(file, overrides, tuple(extra or ()), models)
+        found = room.inspect_file(file, overrides, tuple(extra or ()), models)
         if json_:
             cli.print_json(found)
         else:
-            print(room.text(found))
+            print(room.describe_inspection(found))

@@ -49,15 +49,15 @@ def dedup(
         if not dry_run:
             with place.lock("curate dedup"):
                 for name in forget or ():
-                    sets.forget(place, name)
+                    sets.forget_set(place, name)
                 for other in against or ():
-                    sets.add(place, other, where=where)
-                overrides = {**room.asked_of_ingest(place), **room.stored(place)}
-                dedup_blocks.find(place.clips, place.step("dedup"), where=where)
-                result = room.decide(place, overrides)
+                    sets.add_set(place, other, where=where)
+                overrides = {**room.asked_of_ingest(place), **room.stored_thresholds(place)}
+                dedup_blocks.find_duplicates(place.clips, place.step("dedup"), where=where)
+                result = room.decide_workspace(place, overrides)
         else:
             result = {}
-        listed = {known.name: known.fingerprints for known in sets.listed(place)}
+        listed = {known.name: known.fingerprints for known in sets.list_sets(place)}
         told = {
             "clips": result.get("clips"),
             "kept": result.get("kept"),
@@ -106,7 +106,7 @@ def merge(
 
         parts, place = [Workspace(path) for path in given], Workspace(workspace)
         if dry_run:
-            room.check(parts, place)
+            room.check_mergeable(parts, place)
             rows = {str(part.root): tables_rows(part.clips) for part in parts}
             if json_:
                 cli.print_json({"clips": rows})
@@ -115,11 +115,11 @@ def merge(
                     print(f"{name}: {count} clips")
                 print("nothing was written")
             return
-        result = room.merge(parts, place, Where(engine, workers, address))
+        result = room.merge_workspaces(parts, place, Where(engine, workers, address))
         if json_:
             cli.print_json(result)
         else:
-            print(room.text(result))
+            print(room.describe_merge(result))
 
 
 def tables_rows(path: Path) -> int:

@@ -117,7 +117,7 @@ def source(
         )
         toml = settings_to_toml("source", settings)
         if dry_run:
-            planned = run.plan(where, settings)
+            planned = run.plan_searches(where, settings)
             if json_:
                 cli.print_json({"config": toml, "plan": planned})
                 return
@@ -130,14 +130,14 @@ def source(
             )
             return
         place = Workspace(workspace)
-        result = run.source(place, where, settings, to)
+        result = run.source_films(place, where, settings, to)
         place.save_config("curate source", toml)
-        failure = run.failure(result)
+        failure = run.sourcing_error(result)
         if json_:
             told = {"error": failure.message, "hint": failure.hint} if failure else {}
             cli.print_json({**result, **told})
         else:
-            print(run.closing_table(result))
+            print(run.source_table(result))
     if failure:
         with cli.guard_command():  # the one document on stdout says it already
             raise failure

@@ -103,7 +103,7 @@ def evaluate(
 
         place, toml = Workspace(workspace), settings_to_toml("eval", settings)
         if dry_run:
-            found = commands.preview(place, settings)
+            found = commands.preview_evaluation(place, settings)
             if as_json:
                 cli.print_json(found)
             else:
@@ -116,7 +116,7 @@ def evaluate(
         if as_json:
             cli.print_json(made)
         elif made is not None:
-            print(commands.closing(place, settings.name, made))
+            print(commands.closing_words(place, settings.name, made))
 
 
 @app.command(epilog="Example: [bold]realdpo eval report -w work[/bold]")
@@ -131,7 +131,7 @@ def report(
         from realdpo.train.evaluate import commands
         from realdpo.workspace import Workspace
 
-        path, made = commands.write_report(Workspace(workspace), name, players)
+        path, made = commands.write_eval_report(Workspace(workspace), name, players)
         cli.print_json(made) if as_json else print(path)
 
 

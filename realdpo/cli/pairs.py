@@ -132,15 +132,15 @@ def build(
             from realdpo.pairs import interchange
 
             take_review(place, apply_review)
-            if interchange.imported(place):  # nothing to generate: they have no clips
-                _emit(interchange.review(place), as_json)
+            if interchange.are_imported(place):  # nothing to generate: they have no clips
+                _emit(interchange.review_imported(place), as_json)
                 return
         if dry_run:
             toml = settings_to_toml("pairs", settings)
-            shown = building.preview(place, settings, part, devices)
+            shown = building.preview_build(place, settings, part, devices)
             _emit({**shown, "config": toml} if as_json else shown, as_json, toml)
             return
-        done = building.build(
+        done = building.build_pairs(
             place,
             settings,
             shard=part,
@@ -208,10 +208,10 @@ def report(
 ) -> None:
     """One page with real and generated clips in step, and keys to accept, reject or flag."""
     with cli.guard_command(as_json):
-        from realdpo.pairs.report import write_report
+        from realdpo.pairs.report import write_pairs_report
         from realdpo.workspace import Workspace
 
-        _emit({"page": str(write_report(Workspace(workspace), output, limit))}, as_json)
+        _emit({"page": str(write_pairs_report(Workspace(workspace), output, limit))}, as_json)
 
 
 _TASK = Annotated[
@@ -253,7 +253,7 @@ def import_csv(
         from realdpo.pairs import interchange
 
         theirs = file.is_dir() or file.suffix == ".json"
-        read = interchange.from_simpletuner if theirs else interchange.from_csv
+        read = interchange.given_from_simpletuner if theirs else interchange.from_csv
         _take_in(read(file), workspace, "imported", task, as_json)
 
 
@@ -276,7 +276,7 @@ def export(
         from realdpo.pairs import interchange
         from realdpo.workspace import Workspace
 
-        _emit(interchange.export(Workspace(workspace), target, format_), as_json)
+        _emit(interchange.export_pairs(Workspace(workspace), target, format_), as_json)
 
 
 def _take_in(given: Any, workspace: Path, origin: str, task: str, as_json: bool) -> None:
@@ -286,7 +286,7 @@ def _take_in(given: Any, workspace: Path, origin: str, task: str, as_json: bool)
 
     if task not in ("i2v", "t2v"):
         raise UserError(f"--task {task}: i2v or t2v")
-    _emit(interchange.take_in(Workspace(workspace), given, origin=origin, task=task), as_json)
+    _emit(interchange.take_in_pairs(Workspace(workspace), given, origin=origin, task=task), as_json)
 
 
 def _emit(result: dict[str, Any], as_json: bool, before: str = "") -> None:

@@ -85,8 +85,8 @@ def sample(
                 place, settings, prompt or (), prompts, [image] if image else []
             )
             place.save_config("sample", settings_to_toml("sample", settings))
-            made = samples.sample(place, settings, device_names(devices))
-        cli.print_json(made) if as_json else print(samples.told(made))
+            made = samples.sample_systems(place, settings, device_names(devices))
+        cli.print_json(made) if as_json else print(samples.describe_samples(made))
 
 
 def _guide(text: str | None) -> float | Literal["negative"] | None:

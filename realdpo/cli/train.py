@@ -113,7 +113,7 @@ def train(
 
             found = {}
             if gpu is None:
-                found = trial.estimate(place, settings)
+                found = trial.try_steps(place, settings)
             if gpu is not None or "cuda" in str(found["device"]):
                 found |= {"memory": trial.memory_of(place, settings, gpu)}
             if peer:
@@ -128,11 +128,11 @@ def train(
         from realdpo.train import loop
 
         if peer:
-            loop.run(place, settings)
+            loop.run_training(place, settings)
             return
         with place.lock("train"):
             place.save_config("train", configs.settings_to_toml("train", settings))
-            summary = loop.run(place, settings)
+            summary = loop.run_training(place, settings)
         if as_json:
             cli.print_json(dataclasses.asdict(summary))
         else:
@@ -177,8 +177,10 @@ def encode(
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         spec = read_spec(settings.model, settings.revision, settings.expert, settings.task)
         rows = latents.rows_of(place, settings)
-        with memory.explain_out_of_memory(lambda: "encoding the pairs", latents.leaner(settings)):
-            cache = latents.encode(place, spec, settings, device, rows, (number - 1, count))
+        with memory.explain_out_of_memory(
+            lambda: "encoding the pairs", latents.leaner_settings(settings)
+        ):
+            cache = latents.encode_pairs(place, spec, settings, device, rows, (number - 1, count))
         done = sum(cache.known(row) is not None for row in rows)
         found = {"pairs": len(rows), "encoded": done, "folder": str(cache.folder)}
         if as_json:
@@ -198,7 +200,7 @@ def report(
         from realdpo.train import report as reports
         from realdpo.workspace import Workspace
 
-        path, warnings = reports.write(Workspace(workspace), run)
+        path, warnings = reports.write_train_report(Workspace(workspace), run)
         if as_json:
             cli.print_json({"page": str(path), "warnings": warnings})
         else:

@@ -58,26 +58,26 @@ def run_demo(
     films = _films(own, quick)
     plan = _plan(workspace, films, quick)
 
-    from realdpo.curate.ingestion import ingest
+    from realdpo.curate.ingestion import ingest_footage
 
     workspace.save_config("curate ingest", settings_to_toml("ingest", plan.ingest))
-    funnel = ingest(workspace, [films], plan.ingest)
+    funnel = ingest_footage(workspace, [films], plan.ingest)
     if not funnel["kept"]:
         raise UserError(
             f"none of the {funnel['clips']} clips in {films} was kept: {_reasons(funnel)}",
             f"see why: realdpo curate report -w {workspace.root}",
         )
 
-    from realdpo.pairs.building import build
+    from realdpo.pairs.building import build_pairs
 
     workspace.save_config("pairs build", settings_to_toml("pairs", plan.build))
-    pairs = build(workspace, plan.build)
+    pairs = build_pairs(workspace, plan.build)
 
     from realdpo.train import loop
 
     with workspace.lock("train"):
         workspace.save_config("train", settings_to_toml("train", plan.train))
-        trained = loop.run(workspace, plan.train)
+        trained = loop.run_training(workspace, plan.train)
 
     from realdpo.publish import hub
 
@@ -300,7 +300,7 @@ def _sample_tuned(workspace: Workspace, config: BuildConfig, run: str) -> None:
                 row["width"], row["height"], row["frames"],
                 Fraction(row["fps"]).limit_denominator(1001),
             )  # fmt: skip
-            data = conform.write(conform.with_first_frame(video, image), form, config.crf)
+            data = conform.encode_side(conform.with_first_frame(video, image), form, config.crf)
             write_bytes(_tuned_file(workspace, row, run), data)
             advance()
 
@@ -381,7 +381,7 @@ def _curves_figure(workspace: Workspace, run: str) -> Figure:
     from realdpo.train import log
 
     folder = workspace.runs / run
-    steps, held = log.read(folder / "log.jsonl"), log.read(folder / "held_out.jsonl")
+    steps, held = log.read_log(folder / "log.jsonl"), log.read_log(folder / "held_out.jsonl")
 
     def of(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[list[float], list[float]]:
         known = [row for row in rows if row.get(name) is not None]

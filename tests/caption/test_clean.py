@@ -44,7 +44,7 @@ TEXTS = st.lists(WORDS, max_size=40).map(" ".join) | st.text(max_size=200)
     ],
 )
 def test_one_answer(raw: str, wanted: str) -> None:
-    assert c.clean(raw) == c.Cleaned(wanted, c.OK)
+    assert c.clean_caption(raw) == c.Cleaned(wanted, c.OK)
 
 
 @pytest.mark.parametrize(
@@ -66,21 +66,21 @@ def test_one_answer(raw: str, wanted: str) -> None:
     ],
 )
 def test_status(raw: str, finish: str | None, text: str, status: str) -> None:
-    cleaned = c.clean(raw, finish=finish)
+    cleaned = c.clean_caption(raw, finish=finish)
     assert (cleaned.text, cleaned.status) == (text, status)
     assert bool(cleaned.problem) == (status != c.OK)
 
 
 def test_language_is_the_users_choice() -> None:
     german = "Ein Mann geht mit dem Hund auf der Straße und lacht."
-    assert c.clean(german, language="de").text == german
-    assert c.clean(german, language="").status == c.OK
+    assert c.clean_caption(german, language="de").text == german
+    assert c.clean_caption(german, language="").status == c.OK
 
 
 @settings(max_examples=300, deadline=None)
 @given(TEXTS, st.sampled_from(["stop", "length", None]))
 def test_whatever_comes_in(raw: str, finish: str | None) -> None:
-    cleaned = c.clean(raw, finish=finish)
+    cleaned = c.clean_caption(raw, finish=finish)
     text = cleaned.text
     assert len(text) <= len(raw) * 2 + 20
     assert not set(text) & set("*`#\n\t")
@@ -97,5 +97,5 @@ def test_whatever_comes_in(raw: str, finish: str | None) -> None:
 @settings(max_examples=300, deadline=None)
 @given(TEXTS)
 def test_cleaning_twice_is_cleaning_once(raw: str) -> None:
-    once = c.plain(raw)
-    assert c.plain(once) == once
+    once = c.strip_caption(raw)
+    assert c.strip_caption(once) == once

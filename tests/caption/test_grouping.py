@@ -63,7 +63,7 @@ def embedder():
         with torch.inference_mode():
             hidden = model(**inputs).last_hidden_state
         mask = inputs["attention_mask"][..., None]
-        return meaning.unit(((hidden * mask).sum(1) / mask.sum(1)).numpy())
+        return meaning.unit_vectors(((hidden * mask).sum(1) / mask.sum(1)).numpy())
 
     return embed
 
@@ -84,7 +84,8 @@ def grouped(embed, texts: dict[str, list[str]]) -> tuple[float, float, float]:
 
 def test_keyword_captions_group_by_action(embedder) -> None:
     captions = {
-        name: [keywords.caption(title) for title in titles] for name, titles in TITLES.items()
+        name: [keywords.caption_from_keywords(title) for title in titles]
+        for name, titles in TITLES.items()
     }
     nearest, within, between = grouped(embedder, captions)
     assert nearest >= 0.85
@@ -94,7 +95,8 @@ def test_keyword_captions_group_by_action(embedder) -> None:
 def test_cleaned_answers_group_better_than_raw_ones(embedder) -> None:
     raw = grouped(embedder, ANSWERS)
     cleaned = grouped(
-        embedder, {n: [clean.clean(a).text for a in answers] for n, answers in ANSWERS.items()}
+        embedder,
+        {n: [clean.clean_caption(a).text for a in answers] for n, answers in ANSWERS.items()},
     )
     assert cleaned[0] >= 0.85
     assert cleaned[0] >= raw[0]

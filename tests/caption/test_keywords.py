@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from realdpo.curate.actions import taxonomy
+from realdpo.curate.actions import read_taxonomy
 from realdpo.curate.caption import keywords
 
 
@@ -30,20 +30,25 @@ from realdpo.curate.caption import keywords
     ],
 )
 def test_titles(title: str, wanted: str) -> None:
-    assert keywords.caption(title) == wanted
+    assert keywords.caption_from_keywords(title) == wanted
 
 
 def test_tags_and_actions_are_said_once() -> None:
-    text = keywords.caption(None, ["salon", "hair", "beauty"], ["hair_braiding"], "x_0001.mp4")
+    text = keywords.caption_from_keywords(
+        None, ["salon", "hair", "beauty"], ["hair_braiding"], "x_0001.mp4"
+    )
     assert text == "Someone is braiding hair. The themes are salon and beauty."
-    assert keywords.caption("carphone", ["face"]) == "A carphone is in view. The theme is a face."
-    assert keywords.caption("chef", actions=["chopping vegetables", "talking"]) == (
+    assert (
+        keywords.caption_from_keywords("carphone", ["face"])
+        == "A carphone is in view. The theme is a face."
+    )
+    assert keywords.caption_from_keywords("chef", actions=["chopping vegetables", "talking"]) == (
         "A chef is chopping vegetables and talking."
     )
 
 
 def test_every_action_of_the_taxonomy_makes_a_sentence() -> None:
-    said = {a.name: keywords.caption(None, (), [a.name]) for a in taxonomy()}
+    said = {a.name: keywords.caption_from_keywords(None, (), [a.name]) for a in read_taxonomy()}
     assert said["doing_hair"] == "Someone is doing hair."
     assert said["using_phone"] == "Someone is using a phone."
     for name, text in said.items():
@@ -58,7 +63,7 @@ def test_every_action_of_the_taxonomy_makes_a_sentence() -> None:
     st.lists(st.text(max_size=20), max_size=3),
 )
 def test_always_sentences(title: str | None, tags: list[str], actions: list[str]) -> None:
-    text = keywords.caption(title, tags, actions, "clip.mp4")
+    text = keywords.caption_from_keywords(title, tags, actions, "clip.mp4")
     assert text.endswith(".")
     assert "  " not in text
     assert "\n" not in text

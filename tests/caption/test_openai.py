@@ -14,22 +14,22 @@ from PIL import Image
 from server import GOOD, Behaviour, serve
 
 from realdpo.curate.caption import openai
-from realdpo.curate.caption.answers import Answer
+from realdpo.curate.caption.answers import CaptionAnswer
 from realdpo.curate.caption.config import CaptionConfig
-from realdpo.curate.caption.show import Shown
+from realdpo.curate.caption.show import ShownClip
 from realdpo.errors import UserError
 
-SHOWN = Shown("c0", np.full((3, 32, 48, 3), 200, np.uint8), 1.0, "What happens?")
+SHOWN = ShownClip("c0", np.full((3, 32, 48, 3), 200, np.uint8), 1.0, "What happens?")
 
 
 def config(**changes) -> CaptionConfig:
     return CaptionConfig(captioner="openai:x", **{"timeout": 5.0, "retries": 3, **changes})
 
 
-def ask(server, waits: list[float] | None = None, **changes) -> Answer:
+def ask(server, waits: list[float] | None = None, **changes) -> CaptionAnswer:
     settings = config(**changes)
-    with openai.connect(server.url, settings) as client:
-        return openai.ask(
+    with openai.connect_server(server.url, settings) as client:
+        return openai.ask_server(
             client, "judge-7b", settings, SHOWN, sleep=(waits if waits is not None else []).append
         )
 
@@ -72,8 +72,8 @@ def test_throttled_waits_as_long_as_it_is_told() -> None:
 def test_throttled_really_pauses() -> None:
     with serve(first(Behaviour(429, headers={"Retry-After": "0.4"}))) as server:
         settings = config()
-        with openai.connect(server.url, settings) as client:
-            openai.ask(client, "judge-7b", settings, SHOWN)
+        with openai.connect_server(server.url, settings) as client:
+            openai.ask_server(client, "judge-7b", settings, SHOWN)
     assert server.times[1] - server.times[0] >= 0.4
 
 
@@ -113,10 +113,10 @@ def test_backoff_grows_and_is_jittered() -> None:
     settings = config(retries=4, max_wait=4.0)
     with (
         serve(lambda n, body: Behaviour(502)) as server,
-        openai.connect(server.url, settings) as client,
+        openai.connect_server(server.url, settings) as client,
     ):
         for waits in rounds:
-            openai.ask(client, "judge-7b", settings, SHOWN, sleep=waits.append)
+            openai.ask_server(client, "judge-7b", settings, SHOWN, sleep=waits.append)
     for i, limit in enumerate((1, 2, 4, 4)):
         drawn = [waits[i] for waits in rounds]
         assert max(drawn) <= limit
@@ -166,23 +166,26 @@ def test_no_credit_stops_at_once() -> None:
 def test_a_key_does_not_travel_in_the_clear(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(openai.KEY, "sk-secret")
     with pytest.raises(UserError, match="not encrypted"):
-        openai.connect("http://captions.example.com/v1", config())
+        openai.connect_server("http://captions.example.com/v1", config())
     for near in ("http://127.0.0.1:1/v1", "http://gpu-box:8000", "http://192.168.1.5:8000/v1"):
-        openai.connect(near, config()).close()
-    openai.connect("https://captions.example.com/v1", config()).close()
+        openai.connect_server(near, config()).close()
+    openai.connect_server("https://captions.example.com/v1", config()).close()
 
 
 def test_the_only_model_is_found() -> None:
-    with serve() as server, openai.connect(server.url, config()) as client:
+    with serve() as server, openai.connect_server(server.url, config()) as client:
         assert openai.only_model(client) == "judge-7b"
     with (
         serve(models=("a", "b")) as server,
-        openai.connect(server.url, config()) as client,
+        openai.connect_server(server.url, config()) as client,
         pytest.raises(UserError, match="2 models") as caught,
     ):
         openai.only_model(client)
     assert "a, b" in (caught.value.hint or "")
-    with openai.connect(server.url, config()) as client, pytest.raises(UserError, match="which"):
+    with (
+        openai.connect_server(server.url, config()) as client,
+        pytest.raises(UserError, match="which"),
+    ):
         openai.only_model(client)  # it is down now
 
 
@@ -190,8 +193,8 @@ def test_prompt_travels_with_the_package() -> None:
     from realdpo.curate.caption import show
 
     for name in ("prompt.txt", "verify.txt"):
-        assert "$seconds" in show.template("", name)
+        assert "$seconds" in show.read_question("", name)
     with pytest.raises(UserError, match="cannot read the prompt file"):
-        show.template(str(Path("no") / "such.txt"), "prompt.txt")
+        show.read_question(str(Path("no") / "such.txt"), "prompt.txt")
     with pytest.raises(UserError, match="colour"):
         show.check_template("What $colour?", ("seconds",))

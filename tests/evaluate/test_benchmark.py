@@ -26,7 +26,7 @@ def test_realaction_layout_with_images_two_levels_up(tmp_path):
     (inner / "images.txt").write_text("".join(f"images/{k}.png\n" for k in range(3)))
     (inner / "videos.txt").write_text("a\nb\nc\n")  # also three lines, and not prompts
     (inner / "test.txt").write_text("he waves\nshe runs\n\nthey sit\n")
-    items = benchmark.read(inner)
+    items = benchmark.read_benchmark(inner)
     assert [item.prompt for item in items] == ["he waves", "she runs", "they sit"]
     assert benchmark.load_picture(items[2].image)[0, 0, 0] == 2
     assert len({item.item_id for item in items}) == 3
@@ -36,7 +36,7 @@ def test_realaction_layout_with_images_two_levels_up(tmp_path):
     assert benchmark.find_video(inner / "base", items[1], 1) is None
     (inner / "test.txt").write_text("only one\n")
     with pytest.raises(UserError, match="no file of 3 prompts"):
-        benchmark.read(inner)
+        benchmark.read_benchmark(inner)
 
 
 def test_vbench_layout_takes_the_crop_nearest_in_aspect(tmp_path):
@@ -49,21 +49,24 @@ def test_vbench_layout_takes_the_crop_nearest_in_aspect(tmp_path):
     for crop, value in (("1-1", 10), ("8-5", 120), ("16-9", 230)):
         for name in ("man.jpg", "sea.jpg"):
             picture(tmp_path / "crop" / crop / name, value=value)
-    items = benchmark.read(tmp_path, aspect=720 / 480)
+    items = benchmark.read_benchmark(tmp_path, aspect=720 / 480)
     assert [item.prompt for item in items] == ["a man walks", "a sea"]  # each once
     assert abs(int(benchmark.load_picture(items[0].image)[0, 0, 0]) - 120) < 3
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos" / "a man walks-2.mp4").write_bytes(b"")
     assert benchmark.find_video(tmp_path / "videos", items[0], 2) is not None
     (tmp_path / "crop" / "8-5" / "sea.jpg").rename(tmp_path / "elsewhere.jpg")
-    assert benchmark.read(tmp_path)[1].image.parent.name == "16-9"  # next nearest
+    assert benchmark.read_benchmark(tmp_path)[1].image.parent.name == "16-9"  # next nearest
 
 
 def test_pictures_name_their_prompts_or_have_a_text_beside(tmp_path):
     picture(tmp_path / "a woman jumps.png")
     picture(tmp_path / "two.jpg")
     (tmp_path / "two.txt").write_text("a man kneels\n")
-    assert [i.prompt for i in benchmark.read(tmp_path)] == ["a woman jumps", "a man kneels"]
+    assert [i.prompt for i in benchmark.read_benchmark(tmp_path)] == [
+        "a woman jumps",
+        "a man kneels",
+    ]
 
 
 def test_real_clips_may_stand_beside_pictures_or_alone(tmp_path):
@@ -71,7 +74,7 @@ def test_real_clips_may_stand_beside_pictures_or_alone(tmp_path):
     for name in ("one", "two"):
         (tmp_path / f"{name}.mp4").write_bytes(name.encode())
     (tmp_path / "two.txt").write_text("a man kneels\n")
-    one, two = benchmark.read(tmp_path)
+    one, two = benchmark.read_benchmark(tmp_path)
     assert (one.prompt, one.image.name, one.clip.name) == ("one", "one.png", "one.mp4")
     assert (two.prompt, two.image, two.clip.name) == ("a man kneels", None, "two.mp4")
     assert two.names == ("two", "a man kneels", two.item_id)
@@ -90,7 +93,7 @@ def test_two_prompts_never_share_a_video_and_a_long_one_has_a_name(tmp_path):
         "🎬" * 99,
     ]
     (tmp_path / "prompts.txt").write_text("\n".join([*prompts, "a/b"]), encoding="utf-8")
-    items = benchmark.read(tmp_path)
+    items = benchmark.read_benchmark(tmp_path)
     assert [item.prompt for item in items] == prompts  # the one that stands twice, once
     for item in items:
         assert all(len(name.encode()) <= 180 for name in item.names)
@@ -106,7 +109,7 @@ def test_pictures_of_one_prompt_do_not_share_a_video(tmp_path):
     (tmp_path / "vbench2_i2v_full_info.json").write_text(json.dumps(info))
     for k in range(2):
         picture(tmp_path / "origin" / f"{k}.png", value=k * 50)
-    one, two = benchmark.read(tmp_path)
+    one, two = benchmark.read_benchmark(tmp_path)
     (tmp_path / "a man walks-0.mp4").write_bytes(b"")
     assert benchmark.find_video(tmp_path, one, 0) is None
     (tmp_path / "1-0.mp4").write_bytes(b"")
@@ -115,24 +118,24 @@ def test_pictures_of_one_prompt_do_not_share_a_video(tmp_path):
 
 def test_prompts_alone_are_for_text_to_video(tmp_path):
     (tmp_path / "prompts.txt").write_text("one\ntwo\n", encoding="utf-8-sig")
-    items = benchmark.read(tmp_path)
+    items = benchmark.read_benchmark(tmp_path)
     assert [i.prompt for i in items] == ["one", "two"]
     assert items[0].image is None
 
 
 def test_wrong_folders_are_named(tmp_path):
     with pytest.raises(UserError, match="not a folder"):
-        benchmark.read(tmp_path / "nowhere")
+        benchmark.read_benchmark(tmp_path / "nowhere")
     with pytest.raises(UserError, match="holds no prompts"):
-        benchmark.read(tmp_path)
+        benchmark.read_benchmark(tmp_path)
     (tmp_path / "broken.png").write_bytes(b"not a picture")
     with pytest.raises(UserError, match="not a readable picture"):
-        benchmark.load_picture(benchmark.read(tmp_path)[0].image)
+        benchmark.load_picture(benchmark.read_benchmark(tmp_path)[0].image)
 
 
 def test_pictures_are_cropped_about_the_centre_before_they_are_scaled():
     wide = np.zeros((10, 40, 3), np.uint8)
     wide[:, 15:25] = 255  # the middle quarter, exactly the square that is kept
-    assert (benchmark.fit(wide, 20, 20) == 255).all()
+    assert (benchmark.crop_and_scale(wide, 20, 20) == 255).all()
     same = np.arange(300, dtype=np.uint8).reshape(10, 10, 3)
-    np.testing.assert_array_equal(benchmark.fit(same, 10, 10), same)
+    np.testing.assert_array_equal(benchmark.crop_and_scale(same, 10, 10), same)

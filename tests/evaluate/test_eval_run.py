@@ -93,7 +93,7 @@ def settings_for(workspace, **changes):
 @pytest.mark.slow
 def test_runs_are_compared_with_their_base_on_the_test_split(workspace):
     config = settings_for(workspace)
-    made = commands.evaluate(workspace, config, ["cpu"], (1, 1))
+    made = commands.evaluate_and_report(workspace, config, ["cpu"], (1, 1))
     folder = workspace.evaluations / "eval"
     rows = json.loads((folder / "rows.json").read_text())
     assert made["prompts"] == 2
@@ -121,7 +121,7 @@ def test_runs_are_compared_with_their_base_on_the_test_split(workspace):
     assert len(videos) == 2 * 3 * 2
     lost = sorted(videos)[0]
     lost.unlink()
-    again = commands.evaluate(workspace, config, ["cpu"], (1, 1))
+    again = commands.evaluate_and_report(workspace, config, ["cpu"], (1, 1))
     assert again == made
     for path, (time, data) in videos.items():
         assert path.read_bytes() == data
@@ -134,11 +134,11 @@ def test_shards_make_disjoint_parts_that_together_are_everything(workspace):
         workspace, name="parts", systems={"base": str(workspace.root / "model")}, seeds=3
     )
     folder = workspace.evaluations / "parts" / "videos"
-    assert commands.evaluate(workspace, config, ["cpu"], (1, 2)) is None
+    assert commands.evaluate_and_report(workspace, config, ["cpu"], (1, 2)) is None
     first = set(folder.iterdir())
     assert len(first) == 3
     times = {p: p.stat().st_mtime_ns for p in first}
-    made = commands.evaluate(workspace, config, ["cpu"], (2, 2))
+    made = commands.evaluate_and_report(workspace, config, ["cpu"], (2, 2))
     assert made is not None  # the last shard finds all videos there and compares
     assert len(list(folder.iterdir())) == 6
     assert all(p.stat().st_mtime_ns == t for p, t in times.items())
@@ -156,7 +156,7 @@ def finished(tmp_path, street):
         for name, frames in (("steady", video), ("shuffled", video[order])):
             (tmp_path / name).mkdir(exist_ok=True)
             (tmp_path / name / f"{prompt}.mp4").write_bytes(
-                encode_video(frames, Fraction(8), conform.encoder(12))
+                encode_video(frames, Fraction(8), conform.pair_encoder(12))
             )
     return tmp_path
 
@@ -193,7 +193,7 @@ def test_a_missing_or_damaged_video_is_said_and_the_rest_is_compared(finished):
         systems={"a": str(finished / "steady"), "b": str(finished / "shuffled")},
         benchmark=str(finished / "bench"), seeds=1,
     )  # fmt: skip
-    made = run.run(Workspace(finished / "w"), config)
+    made = run.run_evaluation(Workspace(finished / "w"), config)
     missing, damaged = made["failures"]
     assert missing.startswith("b: 2 of 12 videos are not in")
     assert missing.endswith("for one bikes pass 0-0.mp4")
@@ -210,11 +210,11 @@ def test_real_clips_of_a_benchmark_are_compared_with_the_base_at_its_frame_rate(
         prompt = f"bikes pass {k}"
         (finished / "bench" / f"{prompt}.png").unlink()
         big = video.repeat(2, axis=1).repeat(2, axis=2).repeat(2, axis=0)  # 128x128, 16 a second
-        data = encode_video(np.ascontiguousarray(big), Fraction(16), conform.encoder(1))
+        data = encode_video(np.ascontiguousarray(big), Fraction(16), conform.pair_encoder(1))
         (finished / "bench" / f"{prompt}.mp4").write_bytes(data)
         slow = (video.astype(np.uint16) + video[:1]) // 2  # half of every change since the start
         (finished / "steady" / f"{prompt}.mp4").write_bytes(
-            encode_video(slow.astype(np.uint8), Fraction(8), conform.encoder(1))
+            encode_video(slow.astype(np.uint8), Fraction(8), conform.pair_encoder(1))
         )
     settings = VideoMAEConfig(
         image_size=32, patch_size=8, num_frames=4, hidden_size=16, num_hidden_layers=1,
@@ -225,7 +225,7 @@ def test_real_clips_of_a_benchmark_are_compared_with_the_base_at_its_frame_rate(
         systems={"base": str(finished / "steady")}, benchmark=str(finished / "bench"), seeds=1,
         frechet=f"videomae:{finished / 'network'}",
     )  # fmt: skip
-    made = commands.evaluate(Workspace(finished / "w"), config, ["cpu"], (1, 1))
+    made = commands.evaluate_and_report(Workspace(finished / "w"), config, ["cpu"], (1, 1))
     means = made["means"]
     assert means["real"]["motion.difference"] / means["base"]["motion.difference"] == pytest.approx(
         2, rel=0.1
@@ -250,13 +250,15 @@ def test_real_clips_of_a_benchmark_are_compared_with_the_base_at_its_frame_rate(
 
 def test_videos_of_different_form_are_not_compared_in_silence(finished, street):
     for k, video in enumerate(street):
-        data = encode_video(np.ascontiguousarray(video[:7, :48]), Fraction(8), conform.encoder(12))
+        data = encode_video(
+            np.ascontiguousarray(video[:7, :48]), Fraction(8), conform.pair_encoder(12)
+        )
         (finished / "shuffled" / f"bikes pass {k}.mp4").write_bytes(data)
     config = EvalConfig(
         systems={"a": str(finished / "steady"), "b": str(finished / "shuffled")},
         benchmark=str(finished / "bench"), seeds=1,
     )  # fmt: skip
-    caution = run.run(Workspace(finished / "w"), config)["cautions"][-1]
+    caution = run.run_evaluation(Workspace(finished / "w"), config)["cautions"][-1]
     assert "64x64, 9 frames at 8 a second: a; 64x48, 7 frames at 8 a second: b" in caution
 
 
@@ -266,23 +268,23 @@ def test_what_the_user_got_wrong_is_one_clear_line(workspace, tmp_path):
         ({"base": str(tmp_path)}, "neither a pipeline nor videos"),
     ]:
         with pytest.raises(UserError, match=message):
-            plan.plan(workspace, EvalConfig(systems=chosen))
+            plan.plan_evaluation(workspace, EvalConfig(systems=chosen))
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos" / "nobody asked.mp4").write_bytes(b"x")
     with pytest.raises(UserError, match="base: no video in .* is named by one of the 2 prompts"):
-        plan.plan(workspace, EvalConfig(systems={"base": str(tmp_path / "videos")}))
+        plan.plan_evaluation(workspace, EvalConfig(systems={"base": str(tmp_path / "videos")}))
     (workspace.runs / "young").mkdir(exist_ok=True)
     (workspace.runs / "young" / "config.toml").write_text("[train]\nmodel = 'tiny'\n")
     with pytest.raises(UserError, match="no weights yet"):
-        systems.resolve(workspace, "base", "young")
+        systems.resolve_system(workspace, "base", "young")
     with pytest.raises(UserError, match="no clip of .* is in the split 'validation'"):
-        plan.plan(workspace, settings_for(workspace, split="validation"))
+        plan.plan_evaluation(workspace, settings_for(workspace, split="validation"))
     with pytest.raises(UserError, match="none of the 2 clips fits"):
-        plan.plan(workspace, settings_for(workspace, frames=17))
+        plan.plan_evaluation(workspace, settings_for(workspace, frames=17))
     (tmp_path / "words").mkdir()
     (tmp_path / "words" / "prompts.txt").write_text("a person walks\n")
     with pytest.raises(UserError, match="base starts from a picture, and 1 prompts have none"):
-        plan.plan(workspace, settings_for(workspace, benchmark=str(tmp_path / "words")))
+        plan.plan_evaluation(workspace, settings_for(workspace, benchmark=str(tmp_path / "words")))
     with pytest.raises(UserError, match="`real` is kept"):
         EvalConfig(systems={"real": "tiny"})
 
@@ -298,7 +300,7 @@ def test_a_lora_of_the_second_transformer_says_so_where_it_is_loaded(tmp_path):
     weights.save_weights(trained, second, spec, run_folder / "weights")
     settings = TrainConfig(model=str(model), name="late", expert="low")
     (run_folder / "config.toml").write_text(configs.settings_to_toml("train", settings))
-    system = systems.resolve(place, "a", "late")
+    system = systems.resolve_system(place, "a", "late")
     pipe = load.load_pipeline(system.model, lora=system.lora)
     adapted = {
         part: any("lora" in n for n, _ in getattr(pipe, part).named_parameters())
@@ -325,7 +327,7 @@ def test_the_captioner_of_the_clips_cannot_be_the_judge(workspace, finished):
         "judge": {"url": "http://127.0.0.1:9/v1", "model": "someone/watcher-7b"},
     })  # fmt: skip
     with pytest.raises(UserError, match="also wrote or filtered the data"):
-        run.run(workspace, config)
+        run.run_evaluation(workspace, config)
 
 
 def test_judge_and_open_clip_reach_the_table_and_nothing_is_asked_twice(finished, tmp_path):
@@ -348,13 +350,13 @@ def test_judge_and_open_clip_reach_the_table_and_nothing_is_asked_twice(finished
             "judge": {"url": server.url, "model": "bright-8b"},
         },
     )
-    made = run.run(Workspace(finished / "w"), config)
+    made = run.run_evaluation(Workspace(finished / "w"), config)
     server.http.shutdown()  # from here on nobody answers
     assert len(server.requests) == 2 * 2  # prompts by runs; both systems in one request
     assert made["judge"]["agreement"]["motion"] > 0.9  # brightness does not depend on the order
     assert 0 < made["means"]["a"]["judge.motion"] < 10
     assert "clip.text" in made["compared"]["b"]
-    assert run.run(Workspace(finished / "w"), config) == made
+    assert run.run_evaluation(Workspace(finished / "w"), config) == made
 
 
 @pytest.fixture
@@ -396,9 +398,9 @@ def test_a_run_is_sampled_from_the_revision_it_was_trained_on(two_revisions, tmp
     config = settings_for(
         place, systems={**named, "now": two_revisions}, benchmark=str(prompts), seeds=1
     )
-    planned = plan.plan(place, config)
+    planned = plan.plan_evaluation(place, config)
     assert len({task.key for task in planned.tasks}) == 3
-    run.generate(planned, ["cpu"], (1, 1))
+    run.generate_videos(planned, ["cpu"], (1, 1))
     base, late, now = (planned.video(task.key).read_bytes() for task in planned.tasks)
     assert base == late
     assert base != now
@@ -407,7 +409,7 @@ def test_a_run_is_sampled_from_the_revision_it_was_trained_on(two_revisions, tmp
 def test_a_revision_is_refused_where_there_is_none(workspace):
     for text, why in (("lora", "trained on"), (str(workspace.root / "model"), "folder")):
         with pytest.raises(UserError, match=why):
-            systems.resolve(workspace, "a", f"{text}@revision=v1")
+            systems.resolve_system(workspace, "a", f"{text}@revision=v1")
 
 
 def test_another_dtype_is_another_video_and_every_row_says_which(workspace):
@@ -417,7 +419,9 @@ def test_another_dtype_is_another_video_and_every_row_says_which(workspace):
     folder = workspace.evaluations / config.name
     found = {}
     for dtype in ("fp32", "bf16"):
-        made = commands.evaluate(workspace, replace(config, dtype=dtype), ["cpu"], (1, 1))
+        made = commands.evaluate_and_report(
+            workspace, replace(config, dtype=dtype), ["cpu"], (1, 1)
+        )
         rows = {r["system"]: r for r in json.loads((folder / "rows.json").read_text())}
         found[rows["base"]["dtype"]] = (folder / rows["base"]["video"]).read_bytes()
         assert made["settings"]["dtype"] == rows["base"]["dtype"]

@@ -97,16 +97,16 @@ def test_open_clip_consistency_with_a_real_architecture_and_weights_from_a_file(
     torch.manual_seed(0)
     path = tmp_path / "vit.safetensors"
     save_model(open_clip.create_model("ViT-S-32-alt", pretrained=None), str(path))
-    measure = consistency.load(f"ViT-S-32-alt:{path}", frames=3)
+    measure = consistency.load_consistency(f"ViT-S-32-alt:{path}", frames=3)
     still = np.repeat(video[:1], 6, axis=0)
     assert measure(still, "a person waves")["clip.consistency"] == pytest.approx(1.0, abs=1e-5)
     moving = measure(video, "a person waves")
     assert moving["clip.consistency"] < 1
     assert -1 <= moving["clip.text"] <= 1
     with pytest.raises(UserError, match="no weights named"):
-        consistency.load("ViT-S-32-alt")
+        consistency.load_consistency("ViT-S-32-alt")
     with pytest.raises(UserError, match="neither a file nor weights"):
-        consistency.load("ViT-S-32-alt:nonsense")
+        consistency.load_consistency("ViT-S-32-alt:nonsense")
 
 
 def test_vbench_results_are_read_by_video_and_its_absence_is_said():
@@ -124,6 +124,6 @@ def test_vbench_results_are_read_by_video_and_its_absence_is_said():
     assert rows[0] == {"vbench.motion_smoothness": 0.75, "vbench.dynamic_degree": 1.0}
     assert rows[1] == {"vbench.motion_smoothness": 0.25}
     with pytest.raises(UserError, match="does not compute human_action"):
-        vbench.check(["human_action"])
+        vbench.check_dimensions(["human_action"])
     with pytest.raises(UserError, match="not installed"):
-        vbench.check(["motion_smoothness"])
+        vbench.check_dimensions(["motion_smoothness"])

@@ -38,7 +38,7 @@ def test_scores_come_back_to_the_right_system_whatever_the_order(serve, videos):
     config = JudgeConfig(url=server.url, model="m")
     first = np.full((32, 48, 3), 7, np.uint8)
     for seed in range(6):
-        scores = j.judge(config, "a person waves", first, videos, seed)
+        scores = j.judge_prompt(config, "a person waves", first, videos, seed)
         means = {name: np.mean(list(s.values())) for name, s in scores.items()}
         assert means == pytest.approx({"base": 2.0, "sft": 4.0, "dpo": 8.0}, abs=0.05)
         assert set(scores["dpo"]) == set(j.ASPECTS)
@@ -54,7 +54,7 @@ def test_the_second_turn_shows_the_systems_in_reverse(serve, videos):
     for pair in (videos, {name: videos[name] for name in ("base", "dpo")}):
         for seed in range(4):
             for turn in range(2):
-                j.judge(JudgeConfig(url=server.url, model="m"), "x", None, pair, seed, turn)
+                j.judge_prompt(JudgeConfig(url=server.url, model="m"), "x", None, pair, seed, turn)
     shown = []
     for _, _, body in server.requests:
         urls = [p["image_url"]["url"] for p in body["messages"][0]["content"] if "image_url" in p]
@@ -66,7 +66,7 @@ def test_the_second_turn_shows_the_systems_in_reverse(serve, videos):
 
 def test_without_a_first_frame_its_questions_are_not_asked(serve, videos):
     server = serve()
-    scores = j.judge(JudgeConfig(url=server.url, model="m"), "x", None, videos, 0)
+    scores = j.judge_prompt(JudgeConfig(url=server.url, model="m"), "x", None, videos, 0)
     assert set(scores["base"]) == {"text", "motion", "body"}
 
 
@@ -76,7 +76,7 @@ def test_throttling_dropped_lines_and_rambling_are_survived(serve, videos, monke
     eleven = json.dumps({k: {a: [11] * 5 for a in j.ASPECTS} for k in "ABC"})
     server = serve([429, 503, "drop", "I cannot judge this.", eleven])
     config = JudgeConfig(url=server.url, model="m", attempts=6)
-    scores = j.judge(config, "x", np.zeros((32, 48, 3), np.uint8), videos, 1)
+    scores = j.judge_prompt(config, "x", np.zeros((32, 48, 3), np.uint8), videos, 1)
     assert scores["dpo"]["motion"] == pytest.approx([8.0] * 5)
     assert len(server.requests) == 6
     assert server.requests[0][1]["Authorization"] == "Bearer secret-key"
@@ -87,12 +87,12 @@ def test_refusal_and_exhaustion_are_one_clear_error_without_the_key(serve, video
     monkeypatch.setenv("OPENAI_API_KEY", "secret-key")
     server = serve([401])
     with pytest.raises(UserError, match="401") as refused:
-        j.judge(JudgeConfig(url=server.url, model="m"), "x", None, videos, 0)
+        j.judge_prompt(JudgeConfig(url=server.url, model="m"), "x", None, videos, 0)
     assert "secret-key" not in f"{refused.value.message}{refused.value.hint}"
     assert len(server.requests) == 1
     server = serve([500] * 5)
     with pytest.raises(UserError, match="5 attempts: it answers 500"):
-        j.judge(JudgeConfig(url=server.url, model="m"), "x", None, videos, 0)
+        j.judge_prompt(JudgeConfig(url=server.url, model="m"), "x", None, videos, 0)
 
 
 def test_a_judge_that_made_the_data_is_refused():

@@ -20,11 +20,11 @@ def test_a_video_is_made_anew_for_another_version_seed_setting_or_dtype(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings = GenerationSettings(64, 64, 9, 8.0, 4, 6.0)
-    planned = plan.Plan(Path("eval"), EvalConfig(dtype="float32"), (), (), settings,
+    planned = plan.EvalPlan(Path("eval"), EvalConfig(dtype="float32"), (), (), settings,
                         Form(64, 64, 9, Fraction(8)))  # fmt: skip
     system, item = System("base", "base", model="tiny"), Item("one", "A man walks.")
 
-    def key(planned: plan.Plan = planned) -> str:
+    def key(planned: plan.EvalPlan = planned) -> str:
         return plan._task(planned, system, item, 0).key
 
     first = key()

@@ -127,11 +127,11 @@ def test_wrong_input_is_one_clear_line(place, arguments, words):
 
 def test_a_base_has_nothing_to_be_guided_by(place):
     with pytest.raises(UserError, match="only what was fine-tuned"):
-        systems.resolve(place, "a", f"{place.root / 'model'}@guide=2")
-    found = systems.resolve(place, "a", "lora@guide=2")
+        systems.resolve_system(place, "a", f"{place.root / 'model'}@guide=2")
+    found = systems.resolve_system(place, "a", "lora@guide=2")
     assert (found.guide, found.scale, found.text) == (2.0, 1.0, "lora@guide=2")
-    assert systems.resolve(place, "a", "lora@guide=0").text == "lora"
-    found = systems.resolve(place, "a", "lora@guide=negative,scale=2")
+    assert systems.resolve_system(place, "a", "lora@guide=0").text == "lora"
+    found = systems.resolve_system(place, "a", "lora@guide=negative,scale=2")
     assert (found.guide, found.scale, found.text) == (
         "negative", 2.0, "lora@guide=negative,scale=2",
     )  # fmt: skip

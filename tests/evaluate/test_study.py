@@ -39,7 +39,7 @@ def videos(tmp_path_factory, bikes):
 def running(tmp_path, videos):
     rows, prompts = videos
     made = study.Study(tmp_path, study.make_trials(tmp_path, rows, ["calm", "wild"], prompts))
-    server = study.serve(made)
+    server = study.make_study_server(made)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield made, f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
@@ -125,7 +125,7 @@ def test_results_favour_the_preferred_and_leave_out_who_did_not_look(running):
     for k in range(5):
         vote_all(made, url, f"careful{k}", lambda t: t.first if t.check else "wild")
     vote_all(made, url, "careless", lambda t: "shuffled" if t.check else "calm")
-    found = study.results(study.read_votes(made.path), ["calm", "wild"])
+    found = study.summarise_votes(study.read_votes(made.path), ["calm", "wild"])
     assert (found["raters"], found["excluded"], found["votes"]) == (5, 1, 45)
     strength = {s["system"]: s for s in found["strengths"]}
     assert strength["wild"]["low"] > 0 > strength["calm"]["high"]
@@ -143,7 +143,7 @@ def test_agreement_is_that_of_coins_or_of_people_whatever_system_is_called_first
              "score": float((rng.random() < chance) == (names[0] == "a"))}
             for r in range(6) for t in range(200)
         ]  # fmt: skip
-        return study.results(votes, ["a", "b"])["agreement"]
+        return study.summarise_votes(votes, ["a", "b"])["agreement"]
 
     assert agreement(0.5) == pytest.approx(0, abs=0.03)
     # Two who prefer `a` with probability 0.9 agree in 0.82 of cases, coins in 0.5.

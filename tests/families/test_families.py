@@ -36,12 +36,12 @@ from realdpo.media.decode import read_clip
 from realdpo.media.encode import EncodeSettings, encode_video
 from realdpo.memory import RUNGS
 from realdpo.pairs import conform
-from realdpo.pairs.generate import regenerate, roundtrip, to_tensor
+from realdpo.pairs.generate import regenerate_video, roundtrip_video, to_tensor
 from realdpo.publish import model_card
 from realdpo.regions import Region
 from realdpo.train import checkpoint, estimate, latents, noise, objective, setup, step, videos
 from realdpo.train.config import TrainConfig
-from realdpo.train.draws import Batch, Choice, collate
+from realdpo.train.draws import Batch, Choice, collate_samples
 from realdpo.train.reference import Reference
 from realdpo.workspace import Workspace
 
@@ -263,7 +263,7 @@ def test_a_generator_that_reproduces_the_clip_gives_the_winners_bytes(case, monk
             settings, call={**settings.call, "image_cond_noise_scale": 0.0}
         )
     made = generate_video(pipe, family, PROMPT, case.image, 1, settings)
-    winner = roundtrip(pipe, family, case.clip)
+    winner = roundtrip_video(pipe, family, case.clip)
     apart = np.abs(made.astype(int) - winner).max()
     # pipelines multiply where we divide, which tips a rounding now and then
     assert apart <= 1
@@ -298,13 +298,15 @@ def test_videos_are_the_pipelines_own_and_regions_are_kept(case, monkeypatch):
     assert not np.array_equal(made, generate_video(pipe, family, PROMPT, case.image, 2, settings))
 
     # the start of a renoised video lies the nearer to the real clip the less noise is asked for
-    assert roundtrip(pipe, family, case.clip).shape == case.clip.shape
+    assert roundtrip_video(pipe, family, case.clip).shape == case.clip.shape
     if family.TAKES_LATENTS:
         check_renoised(case, monkeypatch, settings)
     if family.KEEPS_REGIONS:
         check_regions(case, monkeypatch)
     form = conform.Form(case.side, case.side, case.frames, Fraction(8))
-    video, fps = read_clip(conform.write(conform.with_first_frame(made, case.image), form, 12))
+    video, fps = read_clip(
+        conform.encode_side(conform.with_first_frame(made, case.image), form, 12)
+    )
     assert (video.shape, fps) == (made.shape, 8)
 
 
@@ -320,7 +322,9 @@ def check_renoised(case: Case, monkeypatch, settings) -> None:
     generate_video(pipe, family, PROMPT, case.image, 1, settings)
     usual = len(encoded)
     asked = (0.3, 1.0)
-    used = [regenerate(pipe, family, PROMPT, case.clip, 1, eight, s)[1].strength for s in asked]
+    used = [
+        regenerate_video(pipe, family, PROMPT, case.clip, 1, eight, s)[1].strength for s in asked
+    ]
     assert used == pytest.approx(asked, abs=0.1)  # in more steps, where eight do not reach it
     del pipe.encode_prompt
     assert len(encoded) == 3 * usual, "a renoised loser encodes its prompt once"
@@ -338,9 +342,11 @@ def check_regions(case: Case, monkeypatch) -> None:
     monkeypatch.setattr(
         pipe.vae, "decode", lambda z, *rest, **more: decoded.append(z) or decode(z, *rest, **more)
     )
-    roundtrip(pipe, family, case.clip)
-    regenerate(pipe, family, PROMPT, case.clip, 1, eight, 1.0)
-    regenerate(pipe, family, PROMPT, case.clip, 1, eight, 1.0, Region((0, 1), (0, 0.5), (0, 0.5)))
+    roundtrip_video(pipe, family, case.clip)
+    regenerate_video(pipe, family, PROMPT, case.clip, 1, eight, 1.0)
+    regenerate_video(
+        pipe, family, PROMPT, case.clip, 1, eight, 1.0, Region((0, 1), (0, 0.5), (0, 0.5))
+    )
     kept, whole, local = (z[:, :, -decoded[0].shape[2] :] for z in decoded)
     apart = [(z - kept).abs()[:, :, 1:] for z in (whole, local)]  # the first frame is given
     edge = kept.shape[3] // 2
@@ -354,7 +360,7 @@ def test_what_is_trained_is_saved_loaded_and_sampled(case, weights, tmp_path):
     """Steps on one pair lower its preference loss and its plain loss; a pipeline loads the rest."""
     family, spec = case.family, case.spec
     config = TrainConfig(model=str(case.folder), weights=weights, rank=4, alpha=8.0)
-    model = setup.policy(config, spec, torch.device("cpu"), RUNGS[0])
+    model = setup.make_policy(config, spec, torch.device("cpu"), RUNGS[0])
     with torch.no_grad():
         lose = torch.flip(latents._pixels(case.clip), (1,))[None]
         win, lose = (
@@ -368,18 +374,18 @@ def test_what_is_trained_is_saved_loaded_and_sampled(case, weights, tmp_path):
     batch = Batch(
         win, lose[:, None], grain, torch.tensor([0.5]).double(), case.inputs(case.pipe, PROMPT)
     )
-    task = step.Task(family, process)
+    task = step.TrainTask(family, process)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=3e-3 if weights == "lora" else 3e-4)
     before = Reference(model, "adapter-off" if weights == "lora" else "frozen")
     losses = []
     for _ in range(5):
-        outcome = step.sft(model, task, batch, lambda loss: loss.backward())
+        outcome = step.sft_step(model, task, batch, lambda loss: loss.backward())
         losses.append(outcome.loss)
         optimizer.step()
         optimizer.zero_grad()
     assert losses[-1] < losses[0]
-    outcome = step.contrast(
+    outcome = step.contrast_step(
         model, task, batch, objective.Contrast(), before, lambda loss: loss.backward()
     )
     assert 0 < float(outcome.moved) < 10
@@ -388,11 +394,12 @@ def test_what_is_trained_is_saved_loaded_and_sampled(case, weights, tmp_path):
     optimizer.zero_grad()
     with before.active():
         ref_win, ref_lose = (
-            step.branch(model, task, batch, video)[0] for video in (batch.win, batch.lose[:, 0])
+            step.branch_error(model, task, batch, video)[0]
+            for video in (batch.win, batch.lose[:, 0])
         )
     losses = []
     for _ in range(2):
-        outcome = step.dpo(
+        outcome = step.dpo_step(
             model, task, batch, objective.Objective(beta=10.0), ref_win, ref_lose[:, None],
             lambda loss: loss.backward(), together=True,
         )  # fmt: skip
@@ -400,9 +407,9 @@ def test_what_is_trained_is_saved_loaded_and_sampled(case, weights, tmp_path):
         optimizer.step()
         optimizer.zero_grad()
     assert losses[1] < losses[0]
-    save_weights(dict(checkpoint.trained(model)), model, spec, tmp_path)
-    level = noise.levels(process, batch.u)
-    noisy, clock = noise.mix(win, grain, level), level.timestep.float()
+    save_weights(dict(checkpoint.trained_parameters(model)), model, spec, tmp_path)
+    level = noise.noise_levels(process, batch.u)
+    noisy, clock = noise.mix_noise(win, grain, level), level.timestep.float()
     pipe = load.load_pipeline(str(case.folder), task=case.task)
     base = family.forward(pipe.transformer, noisy, clock, batch.inputs)
     if weights == "lora":
@@ -423,7 +430,9 @@ def test_what_is_trained_is_saved_loaded_and_sampled(case, weights, tmp_path):
         with torch.no_grad():
             again = family.forward(plain.transformer, noisy, clock, batch.inputs)
         torch.testing.assert_close(again, ours, atol=1e-5, rtol=1e-4)
-        check_validation_videos(case, dict(checkpoint.trained(model)), config, pipe, tmp_path)
+        check_validation_videos(
+            case, dict(checkpoint.trained_parameters(model)), config, pipe, tmp_path
+        )
 
 
 def check_validation_videos(case: Case, trained, config, tuned, folder: Path) -> None:
@@ -440,7 +449,9 @@ def check_validation_videos(case: Case, trained, config, tuned, folder: Path) ->
     )  # fmt: skip
     config = dataclasses.replace(config, validation_steps=2, validation_guidance=1.0)
     cpu = torch.device("cpu")
-    videos.generate(trained, case.spec, [pair], config, place, folder, "step", cpu)
+    videos.generate_validation_videos(
+        trained, case.spec, [pair], config, place, folder, "step", cpu
+    )
     assert videos.file_of(folder, "00-real").read_bytes() == real
     base, made = (
         read_clip(videos.file_of(folder, f"00-{n}").read_bytes())[0] for n in ("base", "step")
@@ -458,7 +469,7 @@ def test_the_video_of_ltx2_does_not_hear_the_sound_and_the_sound_stays_as_it_is(
     """What training calls gives the same for any sound; all weights but the sound's are open."""
     folder = tiny_pipelines.save("ltx2-t2v", tmp_path)
     spec = load.read_spec(str(folder))
-    model = setup.policy(
+    model = setup.make_policy(
         TrainConfig(model=str(folder), weights="full"), spec, torch.device("cpu"), RUNGS[0]
     )
     names = dict(model.named_parameters())
@@ -479,7 +490,7 @@ def test_the_video_of_ltx2_does_not_hear_the_sound_and_the_sound_stays_as_it_is(
         for name in names.keys() - open_:
             names[name].add_(1.0)
     assert torch.equal(forward(), before)
-    lora = setup.policy(TrainConfig(model=str(folder)), spec, torch.device("cpu"), RUNGS[0])
+    lora = setup.make_policy(TrainConfig(model=str(folder)), spec, torch.device("cpu"), RUNGS[0])
     assert not any(p.requires_grad and "audio" in n for n, p in lora.named_parameters())
 
 
@@ -490,9 +501,9 @@ def test_prompts_of_their_own_length_do_not_share_a_forward():
         for length in (7, 9)
     ]
     choice = Choice((0,), 0, 0.5, latent)
-    assert collate([(samples[0], choice)] * 2).inputs["text"].shape == (2, 7, 4)
+    assert collate_samples([(samples[0], choice)] * 2).inputs["text"].shape == (2, 7, 4)
     with pytest.raises(UserError, match="of their own length") as refused:
-        collate([(sample, choice) for sample in samples])
+        collate_samples([(sample, choice) for sample in samples])
     assert "batch=1" in str(refused.value.hint)
 
 

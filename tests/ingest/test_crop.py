@@ -10,7 +10,7 @@ import pytest
 
 from realdpo import tables
 from realdpo.curate.config import ClipSettings, IngestConfig
-from realdpo.curate.ingestion import ingest
+from realdpo.curate.ingestion import ingest_footage
 from realdpo.media.decode import read_clip
 from realdpo.media.encode import encode_video
 from realdpo.workspace import Workspace
@@ -48,7 +48,7 @@ def clip_of(film: Path, folder: Path, crop: str) -> tuple[dict, np.ndarray]:
         decide=dict.fromkeys(off, "off"),
     )  # fmt: skip
     workspace = Workspace(folder)
-    ingest(workspace, [str(film)], settings)
+    ingest_footage(workspace, [str(film)], settings)
     (row,) = tables.read_table(workspace.clips, tables.CLIPS).to_pylist()
     assert row["keep"], row["reasons"]
     return row, read_clip(workspace.clip_file(row["clip_id"]))[0]

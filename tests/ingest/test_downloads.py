@@ -14,8 +14,8 @@ import pytest
 from films import ffmpeg
 
 from realdpo.curate.config import IngestConfig
-from realdpo.curate.downloads import download
-from realdpo.curate.ingestion import identify
+from realdpo.curate.downloads import download_film
+from realdpo.curate.ingestion import identify_sources
 from realdpo.curate.sources import Candidate
 from realdpo.errors import UserError
 from realdpo.workspace import Workspace
@@ -80,36 +80,36 @@ def host(film: bytes) -> Iterator[str]:
 def test_a_broken_download_goes_on_where_it_was(host: str, film: bytes, tmp_path: Path) -> None:
     digests = {"sha256": hashlib.sha256(film).hexdigest(), "sha1": hashlib.sha1(film).hexdigest()}
     url = f"{host}/a%20b.mp4?x=1"
-    path = download(url, tmp_path, max_bytes=1 << 30, sleep=lambda _: None, **digests)
+    path = download_film(url, tmp_path, max_bytes=1 << 30, sleep=lambda _: None, **digests)
     assert path.read_bytes() == film
     assert path.suffix == ".mp4"
     assert Host.asked[0] is None
     assert len(Host.asked) > 2
     assert all(Host.asked[1:])
     seen = len(Host.asked)
-    download(url, tmp_path, max_bytes=1 << 30)
+    download_film(url, tmp_path, max_bytes=1 << 30)
     assert len(Host.asked) == seen  # it is there
 
 
 def test_downloads_that_are_refused(host: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="more than 1 MB"):
-        download(f"{host}/b.mp4", tmp_path, max_bytes=1 << 20)
+        download_film(f"{host}/b.mp4", tmp_path, max_bytes=1 << 20)
     with pytest.raises(UserError, match="not the one whose sha256"):
-        download(f"{host}/c.mp4", tmp_path, max_bytes=1 << 30, sha256="0" * 64)
+        download_film(f"{host}/c.mp4", tmp_path, max_bytes=1 << 30, sha256="0" * 64)
     with pytest.raises(UserError, match="not the one whose sha1"):
-        download(f"{host}/c.mp4", tmp_path, max_bytes=1 << 30, sha1="0" * 40)
+        download_film(f"{host}/c.mp4", tmp_path, max_bytes=1 << 30, sha1="0" * 40)
     with pytest.raises(UserError, match="404"):
-        download(f"{host}/gone.mp4", tmp_path, max_bytes=1 << 30)
+        download_film(f"{host}/gone.mp4", tmp_path, max_bytes=1 << 30)
     assert not [p for p in tmp_path.iterdir() if p.suffix == ".mp4"]
 
 
 def test_a_page_in_place_of_a_film_is_not_kept(host: str, film: bytes, tmp_path: Path) -> None:
     workspace, address = Workspace(tmp_path), f"{host}/page.mp4"
-    [first] = identify(workspace, [Candidate(address)], IngestConfig(engine="serial"))
+    [first] = identify_sources(workspace, [Candidate(address)], IngestConfig(engine="serial"))
     assert first.source_id is None
     assert address in str(first.error)
     assert "text/html" in str(first.error)
-    [second] = identify(workspace, [Candidate(address)], IngestConfig(engine="serial"))
+    [second] = identify_sources(workspace, [Candidate(address)], IngestConfig(engine="serial"))
     assert (second.error, second.source_id) == (None, hashlib.sha256(film).hexdigest())
     assert len(Host.asked) == 2
 
@@ -123,7 +123,7 @@ def test_a_busy_host_is_waited_for_as_it_asks(host: str, film: bytes, tmp_path: 
         (502, {}),
     ]
     waits: list[float] = []
-    path = download(f"{host}/b.mp4", tmp_path, max_bytes=1 << 30, sleep=waits.append)
+    path = download_film(f"{host}/b.mp4", tmp_path, max_bytes=1 << 30, sleep=waits.append)
     assert path.read_bytes() == film
     seconds, date, window, unasked = waits
     assert 7 <= seconds <= 7.25
@@ -135,4 +135,4 @@ def test_a_busy_host_is_waited_for_as_it_asks(host: str, film: bytes, tmp_path: 
 def test_a_host_that_asks_for_hours_is_left_for_another_run(host: str, tmp_path: Path) -> None:
     Host.busy[:] = [(429, {"Retry-After": "7200"})]
     with pytest.raises(UserError, match="asks to wait 7200 s"):
-        download(f"{host}/b.mp4", tmp_path, max_bytes=1 << 30, sleep=lambda _: None)
+        download_film(f"{host}/b.mp4", tmp_path, max_bytes=1 << 30, sleep=lambda _: None)

@@ -21,7 +21,7 @@ import pytest
 from realdpo import tables
 from realdpo.curate import sources
 from realdpo.curate.config import ClipSettings, IngestConfig, ShardSettings, SourceSettings
-from realdpo.curate.ingestion import closing_table, identify, ingest
+from realdpo.curate.ingestion import funnel_table, identify_sources, ingest_footage
 from realdpo.errors import UserError
 from realdpo.media.decode import decode_frames, read_clip
 from realdpo.workspace import Workspace
@@ -45,7 +45,7 @@ SETTINGS = IngestConfig(
 @pytest.fixture(scope="module")
 def done(footage: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     workspace = Workspace(tmp_path_factory.mktemp("work"))
-    workspace_result = ingest(workspace, [str(footage)], SETTINGS)
+    workspace_result = ingest_footage(workspace, [str(footage)], SETTINGS)
     (workspace.root / "funnel.json").write_text(json.dumps(workspace_result))
     return workspace
 
@@ -152,15 +152,15 @@ def test_a_finished_workspace_is_left_alone_and_a_new_threshold_decodes_nothing(
 ) -> None:
     before = outputs(done)
     steps = {f: f.stat().st_mtime_ns for f in done.step("analyse").iterdir()}
-    result = ingest(done, [str(footage)], SETTINGS)
+    result = ingest_footage(done, [str(footage)], SETTINGS)
     assert result.pop("unchanged")
     assert result == json.loads((done.root / "funnel.json").read_text())
-    assert "dropped" in closing_table(result)
+    assert "dropped" in funnel_table(result)
     assert outputs(done) == before
     strict = IngestConfig(**{**vars(SETTINGS), "decide": {**OPEN, "luma.mean_min": 250.0}})
-    assert ingest(done, [str(footage)], strict)["kept"] == 0
+    assert ingest_footage(done, [str(footage)], strict)["kept"] == 0
     assert {f: f.stat().st_mtime_ns for f in done.step("analyse").iterdir()} == steps
-    ingest(done, [str(footage)], SETTINGS)
+    ingest_footage(done, [str(footage)], SETTINGS)
     assert outputs(done) == before  # clips that are kept again were not even cut again
 
 
@@ -209,7 +209,7 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(
     assert "error:" in stopped.stderr
     assert "Traceback" not in stopped.stderr
     assert not list(tmp_path.rglob("*.tmp"))
-    again = ingest(Workspace(tmp_path), [str(one)], SETTINGS)
+    again = ingest_footage(Workspace(tmp_path), [str(one)], SETTINGS)
     assert again["kept"] > 0
 
 
@@ -219,12 +219,12 @@ def test_two_runs_on_one_workspace(footage: Path, tmp_path: Path) -> None:
         workspace.lock("curate ingest"),
         pytest.raises(UserError, match=r"in use by `realdpo curate ingest` \(process"),
     ):
-        ingest(workspace, [str(footage)], SETTINGS)
+        ingest_footage(workspace, [str(footage)], SETTINGS)
 
 
 def test_a_workspace_that_cannot_be_made(footage: Path) -> None:
     with pytest.raises(UserError, match="cannot make the workspace"):
-        ingest(Workspace(Path("/proc/nowhere")), [str(footage)], SETTINGS)
+        ingest_footage(Workspace(Path("/proc/nowhere")), [str(footage)], SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_what_cannot_work_is_said_before_anything_is_decoded(
     bikes: Path, tmp_path: Path, asked: dict[str, object], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        ingest(Workspace(tmp_path), [str(bikes)], replace(SETTINGS, **asked))
+        ingest_footage(Workspace(tmp_path), [str(bikes)], replace(SETTINGS, **asked))
     assert not (tmp_path / "steps").exists()
 
 
@@ -283,7 +283,9 @@ def test_a_file_that_is_not_the_one_its_manifest_promises_is_not_used(tmp_path: 
     rows = [{"path": f"{name}.mp4", "sha256": right.upper()} for name in ("other", "same")]
     manifest = tmp_path / "list.jsonl"
     manifest.write_text("\n".join(json.dumps(row) for row in rows))
-    other, same = identify(Workspace(tmp_path / "w"), sources.find([str(manifest)]), SETTINGS)
+    other, same = identify_sources(
+        Workspace(tmp_path / "w"), sources.find_footage([str(manifest)]), SETTINGS
+    )
     assert (same.source_id, same.error) == (right, None)
     assert other.source_id is None
     assert "other.mp4: the manifest gives another sha256" in str(other.error)
@@ -301,7 +303,7 @@ def test_licences_are_required_and_native_clips_keep_size_and_rate(
     )
     workspace = Workspace(tmp_path)
     good = footage / "good"
-    ingest(workspace, [str(good)], settings)
+    ingest_footage(workspace, [str(good)], settings)
     clips = tables.read_table(workspace.clips, tables.CLIPS).to_pylist()
     kept = [row for row in clips if row["keep"]]
     assert kept
@@ -326,7 +328,7 @@ def test_other_formats(done: Workspace, footage: Path, tmp_path: Path, form: str
     workspace = Workspace(tmp_path)
     changed = IngestConfig(**{**vars(SETTINGS), "shards": ShardSettings(
         format=form, validation=0.2, test=0.2, to=f"file://{tmp_path}/copy")})  # type: ignore[arg-type]  # fmt: skip
-    kept = ingest(workspace, [str(footage)], changed)["kept"]
+    kept = ingest_footage(workspace, [str(footage)], changed)["kept"]
     assert not list(workspace.data.glob("*.parquet"))
     files = [f for f in workspace.data.rglob("*") if f.is_file()]
     if form == "webdataset":
@@ -351,7 +353,7 @@ def test_other_formats(done: Workspace, footage: Path, tmp_path: Path, form: str
 def test_scores_of_captions_outlive_another_ingest(footage: Path, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     street = str(footage / "good" / "street.mp4")
-    ingest(workspace, [street], SETTINGS)
+    ingest_footage(workspace, [street], SETTINGS)
     clips = tables.read_table(workspace.clips, tables.CLIPS)
     rows = clips.to_pylist()
     kept = next(row["clip_id"] for row in rows if row["keep"])
@@ -359,7 +361,7 @@ def test_scores_of_captions_outlive_another_ingest(footage: Path, tmp_path: Path
         row["verify.fit"] = 0.25 if row["clip_id"] == kept else None
     tables.write_table(workspace.clips, tables.from_rows(tables.CLIPS, rows), tables.CLIPS)
 
-    ingest(workspace, [street], replace(SETTINGS, decide={**OPEN, "verify.fit_min": 0.5}))
+    ingest_footage(workspace, [street], replace(SETTINGS, decide={**OPEN, "verify.fit_min": 0.5}))
     after = {
         row["clip_id"]: row for row in tables.read_table(workspace.clips, tables.CLIPS).to_pylist()
     }

@@ -121,9 +121,9 @@ def test_what_is_told_differently_is_settled_and_said(some: list[Path], tmp_path
     tables.write_table(b.clips, tables.from_rows(tables.CLIPS, rows), tables.CLIPS)
     for work, text in ((a, "Ann's words."), (b, "Bob's words.")):
         fields = {name: str(three[name]) for name in edits.FIELDS if name != "prompt"}
-        edits.write_rows(edits.path(work), [{**fields, "prompt": text}])
+        edits.write_rows(edits.edits_path(work), [{**fields, "prompt": text}])
     into = Workspace(tmp_path / "all")
-    result = merge.merge([a, b], into)
+    result = merge.merge_workspaces([a, b], into)
     said = result["conflicts"]
     merged = {row["clip_id"]: row for row in table(into)}
     assert merged[one["clip_id"]]["prompt"] == "By a model."
@@ -134,7 +134,7 @@ def test_what_is_told_differently_is_settled_and_said(some: list[Path], tmp_path
     assert said["clips with two captions; the first counts"] >= 1
     assert said["clips with two edited captions; the first counts"] == 1
     assert said[f"clips of {a.root} without people.share, which others have"] == len(first)
-    assert edits.load(into)[three["clip_id"]] == "Ann's words."
+    assert edits.load_edits(into)[three["clip_id"]] == "Ann's words."
     assert json.loads((into.reports / "merge.json").read_text())["conflicts"] == said
 
 
@@ -149,10 +149,10 @@ def test_a_stopped_merge_goes_on(
 
     monkeypatch.setattr(merge, "_judge", broken)
     with pytest.raises(KeyboardInterrupt):
-        merge.merge(given, into)
+        merge.merge_workspaces(given, into)
     monkeypatch.undo()
-    stopped = merge.merge(given, into)
-    whole = merge.merge(given, Workspace(tmp_path / "whole"))
+    stopped = merge.merge_workspaces(given, into)
+    whole = merge.merge_workspaces(given, Workspace(tmp_path / "whole"))
     assert stopped == whole
     assert into.clips.read_bytes() == (tmp_path / "whole" / "clips.parquet").read_bytes()
 
@@ -161,17 +161,17 @@ def test_what_does_not_go_together(some: list[Path], tmp_path: Path) -> None:
     a, b = (Workspace(path) for path in some[:2])
     into = Workspace(tmp_path / "all")
     with pytest.raises(UserError, match="two workspaces or more"):
-        merge.check([a], into)
+        merge.check_mergeable([a], into)
     with pytest.raises(UserError, match="named twice"):
-        merge.check([a, Workspace(a.root / ".")], into)
+        merge.check_mergeable([a, Workspace(a.root / ".")], into)
     with pytest.raises(UserError, match="one of the workspaces"):
-        merge.check([a, b], a)
+        merge.check_mergeable([a, b], a)
     with pytest.raises(UserError, match="is not there"):
-        merge.check([a, Workspace(tmp_path / "none")], into)
+        merge.check_mergeable([a, Workspace(tmp_path / "none")], into)
     with pytest.raises(UserError, match="clips of its own"):
-        merge.check([a, b], Workspace(some[2]))
+        merge.check_mergeable([a, b], Workspace(some[2]))
     path = b.root / "config" / "curate-ingest.toml"
     path.write_text(path.read_text().replace('target = "tiny"', 'target = "ltx"'))
     with pytest.raises(UserError, match="was made with target tiny, .* with ltx"):
-        merge.check([a, b], into)
+        merge.check_mergeable([a, b], into)
     assert not into.root.exists()

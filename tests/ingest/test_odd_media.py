@@ -15,9 +15,9 @@ from films import ffmpeg
 from realdpo import tables
 from realdpo.curate import analyse, sources
 from realdpo.curate.config import TARGETS, ClipSettings, IngestConfig, ShotSettings, Target
-from realdpo.curate.ingestion import ingest
-from realdpo.curate.inspect import inspect, text
-from realdpo.curate.shots import divide
+from realdpo.curate.ingestion import ingest_footage
+from realdpo.curate.inspect import describe_inspection, inspect_file
+from realdpo.curate.shots import divide_shots
 from realdpo.media import MediaError
 from realdpo.media.decode import decode_frames, read_clip
 from realdpo.workspace import Workspace
@@ -30,7 +30,7 @@ def moving(size: str, seconds: float, rate: int = 25) -> tuple[str, ...]:
 
 
 def look(path: Path) -> analyse.Analysis:
-    return analyse.analyse(analyse.Task("", str(path), ShotSettings(), 1))
+    return analyse.analyse_source(analyse.AnalysisTask("", str(path), ShotSettings(), 1))
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_clips_are_cut_on_either_side_of_a_change_of_size(two_sizes: Path, tmp_p
         "motion.camera_confidence_min",
     )}  # fmt: skip
     workspace = Workspace(tmp_path)
-    ingest(workspace, [str(two_sizes)], IngestConfig(decide=off, engine="serial"))
+    ingest_footage(workspace, [str(two_sizes)], IngestConfig(decide=off, engine="serial"))
     rows = tables.read_table(workspace.clips, tables.CLIPS).to_pylist()
     assert [row["reasons"] for row in rows] == [[], []]
     assert [row["error"] for row in rows] == [None, None]
@@ -86,10 +86,12 @@ def test_a_hole_in_the_times_divides_and_the_rate_is_that_of_the_frames(tmp_path
     assert float(two.start) == pytest.approx(5, abs=0.002)
     assert seen.facts["fps"] == "30/1"
     assert one.fps == two.fps == 30
-    spans = divide(seen.times, [], [], Fraction(30), ClipSettings(), Target(),
+    spans = divide_shots(seen.times, [], [], Fraction(30), ClipSettings(), Target(),
                    analyse.breaks_of(parts))  # fmt: skip
     assert [[round(float(t), 1) for t in (s.start, s.end)] for s in spans] == [[0, 2.9], [5.1, 8]]
-    assert "divided: a hole of 2.00 s in the times at 3.00 s" in text(inspect(path))
+    assert "divided: a hole of 2.00 s in the times at 3.00 s" in describe_inspection(
+        inspect_file(path)
+    )
 
 
 def test_slow_footage_is_no_row_of_holes(tmp_path: Path) -> None:
@@ -140,7 +142,7 @@ def test_what_cannot_be_sought_in_is_read_from_its_beginning(tmp_path: Path) -> 
 def test_gif_is_footage(tmp_path: Path) -> None:
     path = tmp_path / "a.GIF"
     ffmpeg(*moving("64x48", 2, 10), path)
-    (candidate,) = sources.find([str(tmp_path)])
+    (candidate,) = sources.find_footage([str(tmp_path)])
     assert candidate.path == str(path)
     seen = look(path)
     assert (seen.facts["frames"], seen.facts["fps"]) == (20, "10/1")
@@ -152,7 +154,7 @@ def test_hardly_any_picture_gives_no_warning(tmp_path: Path, size: str, count: i
     ffmpeg(*moving(size, 1), "-frames:v", count, "-c:v", "ffv1", path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = inspect(path)
+        found = inspect_file(path)
     assert found["clips"][0]["reasons"][0] == "too_short"
 
 
@@ -173,7 +175,7 @@ def kept_rates(rates: Sequence[int], folder: Path) -> list[bool]:
         ffmpeg(*moving("320x240", 3, rate), "-vf", "gblur=sigma=1.5", *X264,
                folder / f"{rate:02}.mp4")  # fmt: skip
     workspace = Workspace(folder / "w")
-    ingest(workspace, [str(folder)], IngestConfig(target="tiny", engine="serial"))
+    ingest_footage(workspace, [str(folder)], IngestConfig(target="tiny", engine="serial"))
     seen = {row["source_id"]: row["path"] for row in
             tables.read_table(workspace.sources, tables.SOURCES).to_pylist()}  # fmt: skip
     rows = tables.read_table(workspace.clips, tables.CLIPS).to_pylist()

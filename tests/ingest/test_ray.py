@@ -15,7 +15,7 @@ from test_ingest import SETTINGS, outputs
 from realdpo import engine
 from realdpo.curate import analyse
 from realdpo.curate.config import ShotSettings
-from realdpo.curate.ingestion import ingest
+from realdpo.curate.ingestion import ingest_footage
 from realdpo.workspace import Workspace
 
 ray = pytest.importorskip("ray")
@@ -71,17 +71,21 @@ def test_the_analysis_is_the_same_bytes_as_here(
     cluster: Any, footage: Path, tmp_path: Path
 ) -> None:
     files = [p for p in sorted((footage / "good").iterdir()) if p.suffix in (".mp4", ".mkv")]
-    tasks = [analyse.Task(str(n), str(path), ShotSettings(), 1) for n, path in enumerate(files)]
+    tasks = [
+        analyse.AnalysisTask(str(n), str(path), ShotSettings(), 1) for n, path in enumerate(files)
+    ]
     saved: dict[str, list[bytes]] = {}
     for where in ("serial", "ray"):
-        outcomes = engine.run_rows(analyse.analyse, tasks, engine=where, address=cluster.address)
+        outcomes = engine.run_rows(
+            analyse.analyse_source, tasks, engine=where, address=cluster.address
+        )
         by_id = {outcome.row.source_id: outcome.value for outcome in outcomes}
         saved[where] = []
         for task in tasks:
             path = tmp_path / where / task.source_id
             value = by_id[task.source_id]
             assert value is not None
-            analyse.save(path, value)
+            analyse.save_analysis(path, value)
             saved[where].append(path.read_bytes())
     assert saved["ray"] == saved["serial"]
 
@@ -92,8 +96,8 @@ def test_a_whole_ingest_is_the_same_bytes_as_here(
 ) -> None:
     good = [str(footage / "good")]
     here, there = Workspace(tmp_path / "here"), Workspace(tmp_path / "there")
-    kept = ingest(here, good, replace(SETTINGS, engine="local"))
-    on_ray = ingest(there, good, replace(SETTINGS, engine="ray", address=cluster.address))
+    kept = ingest_footage(here, good, replace(SETTINGS, engine="local"))
+    on_ray = ingest_footage(there, good, replace(SETTINGS, engine="ray", address=cluster.address))
     assert on_ray == kept
     assert kept["kept"] > 0
     assert outputs(there) == outputs(here)

@@ -11,7 +11,7 @@ import pytest
 from realdpo import tables
 from realdpo.curate import sources
 from realdpo.curate.config import IngestConfig, ShardSettings
-from realdpo.curate.ingestion import ingest
+from realdpo.curate.ingestion import ingest_footage
 from realdpo.errors import UserError
 from realdpo.workspace import Workspace
 
@@ -50,7 +50,7 @@ def test_footage_is_read_there_and_the_dataset_goes_there(
         shards=ShardSettings(to="s3://sets/mine"),
     )
     workspace = Workspace(tmp_path / "far")
-    result = ingest(workspace, ["s3://footage/day 1"], settings)
+    result = ingest_footage(workspace, ["s3://footage/day 1"], settings)
     assert (result["sources"], result["sources_failed"]) == (2, 1)
     assert result["kept"] > 3
     rows = {
@@ -62,10 +62,12 @@ def test_footage_is_read_there_and_the_dataset_goes_there(
     here = {file.name: _hash(file.read_bytes()) for file in workspace.data.iterdir()}
     there = {name.rsplit("/", 1)[1]: _hash(store.cat(name)) for name in store.find("sets/mine")}
     assert there == here
-    assert ingest(workspace, ["s3://footage/day 1"], settings)["unchanged"]
+    assert ingest_footage(workspace, ["s3://footage/day 1"], settings)["unchanged"]
 
     near = Workspace(tmp_path / "near")
-    ingest(near, [str(bikes)], IngestConfig(**{**vars(settings), "shards": ShardSettings()}))
+    ingest_footage(
+        near, [str(bikes)], IngestConfig(**{**vars(settings), "shards": ShardSettings()})
+    )
     clips = [
         {file.name: file.read_bytes() for file in place.clip_files.iterdir()}
         for place in (workspace, near)
@@ -76,7 +78,7 @@ def test_footage_is_read_there_and_the_dataset_goes_there(
 def test_what_is_not_there_is_one_line(server: str, tmp_path: Path) -> None:
     s3fs.S3FileSystem().mkdir("empty")
     with pytest.raises(UserError, match="nothing matches s3://empty/"):
-        sources.find(["s3://empty/*.mp4"])
+        sources.find_footage(["s3://empty/*.mp4"])
     with pytest.raises(UserError, match="gone.mp4 cannot be read: No such file"):
         sources.sha256_of("s3://empty/gone.mp4")
 

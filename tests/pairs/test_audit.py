@@ -14,7 +14,7 @@ from realdpo.media.decode import read_clip
 from realdpo.media.encode import EncodeSettings, encode_video
 from realdpo.pairs import audit, conform
 from realdpo.pairs.permutation import pairs_needed
-from realdpo.pairs.statistics import FEATURES, FIRST, GRID, measure, pixels
+from realdpo.pairs.statistics import FEATURES, FIRST, GRID, measure_pixels, measure_video_file
 
 FORM = conform.Form(64, 64, 9, Fraction(8))
 Video = np.ndarray
@@ -24,7 +24,7 @@ PAIRS = 8
 
 
 def numbers(video: Video) -> dict[str, float]:
-    return measure(conform.write(video, FORM, 12))
+    return measure_video_file(conform.encode_side(video, FORM, 12))
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def brightness(video: Video) -> Video:
 def test_planted_shortcuts_are_flagged(clips, winners, plant, groups) -> None:
     pairs = pairs_of(clips, winners, plant)
     for image_to_video in (True, False):
-        found = audit.audit(pairs, image_to_video)
+        found = audit.audit_pairs(pairs, image_to_video)
         assert found["verdict"] == "shortcut", found["summary"]
         assert found["p"] <= 4 / 2**PAIRS
         assert found["auc"] > 0.9
@@ -90,7 +90,7 @@ def test_planted_shortcuts_are_flagged(clips, winners, plant, groups) -> None:
 
 
 def test_pairs_that_differ_in_motion_alone_are_clean(clips, winners) -> None:
-    found = audit.audit(pairs_of(clips, winners, lambda video: video), True)
+    found = audit.audit_pairs(pairs_of(clips, winners, lambda video: video), True)
     assert found["verdict"] == "clean", found["summary"]
     assert found["preparation_auc"] == 0.5
     assert found["first_frame_difference"] == 0
@@ -102,13 +102,13 @@ def test_a_shortcut_whose_sides_are_shuffled_is_clean(clips, winners) -> None:
         (losers[0], [win]) if random.random() < 0.5 else (win, losers[:1])
         for win, losers in pairs_of(clips, winners, brightness) * 5
     ]
-    assert audit.audit(shuffled, True)["verdict"] == "clean"
+    assert audit.audit_pairs(shuffled, True)["verdict"] == "clean"
 
 
 def test_other_encoder_settings_show_in_the_structure(clips) -> None:
     clip = clips[0]
-    ours = measure(conform.write(clip, FORM, 12))
-    other = measure(
+    ours = measure_video_file(conform.encode_side(clip, FORM, 12))
+    other = measure_video_file(
         encode_video(clip, 8, EncodeSettings(gop=3, x264_params="bframes=0:scenecut=0"))
     )
     assert other["key_frames"] == 3
@@ -119,7 +119,9 @@ def test_other_encoder_settings_show_in_the_structure(clips) -> None:
 
 def test_the_first_frame_costs_the_same_bytes_whatever_follows(clips) -> None:
     clip = clips[0]
-    one, two = (measure(conform.write(v, FORM, 12)) for v in (clip, other_motion(clip, 1)))
+    one, two = (
+        measure_video_file(conform.encode_side(v, FORM, 12)) for v in (clip, other_motion(clip, 1))
+    )
     assert one["first_size"] == two["first_size"]
 
 
@@ -127,7 +129,7 @@ def test_the_first_frame_costs_the_same_bytes_whatever_follows(clips) -> None:
 def test_auc_counts_like_its_definition(seed: int) -> None:
     scores = np.random.default_rng(seed).integers(-2, 3, 17).astype(float)
     wins = sum((a > -b) + 0.5 * (a == -b) for a in scores for b in scores)
-    assert audit.auc(scores) == pytest.approx(wins / 17**2)
+    assert audit.difference_auc(scores) == pytest.approx(wins / 17**2)
 
 
 def test_no_pair_is_judged_by_a_model_that_saw_it() -> None:
@@ -139,7 +141,7 @@ def test_no_pair_is_judged_by_a_model_that_saw_it() -> None:
 
 @pytest.mark.parametrize("count", [1, 3, 5])
 def test_too_few_pairs_are_no_verdict(clips, winners, count: int) -> None:
-    found = audit.audit(pairs_of(clips[:count], winners[:count], brightness), True)
+    found = audit.audit_pairs(pairs_of(clips[:count], winners[:count], brightness), True)
     assert found["verdict"] == "too few"
     assert found["auc"] is None
     assert "6 pairs can tell" in found["summary"]
@@ -150,7 +152,7 @@ def test_three_pairs_of_three_losers_can_tell(clips, winners) -> None:
         (winner, [numbers(brightness(other_motion(clip, 3 * k + n))) for n in range(3)])
         for k, (clip, winner) in enumerate(zip(clips[:3], winners, strict=False))
     ]
-    found = audit.audit(pairs, True)
+    found = audit.audit_pairs(pairs, True)
     assert found["verdict"] == "shortcut"
     assert found["p"] == pytest.approx(1 / 4**3, abs=1e-5)
 
@@ -169,7 +171,7 @@ def test_real_against_real_is_no_finding_nineteen_times_of_twenty(
             if image_to_video:
                 others = [{**n, **{f: win[f] for f in (*FIRST, *GRID)}} for n in others]
             pairs.append((win, others))
-        verdict = audit.audit(pairs, image_to_video)["verdict"]
+        verdict = audit.audit_pairs(pairs, image_to_video)["verdict"]
         assert (verdict == "too few") == (count < pairs_needed(losers))
         wrong += verdict in ("suspicious", "shortcut")
     assert wrong <= 1 + 3 * np.sqrt(20 * 0.05 * 0.95)  # and the rule before: 17 and more
@@ -226,15 +228,15 @@ def pulsing(video: Video) -> Video:
 )
 def test_each_cue_shows_in_its_own_number(clips, plant, name: str, least: float) -> None:
     clip = clips[0]
-    more = pixels(plant(clip))[name] - pixels(clip)[name]
+    more = measure_pixels(plant(clip))[name] - measure_pixels(clip)[name]
     assert more > least
     if least > 0:
         assert more > 2 * FEATURES[name].tolerance
-        assert abs(pixels(plant(clip))["noise"] - pixels(clip)["noise"]) < 2.5
+        assert abs(measure_pixels(plant(clip))["noise"] - measure_pixels(clip)["noise"]) < 2.5
 
 
 def test_grain_that_stands_still_is_told_from_grain_that_flickers(clips) -> None:
-    still, new = (pixels(grain(clips[0], n)) for n in (1, len(clips[0])))
+    still, new = (measure_pixels(grain(clips[0], n)) for n in (1, len(clips[0])))
     # noise that is new in every frame has changed as much after one frame as after two
     assert new["flicker_slope"] == pytest.approx(0, abs=0.05)
     assert new["flicker"] - still["flicker"] > 2
@@ -242,8 +244,8 @@ def test_grain_that_stands_still_is_told_from_grain_that_flickers(clips) -> None
 
 def test_texture_that_changes_with_the_latent_frames_is_seen(bikes) -> None:
     clip = np.repeat(footage(bikes, 0, 1, (64, 64), 8), 17, axis=0)
-    assert abs(pixels(clip)["pulse_4"]) < 0.1
-    assert pixels(pulsing(clip))["pulse_4"] > 1
+    assert abs(measure_pixels(clip)["pulse_4"]) < 0.1
+    assert measure_pixels(pulsing(clip))["pulse_4"] > 1
 
 
 def test_twice_the_step_is_twice_the_speed(bikes) -> None:
@@ -252,7 +254,9 @@ def test_twice_the_step_is_twice_the_speed(bikes) -> None:
 
     picture = cv2.GaussianBlur(footage(bikes, 0, 1, (128, 64), 8)[0], (0, 0), 2)
     one, two = (np.stack([np.roll(picture, k * step, axis=1) for k in range(9)]) for step in (1, 2))
-    assert pixels(two)["speed"] - pixels(one)["speed"] == pytest.approx(np.log(2), abs=0.25)
+    assert measure_pixels(two)["speed"] - measure_pixels(one)["speed"] == pytest.approx(
+        np.log(2), abs=0.25
+    )
 
 
 @pytest.mark.parametrize(("spread", "expected"), [(0.05, True), (0.8, False)])
@@ -272,14 +276,14 @@ def test_one_factor_of_speed_is_a_frame_rate_and_many_are_motion(
         step = random.uniform(1, 3)
         faster = step * 1.6 * np.exp(random.normal(0, spread))
         pairs.append((numbers(pan(clip[0], step)), [numbers(pan(clip[0], faster))]))
-    found = audit.audit(pairs, True)
+    found = audit.audit_pairs(pairs, True)
     speed = next(f for f in found["features"] if f["name"] == "speed")
     assert (speed["p"] <= 0.05) == expected
     assert ("--set fps" in found["summary"]) == expected
 
 
 def test_every_finding_says_what_to_do(clips, winners) -> None:
-    found = audit.audit(pairs_of(clips, winners, reencoding), True)
+    found = audit.audit_pairs(pairs_of(clips, winners, reencoding), True)
     sure = [f for f in found["features"] if f["p"] <= 0.05]
     assert sure
     assert all(f["remedy"] for f in sure)
@@ -288,11 +292,11 @@ def test_every_finding_says_what_to_do(clips, winners) -> None:
 
 def test_no_pairs_is_an_error_with_a_way_out() -> None:
     with pytest.raises(UserError, match="no pairs"):
-        audit.audit([], True)
+        audit.audit_pairs([], True)
 
 
 def test_frozen_tail_counts_frames() -> None:
     video = np.random.default_rng(0).integers(0, 255, (9, 16, 16, 3), dtype=np.uint8)
-    assert pixels(video)["frozen_tail"] == 0
+    assert measure_pixels(video)["frozen_tail"] == 0
     video[-4:] = video[-4]
-    assert pixels(video)["frozen_tail"] == 3
+    assert measure_pixels(video)["frozen_tail"] == 3

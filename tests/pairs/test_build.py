@@ -24,9 +24,9 @@ from realdpo.errors import UserError
 from realdpo.families.fingerprint import fingerprint_weights
 from realdpo.media.decode import read_clip
 from realdpo.pairs import building
-from realdpo.pairs.building import build, preview
+from realdpo.pairs.building import build_pairs, preview_build
 from realdpo.pairs.config import BuildConfig
-from realdpo.pairs.plan import loser, plan
+from realdpo.pairs.plan import plan_loser, plan_pairs
 from realdpo.pairs.publish import apply_review, reviews_path
 from realdpo.workspace import Workspace
 
@@ -42,7 +42,7 @@ def model(tmp_path_factory) -> Path:
 def built(tmp_path_factory, bikes, model) -> tuple[Workspace, BuildConfig]:
     workspace = fabricate(tmp_path_factory.mktemp("work"), bikes)
     config = BuildConfig(model=str(model), steps=STEPS, losers=2, strategies=MIX)
-    build(workspace, config, devices="cpu")
+    build_pairs(workspace, config, devices="cpu")
     return workspace, config
 
 
@@ -125,10 +125,10 @@ def test_a_second_run_makes_nothing_and_changes_nothing(built, monkeypatch) -> N
     monkeypatch.setattr(
         "realdpo.families.load.load_pipeline", lambda *a, **k: pytest.fail("loaded")
     )
-    build(workspace, config, devices="cpu")
+    build_pairs(workspace, config, devices="cpu")
     assert contents(workspace) == before
     assert workspace.pairs.stat().st_mtime_ns == table
-    assert preview(workspace, config)["to make"].startswith("0 pairs")
+    assert preview_build(workspace, config)["to make"].startswith("0 pairs")
 
 
 @pytest.mark.slow
@@ -140,7 +140,7 @@ def test_a_review_takes_pairs_out_and_puts_them_back(built) -> None:
     for choice, left in (("reject", 2), ("accept", 3)):
         file.write_text(json.dumps({"choices": {victim: choice}}))
         apply_review(workspace, file)
-        summary = build(workspace, config, devices="cpu")
+        summary = build_pairs(workspace, config, devices="cpu")
         assert summary["by_status"].get("ok") == left
         assert tables.read_table(workspace.pairs, tables.PAIRS).num_rows == 3
     file.write_text(json.dumps({"choices": {victim: "maybe"}}))
@@ -150,7 +150,7 @@ def test_a_review_takes_pairs_out_and_puts_them_back(built) -> None:
     with pytest.raises(UserError, match="does not hold choices"):
         apply_review(workspace, file)
     reviews_path(workspace).unlink()
-    build(workspace, config, devices="cpu")
+    build_pairs(workspace, config, devices="cpu")
     assert contents(workspace) == before
 
 
@@ -165,7 +165,7 @@ def test_the_table_says_what_was_really_done(built) -> None:
     for row in rows_of(workspace):
         assert (row["dtype"], row["quantization"]) == ("float32", None)
         for k in range(config.losers):
-            how = loser(row["pair_id"], k, config)
+            how = plan_loser(row["pair_id"], k, config)
             strategies.add(how.strategy)
             assert row["strategy"][k] == how.strategy
             if how.strength is None:
@@ -185,10 +185,10 @@ def test_the_settings_kept_are_those_that_the_data_was_made_with(built) -> None:
     kept = workspace.config_file("pairs build").read_text()
     assert 'dtype = "float32"' in kept
     again = dataclasses.replace(config, memory="vae_slicing")
-    build(workspace, again, devices="cpu")  # makes nothing
+    build_pairs(workspace, again, devices="cpu")  # makes nothing
     assert workspace.config_file("pairs build").read_text() == kept
     with pytest.raises(UserError, match="names no device"):
-        build(workspace, config, devices=",")
+        build_pairs(workspace, config, devices=",")
 
 
 @pytest.mark.slow
@@ -196,7 +196,7 @@ def test_another_dtype_makes_other_videos(tmp_path, bikes, model) -> None:
     workspace = fabricate(tmp_path, bikes, clips=1)
     made = {}
     for dtype in ("fp32", "bf16"):
-        build(workspace, BuildConfig(model=str(model), steps=1, losers=1, dtype=dtype))
+        build_pairs(workspace, BuildConfig(model=str(model), steps=1, losers=1, dtype=dtype))
         [row] = rows_of(workspace)
         made[row["dtype"]] = (row["pair_id"], row["lose"])
         assert f'dtype = "{row["dtype"]}"' in workspace.config_file("pairs build").read_text()
@@ -225,13 +225,13 @@ def test_any_argument_of_call_and_scheduler_is_reached_and_recorded(
         model=str(model), steps=1, losers=1, negative_prompt="blurry",
         call={"use_dynamic_cfg": True}, scheduler={"snr_shift_scale": 2.0},
     )  # fmt: skip
-    build(workspace, config, devices="cpu")
+    build_pairs(workspace, config, devices="cpu")
     assert asked == [(True, 2.0)]
     [row] = rows_of(workspace)
     assert json.loads(row["call"]) == {"use_dynamic_cfg": True}
     assert json.loads(row["scheduler_settings"]) == {"snr_shift_scale": 2.0}
     assert row["negative_prompt"] == "blurry"
-    shown = preview(workspace, config)
+    shown = preview_build(workspace, config)
     assert shown["call"] == {"use_dynamic_cfg": True}
     assert shown["negative prompt"] == "blurry"
     assert "can train this model" in shown["training"]
@@ -250,21 +250,21 @@ def test_settings_that_no_pipeline_takes_are_refused_before_anything_is_loaded(
 ) -> None:
     workspace = fabricate(tmp_path, bikes, clips=1)
     with pytest.raises(UserError, match=message) as caught:
-        preview(workspace, BuildConfig(model=str(model), **changes))
+        preview_build(workspace, BuildConfig(model=str(model), **changes))
     assert hint is None or hint in str(caught.value.hint)
 
 
 def test_a_plan_says_which_settings_are_whose(tmp_path, bikes, model) -> None:
     workspace = fabricate(tmp_path, bikes, clips=1)
     config = BuildConfig(model=str(model), steps=3, negative_prompt="blurry")
-    shown = preview(workspace, config)
+    shown = preview_build(workspace, config)
     assert shown["where from"].split("; ") == [
         "width, height, frames, fps, guidance: the model's own",
         "steps, negative prompt: yours",
     ]
     assert shown["negative prompt"] == "blurry"
-    assert preview(workspace, BuildConfig(model=str(model)))["negative prompt"] == "none"
-    planned = plan(workspace, config)
+    assert preview_build(workspace, BuildConfig(model=str(model)))["negative prompt"] == "none"
+    planned = plan_pairs(workspace, config)
     short = dataclasses.replace(planned.tasks[0].settings, frames=5)
     told = building._origins(planned, short)
     assert "frames: smaller than the model's own 9, to fit the clips" in told.split("; ")
@@ -317,7 +317,7 @@ def test_whatever_a_pipeline_raises_fails_one_row(
     failing(monkeypatch, after=STEPS)
     workspace = fabricate(tmp_path, bikes, clips=1)
     config = BuildConfig(model=str(model), steps=STEPS, losers=2)
-    assert build(workspace, config, devices="cpu")["by_status"] == {"ok": 1}
+    assert build_pairs(workspace, config, devices="cpu")["by_status"] == {"ok": 1}
     [row] = rows_of(workspace)
     assert len(row["lose"]) == 1
     words = (
@@ -336,7 +336,7 @@ def test_what_cannot_work_is_found_out_before_anything_is_paid_for(
     with pytest.raises(
         UserError, match="cannot make 9 frames of 64x64: CogVideoXImage.*: AttributeError"
     ):
-        build(workspace, BuildConfig(model=str(model), steps=50), devices="cpu")
+        build_pairs(workspace, BuildConfig(model=str(model), steps=50), devices="cpu")
     assert not list(workspace.pair_videos.glob("*.mp4"))
 
 
@@ -419,7 +419,7 @@ def test_two_workers_make_the_same_set(built, tmp_path, bikes, engine) -> None:
         ray = pytest.importorskip("ray")
         ray.init(address="local", num_cpus=2, object_store_memory=80 << 20, include_dashboard=False)
     try:
-        build(workspace, config, devices="cpu,cpu", engine=engine)
+        build_pairs(workspace, config, devices="cpu,cpu", engine=engine)
     finally:
         if engine == "ray":
             ray.shutdown()
@@ -439,11 +439,11 @@ def test_broken_generations_are_marked_and_left_out(built, tmp_path, bikes, mode
     workspace = fabricate(tmp_path / "work", bikes, clips=1)
     config = BuildConfig(model=str(tmp_path / "nan"), steps=STEPS, losers=1)
     with pytest.raises(UserError, match="no pair came of 1 clips: lose0: nan"):
-        build(workspace, config, devices="cpu")
+        build_pairs(workspace, config, devices="cpu")
     row = tables.read_table(workspace.pairs, tables.PAIRS).to_pylist()[0]
     assert (row["status"], row["lose"]) == ("broken", [])
     kept = BuildConfig(model=str(tmp_path / "nan"), steps=STEPS, losers=1, keep_broken=True)
-    assert build(workspace, kept, devices="cpu")["by_status"] == {"ok": 1}
+    assert build_pairs(workspace, kept, devices="cpu")["by_status"] == {"ok": 1}
 
 
 @pytest.mark.slow
@@ -482,7 +482,7 @@ def test_running_out_of_memory_ends_the_run_and_says_what_to_try(
         monkeypatch.setattr(loading, "load_pipeline", cramped(error))
         config = dataclasses.replace(config, memory=memory)
         with pytest.raises(UserError, match="^cpu ran out of memory with [a-z_ ]+$") as caught:
-            build(workspace, config, devices="cpu")
+            build_pairs(workspace, config, devices="cpu")
         assert str(caught.value.hint).startswith("try --memory vae_tiling,vae_slicing;")
         assert len(asked) == STEPS * 2 + 1, "went on after memory ran out"
     # nothing was recorded as failed, and what was made is kept: the same command goes on
@@ -494,7 +494,7 @@ def test_running_out_of_memory_ends_the_run_and_says_what_to_try(
     assert len(records) == 2 * 3 + 1  # two pairs, a run each, and the winner of the third
     assert not any("error" in record for _, record in records)
     monkeypatch.setattr(loading, "load_pipeline", load)
-    assert build(workspace, config, devices="cpu")["by_status"] == {"ok": 3}
+    assert build_pairs(workspace, config, devices="cpu")["by_status"] == {"ok": 3}
 
 
 @pytest.mark.slow
@@ -514,14 +514,16 @@ def test_a_lora_of_the_last_round_changes_the_losers(built, tmp_path, bikes, mod
     config = BuildConfig(
         model=str(model), steps=STEPS, losers=1, lora=str(tmp_path / "lora"), round=2
     )
-    build(workspace, config, devices="cpu")
+    build_pairs(workspace, config, devices="cpu")
     row = tables.read_table(workspace.pairs, tables.PAIRS).to_pylist()[0]
     assert row["round"] == 2
     assert row["lora"]
     plain = fabricate(tmp_path / "plain", bikes, clips=1)
-    build(plain, BuildConfig(model=str(model), steps=STEPS, losers=1, round=2), devices="cpu")
+    build_pairs(plain, BuildConfig(model=str(model), steps=STEPS, losers=1, round=2), devices="cpu")
     other = tables.read_table(plain.pairs, tables.PAIRS).to_pylist()[0]
     assert row["pair_id"] != other["pair_id"]
     assert row["win"] == other["win"]
     with pytest.raises(UserError, match="no LoRA weights"):
-        build(plain, BuildConfig(model=str(model), lora=str(tmp_path / "none")), devices="cpu")
+        build_pairs(
+            plain, BuildConfig(model=str(model), lora=str(tmp_path / "none")), devices="cpu"
+        )

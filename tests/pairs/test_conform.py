@@ -40,12 +40,18 @@ def test_frames_are_never_repeated_to_fill_a_rate() -> None:
 
 def test_tails_are_cut_and_never_padded() -> None:
     form = Form(8, 8, 5, Fraction(8))
-    assert conform.real(numbered(9), Fraction(8), form)[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
-    assert len(conform.generated(numbered(7), form)) == 5
+    assert conform.conform_real(numbered(9), Fraction(8), form)[:, 0, 0, 0].tolist() == [
+        0,
+        1,
+        2,
+        3,
+        4,
+    ]
+    assert len(conform.conform_generated(numbered(7), form)) == 5
     with pytest.raises(Unfit, match="4 frames"):
-        conform.real(numbered(4), Fraction(8), form)
+        conform.conform_real(numbered(4), Fraction(8), form)
     with pytest.raises(Unfit):
-        conform.generated(numbered(4), form)
+        conform.conform_generated(numbered(4), form)
 
 
 @pytest.mark.parametrize(
@@ -57,12 +63,12 @@ def test_tails_are_cut_and_never_padded() -> None:
     ],
 )
 def test_the_crop_is_centred_and_as_large_as_it_can_be(size, to, expected) -> None:
-    assert conform.crop(*size, *to) == expected
+    assert conform.centred_crop(*size, *to) == expected
 
 
 def test_a_small_clip_is_not_scaled_up() -> None:
     with pytest.raises(Unfit, match="smaller"):
-        conform.real(numbered(9, 8, 8), Fraction(8), Form(16, 16, 9, Fraction(8)))
+        conform.conform_real(numbered(9, 8, 8), Fraction(8), Form(16, 16, 9, Fraction(8)))
 
 
 def test_two_videos_that_begin_alike_decode_to_the_same_first_frame(bikes) -> None:
@@ -72,7 +78,7 @@ def test_two_videos_that_begin_alike_decode_to_the_same_first_frame(bikes) -> No
     win = footage(bikes, 0, 9, (64, 64), 8)
     lose = np.random.default_rng(0).integers(0, 255, win.shape, dtype=np.uint8)
     image = win[0]
-    sides = [conform.write(conform.with_first_frame(v, image), form, 12) for v in (win, lose)]
+    sides = [conform.encode_side(conform.with_first_frame(v, image), form, 12) for v in (win, lose)]
     first = [read_clip(side)[0][0] for side in sides]
     assert np.array_equal(first[0], first[1])
     assert lose[0].tolist() != image.tolist()  # the caller's array is left as it was
@@ -80,4 +86,4 @@ def test_two_videos_that_begin_alike_decode_to_the_same_first_frame(bikes) -> No
 
 def test_the_same_frames_give_the_same_bytes() -> None:
     form = Form(8, 8, 5, Fraction(8))
-    assert conform.write(numbered(5), form, 12) == conform.write(numbered(5), form, 12)
+    assert conform.encode_side(numbered(5), form, 12) == conform.encode_side(numbered(5), form, 12)

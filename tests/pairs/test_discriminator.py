@@ -7,7 +7,7 @@ import pytest
 from pair_workspace import footage
 
 from realdpo.errors import UserError
-from realdpo.pairs.discriminator import discriminate, patches
+from realdpo.pairs.discriminator import draw_patches, train_discriminator
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +27,10 @@ def judged(moments, plant) -> dict:
     """Pairs of moments that none shares with another, three films of four pairs each."""
     order = np.random.default_rng(0).permutation(len(moments))
     pairs = [
-        [patches(moments[order[2 * k]], plant(moments[order[2 * k + 1]]), False, k)]
+        [draw_patches(moments[order[2 * k]], plant(moments[order[2 * k + 1]]), False, k)]
         for k in range(len(order) // 2)
     ]
-    return discriminate(pairs, [f"film {k // 4}" for k in range(len(pairs))])
+    return train_discriminator(pairs, [f"film {k // 4}" for k in range(len(pairs))])
 
 
 def test_a_texture_that_nobody_thought_of_is_found(moments) -> None:
@@ -43,6 +43,6 @@ def test_a_texture_that_nobody_thought_of_is_found(moments) -> None:
 
 
 def test_one_film_is_no_ground_to_judge_on(moments) -> None:
-    pair = [patches(moments[0], moments[1], True, 0)]
+    pair = [draw_patches(moments[0], moments[1], True, 0)]
     with pytest.raises(UserError, match="of one source"):
-        discriminate([pair, pair], ["a", "a"])
+        train_discriminator([pair, pair], ["a", "a"])

@@ -57,7 +57,7 @@ def release(tmp_path_factory, bikes) -> Path:
 def imported(tmp_path_factory, release) -> Workspace:
     workspace = Workspace(tmp_path_factory.mktemp("imported"))
     given = interchange.from_realdpo(release)
-    interchange.take_in(workspace, given, origin="realdpo", task="i2v")
+    interchange.take_in_pairs(workspace, given, origin="realdpo", task="i2v")
     return workspace
 
 
@@ -112,14 +112,14 @@ def test_latents_that_were_encoded_alike_are_clean() -> None:
 def test_an_export_to_where_none_can_be_is_one_line(imported, tmp_path, kind: str) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match="is a file"):
-        interchange.export(imported, tmp_path / "file", kind)
+        interchange.export_pairs(imported, tmp_path / "file", kind)
     with pytest.raises(UserError, match="cannot write"):
-        interchange.export(imported, tmp_path / "file" / "beneath", kind)
+        interchange.export_pairs(imported, tmp_path / "file" / "beneath", kind)
     assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_an_export_comes_back_the_same(imported, tmp_path) -> None:
-    interchange.export(imported, tmp_path / "out", "folder")
+    interchange.export_pairs(imported, tmp_path / "out", "folder")
     back = interchange.from_realdpo(tmp_path / "out")
     rows = tables.read_table(imported.pairs, tables.PAIRS).to_pylist()
     assert {g.prompt for g in back} == {row["prompt"] for row in rows}
@@ -132,14 +132,14 @@ def test_an_export_comes_back_the_same(imported, tmp_path) -> None:
     assert len(table) == 6
     assert all((tmp_path / "out" / line["lose_file_name"]).is_file() for line in table)
     with pytest.raises(UserError, match="not empty"):
-        interchange.export(imported, tmp_path / "out", "folder")
+        interchange.export_pairs(imported, tmp_path / "out", "folder")
 
 
 @pytest.mark.slow
 def test_trl_columns_load_with_datasets(imported, tmp_path) -> None:
     import datasets
 
-    interchange.export(imported, tmp_path / "out", "trl")
+    interchange.export_pairs(imported, tmp_path / "out", "trl")
     files = [str(p) for p in (tmp_path / "out" / "data").glob("*.parquet")]
     loaded = datasets.load_dataset(
         "parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache")
@@ -155,7 +155,7 @@ def test_trl_columns_load_with_datasets(imported, tmp_path) -> None:
 def test_simpletuners_layout_goes_out_and_comes_back(imported, tmp_path) -> None:
     """Two folders of equal names and the JSON that FLOW_DPO.md documents."""
     out = tmp_path / "out"
-    interchange.export(imported, out, "simpletuner")
+    interchange.export_pairs(imported, out, "simpletuner")
     preferred, rejected, text = json.loads((out / "multidatabackend.json").read_text())
     assert preferred["dataset_type"] == "video"
     assert preferred["conditioning_data"] == [rejected["id"]]
@@ -180,26 +180,26 @@ def test_simpletuners_layout_goes_out_and_comes_back(imported, tmp_path) -> None
 
     moved = out.rename(tmp_path / "moved")  # the JSON names folders that are no more
     for given in (moved, moved / "multidatabackend.json"):
-        back = interchange.from_simpletuner(given)
+        back = interchange.given_from_simpletuner(given)
         assert {g.prompt for g in back} == {row["prompt"] for row in rows.values()}
         assert [len(g.lose) for g in back] == [3] * len(rows)
     again = Workspace(tmp_path / "again")
-    interchange.take_in(again, back, origin="imported", task="i2v")
+    interchange.take_in_pairs(again, back, origin="imported", task="i2v")
     assert tables.read_table(again.pairs, tables.PAIRS).num_rows == len(rows)
 
     next((moved / "lose").glob("*.mp4")).unlink()
     with pytest.raises(UserError, match="has no loser of its name"):
-        interchange.from_simpletuner(moved)
+        interchange.given_from_simpletuner(moved)
     (moved / "multidatabackend.json").write_text('[{"id": "a", "dataset_type": "video"}]')
     with pytest.raises(UserError, match="reference_strict"):
-        interchange.from_simpletuner(moved)
+        interchange.given_from_simpletuner(moved)
 
 
 @pytest.mark.parametrize("kind", ["musubi", "diffusion-pipe"])
 def test_other_trainers_get_winners_with_captions(imported, tmp_path, kind, caplog, capsys) -> None:
     """musubi's docs/dataset_config.md and diffusion-pipe's examples/dataset.toml."""
     caplog.set_level("INFO")
-    interchange.export(imported, tmp_path / "out", kind)
+    interchange.export_pairs(imported, tmp_path / "out", kind)
     assert "no losers" in caplog.text + capsys.readouterr().err
     toml = load_toml(tmp_path / "out" / "dataset.toml")
     if kind == "musubi":
@@ -279,7 +279,7 @@ def test_a_review_takes_imported_pairs_out_and_puts_them_back(release, tmp_path)
 
     workspace = Workspace(tmp_path)
     given = interchange.from_realdpo(release)
-    interchange.take_in(workspace, given, origin="realdpo", task="i2v")
+    interchange.take_in_pairs(workspace, given, origin="realdpo", task="i2v")
     shards = {p.name: p.read_bytes() for p in workspace.pair_data.glob("*.parquet")}
     victim, other = (
         r["pair_id"] for r in tables.read_table(workspace.pairs, tables.PAIRS).to_pylist()
@@ -297,7 +297,7 @@ def test_a_review_takes_imported_pairs_out_and_puts_them_back(release, tmp_path)
     left = [tables.read_table(p, tables.PAIR_SHARD) for p in workspace.pair_data.glob("*.parquet")]
     assert [i for shard in left for i in shard["pair_id"].to_pylist()] == [other]
     # importing again does not bring back what was rejected
-    interchange.take_in(workspace, given, origin="realdpo", task="i2v")
+    interchange.take_in_pairs(workspace, given, origin="realdpo", task="i2v")
     rows = {r["pair_id"]: r for r in tables.read_table(workspace.pairs, tables.PAIRS).to_pylist()}
     assert (rows[victim]["status"], rows[victim]["review"]) == ("rejected", "reject")
     assert choose("accept") == {"ok": 2}
@@ -309,7 +309,7 @@ def test_a_review_takes_imported_pairs_out_and_puts_them_back(release, tmp_path)
 def test_pairs_are_not_built_over_imported_ones(imported, bikes, tmp_path) -> None:
     import tiny_pipelines
 
-    from realdpo.pairs.building import build
+    from realdpo.pairs.building import build_pairs
     from realdpo.pairs.config import BuildConfig
 
     workspace = fabricate(tmp_path / "work", bikes, clips=1)
@@ -317,7 +317,7 @@ def test_pairs_are_not_built_over_imported_ones(imported, bikes, tmp_path) -> No
     tables.write_table(workspace.pairs, rows, tables.PAIRS)
     model = tiny_pipelines.save("cogvideox-5b-i2v", tmp_path / "model")
     with pytest.raises(UserError, match="were imported"):
-        build(workspace, BuildConfig(model=str(model)), devices="cpu")
+        build_pairs(workspace, BuildConfig(model=str(model)), devices="cpu")
 
 
 def test_imports_do_not_mix_with_pairs_that_were_built(imported, bikes, tmp_path) -> None:
@@ -326,7 +326,7 @@ def test_imports_do_not_mix_with_pairs_that_were_built(imported, bikes, tmp_path
     built = [{k: v for k, v in row.items() if "." not in k} | {"clip_id": "x"} for row in rows]
     tables.write_table(workspace.pairs, tables.from_rows(tables.PAIRS, built), tables.PAIRS)
     with pytest.raises(UserError, match="built from its clips"):
-        interchange.take_in(workspace, [], origin="realdpo", task="i2v")
+        interchange.take_in_pairs(workspace, [], origin="realdpo", task="i2v")
 
 
 @pytest.mark.parametrize(
@@ -348,7 +348,7 @@ def test_a_pair_that_teaches_nothing_is_refused_with_its_row(
     file.write_text(f"prompt,win,lose\na girl runs,a.mp4,b.mp4\n{prompt},a.mp4,{lose}\n")
     workspace = Workspace(tmp_path / "w")
     with pytest.raises(UserError, match=problem) as refused:
-        interchange.take_in(workspace, interchange.from_csv(file), origin="x", task="t2v")
+        interchange.take_in_pairs(workspace, interchange.from_csv(file), origin="x", task="t2v")
     assert "pairs.csv, line 3" in refused.value.message
     assert not workspace.pairs.exists()
 
@@ -361,7 +361,7 @@ def test_a_loser_that_shows_what_the_winner_shows_fails_its_row(tmp_path: Path) 
     file = tmp_path / "pairs.csv"
     file.write_text("prompt,win,lose\none,a.mp4,b.mp4\ntwo,a.mp4,c.mp4\n")
     workspace = Workspace(tmp_path / "w")
-    told = interchange.take_in(workspace, interchange.from_csv(file), origin="x", task="t2v")
+    told = interchange.take_in_pairs(workspace, interchange.from_csv(file), origin="x", task="t2v")
     assert told["by_status"] == {"failed": 1, "ok": 1}
     assert "shows what the winner shows" in told["failed"][0]
 
@@ -369,7 +369,7 @@ def test_a_loser_that_shows_what_the_winner_shows_fails_its_row(tmp_path: Path) 
 def test_when_no_pair_comes_those_that_were_there_stay(imported: Workspace, tmp_path: Path) -> None:
     import shutil
 
-    from realdpo.pairs.publish import publish
+    from realdpo.pairs.publish import publish_pairs
 
     workspace = Workspace(tmp_path / "w")
     shutil.copytree(imported.root, workspace.root)
@@ -379,7 +379,7 @@ def test_when_no_pair_comes_those_that_were_there_stay(imported: Workspace, tmp_
     rows = [{k: v for k, v in row.items() if "." not in k} for row in rows]
     failed = [{**row, "status": "failed", "error": "the model broke", "lose": []} for row in rows]
     with pytest.raises(UserError, match="the model broke; the pairs that were there stay"):
-        publish(workspace, failed, shard_rows=256)
+        publish_pairs(workspace, failed, shard_rows=256)
     assert {path: path.read_bytes() for path in files} == before
 
 
@@ -389,19 +389,21 @@ def test_a_video_that_is_not_what_was_written_leaves_the_workspace_by_no_door(
 ) -> None:
     """Neither an export, nor the report, nor the audit takes it, and no half export stays behind."""
     from realdpo.pairs.audit import audit_workspace
-    from realdpo.pairs.report import write_report
+    from realdpo.pairs.report import write_pairs_report
 
     workspace = Workspace(tmp_path / "work")
-    interchange.take_in(workspace, interchange.from_realdpo(release), origin="realdpo", task="i2v")
+    interchange.take_in_pairs(
+        workspace, interchange.from_realdpo(release), origin="realdpo", task="i2v"
+    )
     rows = tables.read_table(workspace.pairs, tables.PAIRS).to_pylist()
     damaged = workspace.pair_videos / rows[0]["lose"][0]
     damaged.write_bytes(b"other") if how == "other bytes" else damaged.unlink()
     shutil.rmtree(workspace.step("audit"), ignore_errors=True)
     doors = [
-        partial(interchange.export, workspace, tmp_path / kind, kind)
+        partial(interchange.export_pairs, workspace, tmp_path / kind, kind)
         for kind in interchange.FORMATS
     ]
-    for door in (*doors, lambda: write_report(workspace), lambda: audit_workspace(workspace)):
+    for door in (*doors, lambda: write_pairs_report(workspace), lambda: audit_workspace(workspace)):
         with pytest.raises(UserError, match=damaged.name) as caught:
             door()
         assert "again" in str(caught.value.hint)
@@ -425,5 +427,5 @@ def test_an_import_of_what_is_no_video_is_not_told_of_broken_generations(tmp_pat
     (tmp_path / "pairs.csv").write_text("prompt,win,lose\na man,win.mp4,lose.mp4\n")
     given = interchange.from_csv(tmp_path / "pairs.csv")
     with pytest.raises(UserError, match="no pair came") as caught:
-        interchange.take_in(Workspace(tmp_path / "work"), given, origin="csv", task="t2v")
+        interchange.take_in_pairs(Workspace(tmp_path / "work"), given, origin="csv", task="t2v")
     assert caught.value.hint == "the same command tries failures again"

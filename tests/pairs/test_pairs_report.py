@@ -11,8 +11,8 @@ from pair_workspace import footage
 
 from realdpo import ids, tables
 from realdpo.pairs import conform
-from realdpo.pairs.publish import apply_review, publish
-from realdpo.pairs.report import write_report
+from realdpo.pairs.publish import apply_review, publish_pairs
+from realdpo.pairs.report import write_pairs_report
 from realdpo.workspace import Workspace
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
@@ -28,7 +28,7 @@ def workspace(tmp_path_factory, bikes) -> Workspace:
         clip = footage(bikes, 3 * k, 9, (64, 64), 8)
         names = []
         for video in (clip, clip[[0, *range(8, 0, -1)]], clip[[0, *range(4, 8), *range(1, 5)]]):
-            data = conform.write(video, form, 12)
+            data = conform.encode_side(video, form, 12)
             names.append(f"{ids.bytes_hash(data)}.mp4")
             (workspace.pair_videos / names[-1]).write_bytes(data)
         rows.append(
@@ -53,12 +53,12 @@ def workspace(tmp_path_factory, bikes) -> Workspace:
                 "round": 1,
             }
         )
-    publish(workspace, rows, shard_rows=8)
+    publish_pairs(workspace, rows, shard_rows=8)
     return workspace
 
 
 def test_the_page_is_whole_and_escapes_prompts(workspace) -> None:
-    page = write_report(workspace).read_text()
+    page = write_pairs_report(workspace).read_text()
     assert "a &lt;b&gt;bike&lt;/b&gt; &amp; a man" in page
     assert "<b>bike</b>" not in page
     assert page.count("data:video/mp4") == 9
@@ -69,7 +69,7 @@ def test_the_page_is_whole_and_escapes_prompts(workspace) -> None:
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 def test_pairs_are_judged_in_a_browser(workspace, tmp_path) -> None:
     sync_api = pytest.importorskip("playwright.sync_api", reason="the playwright package is absent")
-    page_file = write_report(workspace, tmp_path / "pairs.html")
+    page_file = write_pairs_report(workspace, tmp_path / "pairs.html")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM,

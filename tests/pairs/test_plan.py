@@ -17,7 +17,7 @@ from realdpo.families.fingerprint import fingerprint_weights
 from realdpo.families.load import locate_model, spec_of_folder
 from realdpo.families.memory import OutOfMemory, choose_memory, memory_told, next_memory
 from realdpo.pairs.config import BuildConfig, parse_strategies
-from realdpo.pairs.plan import loser, plan
+from realdpo.pairs.plan import plan_loser, plan_pairs
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def workspace(tmp_path_factory, bikes):
 
 
 def ids_of(workspace, **changes) -> list[str]:
-    return [task.pair_id for task in plan(workspace, BuildConfig(**changes)).tasks]
+    return [task.pair_id for task in plan_pairs(workspace, BuildConfig(**changes)).tasks]
 
 
 def test_a_setting_that_changes_the_videos_changes_every_id(workspace, model) -> None:
@@ -70,14 +70,16 @@ def test_weights_are_part_of_the_id(workspace, tmp_path) -> None:
 
 def test_losers_do_not_depend_on_how_many_there_are() -> None:
     few, many = BuildConfig(losers=2), BuildConfig(losers=9)
-    assert [loser("ab", k, few) for k in range(2)] == [loser("ab", k, many) for k in range(2)]
-    assert len({loser("ab", k, many).seed for k in range(9)}) == 9
-    assert all(0 <= loser("ab", k, many).seed < 2**63 for k in range(9))
+    assert [plan_loser("ab", k, few) for k in range(2)] == [
+        plan_loser("ab", k, many) for k in range(2)
+    ]
+    assert len({plan_loser("ab", k, many).seed for k in range(9)}) == 9
+    assert all(0 <= plan_loser("ab", k, many).seed < 2**63 for k in range(9))
 
 
 def test_strategies_are_mixed_by_their_weights() -> None:
     config = BuildConfig(strategies=parse_strategies("generate=2,renoise=1,local"))
-    made = [loser("ab", k, config) for k in range(4000)]
+    made = [plan_loser("ab", k, config) for k in range(4000)]
     share = {s: sum(m.strategy == s for m in made) / 4000 for s in config.strategies}
     assert share == pytest.approx({"generate": 0.5, "renoise": 0.25, "local": 0.25}, abs=0.03)
     for one in made:
@@ -142,18 +144,18 @@ def test_released_cogvideox_gets_its_own_shape() -> None:
 
 def test_clips_that_do_not_fit_say_why(workspace, model) -> None:
     with pytest.raises(UserError, match="fewer than the 16 wanted"):
-        plan(workspace, BuildConfig(model=str(model), fps=16.0))
+        plan_pairs(workspace, BuildConfig(model=str(model), fps=16.0))
     with pytest.raises(UserError, match="too small"):
-        plan(workspace, BuildConfig(model=str(model), width=128))
+        plan_pairs(workspace, BuildConfig(model=str(model), width=128))
     with pytest.raises(UserError, match="cannot make 50x64") as caught:
-        plan(workspace, BuildConfig(model=str(model), width=50))
+        plan_pairs(workspace, BuildConfig(model=str(model), width=50))
     assert caught.value.hint == "the nearest legal size is 48x64"
 
 
 def test_a_model_that_is_no_video_pipeline_is_refused(workspace, tmp_path) -> None:
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
     with pytest.raises(UserError, match="not known|does not make video"):
-        plan(workspace, BuildConfig(model=str(tmp_path)))
+        plan_pairs(workspace, BuildConfig(model=str(tmp_path)))
 
 
 @pytest.mark.parametrize(
@@ -214,10 +216,10 @@ def test_clips_without_a_prompt_give_no_pair_and_say_what_to_do(tmp_path, bikes,
     rows[0]["prompt"] = None
     tables.write_table(workspace.clips, tables.from_rows(tables.CLIPS, rows), tables.CLIPS)
     config = BuildConfig(model=str(model), losers=1, steps=1)
-    unfit = [task.unfit for task in plan(workspace, config).tasks if task.unfit]
+    unfit = [task.unfit for task in plan_pairs(workspace, config).tasks if task.unfit]
     assert unfit == ["the clip has no prompt"]
     rows[1]["prompt"] = None
     tables.write_table(workspace.clips, tables.from_rows(tables.CLIPS, rows), tables.CLIPS)
     with pytest.raises(UserError, match="none of the 2 clips has a prompt") as refused:
-        plan(workspace, config)
+        plan_pairs(workspace, config)
     assert "curate caption" in str(refused.value.hint)

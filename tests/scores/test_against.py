@@ -88,11 +88,11 @@ def test_against_a_workspace_a_dataset_and_a_film(
 def test_what_is_no_set(work: Workspace, tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "t.parquet")
     with pytest.raises(UserError, match="nothing to compare"):
-        against.add(work, tmp_path / "t.parquet")
+        against.add_set(work, tmp_path / "t.parquet")
     with pytest.raises(UserError, match="does not exist"):
-        against.add(work, tmp_path / "nowhere")
+        against.add_set(work, tmp_path / "nowhere")
     with pytest.raises(UserError, match="itself"):
-        against.add(work, work.root)
+        against.add_set(work, work.root)
     with pytest.raises(UserError, match="no set 'x'"):
-        against.forget(work, "x")
-    assert against.listed(work) == []
+        against.forget_set(work, "x")
+    assert against.list_sets(work) == []

@@ -40,7 +40,7 @@ def clips(count: int, seed: int = 0) -> tuple[pa.Table, list[tuple[int, int]]]:
     table = tables.from_rows(tables.CLIPS, rows[:count])
     prints = [row["phash"] for row in table.to_pylist()]
     arrays = [None if p is None else np.array(p, np.uint64) for p in prints]
-    return table, dedup.pairs(arrays, table["source_id"].to_pylist())
+    return table, dedup.duplicate_pairs(arrays, table["source_id"].to_pylist())
 
 
 def as_list(found: np.ndarray) -> list[tuple[int, int]]:
@@ -51,16 +51,18 @@ def as_list(found: np.ndarray) -> list[tuple[int, int]]:
 def test_blocks_find_what_all_at_once_finds(tmp_path: Path, block: int) -> None:
     table, want = clips(120)
     assert len(want) > 20
-    found = dedup_blocks.find(table, tmp_path / "d", where=SERIAL, block=block)
+    found = dedup_blocks.find_duplicates(table, tmp_path / "d", where=SERIAL, block=block)
     assert as_list(found) == want
     tables.write_table(tmp_path / "c.parquet", table, tables.CLIPS, row_group_size=50)
-    found = dedup_blocks.find(tmp_path / "c.parquet", tmp_path / "e", where=SERIAL, block=block)
+    found = dedup_blocks.find_duplicates(
+        tmp_path / "c.parquet", tmp_path / "e", where=SERIAL, block=block
+    )
     assert as_list(found) == want
 
 
 def test_processes_find_the_same(tmp_path: Path) -> None:
     table, want = clips(60)
-    found = dedup_blocks.find(table, tmp_path, where=Where("local", 2), block=20)
+    found = dedup_blocks.find_duplicates(table, tmp_path, where=Where("local", 2), block=20)
     assert as_list(found) == want
     assert [path.suffix for path in tmp_path.iterdir()] == [".npy"]  # blocks are gone
 
@@ -77,12 +79,12 @@ def test_a_stopped_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(dedup_blocks, "_compare_files", failing)
     with pytest.raises(UserError, match="1 of 6 blocks could not be compared: 00001-00002: not enough memory"):  # fmt: skip
-        dedup_blocks.find(table, tmp_path, where=SERIAL, block=20)
+        dedup_blocks.find_duplicates(table, tmp_path, where=SERIAL, block=20)
     monkeypatch.setattr(dedup_blocks, "_compare_files", real)
     (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
     with Ledger(folder / "done") as done:
         assert len(done) == 5
-    assert as_list(dedup_blocks.find(table, tmp_path, where=SERIAL, block=20)) == want
+    assert as_list(dedup_blocks.find_duplicates(table, tmp_path, where=SERIAL, block=20)) == want
     assert len(asked) == 6
 
 
@@ -90,19 +92,21 @@ def test_what_was_found_is_kept_by_what_was_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table, want = clips(40)
-    dedup_blocks.find(table, tmp_path)
-    monkeypatch.setattr(dedup_blocks, "compare", None)
-    assert as_list(dedup_blocks.find(table, tmp_path)) == want
+    dedup_blocks.find_duplicates(table, tmp_path)
+    monkeypatch.setattr(dedup_blocks, "compare_prints", None)
+    assert as_list(dedup_blocks.find_duplicates(table, tmp_path)) == want
     with pytest.raises(TypeError):  # another fingerprint under the same id is compared anew
-        dedup_blocks.find(clips(40, seed=1)[0], tmp_path)
+        dedup_blocks.find_duplicates(clips(40, seed=1)[0], tmp_path)
 
 
 @pytest.mark.parametrize("block", [9, 1000])
 def test_against_another_set(tmp_path: Path, block: int) -> None:
     table, want = clips(60)
     one, other = table.slice(0, 35), table.slice(35)
-    found = dedup_blocks.find(one, tmp_path, against=other, where=SERIAL, block=block)
+    found = dedup_blocks.find_duplicates(one, tmp_path, against=other, where=SERIAL, block=block)
     assert as_list(found) == [(i, j - 35) for i, j in want if i < 35 <= j]
     nothing = table.slice(0, 0)
-    assert not len(dedup_blocks.find(one, tmp_path, against=nothing, where=SERIAL, block=block))
-    assert not len(dedup_blocks.find(nothing, tmp_path, where=SERIAL, block=block))
+    assert not len(
+        dedup_blocks.find_duplicates(one, tmp_path, against=nothing, where=SERIAL, block=block)
+    )
+    assert not len(dedup_blocks.find_duplicates(nothing, tmp_path, where=SERIAL, block=block))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from realdpo.curate import framing
 from realdpo.curate.box import WHOLE, Box
 from realdpo.curate.config import TARGETS, Target
-from realdpo.curate.cut import placement
+from realdpo.curate.cut import fit_crop
 
 SQUARE = Target(width=480, height=480)
 WIDE = TARGETS["cogvideox"]
@@ -22,25 +22,25 @@ def test_without_a_target_size_the_clip_is_the_picture_without_bars() -> None:
     # 135 lines a bar, and the four that a line of the small picture may hide.
     assert inside.top * 1080 == pytest.approx(140)
     assert (inside.left, inside.right) == (0, 1)
-    assert framing.frame(inside, 1920, 1080, Target()) == inside
+    assert framing.frame_clip(inside, 1920, 1080, Target()) == inside
     assert framing.without_bars({"box.top": float("nan")}, 1920, 1080) == WHOLE
 
 
 def test_without_people_and_motion_it_is_the_middle() -> None:
-    crop = framing.frame(WHOLE, 1920, 1080, SQUARE)
+    crop = framing.frame_clip(WHOLE, 1920, 1080, SQUARE)
     assert (crop.left + crop.right) / 2 == pytest.approx(0.5)
     assert crop.width * 1920 == pytest.approx(1080)
-    assert framing.frame(WHOLE, 1920, 1080, SQUARE, moving=np.zeros((8, 8))) == crop
+    assert framing.frame_clip(WHOLE, 1920, 1080, SQUARE, moving=np.zeros((8, 8))) == crop
 
 
 def test_it_goes_to_the_person_at_the_edge() -> None:
     person = Box(0.8, 0.2, 0.95, 1.0)
-    crop = framing.frame(WHOLE, 1920, 1080, SQUARE, [[person], [person]])
+    crop = framing.frame_clip(WHOLE, 1920, 1080, SQUARE, [[person], [person]])
     assert crop.left <= 0.8 - 0.005
     assert crop.right >= 0.95 + 0.005
     # Also in the vertical: a person below the middle of a phone's picture.
     low = Box(0.2, 0.6, 0.8, 0.9)
-    crop = framing.frame(WHOLE, 1080, 1920, WIDE, [[low]])
+    crop = framing.frame_clip(WHOLE, 1080, 1920, WIDE, [[low]])
     assert crop.top <= 0.6
     assert crop.bottom >= 0.9
     assert crop.width == 1
@@ -48,16 +48,16 @@ def test_it_goes_to_the_person_at_the_edge() -> None:
 
 def test_of_two_people_who_do_not_both_fit_the_tall_one_is_whole() -> None:
     near, far = Box(0.05, 0.1, 0.25, 0.95), Box(0.85, 0.4, 0.92, 0.7)
-    crop = framing.frame(WHOLE, 1920, 1080, SQUARE, [[near, far]])
+    crop = framing.frame_clip(WHOLE, 1920, 1080, SQUARE, [[near, far]])
     assert crop.left <= 0.05
     # Both, where both fit.
-    crop = framing.frame(WHOLE, 1920, 1080, SQUARE, [[near, Box(0.4, 0.4, 0.5, 0.7)]])
+    crop = framing.frame_clip(WHOLE, 1920, 1080, SQUARE, [[near, Box(0.4, 0.4, 0.5, 0.7)]])
     assert crop.left <= 0.05
     assert crop.right >= 0.5
 
 
 def test_of_a_person_too_tall_for_the_crop_the_head_is_kept() -> None:
-    crop = framing.frame(WHOLE, 1080, 1920, WIDE, [[Box(0.3, 0.15, 0.7, 0.95)]])
+    crop = framing.frame_clip(WHOLE, 1080, 1920, WIDE, [[Box(0.3, 0.15, 0.7, 0.95)]])
     assert crop.top <= 0.15
     assert crop.bottom > 0.4
 
@@ -65,7 +65,7 @@ def test_of_a_person_too_tall_for_the_crop_the_head_is_kept() -> None:
 def test_without_people_it_goes_to_what_moves() -> None:
     moving = np.zeros((8, 8))
     moving[3:5, 6] = 0.4
-    crop = framing.frame(WHOLE, 1920, 1080, SQUARE, moving=moving)
+    crop = framing.frame_clip(WHOLE, 1920, 1080, SQUARE, moving=moving)
     assert crop.left < 6 / 8
     assert crop.right > 7 / 8
     # The same motion is a larger share of a smaller picture.
@@ -76,7 +76,7 @@ def test_without_people_it_goes_to_what_moves() -> None:
 
 def test_a_place_that_shows_all_is_not_left_for_its_edge() -> None:
     """The person fits in many places; the clip is not put where one step more would cut them."""
-    crop = framing.frame(WHOLE, 1920, 1080, SQUARE, [[Box(0.7, 0.2, 0.8, 0.9)]])
+    crop = framing.frame_clip(WHOLE, 1920, 1080, SQUARE, [[Box(0.7, 0.2, 0.8, 0.9)]])
     assert 0.7 - crop.left > 0.05
     assert crop.right - 0.8 > 0.05 or crop.right == pytest.approx(1)
 
@@ -98,13 +98,13 @@ def test_a_crop_is_of_the_targets_shape_and_inside(
     width: int, height: int, target: Target, top: float, left: float, x: float, y: float
 ) -> None:
     picture = Box(left, top, 1.0, 1.0)
-    crop = framing.frame(picture, width, height, target, [[Box(x, y, x + 0.1, y + 0.1)]])
+    crop = framing.frame_clip(picture, width, height, target, [[Box(x, y, x + 0.1, y + 0.1)]])
     assert crop.left >= picture.left - 1e-9
     assert crop.top >= picture.top - 1e-9
     assert max(crop.right, crop.bottom) <= 1 + 1e-9
     ratio = crop.width * width / (crop.height * height)
     assert ratio == pytest.approx(target.width / target.height)
-    (wide, high), (at_x, at_y, across, down) = placement(width, height, target, crop)
+    (wide, high), (at_x, at_y, across, down) = fit_crop(width, height, target, crop)
     assert (across, down) == (target.width, target.height)
     assert 0 <= at_x <= wide - across
     assert 0 <= at_y <= high - down

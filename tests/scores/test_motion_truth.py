@@ -9,7 +9,7 @@ from types import ModuleType
 import cv2
 import pytest
 
-from realdpo.curate.scores import measure
+from realdpo.curate.scores import score_frames
 from realdpo.media.decode import decode_frames
 
 PLACE = Path(__file__).parents[2] / "benchmarks" / "motion.py"
@@ -35,7 +35,7 @@ def stills(truth: ModuleType, bikes: Path) -> list:
 def test_a_camera_over_a_still_has_no_subject(truth: ModuleType, stills: list, camera: str) -> None:
     right, down, zoom, roll = truth.CAMERAS[camera]
     for still in stills:
-        found = measure(truth.camera_clip(still, right, down, zoom, roll), truth.FPS)
+        found = score_frames(truth.camera_clip(still, right, down, zoom, roll), truth.FPS)
         assert found["motion.camera_confidence"] == 1
         assert not truth.passes(found), found
         assert found["motion.pan_x"] == pytest.approx(right, abs=0.01)
@@ -50,6 +50,6 @@ def test_a_small_slow_subject_reads_within_a_tenth(
 ) -> None:
     for still, other in zip(stills, stills[1:] + stills[:1], strict=True):
         clip = truth.camera_clip(still, right=pan, subject=(other, size, speed - pan))
-        found = measure(clip, truth.FPS)
+        found = score_frames(clip, truth.FPS)
         assert truth.passes(found), found
         assert found["motion.subject"] == pytest.approx(speed, rel=0.1)

@@ -20,7 +20,7 @@ def person(left: float, top: float = 0.2, width: float = 0.1, height: float = 0.
 
 def test_scores_by_hand() -> None:
     frames = [[person(0.1)], [person(0.12)], [], [person(0.14), person(0.7, height=0.3)]]
-    found = people.summary(frames, [0.0, 1.0, 2.0, 3.0], 16 / 9)
+    found = people.summarise_people(frames, [0.0, 1.0, 2.0, 3.0], 16 / 9)
     assert found["people.share"] == 0.75
     assert found["people.count"] == 1
     assert found["people.height"] == pytest.approx(0.6)
@@ -34,7 +34,7 @@ def test_scores_by_hand() -> None:
 
 def test_a_crop_cuts_people_off_and_leaves_others_out() -> None:
     frames = [[person(0.1), person(0.45), person(0.8)]]
-    seen = people.in_crop(frames, Box(0.0, 0.0, 0.5, 1.0))[0]
+    seen = people.people_in_crop(frames, Box(0.0, 0.0, 0.5, 1.0))[0]
     assert len(seen) == 2
     whole, cut = sorted(seen, key=lambda one: one.box.left)
     assert whole.full
@@ -44,27 +44,27 @@ def test_a_crop_cuts_people_off_and_leaves_others_out() -> None:
     # In shares of the crop.
     assert whole.box.left == pytest.approx(0.2)
     assert cut.box.right == 1
-    assert people.in_crop(frames, WHOLE)[0][0] == frames[0][0]
+    assert people.people_in_crop(frames, WHOLE)[0][0] == frames[0][0]
 
 
 def test_two_who_stand_are_two_and_one_who_walks_is_one() -> None:
     times = [0.0, 1.0, 2.0, 3.0]
     still = [[person(0.1), person(0.6)] for _ in times]
-    assert people.summary(still, times, 16 / 9)["people.tracks"] == 2
+    assert people.summarise_people(still, times, 16 / 9)["people.tracks"] == 2
     # A walker crosses half of her height a second.
     walks = [[person(0.1 + 0.17 * time)] for time in times]
-    found = people.summary(walks, times, 16 / 9)
+    found = people.summarise_people(walks, times, 16 / 9)
     assert (found["people.tracks"], found["people.stay"]) == (1, 1)
     # Somebody else on the other side of the picture is not her.
     swap = [[person(0.0)], [person(0.0)], [person(0.9)], [person(0.9)]]
-    found = people.summary(swap, times, 16 / 9)
+    found = people.summarise_people(swap, times, 16 / 9)
     assert (found["people.tracks"], found["people.stay"]) == (2, 0.5)
 
 
 def test_passing_each_other_keeps_both() -> None:
     times = [k / 4 for k in range(9)]
     frames = [[person(0.1 + 0.2 * t, height=0.6), person(0.6 - 0.2 * t, height=0.4)] for t in times]
-    found = people.follow(frames, times, 16 / 9)
+    found = people.follow_people(frames, times, 16 / 9)
     assert [len(track) for track in found] == [9, 9]
     assert {round(one.box.height, 1) for _, one in found[0]} == {0.6}
 
@@ -120,8 +120,8 @@ def test_models_of_transformers_find_what_they_find_by_themselves(models: Path) 
 
     rgb = np.random.default_rng(0).integers(0, 256, (90, 160, 3), np.uint8)
     settings = PeopleSettings(str(models / "detector"), threshold=0.3, device="cpu")
-    people.require(settings)
-    found = people.of_frame(rgb, settings)
+    people.require_people(settings)
+    found = people.find_people(rgb, settings)
     model = AutoModelForObjectDetection.from_pretrained(settings.detector).eval()
     processor = AutoImageProcessor.from_pretrained(settings.detector)
     with torch.inference_mode():
@@ -147,9 +147,9 @@ def test_the_pose_model_looks_at_every_box(models: Path) -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (90, 160, 3), np.uint8)
     alone = PeopleSettings(str(models / "detector"), threshold=0.3, device="cpu")
     both = PeopleSettings(str(models / "detector"), str(models / "pose"), 0.3, "cpu")
-    people.require(both)
-    found = people.of_frame(rgb, both)
-    assert [one.box for one in found] == [one.box for one in people.of_frame(rgb, alone)]
+    people.require_people(both)
+    found = people.find_people(rgb, both)
+    assert [one.box for one in found] == [one.box for one in people.find_people(rgb, alone)]
     # The tallest one's body, by the model itself, in the box as COCO has it.
     model = VitPoseForPoseEstimation.from_pretrained(both.pose).eval()
     processor = AutoImageProcessor.from_pretrained(both.pose)
@@ -178,6 +178,6 @@ def test_wrong_models_are_one_clear_line(
     place = str(models / detector)
     settings = PeopleSettings(place, str(models / pose) if pose else "", device="cpu")
     with pytest.raises(UserError) as caught:
-        people.require(settings)
+        people.require_people(settings)
     assert words in f"{caught.value.message} {caught.value.hint}"
     assert caught.value.hint

@@ -10,16 +10,16 @@ from realdpo.errors import UserError
 
 
 def test_the_taxonomy_is_large_enough_and_has_no_name_twice() -> None:
-    every = actions.taxonomy()
+    every = actions.read_taxonomy()
     assert len({action.scene for action in every}) >= 10
     assert len({action.name for action in every}) == len(every) >= 60
     assert all(action.words for action in every)
 
 
-@pytest.mark.parametrize("action", actions.taxonomy(), ids=lambda action: action.name)
+@pytest.mark.parametrize("action", actions.read_taxonomy(), ids=lambda action: action.name)
 def test_every_search_word_tags_its_action(action: actions.Action) -> None:
     for words in action.words:
-        assert action.name in actions.tag([words]), words
+        assert action.name in actions.tag_actions([words]), words
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_every_search_word_tags_its_action(action: actions.Action) -> None:
     ],
 )
 def test_words_as_people_write_them(text: str, name: str) -> None:
-    assert name in actions.tag([text])
+    assert name in actions.tag_actions([text])
 
 
 @pytest.mark.parametrize(
@@ -45,12 +45,12 @@ def test_words_as_people_write_them(text: str, name: str) -> None:
     ["", None, "plant in a pot", "sintel_trailer_30s.mp4", "a sunset over the hills", "0001.mp4"],
 )
 def test_no_action_where_there_is_none(text: str | None) -> None:
-    assert actions.tag([text]) == []
+    assert actions.tag_actions([text]) == []
 
 
 def test_the_words_of_a_phrase_must_stand_together() -> None:
     apart = "He had long hair and then after a while went home with the braid"
-    assert "doing_hair" not in actions.tag([apart])
+    assert "doing_hair" not in actions.tag_actions([apart])
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_the_words_of_a_phrase_must_stand_together() -> None:
     ],
 )
 def test_forms_of_a_word_have_one_stem(forms: tuple[str, ...], root: str) -> None:
-    assert {actions.stem(form) for form in forms} == {root}
+    assert {actions.stem_word(form) for form in forms} == {root}
 
 
 def test_balance_takes_turns_between_sources() -> None:
@@ -76,10 +76,10 @@ def test_balance_takes_turns_between_sources() -> None:
             + [("c", []), ("a", ["dancing", "eating"])]
         )
     ]
-    after = actions.balance(tables.from_rows(tables.CLIPS, rows), 3)
+    after = actions.balance_actions(tables.from_rows(tables.CLIPS, rows), 3)
     kept = [row["clip_id"] for row in after.to_pylist() if row["keep"]]
     # Two of the first turn, one of the second; the clip without an action; the one who eats.
     assert kept == ["00", "01", "04", "06", "07"]
     assert after["reasons"].to_pylist()[5] == ["per_action=dancing>3"]
     with pytest.raises(UserError):
-        actions.balance(after, 0)
+        actions.balance_actions(after, 0)

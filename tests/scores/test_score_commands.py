@@ -16,7 +16,7 @@ from realdpo.cli import app
 from realdpo.config import settings_to_toml
 from realdpo.curate import report
 from realdpo.curate.config import IngestConfig
-from realdpo.curate.decide import thresholds
+from realdpo.curate.decide import merge_thresholds
 from realdpo.media.encode import EncodeSettings, encode_video
 from realdpo.workspace import Workspace
 
@@ -62,7 +62,7 @@ def run(*arguments: str) -> tuple[int, str]:
 
 
 def test_the_page_shows_both_sides_and_lets_no_markup_in(place: Workspace) -> None:
-    page = report.html(place)
+    page = report.curate_report_html(place)
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert" in page
     assert page.count("data:video/mp4;base64,") == 2
@@ -76,7 +76,7 @@ def test_the_page_does_without_footage_that_has_gone(place: Workspace) -> None:
     table = tables.read_table(place.sources, tables.SOURCES).to_pylist()
     gone = [{**row, "path": "/nowhere/else.mp4"} for row in table]
     tables.write_table(place.sources, tables.from_rows(tables.SOURCES, gone), tables.SOURCES)
-    assert "not where it was" in report.html(place)
+    assert "not where it was" in report.curate_report_html(place)
 
 
 def test_a_slow_source_is_shown_at_its_own_pace(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_decide_judges_and_keeps_its_settings(place: Workspace) -> None:
     code, out = run("decide", "-w", str(place.root), "--set", "motion.subject_min=0.5", "--json")
     assert code == 0
     assert json.loads(out)["dropped"] == {"motion.subject": 2}
-    assert report.in_force(place)["motion.subject_min"] == 0.5
+    assert report.thresholds_in_force(place)["motion.subject_min"] == 0.5
     code, out = run("decide", "-w", str(place.root), "--dry-run")
     assert code == 0
     assert "would keep 1 of 2" in out
@@ -117,7 +117,7 @@ def test_decide_starts_from_what_ingest_was_asked(place: Workspace) -> None:
 
 def test_a_target_lowers_the_smallest_size_unless_told_otherwise() -> None:
     def least(**settings: Any) -> float:
-        return thresholds(IngestConfig(**settings).decide)["source.short_side_min"]
+        return merge_thresholds(IngestConfig(**settings).decide)["source.short_side_min"]
 
     assert least(target="tiny") == 80
     assert least(target="cogvideox") == least(target="native") == 240

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pictures import texture
 
 from realdpo.curate import dedup
-from realdpo.curate.scores import StreamScores, fingerprint
+from realdpo.curate.scores import StreamScores, span_fingerprint
 from realdpo.media.decode import decode_frames
 from realdpo.media.encode import ffmpeg_exe
 
@@ -41,7 +41,7 @@ def words(clip: np.ndarray, fps: float = FPS) -> np.ndarray:
     stream = StreamScores(*clip.shape[1:3])
     for index, frame in enumerate(clip):
         stream.feed(index / fps, np.ascontiguousarray(frame))
-    return np.array(fingerprint(stream.table(), 0, 1e9), np.uint64)
+    return np.array(span_fingerprint(stream.table(), 0, 1e9), np.uint64)
 
 
 def changed(clip: np.ndarray, how: str) -> np.ndarray:
@@ -68,18 +68,21 @@ WAYS = ("encoded", "resized", "cropped", "cut 0.3 s off", "brighter")
 def test_the_same_footage_is_found(how: str) -> None:
     for seed in range(3):
         clip = scene(seed)
-        assert dedup.same(dedup.unpack(words(clip)), dedup.unpack(words(changed(clip, how)))), seed
+        assert dedup.same_footage(
+            dedup.unpack_fingerprint(words(clip)),
+            dedup.unpack_fingerprint(words(changed(clip, how))),
+        ), seed
 
 
 def test_all_changes_at_once_and_half_the_frame_rate() -> None:
     clip = scene(4)
     other = changed(changed(changed(clip, "cut 0.3 s off"), "cropped"), "encoded")
-    assert dedup.pairs([words(clip), words(other[::2], FPS / 2)]) == [(0, 1)]
+    assert dedup.duplicate_pairs([words(clip), words(other[::2], FPS / 2)]) == [(0, 1)]
 
 
 def test_takes_and_scenes_differ() -> None:
     prints = [words(scene(seed, take)) for seed in range(3) for take in range(3)]
-    assert dedup.pairs(prints) == []
+    assert dedup.duplicate_pairs(prints) == []
 
 
 def test_moments_before_an_unmoving_camera_are_not_duplicates() -> None:
@@ -90,12 +93,12 @@ def test_moments_before_an_unmoving_camera_are_not_duplicates() -> None:
         x, y = round(index / len(film) * 160), round(100 + 12 * np.sin(index / FPS * 2))
         frame[y : y + 24, x : x + 24] = figure
     moments = [words(film[start : start + 2 * FPS]) for start in range(0, 8 * FPS, 2 * FPS)]
-    assert dedup.pairs(moments, ["film"] * 4) == []
-    assert dedup.pairs(moments) == []  # nor when they come in files of their own
+    assert dedup.duplicate_pairs(moments, ["film"] * 4) == []
+    assert dedup.duplicate_pairs(moments) == []  # nor when they come in files of their own
     again = words(changed(film[: 2 * FPS], "encoded"))
-    assert dedup.pairs([*moments, again], [*["film"] * 4, "copy"]) == [(0, 4)]
+    assert dedup.duplicate_pairs([*moments, again], [*["film"] * 4, "copy"]) == [(0, 4)]
     looped = words(film[: 2 * FPS])
-    assert dedup.pairs([*moments, looped], ["film"] * 5) == [(0, 4)]
+    assert dedup.duplicate_pairs([*moments, looped], ["film"] * 5) == [(0, 4)]
 
 
 WINDOWS = ((1.4, 1.7), (3.1, 1.6), (5.5, 1.5), (7.5, 1.5))  # of the street film, within shots
@@ -127,7 +130,7 @@ def test_copies_of_real_footage_are_found_and_other_footage_is_not(
         late = 0.3 if how in ("cut 0.3 s off", "all of it") else 0.0
         for index, (start, seconds) in enumerate(WINDOWS):
             copy = taken(start + late, seconds - late, options)
-            found = dedup.pairs([*originals, copy])
+            found = dedup.duplicate_pairs([*originals, copy])
             right += (index, 4) in found
             missed += [] if (index, 4) in found else [(how, start)]
             wrong += len(found) - ((index, 4) in found)
@@ -137,18 +140,20 @@ def test_copies_of_real_footage_are_found_and_other_footage_is_not(
 
 def test_only_equal_stills_are_the_same() -> None:
     one, other = (np.repeat(scene(seed)[:1], 48, axis=0) for seed in (0, 1))
-    assert dedup.pairs([words(one), words(changed(one, "encoded")), words(other)]) == [(0, 1)]
+    assert dedup.duplicate_pairs([words(one), words(changed(one, "encoded")), words(other)]) == [
+        (0, 1)
+    ]
 
 
 def test_clips_without_a_fingerprint_match_nothing() -> None:
     empty = np.zeros(0, np.uint64)
-    assert dedup.pairs([None, empty, None, empty]) == []
-    assert dedup.pack(np.zeros(1), np.zeros((1, 64), np.uint8)) == []
+    assert dedup.duplicate_pairs([None, empty, None, empty]) == []
+    assert dedup.pack_fingerprint(np.zeros(1), np.zeros((1, 64), np.uint8)) == []
 
 
 def test_a_fingerprint_is_read_back() -> None:
     thumbs = np.random.default_rng(0).integers(0, 256, (9, 64), np.uint8)
-    cells = dedup.unpack(dedup.pack(np.arange(9) / 8, thumbs))
+    cells = dedup.unpack_fingerprint(dedup.pack_fingerprint(np.arange(9) / 8, thumbs))
     assert np.array_equal(cells, thumbs[::2])  # every quarter of a second
 
 
@@ -157,7 +162,7 @@ def plainly_the_same(a: np.ndarray, b: np.ndarray, one_source: bool) -> bool:
     s = dedup.DedupSettings()
 
     def alike(one: np.ndarray, two: np.ndarray) -> float:
-        return float(dedup.picture(one.mean(axis=0)) @ dedup.picture(two.mean(axis=0)))
+        return float(dedup.mean_pictures(one.mean(axis=0)) @ dedup.mean_pictures(two.mean(axis=0)))
 
     if alike(a, b) < s.candidate:
         return False
@@ -222,10 +227,10 @@ def test_the_search_finds_what_the_rule_says_of_every_pair() -> None:
         if plainly_the_same(cells[i], cells[j], owners[i] == owners[j])
     ]
     assert 40 < len(want) < 0.1 * len(cells) ** 2
-    assert dedup.pairs(prints, owners) == want
+    assert dedup.duplicate_pairs(prints, owners) == want
     for i, j in want[:5]:
-        one, other = dedup.unpack(prints[i]), dedup.unpack(prints[j])
-        assert dedup.same(one, other, one_source=owners[i] == owners[j])
+        one, other = dedup.unpack_fingerprint(prints[i]), dedup.unpack_fingerprint(prints[j])
+        assert dedup.same_footage(one, other, one_source=owners[i] == owners[j])
 
 
 @settings(max_examples=20, deadline=None)

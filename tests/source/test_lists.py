@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from realdpo.curate import sources
-from realdpo.curate.downloads import download
+from realdpo.curate.downloads import download_film
 from realdpo.curate.source import run
 from realdpo.curate.source.config import SourceConfig
 from realdpo.errors import UserError
@@ -39,7 +39,7 @@ def test_a_table_with_foreign_names(work: Workspace, tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "t.parquet")
     columns = {"url": "content_loc", "title": "name", "license": "terms", "seconds": "len", "keywords": "kw"}  # fmt: skip
     where = [str(tmp_path / "t.parquet")]
-    result = run.source(work, where, SourceConfig(columns=columns))
+    result = run.source_films(work, where, SourceConfig(columns=columns))
     assert [(row["url"], row["license"], row["action"]) for row in rows(result)] == [
         ("https://h/1.mp4", "CC-BY-4.0", "cycling")
     ]
@@ -48,14 +48,14 @@ def test_a_table_with_foreign_names(work: Workspace, tmp_path: Path) -> None:
         "licence: no licence is stated": 1,
     }
     mine = SourceConfig(columns=columns, default_license="own", actions=("cooking",))
-    result = run.source(work, where, mine)
+    result = run.source_films(work, where, mine)
     assert [row["title"] for row in rows(result)] == ["Woman cooks soup"]
     assert result["left_out"] == {"its words name nothing that was asked for": 2}
     with pytest.raises(UserError, match="no 'adress'"):
-        run.check(where, SourceConfig(columns={"adress": "x"}))
-    result = run.source(work, where, SourceConfig(columns={"url": "link"}))
+        run.check_sourcing(where, SourceConfig(columns={"adress": "x"}))
+    result = run.source_films(work, where, SourceConfig(columns={"url": "link"}))
     assert "no column 'link'" in next(iter(result["failed"].values()))
-    result = run.source(work, where, SourceConfig())
+    result = run.source_films(work, where, SourceConfig())
     assert "no row of" in next(iter(result["failed"].values()))
 
 
@@ -68,17 +68,17 @@ def test_a_zip_of_films(work: Workspace, tmp_path: Path) -> None:
         out.writestr("readme.txt", "x")
         out.writestr("qa.json", "{}")
         out.writestr("__MACOSX/._waltz.webm", b"x")
-    result = run.source(work, [str(path)], SourceConfig(default_license="CC-BY-4.0"))
+    result = run.source_films(work, [str(path)], SourceConfig(default_license="CC-BY-4.0"))
     found = rows(result)
     assert [(row["title"], row["keywords"], row["license"]) for row in found] == [
         ("kick 1", ["kungfu"], "CC-BY-4.0"),
         ("waltz", ["dance"], "CC-BY-4.0"),
     ]
-    candidates = {c.title: c for c in sources.find([result["manifest"]])}
+    candidates = {c.title: c for c in sources.find_footage([result["manifest"]])}
     assert Path(candidates["waltz"].path).read_bytes() == b"two" * 100
     assert candidates["kick 1"].author == "Li"  # of the JSON beside it
     before = Path(candidates["waltz"].path).stat().st_mtime_ns
-    run.source(work, [str(path)], SourceConfig(default_license="CC-BY-4.0"))
+    run.source_films(work, [str(path)], SourceConfig(default_license="CC-BY-4.0"))
     assert Path(candidates["waltz"].path).stat().st_mtime_ns == before  # it is there
 
 
@@ -87,7 +87,7 @@ def test_a_zip_that_reaches_out(work: Workspace, tmp_path: Path, name: str) -> N
     with zipfile.ZipFile(tmp_path / "films.zip", "w") as out:
         out.writestr("ok.mp4", b"x")
         out.writestr(zipfile.ZipInfo(name), b"x")
-    result = run.source(work, [str(tmp_path / "films.zip")], SourceConfig())
+    result = run.source_films(work, [str(tmp_path / "films.zip")], SourceConfig())
     assert "outside its folder" in next(iter(result["failed"].values()))
     assert not list(tmp_path.rglob("evil.mp4"))
     assert not list(tmp_path.rglob("ok.mp4"))
@@ -101,7 +101,7 @@ def test_a_zip_that_is_none_or_damaged(work: Workspace, tmp_path: Path) -> None:
     data[100] ^= 255
     (tmp_path / "b.zip").write_bytes(data)
     for name in ("a.zip", "b.zip"):
-        result = run.source(work, [str(tmp_path / name)], SourceConfig())
+        result = run.source_films(work, [str(tmp_path / name)], SourceConfig())
         assert "cannot be read as a zip" in result["failed"][str(tmp_path / name)]
     assert not list(tmp_path.rglob("x.mp4"))
 
@@ -126,15 +126,15 @@ def test_a_hub_repository_of_bare_videos(
             "notes.txt": loopback_hub.Blob(3, "1" * 40),
         }
         commit = repo.commit("main", files, "films")
-        result = run.source(work, ["hf://datasets/lab/films"], SourceConfig())
+        result = run.source_films(work, ["hf://datasets/lab/films"], SourceConfig())
         (row,) = rows(result)
         assert row["url"] == f"{address}/datasets/lab/films/resolve/{commit}/dancing/a%20b_1.mp4"
         assert (row["license"], row["sha256"]) == ("CC-BY-SA-4.0", digest)
         assert (row["title"], row["keywords"], row["action"]) == ("a b 1", ["dancing"], "dancing")
         assert "by its card" in row["license_text"]
-        path = download(row["url"], tmp_path, max_bytes=1 << 20, sha256=row["sha256"])
+        path = download_film(row["url"], tmp_path, max_bytes=1 << 20, sha256=row["sha256"])
         assert path.read_bytes() == film
-        result = run.source(work, ["hf://datasets/lab/none"], SourceConfig())
+        result = run.source_films(work, ["hf://datasets/lab/none"], SourceConfig())
         assert "cannot be read" in result["failed"]["hf://datasets/lab/none"]
-        result = run.source(work, ["hf://films"], SourceConfig())
+        result = run.source_films(work, ["hf://films"], SourceConfig())
         assert "names no repository" in result["failed"]["hf://films"]

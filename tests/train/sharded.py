@@ -48,12 +48,15 @@ def main() -> None:
             torch.testing.assert_close(model(x), plain(x))
         torch.testing.assert_close(model(x), after, rtol=0, atol=0)
         for name, weight in ours.weights.items():
-            torch.testing.assert_close(checkpoint.whole(weight), expected.weights[name])
+            torch.testing.assert_close(checkpoint.whole_tensor(weight), expected.weights[name])
         assert abs(ours.distance() - expected.distance()) < 1e-5
         # gathered, and put back after being spoilt
-        kept = {n: checkpoint.whole(p.detach()).clone() for n, p in checkpoint.trained(model)}
+        kept = {
+            n: checkpoint.whole_tensor(p.detach()).clone()
+            for n, p in checkpoint.trained_parameters(model)
+        }
         with torch.no_grad():
-            for name, parameter in checkpoint.trained(model):
+            for name, parameter in checkpoint.trained_parameters(model):
                 parameter.zero_()
                 parameter.copy_(checkpoint._like(parameter, kept[name]))
         torch.testing.assert_close(model(x), after, rtol=0, atol=0)

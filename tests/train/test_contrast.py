@@ -102,7 +102,7 @@ def test_a_run_from_clips_alone(settings, weights: str, tmp_path) -> None:
     workspace = clip_workspace(tmp_path)
     config = TrainConfig(**settings, weights=weights)
     assert config.objective == "contrast"
-    made = loop.run(workspace, config)
+    made = loop.run_training(workspace, config)
     assert made.steps == 4
     assert "accuracy" not in made.after
     assert made.before["contrast"] == pytest.approx(made.before["winner_error"])
@@ -118,9 +118,9 @@ def test_a_stopped_run_goes_on_bit_for_bit(settings, tmp_path) -> None:
     from safetensors.torch import load_file
 
     whole, halves = clip_workspace(tmp_path / "a"), clip_workspace(tmp_path / "b")
-    loop.run(whole, TrainConfig(**settings))
-    loop.run(halves, TrainConfig(**{**settings, "steps": 2}))
-    loop.run(halves, TrainConfig(**settings))
+    loop.run_training(whole, TrainConfig(**settings))
+    loop.run_training(halves, TrainConfig(**{**settings, "steps": 2}))
+    loop.run_training(halves, TrainConfig(**settings))
     names = [w.runs / "contrast" / "weights" / "pytorch_lora_weights.safetensors"
              for w in (whole, halves)]  # fmt: skip
     one, other = map(load_file, names)
@@ -128,7 +128,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(settings, tmp_path) -> None:
 
 
 def test_pairs_give_their_winners_and_measure_their_losers(settings, fresh) -> None:
-    made = loop.run(fresh, TrainConfig(**settings))
+    made = loop.run_training(fresh, TrainConfig(**settings))
     assert "accuracy" in made.after
     assert "contrast" in made.after
 
@@ -137,4 +137,4 @@ def test_no_clips_is_one_line(settings, tmp_path) -> None:
     from realdpo.workspace import Workspace
 
     with pytest.raises(UserError, match="no clips"):
-        loop.run(Workspace(tmp_path), TrainConfig(**settings, data="clips"))
+        loop.run_training(Workspace(tmp_path), TrainConfig(**settings, data="clips"))

@@ -44,9 +44,9 @@ def test_shares_wait_for_each_other_without_a_collective(made, config, spec, mon
     found = {}
 
     def work(k):
-        found[k] = latents.prepare(made, spec, config, CPU, share=(k, 2))
+        found[k] = latents.prepare_pairs(made, spec, config, CPU, share=(k, 2))
 
-    latents.encode(made, spec, config, CPU, latents.rows_of(made, config), (0, 2))
+    latents.encode_pairs(made, spec, config, CPU, latents.rows_of(made, config), (0, 2))
     first = threading.Thread(target=work, args=(0,))  # waits; loading is not for two threads
     first.start()
     work(1)
@@ -56,22 +56,22 @@ def test_shares_wait_for_each_other_without_a_collective(made, config, spec, mon
     assert len({pair.pair_id for pairs in found[0].values() for pair in pairs}) == 4
     monkeypatch.setattr(loading, "load_encoders", refuse_loading)
     monkeypatch.setattr(decode, "read_clip", refuse_loading)
-    assert latents.prepare(made, spec, config, CPU) == found[0]
+    assert latents.prepare_pairs(made, spec, config, CPU) == found[0]
 
 
 def test_a_share_encodes_its_own_rows_only(made, config, spec):
     rows = latents.rows_of(made, config)
-    cache = latents.encode(made, spec, config, CPU, rows, (1, 2))
+    cache = latents.encode_pairs(made, spec, config, CPU, rows, (1, 2))
     assert [cache.known(row) is not None for row in rows] == [False, True, False, True]
 
 
 def test_a_damaged_latent_is_made_again(made, config, spec, said):
-    pair = latents.prepare(made, spec, config, CPU)["train"][0]
+    pair = latents.prepare_pairs(made, spec, config, CPU)["train"][0]
     whole = pair.win.read_bytes()
     pair.win.write_bytes(whole[:-7])
     with pytest.raises(UserError, match=rf"pair {pair.pair_id}.*{pair.win.name} cannot be read"):
-        latents.load(pair)
-    latents.prepare(made, spec, config, CPU)
+        latents.load_sample(pair)
+    latents.prepare_pairs(made, spec, config, CPU)
     assert f"{pair.win} is damaged; it is made again" in said()
     assert pair.win.read_bytes() == whole
 
@@ -82,17 +82,17 @@ def test_a_broken_video_is_named_with_its_pair(made, config, spec):
     rows[1]["lose"][0]["bytes"] = b"rubbish" * 300
     tables.write_table(path, tables.from_rows(tables.PAIR_SHARD, rows), tables.PAIR_SHARD)
     with pytest.raises(UserError, match=rf"pair {rows[1]['pair_id']}: loser 0") as caught:
-        latents.prepare(made, spec, config, CPU)
+        latents.prepare_pairs(made, spec, config, CPU)
     assert caught.value.hint
 
 
 def test_a_changed_shard_is_read_anew(made, config, spec):
-    before = latents.prepare(made, spec, config, CPU)["train"]
+    before = latents.prepare_pairs(made, spec, config, CPU)["train"]
     path = next(made.pair_data.glob("train-*"))
     rows = tables.read_table(path, tables.PAIR_SHARD).to_pylist()
     rows[0]["prompt"] = "a person running"
     tables.write_table(path, tables.from_rows(tables.PAIR_SHARD, rows), tables.PAIR_SHARD)
-    after = latents.prepare(made, spec, config, CPU)["train"]
+    after = latents.prepare_pairs(made, spec, config, CPU)["train"]
     assert after[0].prompt == "a person running"
     assert after[0].inputs[0] != before[0].inputs[0]
     assert after[0].win == before[0].win
@@ -120,7 +120,7 @@ def test_the_text_encoders_leave_before_the_vae_comes(made, config, spec, monkey
 
 
 def test_what_is_known_is_json(made, config, spec):
-    latents.prepare(made, spec, config, CPU)
+    latents.prepare_pairs(made, spec, config, CPU)
     known = sorted((made.step("latents") / "pairs").glob("*.json"))
     assert len(known) == 4
     assert {"pair_id", "win", "lose", "sizes"} <= json.loads(known[0].read_text()).keys()

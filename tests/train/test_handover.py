@@ -37,12 +37,12 @@ def test_the_best_step_is_handed_over_and_the_base_competes(
 ):
     measured = iter([0, 2, 4, 0])
     keys = {0: [1.0 if better else -2.0], 2: [0.0], 4: [-1.0 if best == 4 else 0.5]}
-    monkeypatch.setattr(held_out, "rank", lambda found, objective: keys[next(measured)])
+    monkeypatch.setattr(held_out, "rank_summary", lambda found, objective: keys[next(measured)])
     config = TrainConfig(
         model=str(model), steps=4, rank=4, lr=1e-3, warmup=1, checkpoint_every=1, held_out_every=2,
         held_out_levels=1, data="pairs",
     )  # fmt: skip
-    made = loop.run(fresh, config)
+    made = loop.run_training(fresh, config)
     name = f"step-{best:06d}"
     assert (made.handed_over, made.better_than_base) == (name, better)
     given = load_file(made.weights / "pytorch_lora_weights.safetensors")
@@ -61,7 +61,7 @@ def test_the_held_out_check_measures_the_average(fresh, model):
         "held_out_levels": 1, "data": "pairs", "objective": "sft", "schedule": "constant",
     }  # fmt: skip
     errors = [
-        log.read(loop.run(fresh, TrainConfig(**settings, name=name, policy_ema=ema)).folder
+        log.read_log(loop.run_training(fresh, TrainConfig(**settings, name=name, policy_ema=ema)).folder
                  / "held_out.jsonl")[-1]["winner_error"]
         for name, ema in (("raw", 0.0), ("hardly", 1e-9), ("averaged", 0.9))
     ]  # fmt: skip

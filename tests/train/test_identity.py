@@ -48,26 +48,26 @@ def test_a_start_that_fails_binds_nobody_to_its_settings(fresh, config, monkeypa
 
     monkeypatch.setattr(stops, "reference_apart", fails)
     with pytest.raises(UserError, match="no start"):
-        loop.run(fresh, replace(config, rank=4))
+        loop.run_training(fresh, replace(config, rank=4))
     monkeypatch.undo()
-    assert loop.run(fresh, config).steps == 1
+    assert loop.run_training(fresh, config).steps == 1
 
 
 def test_what_changes_nothing_learnt_may_change(fresh, config, model):
-    loop.run(fresh, replace(config, batch=2))
+    loop.run_training(fresh, replace(config, batch=2))
     linked = fresh.root / "the same model"
     linked.symlink_to(model)
     other = replace(
         config, steps=2, model=str(linked), memory="one-by-one",
         batch=1, accumulation=2,
     )  # fmt: skip
-    assert loop.run(fresh, other).steps == 2
+    assert loop.run_training(fresh, other).steps == 2
 
 
 def test_another_base_or_other_pairs_are_refused(own, config, model, tmp_path):
-    loop.run(own, config)
+    loop.run_training(own, config)
     with pytest.raises(UserError, match=r"took 1 pairs a step .* take 2"):
-        loop.run(own, replace(config, steps=2, accumulation=2))
+        loop.run_training(own, replace(config, steps=2, accumulation=2))
 
     other = tmp_path / "other"
     shutil.copytree(model, other)
@@ -76,23 +76,23 @@ def test_another_base_or_other_pairs_are_refused(own, config, model, tmp_path):
     data[-1] ^= 1
     weights.write_bytes(data)
     with pytest.raises(UserError, match="started on other weights"):
-        loop.run(own, replace(config, steps=2, model=str(other)))
+        loop.run_training(own, replace(config, steps=2, model=str(other)))
 
     rewrite(own, "train", lambda rows: rows[1:])
     with pytest.raises(UserError, match="started on 4 pairs, and the workspace now has 3"):
-        loop.run(own, replace(config, steps=2))
+        loop.run_training(own, replace(config, steps=2))
     rewrite(own, "train", lambda rows: [{**row, "pair_id": row["pair_id"][::-1]} for row in rows])
     with pytest.raises(UserError, match="started on 4 pairs"):
-        loop.run(own, replace(config, steps=2))
+        loop.run_training(own, replace(config, steps=2))
 
 
 def test_other_held_out_pairs_are_refused(own, config):
-    loop.run(own, config)
+    loop.run_training(own, config)
     rewrite(own, "validation", lambda rows: rows[::-1])
     with pytest.raises(
         UserError, match="1 held-out pairs, and the workspace now has as many others"
     ):
-        loop.run(own, replace(config, steps=2))
+        loop.run_training(own, replace(config, steps=2))
 
 
 def test_every_pair_brings_its_own_losers(own, config, said):
@@ -107,7 +107,7 @@ def test_every_pair_brings_its_own_losers(own, config, said):
     assert values["loss/preference"] == pytest.approx(math.log(2), abs=1e-5)
     Trainer(own, replace(config, batch=2, name="two"))
     assert "every step uses 1" in said()
-    even = draws.batch(trainer.pairs, range(2), replace(config, batch=2))
+    even = draws.make_batch(trainer.pairs, range(2), replace(config, batch=2))
     assert even.lose.shape[1] == 1
 
 
@@ -121,7 +121,7 @@ def test_every_pair_brings_its_own_losers(own, config, said):
 def test_pairs_of_another_task_or_model_are_refused_unless_insisted(own, config, change, words):
     rewrite(own, "train", lambda rows: [rows[0], {**rows[1], **change}])
     with pytest.raises(UserError, match=rf"{words}.*\(1 of 5 pairs\)"):
-        loop.run(own, config)
+        loop.run_training(own, config)
     from realdpo.families import load
 
     spec = load.read_spec(config.model)
@@ -144,7 +144,7 @@ def test_logs_are_json_everywhere_and_trackers_know_the_run(tmp_path):
     strict = lambda name: pytest.fail(f"{name} is no JSON")  # noqa: E731
     text = (tmp_path / "one" / "log.jsonl").read_text()
     assert json.loads(text, parse_constant=strict)["grad_norm"] is None
-    assert math.isnan(log.read(tmp_path / "one" / "log.jsonl")[0]["grad_norm"])
+    assert math.isnan(log.read_log(tmp_path / "one" / "log.jsonl")[0]["grad_norm"])
     assert asked["init_kwargs"]["wandb"]["name"] == "one"
     assert asked["init_kwargs"]["wandb"]["resume"] == "allow"
     assert asked["config"]["beta"] == TrainConfig().beta
@@ -154,10 +154,10 @@ def test_logs_are_json_everywhere_and_trackers_know_the_run(tmp_path):
 def test_a_digest_sees_ids_order_and_losers(tmp_path):
     pair = latents.Pair("a", "c", "s", "p", 8.0, Path("w"), (Path("l"),), (), (1,), (8, 8, 9), None)
     other = replace(pair, pair_id="b")
-    known = identity.digest([pair, other])
-    assert identity.digest([pair, other]) == known
-    assert identity.digest([other, pair]) != known
-    assert identity.digest([replace(pair, lose=()), other]) != known
+    known = identity.digest_pairs([pair, other])
+    assert identity.digest_pairs([pair, other]) == known
+    assert identity.digest_pairs([other, pair]) != known
+    assert identity.digest_pairs([replace(pair, lose=()), other]) != known
 
 
 def test_a_run_of_an_earlier_version_goes_on_with_settings_that_are_gone(tmp_path):

@@ -45,8 +45,8 @@ def same(a, b) -> bool:
 
 
 def test_a_run_leaves_logs_checkpoints_and_weights(fresh, config):
-    summary = loop.run(fresh, config)
-    lines = log.read(summary.folder / "log.jsonl")
+    summary = loop.run_training(fresh, config)
+    lines = log.read_log(summary.folder / "log.jsonl")
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert lines[0]["loss"] == pytest.approx(0.693147, abs=1e-6)
     for name in (
@@ -57,7 +57,7 @@ def test_a_run_leaves_logs_checkpoints_and_weights(fresh, config):
     ):  # fmt: skip
         assert name in lines[-1]
     assert lines[-1]["distance/base"] > lines[0]["distance/base"] > 0
-    held = log.read(summary.folder / "held_out.jsonl")
+    held = log.read_log(summary.folder / "held_out.jsonl")
     assert [line["step"] for line in held] == [0, 2, 4]
     assert held[0]["accuracy"] == 0.5
     assert held[0]["winner_change"] == 0
@@ -65,7 +65,7 @@ def test_a_run_leaves_logs_checkpoints_and_weights(fresh, config):
     assert "control_accuracy" in held[-1]
     assert summary.after == {k: v for k, v in held[-1].items() if k != "step"}
     assert (summary.folder / "metrics.csv").read_text().count("\n") == 5
-    assert checkpoint.latest(summary.folder / "checkpoints").name == "step-000004"
+    assert checkpoint.latest_checkpoint(summary.folder / "checkpoints").name == "step-000004"
     assert summary.held_out_by == "the validation split"
 
 
@@ -82,21 +82,21 @@ def test_resume_is_exact(fresh, config, changes):
     if "lora_dropout" in changes:
         changes["beta"] = 1e-6  # the start-up check rightly objects to dropout at a real beta
     whole = replace(config, name="whole", **changes)
-    loop.run(fresh, whole)
+    loop.run_training(fresh, whole)
     cut = replace(whole, name="cut")
     trainer = Trainer(fresh, cut)
     trainer.start_or_resume()
     for _ in range(3):  # dies after step 3, one step after its checkpoint
         trainer.after_step(trainer.train_step())
     del trainer
-    loop.run(fresh, cut)
+    loop.run_training(fresh, cut)
     ends = [fresh.runs / name / "checkpoints" / "step-000004" for name in ("whole", "cut")]
     for file in sorted(p.relative_to(ends[0]) for p in ends[0].rglob("*.safetensors")):
         assert same(load_file(ends[0] / file), load_file(ends[1] / file)), file
     untimed = [
         [
             {k: v for k, v in line.items() if "second" not in k and k != "peak_memory_gb"}
-            for line in log.read(fresh.runs / n / "log.jsonl")
+            for line in log.read_log(fresh.runs / n / "log.jsonl")
         ]
         for n in ("whole", "cut")
     ]
@@ -104,10 +104,10 @@ def test_resume_is_exact(fresh, config, changes):
 
 
 def test_other_settings_are_refused_on_resume(fresh, config):
-    loop.run(fresh, replace(config, steps=1))
+    loop.run_training(fresh, replace(config, steps=1))
     with pytest.raises(UserError, match="beta = 2000.0"):
-        loop.run(fresh, replace(config, beta=500.0))
-    assert loop.run(fresh, replace(config, steps=2)).steps == 2
+        loop.run_training(fresh, replace(config, beta=500.0))
+    assert loop.run_training(fresh, replace(config, steps=2)).steps == 2
 
 
 def test_interrupt_saves_and_the_same_command_goes_on(fresh, config, monkeypatch):
@@ -121,11 +121,11 @@ def test_interrupt_saves_and_the_same_command_goes_on(fresh, config, monkeypatch
 
     monkeypatch.setattr(Trainer, "train_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        loop.run(fresh, config)
-    newest = checkpoint.latest(fresh.runs / "dpo" / "checkpoints")
+        loop.run_training(fresh, config)
+    newest = checkpoint.latest_checkpoint(fresh.runs / "dpo" / "checkpoints")
     assert newest.name == "step-000003"
     monkeypatch.undo()
-    assert loop.run(fresh, config).steps == 4
+    assert loop.run_training(fresh, config).steps == 4
 
 
 def test_plain_training_meets_the_clip_as_the_preference_does(fresh, config):
@@ -150,7 +150,7 @@ def test_nan_stops_and_the_last_checkpoint_stands(fresh, config, monkeypatch):
         next(p for p in trainer.inner.parameters() if p.requires_grad).fill_(torch.nan)
     with pytest.raises(UserError, match=r"step 3: the loss is nan.*step-000002 stands"):
         trainer.train_step()
-    newest = checkpoint.latest(fresh.runs / "dpo" / "checkpoints")
+    newest = checkpoint.latest_checkpoint(fresh.runs / "dpo" / "checkpoints")
     assert same(kept, load_file(newest / "pytorch_lora_weights.safetensors"))
 
 
@@ -159,7 +159,7 @@ def test_a_spike_stops(fresh, config):
     trainer.start_or_resume()
     trainer.recent = [0.69] * 10
     with torch.no_grad():
-        for name, p in checkpoint.trained(trainer.inner):
+        for name, p in checkpoint.trained_parameters(trainer.inner):
             if "lora_B" in name:
                 p.add_(torch.randn_like(p))
     with pytest.raises(UserError, match="times the usual"):
@@ -187,11 +187,11 @@ def test_a_full_disk_leaves_the_checkpoint_before(fresh, config, monkeypatch):
 
 
 def test_a_damaged_checkpoint_is_named(fresh, config):
-    loop.run(fresh, replace(config, steps=2))
-    newest = checkpoint.latest(fresh.runs / "dpo" / "checkpoints")
+    loop.run_training(fresh, replace(config, steps=2))
+    newest = checkpoint.latest_checkpoint(fresh.runs / "dpo" / "checkpoints")
     (newest / "optimizer.safetensors").write_bytes(b"broken")
     with pytest.raises(UserError, match="step-000002"):
-        loop.run(fresh, config)
+        loop.run_training(fresh, config)
 
 
 def test_an_optimizers_own_kinds_of_state_come_back(fresh, config):
@@ -199,12 +199,12 @@ def test_an_optimizers_own_kinds_of_state_come_back(fresh, config):
     trainer = Trainer(fresh, config)
     trainer.start_or_resume()
     state = trainer.optimizer.optimizer.state
-    for _, p in checkpoint.trained(trainer.inner):
+    for _, p in checkpoint.trained_parameters(trainer.inner):
         state[p] = {"step": 3, "state1": torch.full(p.shape, 7, dtype=torch.uint8)}
     trainer.save()
     again = Trainer(fresh, config)
     again.start_or_resume()
-    for _, p in checkpoint.trained(again.inner):
+    for _, p in checkpoint.trained_parameters(again.inner):
         found = again.optimizer.optimizer.state[p]
         assert type(found["step"]) is int
         assert found["step"] == 3
@@ -224,7 +224,7 @@ def test_dropout_fails_the_start_up_check(fresh, config):
     changed = replace(config, lora_dropout=0.5, reference="frozen", weights="lora")
     trainer = Trainer(fresh, changed)
     with torch.no_grad():
-        for name, p in checkpoint.trained(trainer.inner):
+        for name, p in checkpoint.trained_parameters(trainer.inner):
             if "lora_B" in name:
                 p.add_(0.1)
     trainer.reference = Reference(trainer.inner, "frozen")
@@ -233,7 +233,7 @@ def test_dropout_fails_the_start_up_check(fresh, config):
 
 
 def test_stop_on_win_gap(fresh, config):
-    summary = loop.run(fresh, replace(config, stop_on_win_gap=-1.0))
+    summary = loop.run_training(fresh, replace(config, stop_on_win_gap=-1.0))
     assert summary.steps == 2
     assert "winner's held-out error" in summary.stopped
 
@@ -246,7 +246,7 @@ def test_held_out_measures_the_same_twice_and_leaves_the_random_state(fresh, con
     assert torch.equal(torch.get_rng_state(), before)
     for name, tensor in first.tensors().items():
         assert torch.equal(tensor, second.tensors()[name])
-    found = held_out.summary(first, first, config)
+    found = held_out.summarise_held_out(first, first, config)
     assert found["accuracy"] == found["control_accuracy"] == 0.5
 
 
@@ -257,12 +257,12 @@ def test_the_bank_saves_reference_forwards_and_changes_nothing(fresh, config, mo
         config, name="bank", reference_bank=2, steps=12, held_out_every=0, held_out_pairs=0
     )
     monkeypatch.setattr(step, "branch_errors", lambda *a: asked.append(1) or real(*a))
-    loop.run(fresh, banked)
+    loop.run_training(fresh, banked)
     # two for the start-up check, one for each of 4 pairs x 2 draws; the third epoch asks none
     assert len(asked) == 2 + 8
     first = final(fresh, "bank")
     monkeypatch.setattr(step.Bank, "get", lambda self, key: None)
-    loop.run(fresh, replace(banked, name="without"))
+    loop.run_training(fresh, replace(banked, name="without"))
     assert same(first, final(fresh, "without"))
 
 
@@ -271,14 +271,16 @@ def test_the_bank_saves_reference_forwards_and_changes_nothing(fresh, config, mo
 def test_bfloat16_computes_in_half_and_trains_in_float32(fresh, config, weights):
     half = replace(config, precision="bf16", weights=weights, lr=1e-4, steps=2, name=weights)
     trainer = Trainer(fresh, half)
-    assert {p.dtype for _, p in checkpoint.trained(trainer.inner)} == {torch.float32}
+    assert {p.dtype for _, p in checkpoint.trained_parameters(trainer.inner)} == {torch.float32}
     trainer.start_or_resume()  # policy and reference give ln 2 in bfloat16 too
-    before = {n: p.detach().clone() for n, p in checkpoint.trained(trainer.inner)}
+    before = {n: p.detach().clone() for n, p in checkpoint.trained_parameters(trainer.inner)}
     values = trainer.train_step()
     assert values["loss"] == pytest.approx(0.693147, abs=1e-5)
-    assert any(not torch.equal(p, before[n]) for n, p in checkpoint.trained(trainer.inner))
+    assert any(
+        not torch.equal(p, before[n]) for n, p in checkpoint.trained_parameters(trainer.inner)
+    )
     batch = trainer.batch(0)
-    _, residual = step.branch(trainer.model, trainer.task, batch, batch.win)
+    _, residual = step.branch_error(trainer.model, trainer.task, batch, batch.win)
     assert residual.dtype == torch.float32
 
 
@@ -289,11 +291,11 @@ def test_one_by_one_equals_together(fresh, config):
             trainer = Trainer(fresh, replace(config, memory=memory, name=memory, **changes))
             trainer.inner.double()
             with torch.no_grad():
-                for name, p in checkpoint.trained(trainer.inner):
+                for name, p in checkpoint.trained_parameters(trainer.inner):
                     if "lora_B" in name:
                         p.normal_(generator=torch.Generator().manual_seed(1))
             trainer._backward(_double(trainer.batch(0)))
-            grads.append({n: p.grad for n, p in checkpoint.trained(trainer.inner)})
+            grads.append({n: p.grad for n, p in checkpoint.trained_parameters(trainer.inner)})
         for name, grad in grads[0].items():
             torch.testing.assert_close(grad, grads[1][name], rtol=1e-7, atol=1e-9)
             assert grad.abs().max() > 0
@@ -318,7 +320,7 @@ def test_accumulation_equals_a_larger_batch(fresh, config):
         trainer.inner.double()
         for micro in range(accumulation):
             trainer._backward(_double(trainer.batch(micro)))
-        grads.append({n: p.grad for n, p in checkpoint.trained(trainer.inner)})
+        grads.append({n: p.grad for n, p in checkpoint.trained_parameters(trainer.inner)})
     for name, grad in grads[0].items():
         torch.testing.assert_close(grad, grads[1][name], rtol=1e-7, atol=1e-10)
 
@@ -348,9 +350,9 @@ def test_two_processes_equal_one_with_twice_the_batch(fresh, config, model):
         other = final(fresh, name)
         for key in one:
             torch.testing.assert_close(one[key], other[key], rtol=1e-3, atol=1e-6)
-    held = [log.read(fresh.runs / name / "held_out.jsonl")[-1] for name in ("one", "two")]
+    held = [log.read_log(fresh.runs / name / "held_out.jsonl")[-1] for name in ("one", "two")]
     assert held[0]["winner_error"] == pytest.approx(held[1]["winner_error"], rel=1e-5)
-    losses = [log.read(fresh.runs / name / "log.jsonl")[-1]["loss"] for name in ("one", "two")]
+    losses = [log.read_log(fresh.runs / name / "log.jsonl")[-1]["loss"] for name in ("one", "two")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
@@ -371,7 +373,7 @@ def test_killed_at_any_moment_and_resumed(fresh, config, model):
     for reached in (2, 6):
         child = subprocess.Popen([*command, "--name", "killed"], **quiet)
         log_file = fresh.runs / "killed" / "log.jsonl"
-        while child.poll() is None and len(log.read(log_file)) < reached:
+        while child.poll() is None and len(log.read_log(log_file)) < reached:
             time.sleep(0.005)
         assert child.poll() is None, "ended before it could be killed"
         child.kill()
@@ -383,12 +385,12 @@ def test_killed_at_any_moment_and_resumed(fresh, config, model):
 
 def test_latents_are_one_function_and_keyed_by_what_they_are_made_of(fresh, config, model):
     spec = load.read_spec(str(model))
-    prepare = lambda c=config: latents.prepare(fresh, spec, c, torch.device("cpu"))  # noqa: E731
+    prepare = lambda c=config: latents.prepare_pairs(fresh, spec, c, torch.device("cpu"))  # noqa: E731
     pair = prepare()["train"][0]
     times = {p: p.stat().st_mtime_ns for p in fresh.step("latents").iterdir()}
     assert prepare()["train"][0] == pair  # nothing is made again
     assert {p: p.stat().st_mtime_ns for p in fresh.step("latents").iterdir()} == times
-    sample = latents.load(pair)
+    sample = latents.load_sample(pair)
     assert sample.images["image_latents"].shape[0] == 1 + config.condition_draws
     clean = prepare(replace(config, condition_draws=0))["train"][0]
     assert clean.inputs[1] != pair.inputs[1]
@@ -396,9 +398,9 @@ def test_latents_are_one_function_and_keyed_by_what_they_are_made_of(fresh, conf
     # the same encoders under a transformer that takes fewer tokens
     fewer = {**spec.transformer, "max_text_seq_length": 8}
     short = replace(spec, parts={**spec.parts, "transformer": fewer})
-    other = latents.prepare(fresh, short, config, torch.device("cpu"))["train"][0]
+    other = latents.prepare_pairs(fresh, short, config, torch.device("cpu"))["train"][0]
     assert other.win == pair.win
-    assert len(latents.load(other).inputs["prompt_embeds"]) == 8
+    assert len(latents.load_sample(other).inputs["prompt_embeds"]) == 8
 
 
 def test_the_same_file_on_both_sides_gives_the_same_latent(tmp_path, model):
@@ -412,15 +414,15 @@ def test_the_same_file_on_both_sides_gives_the_same_latent(tmp_path, model):
     rows[1]["lose"] = [rows[0]["win"]]
     tables.write_table(path, tables.from_rows(tables.PAIR_SHARD, rows), tables.PAIR_SHARD)
     spec = load.read_spec(str(model))
-    one, two = latents.prepare(made, spec, TrainConfig(), torch.device("cpu"))["train"]
-    assert torch.equal(latents.load(one).win, latents.load(two).lose[0])
+    one, two = latents.prepare_pairs(made, spec, TrainConfig(), torch.device("cpu"))["train"]
+    assert torch.equal(latents.load_sample(one).win, latents.load_sample(two).lose[0])
     assert one.win == two.lose[0]
     # In one pair it would be no loser.
     for wrong in ({"lose": [rows[1]["win"]]}, {"prompt": " "}):
         broken = [rows[0], {**rows[1], **wrong}]
         tables.write_table(path, tables.from_rows(tables.PAIR_SHARD, broken), tables.PAIR_SHARD)
         with pytest.raises(UserError, match=rows[1]["pair_id"]):
-            latents.prepare(made, spec, TrainConfig(), torch.device("cpu"))
+            latents.prepare_pairs(made, spec, TrainConfig(), torch.device("cpu"))
 
 
 def test_an_audit_that_could_not_tell_is_said_and_refuses_nothing(tmp_path, capsys):
@@ -442,14 +444,14 @@ def test_a_found_shortcut_is_refused(tmp_path):
 
 def test_without_pairs_the_way_to_them_is_named(tmp_path, config):
     with pytest.raises(UserError, match="no pairs") as caught:
-        loop.run(Workspace(tmp_path), config)
+        loop.run_training(Workspace(tmp_path), config)
     assert "pairs build" in caught.value.hint
 
 
 def test_without_a_validation_split_clips_are_held_back(work, model, config):
     spec = load.read_spec(str(model))
-    found = latents.prepare(work, spec, config, torch.device("cpu"))
-    train, watched, how = held_out.split({"train": found["train"]}, 8)
+    found = latents.prepare_pairs(work, spec, config, torch.device("cpu"))
+    train, watched, how = held_out.split_held_out({"train": found["train"]}, 8)
     assert len(watched) == 1
     assert len(train) == 3
     assert not {p.clip_id for p in train} & {p.clip_id for p in watched}

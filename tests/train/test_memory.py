@@ -121,7 +121,7 @@ def test_blocks_add_alike_so_that_few_stand_for_many(narrow):
 
 def test_the_ladder_goes_down_and_parts_add_up(narrow):
     spec, shapes = narrow
-    found = list(estimate.ladder(spec, TrainConfig(objective="dpo", rank=4), shapes, 3))
+    found = list(estimate.estimate_rungs(spec, TrainConfig(objective="dpo", rank=4), shapes, 3))
     totals = [entry.total for entry in found]
     assert totals == sorted(totals, reverse=True)
     assert [entry.rung for entry in found] == [rung.name for rung in RUNGS]
@@ -135,8 +135,8 @@ def test_the_ladder_goes_down_and_parts_add_up(narrow):
     # all weights, in shards and not, with the activations counted above
     full, counted = TrainConfig(weights="full"), {(2, True): (1e6, 1e3)}
     share = {"processes": 2, "sharded": True}
-    halves = estimate.estimate(spec, full, shapes, 1, RUNGS[1], counted=counted, **share)
-    whole = estimate.estimate(spec, full, shapes, 1, RUNGS[1], counted=counted)
+    halves = estimate.estimate_step(spec, full, shapes, 1, RUNGS[1], counted=counted, **share)
+    whole = estimate.estimate_step(spec, full, shapes, 1, RUNGS[1], counted=counted)
     assert halves.moments == whole.moments / 2
     assert whole.moments == 2 * whole.weights
     assert whole.reference == whole.weights
@@ -156,7 +156,7 @@ def test_the_first_way_that_fits_is_taken(narrow, monkeypatch):
 def test_the_estimate_leaves_no_tensor_without_contents_behind(model):
     spec = loading.read_spec(str(model))
     shapes = estimate.shapes_of(spec, 64, 64, 9)
-    list(estimate.ladder(spec, TrainConfig(), shapes, 2, RUNGS[:1]))
+    list(estimate.estimate_rungs(spec, TrainConfig(), shapes, 2, RUNGS[:1]))
     from realdpo.families import cogvideox
 
     assert cogvideox._rotary_of.cache_info().currsize == 0
@@ -165,7 +165,7 @@ def test_the_estimate_leaves_no_tensor_without_contents_behind(model):
 
 def test_shapes_are_those_that_encoding_makes(fresh, model):
     spec = loading.read_spec(str(model))
-    pair = latents.prepare(fresh, spec, TrainConfig(model=str(model)), CPU)["train"][0]
+    pair = latents.prepare_pairs(fresh, spec, TrainConfig(model=str(model)), CPU)["train"][0]
     guessed, read = estimate.shapes_of(spec, 64, 64, 9), estimate.shapes_of_pair(pair)
     assert guessed.latent == read.latent
     assert guessed.inputs == read.inputs
@@ -357,7 +357,7 @@ def test_a_trial_climbs_down_until_it_fits_and_says_so(fresh, config, monkeypatc
     told = said()
     assert "side-by-side does not fit; now branches side by side, gradient checkpointing" in told
     assert "now one branch at a time" in told
-    assert all(p.grad is None for _, p in checkpoint.trained(trainer.inner))
+    assert all(p.grad is None for _, p in checkpoint.trained_parameters(trainer.inner))
     assert trainer.inner.is_gradient_checkpointing
     assert trainer.train_step()["step"] == 1
 
@@ -369,12 +369,12 @@ def test_a_rung_that_needs_another_model_loads_it(fresh, config, monkeypatch):
         tried.append(self.rung.name)
         return self.rung.blocks
 
-    plain = loop.run(fresh, replace(config, name="plain", memory="one-by-one"))
+    plain = loop.run_training(fresh, replace(config, name="plain", memory="one-by-one"))
     monkeypatch.setattr(Trainer, "_tries", lambda self: True)
     monkeypatch.setattr(Trainer, "_fits", tight)
     rungs = [rung_of("one-by-one"), rung_of("blocks")]
     monkeypatch.setattr(loop.setup, "allowed_rungs", lambda *_: rungs)
-    summary = loop.run(fresh, replace(config, name="tight"))
+    summary = loop.run_training(fresh, replace(config, name="tight"))
     assert tried[-1] == "blocks"
     assert summary.after["winner_error"] == pytest.approx(plain.after["winner_error"], rel=1e-6)
 
@@ -383,11 +383,11 @@ def test_when_the_last_rung_does_not_fit_that_is_said(fresh, config, monkeypatch
     monkeypatch.setattr(Trainer, "_tries", lambda self: True)
     monkeypatch.setattr(Trainer, "_fits", lambda self: False)
     with pytest.raises(UserError, match="trial step with --memory checkpointing") as caught:
-        loop.run(fresh, replace(config, memory="checkpointing"))
+        loop.run_training(fresh, replace(config, memory="checkpointing"))
     assert "--memory one-by-one" in caught.value.hint
     monkeypatch.setattr(loop.setup, "allowed_rungs", lambda *_: list(RUNGS[:3]))
     with pytest.raises(UserError, match="with --memory one-by-one") as caught:
-        loop.run(fresh, config)
+        loop.run_training(fresh, config)
     assert "leanest" in caught.value.hint
 
 

@@ -20,7 +20,7 @@ COG_BAR = {0: 0.99915, 10: 0.98979, 100: 0.88676, 250: 0.65246, 499: 0.24236, 74
 
 
 def at(process, *timesteps):
-    return noise.levels(process, (torch.tensor(timesteps) + 0.5) / process.steps)
+    return noise.noise_levels(process, (torch.tensor(timesteps) + 0.5) / process.steps)
 
 
 def test_cogvideox_schedule_values():
@@ -36,10 +36,10 @@ def test_mixing_equals_the_schedulers_own(shift):
     process = noise.from_scheduler(scheduler.config)
     clean, grain = torch.randn(7, 2, 3, 4), torch.randn(7, 2, 3, 4)
     level = at(process, *COG_BAR)
-    mixed = noise.mix(clean, grain, level)
+    mixed = noise.mix_noise(clean, grain, level)
     theirs = scheduler.add_noise(clean, grain, level.timestep)
     torch.testing.assert_close(mixed, theirs, atol=2e-6, rtol=0)
-    v = noise.target(process, clean, grain, level)
+    v = noise.prediction_target(process, clean, grain, level)
     # The scheduler turns (v, noisy) into the clean sample: a perfect v must give it back.
     torch.testing.assert_close(
         scheduler.get_velocity(v, mixed, level.timestep), clean, atol=1e-5, rtol=0
@@ -50,7 +50,10 @@ def test_x0_weighted_error_is_the_v_error():
     process = noise.from_scheduler(COG)
     clean, grain, guess = (torch.randn(3, 4, 5, dtype=torch.float64) for _ in range(3))
     level = at(process, 10, 400, 900)
-    noisy, v = noise.mix(clean, grain, level), noise.target(process, clean, grain, level)
+    noisy, v = (
+        noise.mix_noise(clean, grain, level),
+        noise.prediction_target(process, clean, grain, level),
+    )
     x0 = level.signal.view(-1, 1, 1) * noisy - level.sigma.view(-1, 1, 1) * guess
     by_v = error(guess, v)
     torch.testing.assert_close(error(x0, clean) / level.sigma.square(), by_v)
@@ -63,8 +66,8 @@ def test_epsilon_error_of_a_clean_sample():
     process = noise.from_scheduler({**COG, "prediction_type": "epsilon"})
     clean, grain, guess = (torch.randn(2, 4, 5, dtype=torch.float64) for _ in range(3))
     level = at(process, 100, 600)
-    assert noise.target(process, clean, grain, level) is grain
-    noisy = noise.mix(clean, grain, level)
+    assert noise.prediction_target(process, clean, grain, level) is grain
+    noisy = noise.mix_noise(clean, grain, level)
     x0 = (noisy - level.sigma.view(-1, 1, 1) * guess) / level.signal.view(-1, 1, 1)
     by_noise = (level.sigma / level.signal).square()
     torch.testing.assert_close(error(x0, clean), error(guess, grain) * by_noise)
@@ -75,7 +78,7 @@ def test_flow_equals_the_schedulers_own(options):
     scheduler = FlowMatchEulerDiscreteScheduler(**options)
     process = noise.from_scheduler(scheduler.config)
     steps = torch.arange(1, 1001)
-    level = noise.levels(process, steps / 1000)
+    level = noise.noise_levels(process, steps / 1000)
     if options.get("invert_sigmas"):
         # The scheduler only inverts its inference grid; the clock runs 0 (noise) to T (clean).
         torch.testing.assert_close(level.timestep, (1 - level.sigma) * 1000)
@@ -83,8 +86,8 @@ def test_flow_equals_the_schedulers_own(options):
         theirs = scheduler.timesteps.flip(0).double()
         torch.testing.assert_close(level.timestep, theirs, atol=1e-3, rtol=0)
     clean, grain = torch.randn(1000, 3), torch.randn(1000, 3)
-    x0 = noise.mix(clean, grain, level)
-    velocity = noise.target(process, clean, grain, level)
+    x0 = noise.mix_noise(clean, grain, level)
+    velocity = noise.prediction_target(process, clean, grain, level)
     towards = 1.0 if process.reverse else -1.0  # which way the clock takes the sample to clean
     reached = x0 + towards * level.sigma.float().view(-1, 1) * velocity
     torch.testing.assert_close(reached, clean, atol=1e-5, rtol=0)
@@ -92,11 +95,11 @@ def test_flow_equals_the_schedulers_own(options):
 
 def test_flow_x0_error_is_sigma_squared_times_the_velocity_error():
     process = noise.Process("flow", shift=3.0)
-    level = noise.levels(process, torch.tensor([0.1, 0.5, 0.9]))
+    level = noise.noise_levels(process, torch.tensor([0.1, 0.5, 0.9]))
     clean, grain, guess = (torch.randn(3, 6, dtype=torch.float64) for _ in range(3))
-    noisy = noise.mix(clean, grain, level)
+    noisy = noise.mix_noise(clean, grain, level)
     x0 = noisy - level.sigma.view(-1, 1) * guess
-    v_error = error(guess, noise.target(process, clean, grain, level))
+    v_error = error(guess, noise.prediction_target(process, clean, grain, level))
     torch.testing.assert_close(error(x0, clean), v_error * level.sigma.square())
 
 
@@ -109,7 +112,7 @@ def test_dynamic_shift_matches_the_pipeline():
     process = noise.from_scheduler(scheduler.config, sequence_length=2048)
     mu = calculate_shift(2048, 256, 4096, 0.95, 2.05)
     scheduler.set_timesteps(sigmas=[1.0, 0.5, 0.25], mu=mu)
-    level = noise.levels(process, torch.tensor([0.999999, 0.5, 0.25]))
+    level = noise.noise_levels(process, torch.tensor([0.999999, 0.5, 0.25]))
     torch.testing.assert_close(level.sigma.float(), scheduler.sigmas[:3], atol=1e-5, rtol=0)
 
 
@@ -117,22 +120,22 @@ def test_mixing_bfloat16_latents_stays_in_float32():
     process = noise.from_scheduler(COG)
     level = at(process, 500)
     clean, grain = torch.randn(1, 1000).bfloat16(), torch.randn(1, 1000)
-    mixed = noise.mix(clean, grain, level)
+    mixed = noise.mix_noise(clean, grain, level)
     assert mixed.dtype == torch.float32
-    exact = noise.mix(clean.double(), grain.double(), level)
+    exact = noise.mix_noise(clean.double(), grain.double(), level)
     assert (mixed - exact).abs().max() < 1e-6
-    assert noise.target(process, clean, grain, level).dtype == torch.float32
+    assert noise.prediction_target(process, clean, grain, level).dtype == torch.float32
 
 
 def test_positions():
     uniform = torch.linspace(0, 0.9999, 1000, dtype=torch.float64)
-    low_half = noise.positions(uniform, "uniform", 0.0, 0.5)
+    low_half = noise.draw_positions(uniform, "uniform", 0.0, 0.5)
     assert low_half.min() == 0
     assert low_half.max() < 0.5
-    middle = noise.positions(uniform, "logit-normal")
+    middle = noise.draw_positions(uniform, "logit-normal")
     assert middle.median() == pytest.approx(0.5, abs=0.01)
     assert ((middle > 0.25) & (middle < 0.75)).double().mean() > 0.7
-    assert noise.positions(torch.tensor([1 - 1e-16]), "uniform").max() < 1
+    assert noise.draw_positions(torch.tensor([1 - 1e-16]), "uniform").max() < 1
 
 
 def test_unknown_prediction_is_refused():

@@ -61,15 +61,15 @@ def test_the_region_travels_from_the_shard_to_the_loss(tmp_path, config) -> None
     assert batch.regions == (HERE,)
     whole = replace(batch, regions=())
     for clean in (batch.win, batch.lose[:, 0]):
-        found, _ = step.branch(trainer.model, trainer.task, batch, clean)
-        _, residual = step.branch(trainer.model, trainer.task, whole, clean)
+        found, _ = step.branch_error(trainer.model, trainer.task, batch, clean)
+        _, residual = step.branch_error(trainer.model, trainer.task, whole, clean)
         frames, rows, columns = HERE.spans(residual.shape[1], *residual.shape[3:])
         inside = residual[:, frames, :, rows, columns]  # CogVideoX keeps frames before channels
         assert inside[0].numel() < residual[0].numel() / 4
         torch.testing.assert_close(found, inside.square().flatten(1).mean(1))
-    plain = step.sft(trainer.model, trainer.task, batch, lambda loss: loss.backward())
+    plain = step.sft_step(trainer.model, trainer.task, batch, lambda loss: loss.backward())
     with torch.no_grad():
-        error, _ = step.branch(trainer.model, trainer.task, whole, batch.win)
+        error, _ = step.branch_error(trainer.model, trainer.task, whole, batch.win)
     assert plain.loss == pytest.approx(float(error))
 
 
@@ -80,7 +80,7 @@ def test_the_region_travels_from_the_shard_to_the_loss(tmp_path, config) -> None
 def test_losers_of_other_regions_are_compared_as_a_whole(regions, expected) -> None:
     latent = torch.zeros(3, 4, 5, 5)
     sample = latents.Sample(latent, latent.expand(2, *latent.shape), {}, {}, regions)
-    batch = draws.collate([(sample, draws.Choice((0, 1), 0, 0.5, latent))])
+    batch = draws.collate_samples([(sample, draws.Choice((0, 1), 0, 0.5, latent))])
     assert batch.regions == ((expected,) if expected else ())
 
 
@@ -100,11 +100,11 @@ def test_a_region_gives_the_same_gradient_together_and_one_by_one(tmp_path, conf
         changed = replace(config, memory=rung, name=rung, sdpo_mu=0.5)
         trainer = Trainer(made, changed)
         with torch.no_grad():
-            for name, p in checkpoint.trained(trainer.inner):
+            for name, p in checkpoint.trained_parameters(trainer.inner):
                 if "lora_B" in name:
                     p.normal_(generator=torch.Generator().manual_seed(1))
         trainer._backward(trainer.batch(0))
-        grads.append({n: p.grad for n, p in checkpoint.trained(trainer.inner)})
+        grads.append({n: p.grad for n, p in checkpoint.trained_parameters(trainer.inner)})
     for name, grad in grads[0].items():
         torch.testing.assert_close(grad, grads[1][name], rtol=1e-3, atol=1e-6)
         assert grad.abs().max() > 0

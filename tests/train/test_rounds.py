@@ -34,8 +34,8 @@ def adapters(folder):
 @pytest.mark.parametrize("reference", ["auto", "frozen"])
 def test_a_run_goes_on_from_the_weights_of_another(fresh, config, weights, reference, said):
     config = replace(config, weights=weights, lr=1e-4 if weights == "full" else config.lr)
-    first = loop.run(fresh, replace(config, name="first"))
-    made = loop.run(
+    first = loop.run_training(fresh, replace(config, name="first"))
+    made = loop.run_training(
         fresh, replace(config, name="second", start="first", lr=1e-12, reference=reference)
     )
     # with a learning rate of next to nothing the second run hands over what it began with
@@ -46,9 +46,9 @@ def test_a_run_goes_on_from_the_weights_of_another(fresh, config, weights, refer
     assert all(torch.allclose(then[n], now[n], atol=1e-6) for n in then)
     assert "training on from" in said()
     # what it begins with is what the first handed over, measured with the same reference
-    rows = {row["step"]: row for row in log.read(first.folder / "held_out.jsonl")}
+    rows = {row["step"]: row for row in log.read_log(first.folder / "held_out.jsonl")}
     handed_over = rows[int(first.handed_over.removeprefix("step-"))]
-    began = log.read(made.folder / "held_out.jsonl")[0]
+    began = log.read_log(made.folder / "held_out.jsonl")[0]
     assert began["winner_error"] == pytest.approx(handed_over["winner_error"], rel=1e-5)
     assert began["winner_change"] == pytest.approx(handed_over["winner_change"], abs=1e-5)
     if reference == "auto":  # the base: how far the first run moved counts
@@ -62,11 +62,11 @@ def test_a_run_goes_on_from_the_weights_of_another(fresh, config, weights, refer
 
 
 def test_a_run_that_trains_on_resumes_as_if_never_stopped(fresh, config):
-    loop.run(fresh, replace(config, name="first", steps=1))
+    loop.run_training(fresh, replace(config, name="first", steps=1))
     whole = replace(config, start="first", steps=3, checkpoint_every=1, policy_ema=0.9)
-    made = loop.run(fresh, replace(whole, name="whole"))
-    loop.run(fresh, replace(whole, name="parts", steps=1))
-    parts = loop.run(fresh, replace(whole, name="parts"))
+    made = loop.run_training(fresh, replace(whole, name="whole"))
+    loop.run_training(fresh, replace(whole, name="parts", steps=1))
+    parts = loop.run_training(fresh, replace(whole, name="parts"))
     one, other = adapters(made.folder), adapters(parts.folder)
     assert all(torch.equal(one[n], other[n]) for n in one)
 
@@ -82,9 +82,9 @@ def test_a_run_that_trains_on_resumes_as_if_never_stopped(fresh, config):
     ],
 )
 def test_weights_that_do_not_fit_are_refused(fresh, config, change, message):
-    loop.run(fresh, replace(config, name="first", steps=1))
+    loop.run_training(fresh, replace(config, name="first", steps=1))
     with pytest.raises(UserError, match=message):
-        loop.run(fresh, replace(config, name="second", steps=1, **change))
+        loop.run_training(fresh, replace(config, name="second", steps=1, **change))
 
 
 def test_rounds_go_on_each_from_the_last_and_are_made_once(fresh, config, said):
@@ -118,7 +118,7 @@ def test_a_gain_far_below_the_first_is_no_help(fresh, config):
     assert first["helped"] is True
     # the second round of a rate of next to nothing lowers a little, surely, and to no avail
     slow = replace(config, name="contrast-round-2", start="contrast-round-1", lr=1e-9)
-    loop.run(fresh, slow)
+    loop.run_training(fresh, slow)
     second = rounds._judge(fresh, slow, 2, Round(**{**first, "change": tuple(first["change"])}))
     assert abs(second.change[0]) < 0.01 * abs(first["change"][0])
     assert second.helped is False

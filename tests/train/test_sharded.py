@@ -53,7 +53,7 @@ def test_two_processes_in_shards_equal_one_with_twice_the_batch(fresh, model, sh
         "held_out_every": 1, "objective": "dpo", "beta": 200.0, "schedule": "constant", **changes,
     }  # fmt: skip
     one = TrainConfig(model=str(model), steps=4, name="one", batch=2, **settings)
-    loop.run(fresh, one)
+    loop.run_training(fresh, one)
     sets = [f"--set={key}={value}" for key, value in settings.items()]
     command = [sys.executable, "-m", "realdpo", "train", "-w", str(fresh.root), "--name", "two"]
     command += ["--model", str(model), "--num-processes", "2", *sets]
@@ -98,9 +98,9 @@ def test_shards_in_bfloat16_compute_on_the_inputs_of_one_process(fresh, changes,
             capture_output=True, cwd=HERE.parents[1],
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-    held = [log.read(fresh.runs / name / "held_out.jsonl") for name in ("one", "two")]
+    held = [log.read_log(fresh.runs / name / "held_out.jsonl") for name in ("one", "two")]
     assert held[1][0]["winner_error"] == pytest.approx(held[0][0]["winner_error"], rel=1e-4)
-    steps = [log.read(fresh.runs / name / "log.jsonl") for name in ("one", "two")]
+    steps = [log.read_log(fresh.runs / name / "log.jsonl") for name in ("one", "two")]
     for one, two in zip(*steps, strict=True):
         assert math.isfinite(two["grad_norm"])
         assert two["error/win"] == pytest.approx(one["error/win"], rel=1e-6)

@@ -92,14 +92,14 @@ def test_ctrl_c_in_several_processes_saves_and_the_same_command_goes_on(fresh, m
     piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
     run = fresh.runs / "contrast"
     child = subprocess.Popen([*command, "--steps", "500"], **piped)
-    while child.poll() is None and not log.read(run / "log.jsonl"):
+    while child.poll() is None and not log.read_log(run / "log.jsonl"):
         time.sleep(0.02)
     child.send_signal(signal.SIGINT)
     out, err = child.communicate()
     told = "stopped; the same command goes on from here\n"
     assert (child.returncode, out, err) == (130, "", told)
-    reached = len(log.read(run / "log.jsonl"))
-    assert checkpoint.latest(run / "checkpoints").name == f"step-{reached:06d}"
+    reached = len(log.read_log(run / "log.jsonl"))
+    assert checkpoint.latest_checkpoint(run / "checkpoints").name == f"step-{reached:06d}"
     done = subprocess.run([*command, "--steps", str(reached + 1)], **piped)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["steps"] == reached + 1

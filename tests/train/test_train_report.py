@@ -38,7 +38,7 @@ def held(**change):
 
 
 def test_a_sound_run_has_no_warnings():
-    assert report.warnings(steps(), held()) == []
+    assert report.run_warnings(steps(), held()) == []
 
 
 def test_pushing_losers_away_is_told_in_words():
@@ -49,7 +49,7 @@ def test_pushing_losers_away_is_told_in_words():
             "loser_dominant_ratio": lambda s: 1.0,
         }
     )
-    (found,) = report.warnings(bad, held())
+    (found,) = report.run_warnings(bad, held())
     assert found.startswith("Accuracy is 1.0 from step 12 and the winner's error rises")
     assert "pushing losers away" in found
 
@@ -66,34 +66,34 @@ def test_pushing_losers_away_is_told_in_words():
     ],
 )
 def test_held_out_warnings(change, words):
-    found = report.warnings(steps(), held(**change))
+    found = report.run_warnings(steps(), held(**change))
     assert any(words in text for text in found), found
 
 
 def test_a_saturated_preference_says_since_when_and_what_still_trains():
     spent = {"saturation": lambda s: 0.5 if s < 12 else 0.02, "loss/preference": lambda s: 0.02}
-    (found,) = report.warnings(steps(**spent, loss=lambda s: 75.02), held())
+    (found,) = report.run_warnings(steps(**spent, loss=lambda s: 75.02), held())
     assert found.startswith(
         "The preference has saturated: 4% of its gradient is left, less than 20%"
     )
     assert "from about step 9 on" in found  # steps 9 to 28: three at 1, 17 at 0.04: 0.184
     assert "what still trains is the winner's term" in found
-    (found,) = report.warnings(steps(**spent, loss=lambda s: 0.02), held())
+    (found,) = report.run_warnings(steps(**spent, loss=lambda s: 0.02), held())
     assert "steps teach little" in found
-    assert report.warnings(steps(saturation=lambda s: 0.11), held()) == []
-    assert report.warnings(steps(19, saturation=lambda s: 0.0), held()) == []
+    assert report.run_warnings(steps(saturation=lambda s: 0.11), held()) == []
+    assert report.run_warnings(steps(19, saturation=lambda s: 0.0), held()) == []
     docs = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
     assert "\n## When the preference saturates\n" in docs
 
 
 def test_a_reference_that_stands_still():
-    (found,) = report.warnings(steps(reference_update=lambda s: 0.0), held())
+    (found,) = report.run_warnings(steps(reference_update=lambda s: 0.0), held())
     assert "does not move" in found
 
 
 def test_no_such_run(tmp_path):
     with pytest.raises(UserError, match="nothing"):
-        report.write(Workspace(tmp_path), "nothing")
+        report.write_train_report(Workspace(tmp_path), "nothing")
 
 
 def test_the_page_of_a_real_run_with_videos(fresh, model):
@@ -101,14 +101,14 @@ def test_the_page_of_a_real_run_with_videos(fresh, model):
         model=str(model), objective="dpo", steps=3, rank=2, held_out_levels=2, held_out_every=2, validation_videos=1,
         validation_steps=2, validation_guidance=1.5, name="<b>",
     )  # fmt: skip
-    summary = loop.run(fresh, config)
+    summary = loop.run_training(fresh, config)
     names = sorted(p.name for p in (summary.folder / "videos").iterdir())
     assert names == ["00-base.mp4", "00-real.mp4", "00-step-000003.mp4", "00.txt"]
     prompt = (summary.folder / "videos" / "00.txt").read_text()
     rows = pq.read_table(fresh.pair_data).to_pylist()
     (row,) = [row for row in rows if row["prompt"] == prompt]
     assert (summary.folder / "videos" / "00-real.mp4").read_bytes() == row["win"]["bytes"]
-    path, found = report.write(fresh, "<b>")
+    path, found = report.write_train_report(fresh, "<b>")
     page = path.read_text()
     assert "<b></h" not in page  # the run's name is text, not markup
     assert page.count("<video") == 3

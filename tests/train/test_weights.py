@@ -23,10 +23,10 @@ def test_alpha_survives_saving(model, work, tmp_path):
     config = TrainConfig(model=str(model), rank=4, alpha=32.0, steps=1, held_out_pairs=0)
     trainer = Trainer(work, config, runs=tmp_path)
     with torch.no_grad():
-        for n, p in checkpoint.trained(trainer.inner):
+        for n, p in checkpoint.trained_parameters(trainer.inner):
             if "lora_B" in n:
                 p.normal_()
-    weights = {n: p.detach() for n, p in checkpoint.trained(trainer.inner)}
+    weights = {n: p.detach() for n, p in checkpoint.trained_parameters(trainer.inner)}
     save_weights(weights, trainer.inner, trainer.task.family.spec, tmp_path)
     pipe = DiffusionPipeline.from_pretrained(model)
     pipe.load_lora_weights(tmp_path)
@@ -63,7 +63,7 @@ def test_wan_2_2_trains_the_expert_asked_for_on_its_part_of_the_schedule(tmp_pat
         )
         trainer = Trainer(work, config)
         assert trainer.task.family.spec.component == component
-        level = noise.levels(trainer.task.process, torch.linspace(0, 0.999, 50))
+        level = noise.noise_levels(trainer.task.process, torch.linspace(0, 0.999, 50))
         served = level.timestep >= 875 - 1e-6 if expert == "high" else level.timestep <= 875
         assert served.all()
         stored = load_file(folder / component / "diffusion_pytorch_model.safetensors")
@@ -84,7 +84,7 @@ def test_unknown_layers_and_pipelines_are_named(work, model, tmp_path):
 def test_pairs_of_the_wrong_length_are_refused(model, tmp_path, frames, nearest):
     work = shards.workspace(tmp_path / "w", train=1, validation=0, frames=frames)
     with pytest.raises(UserError, match=rf"{frames} frames.*8k\+1 frames \(nearest: {nearest}\)"):
-        loop.run(work, TrainConfig(model=str(model)))
+        loop.run_training(work, TrainConfig(model=str(model)))
 
 
 def test_fingerprint_follows_the_contents(model, tmp_path):

@@ -45,7 +45,7 @@ class Item:
     names: tuple[str, ...] = ()
 
 
-def read(folder: Path, aspect: float = 1.5) -> list[Item]:
+def read_benchmark(folder: Path, aspect: float = 1.5) -> list[Item]:
     """The items of a benchmark folder; `aspect` (width / height) chooses among VBench's crops.
 
     Raises UserError when the folder is of none of the known kinds or a picture is missing.
@@ -131,13 +131,13 @@ def find_video(folder: Path, item: Item, seed: int) -> Path | None:
     return None
 
 
-def fit(picture: np.ndarray, width: int, height: int) -> np.ndarray:
+def crop_and_scale(picture: np.ndarray, width: int, height: int) -> np.ndarray:
     """A picture [h, w, 3] cropped about its centre to the aspect, then scaled."""
     import cv2
 
-    from realdpo.pairs.conform import crop
+    from realdpo.pairs.conform import centred_crop
 
-    x, y, w, h = crop(picture.shape[1], picture.shape[0], width, height)
+    x, y, w, h = centred_crop(picture.shape[1], picture.shape[0], width, height)
     part = np.ascontiguousarray(picture[y : y + h, x : x + w])
     if (w, h) == (width, height):
         return part

@@ -37,7 +37,7 @@ def shard_of(text: str) -> tuple[int, int]:
     return int(index), int(count)
 
 
-def preview(workspace: Workspace, config: EvalConfig) -> dict[str, Any]:
+def preview_evaluation(workspace: Workspace, config: EvalConfig) -> dict[str, Any]:
     """What an evaluation would do; nothing is written."""
     from realdpo.train.evaluate import plan
 
@@ -58,19 +58,19 @@ def preview_text(found: dict[str, Any]) -> str:
     )
 
 
-def evaluate(
+def evaluate_and_report(
     workspace: Workspace, config: EvalConfig, devices: Sequence[str], shard: tuple[int, int]
 ) -> dict[str, Any] | None:
     """Run it and write the page; the summary, or None when only a shard of videos was made."""
     from realdpo.train.evaluate import run
 
-    made = run.run(workspace, config, devices=devices, shard=shard)
+    made = run.run_evaluation(workspace, config, devices=devices, shard=shard)
     if made is not None:
-        write_report(workspace, config.name, 12)
+        write_eval_report(workspace, config.name, 12)
     return made
 
 
-def write_report(workspace: Workspace, name: str, players: int) -> tuple[Path, dict[str, Any]]:
+def write_eval_report(workspace: Workspace, name: str, players: int) -> tuple[Path, dict[str, Any]]:
     """The page of an evaluation, written under reports/; its path, and what it says as values."""
     from realdpo.train.evaluate import page
 
@@ -80,15 +80,15 @@ def write_report(workspace: Workspace, name: str, players: int) -> tuple[Path, d
         made["study"] = study_results(workspace, name, [])
     rows = json.loads((folder / "rows.json").read_text())
     path = workspace.reports / f"eval-{name}.html"
-    report.write_page(path, page.build(folder, made, rows, _prompts(folder), players))
+    report.write_page(path, page.evaluation_page(folder, made, rows, _prompts(folder), players))
     return path, made
 
 
-def closing(workspace: Workspace, name: str, made: dict[str, Any]) -> str:
+def closing_words(workspace: Workspace, name: str, made: dict[str, Any]) -> str:
     """The last words of a run: verdicts, cautions, where the page is."""
     from realdpo.train.evaluate import summary
 
-    lines = [summary.markdown(made)]
+    lines = [summary.summary_markdown(made)]
     lines += [f"not measured: {text}" for text in made["failures"][:5]]
     if len(made["failures"]) > 5:
         lines.append(f"not measured: {len(made['failures']) - 5} more, see the page")
@@ -112,7 +112,7 @@ def serve_study(
     rows = [{**row, "video": str(folder / row["video"])} for row in rows]
     trials = study.make_trials(folder / "study", rows, chosen, _prompts(folder))
     running = study.Study(folder / "study", trials)
-    server = study.serve(running, host, port)
+    server = study.make_study_server(running, host, port)
     progress.say(f"http://{host}:{server.server_port}/  ({len(trials)} pairs; Ctrl-C ends it)")
     progress.say(f"votes: {running.path}")
     try:
@@ -132,7 +132,7 @@ def study_results(workspace: Workspace, name: str, systems: Sequence[str]) -> di
             f"no votes in {path}", f"collect some: realdpo eval study -w {workspace.root}"
         )
     voted = dict.fromkeys(s for v in votes if not v["check"] for s in (v["first"], v["second"]))
-    return summary.plain(study.results(votes, list(systems) or list(voted)))
+    return summary.plain_values(study.summarise_votes(votes, list(systems) or list(voted)))
 
 
 def study_text(found: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from realdpo.errors import UserError
 Measure = Callable[[np.ndarray, str], dict[str, float]]
 
 
-def load(spec: str, device: str = "cpu", frames: int = 8) -> Measure:
+def load_consistency(spec: str, device: str = "cpu", frames: int = 8) -> Measure:
     """A function (video uint8 [F, H, W, 3], prompt) -> clip.text and clip.consistency.
 
     spec: `ARCHITECTURE:WEIGHTS`, e.g. `ViT-B-32:/weights/vit_b_32.safetensors`; WEIGHTS may also

@@ -149,7 +149,9 @@ def build_request(
     }
 
 
-def parse(answer: str, letters: str, aspects: Iterable[str]) -> dict[str, dict[str, list[float]]]:
+def parse_answer(
+    answer: str, letters: str, aspects: Iterable[str]
+) -> dict[str, dict[str, list[float]]]:
     """{letter: {aspect: five scores}} out of a model's answer. ValueError when it is not that."""
     start, end = answer.find("{"), answer.rfind("}")
     if start < 0 or end < start:
@@ -169,7 +171,7 @@ def parse(answer: str, letters: str, aspects: Iterable[str]) -> dict[str, dict[s
     return scores
 
 
-def judge(
+def judge_prompt(
     config: JudgeConfig,
     prompt: str,
     first_frame: np.ndarray | None,
@@ -233,7 +235,7 @@ def _ask(
                 f"check judge.url, judge.model and the key in ${config.key_variable}",
             )
         try:
-            return parse(reply.json()["choices"][0]["message"]["content"], letters, aspects)
+            return parse_answer(reply.json()["choices"][0]["message"]["content"], letters, aspects)
         except (ValueError, KeyError, IndexError, TypeError) as error:
             problem = f"its answer is unusable ({error})"
     raise UserError(

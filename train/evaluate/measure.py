@@ -20,15 +20,15 @@ from realdpo.media.decode import read_clip
 from realdpo.train.evaluate import benchmark, consistency, frechet, judge, metrics, vbench
 from realdpo.train.evaluate.benchmark import Item
 from realdpo.train.evaluate.config import REAL
-from realdpo.train.evaluate.plan import Plan
+from realdpo.train.evaluate.plan import EvalPlan
 from realdpo.workspace import Workspace
 
 
-def check(planned: Plan, workspace: Workspace) -> None:
+def check_measures(planned: EvalPlan, workspace: Workspace) -> None:
     """Refuse what cannot be measured with, before hours are spent on making videos."""
     config = planned.config
     if config.clip:
-        consistency.load(config.clip)
+        consistency.load_consistency(config.clip)
     if config.frechet:
         frechet.load_network(config.frechet)
         if sum(item.clip is not None for item in planned.items) < 2:
@@ -37,12 +37,12 @@ def check(planned: Plan, workspace: Workspace) -> None:
                 "evaluate on a workspace's split, or put <name>.mp4 beside the pictures",
             )
     if config.vbench:
-        vbench.check(config.vbench)
+        vbench.check_dimensions(config.vbench)
     if config.judge.url and not config.judge.allow_used:
         judge.refuse_if_used(config.judge.model, judge.models_used(workspace))
 
 
-def measure(planned: Plan) -> tuple[list[dict[str, Any]], list[str]]:
+def measure_videos(planned: EvalPlan) -> tuple[list[dict[str, Any]], list[str]]:
     """One row a video (system, item, seed number, file, dtype, form, metrics), real clips included.
 
     dtype: of the weights that made it; None for what was not made here. Also what could not be measured, in words: missing finished videos, damaged files.
@@ -115,13 +115,13 @@ def measure_file(folder: Path, job: tuple[str, str | None]) -> dict[str, Any]:
 
 
 def add_with_weights(
-    planned: Plan, workspace: Workspace, rows: list[dict[str, Any]], device: str
+    planned: EvalPlan, workspace: Workspace, rows: list[dict[str, Any]], device: str
 ) -> dict[str, Any]:
     """Metrics that need weights, added to the rows; what belongs to no single row is returned."""
     config, extra = planned.config, {}
     items = {item.item_id: item for item in planned.items}
     if config.clip:
-        ask = consistency.load(config.clip, device)
+        ask = consistency.load_consistency(config.clip, device)
         with progress.progress_bar("open_clip", len(rows), "videos") as advance:
             for row in rows:
                 found = _kept(
@@ -133,7 +133,7 @@ def add_with_weights(
                 advance()
     if config.vbench:
         paths = [planned.folder / row["video"] for row in rows]
-        made = vbench.measure(paths, planned.folder / "vbench", device, config.vbench)
+        made = vbench.measure_vbench(paths, planned.folder / "vbench", device, config.vbench)
         for row, numbers in zip(rows, made, strict=True):
             row["metrics"].update(numbers)
     if config.frechet:
@@ -144,7 +144,7 @@ def add_with_weights(
     return extra
 
 
-def _frechet(planned: Plan, rows: Sequence[Mapping[str, Any]], device: str) -> dict[str, Any]:
+def _frechet(planned: EvalPlan, rows: Sequence[Mapping[str, Any]], device: str) -> dict[str, Any]:
     """Distance of each system's videos to the real clips."""
     network = frechet.load_network(planned.config.frechet, device)
     by_system: dict[str, list[np.ndarray]] = {}
@@ -168,7 +168,7 @@ def _frechet(planned: Plan, rows: Sequence[Mapping[str, Any]], device: str) -> d
     }
 
 
-def _judge(planned: Plan, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _judge(planned: EvalPlan, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The judge's mean score per aspect into each row; how well it agrees with itself."""
     config = planned.config.judge
     asked = asdict(replace(config, timeout=0, attempts=1, runs=1))
@@ -186,7 +186,7 @@ def _judge(planned: Plan, rows: list[dict[str, Any]]) -> dict[str, Any]:
 
             def ask(turn: int) -> dict[str, dict[str, list[float]]]:
                 videos = {r["system"]: _video(planned.folder, r) for r in members}  # noqa: B023
-                return judge.judge(config, item.prompt, first, videos, seed, turn)  # noqa: B023
+                return judge.judge_prompt(config, item.prompt, first, videos, seed, turn)  # noqa: B023
 
             hashes = {row["system"]: _hash(planned.folder, row) for row in members}
             what = {"judge": asked, "videos": hashes, "prompt": item.prompt, "seed": seed}

@@ -97,15 +97,15 @@ def video_metrics(
         given = first_frame
         if given.shape[:2] != (height, width):
             given = cv2.resize(given, (width, height), interpolation=cv2.INTER_AREA)
-        numbers["first.psnr"] = psnr(frames[0], given)
-        numbers["first.ssim"] = ssim(frames[0], given)
+        numbers["first.psnr"] = picture_psnr(frames[0], given)
+        numbers["first.ssim"] = picture_ssim(frames[0], given)
     return numbers
 
 
 def _from_scores(frames: np.ndarray, fps: Fraction | float) -> dict[str, float]:
-    from realdpo.curate.scores import measure
+    from realdpo.curate.scores import score_frames
 
-    scores = measure(np.ascontiguousarray(frames), float(fps))
+    scores = score_frames(np.ascontiguousarray(frames), float(fps))
     return {name: float(scores[name]) for name in _FROM_SCORES}
 
 
@@ -160,14 +160,14 @@ def flow_jerk(grey: np.ndarray) -> float:
     return float(jerk[moving].mean() / speed[1:-1][moving].mean())
 
 
-def sharpness(grey: np.ndarray) -> np.ndarray:
+def frame_sharpness(grey: np.ndarray) -> np.ndarray:
     """Mean |Laplacian| of each grey frame [F]."""
     return np.array([np.abs(cv2.Laplacian(frame, cv2.CV_32F)).mean() for frame in grey])
 
 
 def sharpness_drift(grey: np.ndarray) -> float:
     """|log2| of sharpness in the last sixth of the frames over that in the first sixth."""
-    values = sharpness(grey)
+    values = frame_sharpness(grey)
     n = max(1, round(len(values) / 6))
     first, last = float(values[:n].mean()), float(values[-n:].mean())
     if min(first, last) < 1e-6:
@@ -186,13 +186,13 @@ def colour_drift(frames: np.ndarray) -> float:
     return float(np.linalg.norm(mean_lab(frames[-n:]) - mean_lab(frames[:n])))
 
 
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
+def picture_psnr(a: np.ndarray, b: np.ndarray) -> float:
     """Peak signal to noise ratio of two uint8 pictures in dB; 100 at most (equal pictures)."""
     error = float(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2))
     return min(100.0, 10 * math.log10(255**2 / error)) if error > 0 else 100.0
 
 
-def ssim(a: np.ndarray, b: np.ndarray) -> float:
+def picture_ssim(a: np.ndarray, b: np.ndarray) -> float:
     """Structural similarity of two uint8 pictures, mean over luma (Wang et al. 2004).
 
     11x11 Gaussian window of deviation 1.5, C1 = (0.01 x 255)^2, C2 = (0.03 x 255)^2; only

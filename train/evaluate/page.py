@@ -12,10 +12,10 @@ from realdpo import report
 from realdpo.train.evaluate import summary as summaries
 from realdpo.train.evaluate.config import REAL
 from realdpo.train.evaluate.metrics import BY_NAME
-from realdpo.train.evaluate.summary import counted
+from realdpo.train.evaluate.summary import count_noun
 
 
-def build(
+def evaluation_page(
     folder: Path,
     made: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],
@@ -41,7 +41,7 @@ def build(
     sections.append(report.Section("Videos in step", players))
     sections.append(report.Section("What was run", _what(made)))
     size = (
-        f"{counted(made['prompts'], 'prompt')}, {counted(made['seeds'], 'seed')} each; "
+        f"{count_noun(made['prompts'], 'prompt')}, {count_noun(made['seeds'], 'seed')} each; "
         f"compared with {made['base']}"
     )
     return report.render_page(f"Evaluation {made['name']}", sections, size)
@@ -59,7 +59,7 @@ def comparison_sections(made: Mapping[str, Any]) -> list[report.Section]:
 
 def _verdicts(made: Mapping[str, Any]) -> Markup:
     rows = []
-    for name, by_metric in summaries.compared(made).items():
+    for name, by_metric in summaries.compared_systems(made).items():
         told: dict[str, list[str]] = {}
         for metric, c in by_metric.items():
             told.setdefault(c["verdict"], []).append(metric)
@@ -126,7 +126,7 @@ def _comparisons(made: Mapping[str, Any]) -> Markup:
     parts = [
         Markup("<h3>{}</h3>").format(name)
         + report.render_table([row for row in rows if row["system"] == name], shown)
-        for name in summaries.compared(made)
+        for name in summaries.compared_systems(made)
     ]
     return Markup("").join(parts)
 
@@ -137,7 +137,7 @@ def _frechet(found: Mapping[str, Any]) -> Markup:
         for name, distance in found["distance"].items()
     ]
     real, size = found["videos"][REAL], found["features"]
-    note = f"Against {counted(real, 'real clip')}, in {size} features. "
+    note = f"Against {count_noun(real, 'real clip')}, in {size} features. "
     if min(found["videos"].values()) <= size:
         note += (
             "With fewer videos than features the distance is too large by much: compare only "
@@ -167,7 +167,7 @@ def _people(study: Mapping[str, Any]) -> Markup:
     if study["chose_left"] is not None:
         told += f"; the left side was chosen in {study['chose_left']:.0%} of cases"
     text = (
-        f"{counted(study['votes'], 'vote')} by {counted(study['raters'], 'rater')} "
+        f"{count_noun(study['votes'], 'vote')} by {count_noun(study['raters'], 'rater')} "
         f"({study['excluded']} left out for failing attention checks); {told}."
     )
     return Markup("<p>{}</p>").format(text) + report.render_table(rows)

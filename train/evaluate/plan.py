@@ -23,14 +23,14 @@ from realdpo.pairs import conform
 from realdpo.train.evaluate import benchmark
 from realdpo.train.evaluate.benchmark import Item
 from realdpo.train.evaluate.config import EvalConfig
-from realdpo.train.evaluate.systems import NEUTRAL, System, resolve, spec_of_system
+from realdpo.train.evaluate.systems import NEUTRAL, System, resolve_system, spec_of_system
 from realdpo.workspace import Workspace
 
 VERSION = 1  # raise when the same weights, settings and seed make another video
 
 
 @dataclass(frozen=True)
-class Task:
+class VideoTask:
     """One video that is wanted. key names its file; image: the conformed first frame's file."""
 
     key: str
@@ -43,7 +43,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Plan:
+class EvalPlan:
     """Systems, items, sampling and form of videos, and the videos to make.
 
     settings: None when every system is a folder of finished videos, whose own form it then is.
@@ -55,13 +55,15 @@ class Plan:
     items: tuple[Item, ...]
     settings: GenerationSettings | None
     form: conform.Form
-    tasks: tuple[Task, ...] = ()
+    tasks: tuple[VideoTask, ...] = ()
 
     def video(self, key: str) -> Path:
         return self.folder / "videos" / f"{key}.mp4"
 
 
-def plan(workspace: Workspace, config: EvalConfig, folder: Path | None = None) -> Plan:
+def plan_evaluation(
+    workspace: Workspace, config: EvalConfig, folder: Path | None = None
+) -> EvalPlan:
     """Resolve systems, items and form; write first frames and real clips in that form.
 
     Raises UserError when a system, the benchmark, or a shape is not what it should be.
@@ -71,7 +73,7 @@ def plan(workspace: Workspace, config: EvalConfig, folder: Path | None = None) -
     items = items_of(workspace, config, settings.width / settings.height if settings else 1.5)
     form = _form(settings, systems, items, config.seeds)
     folder = folder or workspace.evaluations / config.name
-    planned = Plan(folder, config, systems, (), settings, form)
+    planned = EvalPlan(folder, config, systems, (), settings, form)
     fitting = [fit for item in items if (fit := _conformed(planned, item)) is not None]
     if not fitting:
         raise UserError(
@@ -103,14 +105,14 @@ def systems_of(workspace: Workspace, config: EvalConfig) -> tuple[System, ...]:
     if not config.systems:
         raise UserError("no system to evaluate", "give --system base=MODEL --system dpo=RUN")
     return tuple(
-        resolve(workspace, name, text, config.task) for name, text in config.systems.items()
+        resolve_system(workspace, name, text, config.task) for name, text in config.systems.items()
     )
 
 
 def items_of(workspace: Workspace, config: EvalConfig, aspect: float = 1.5) -> list[Item]:
     """The prompts: of the benchmark's folder, else of the workspace's split."""
     if config.benchmark:
-        items = benchmark.read(Path(config.benchmark), aspect)
+        items = benchmark.read_benchmark(Path(config.benchmark), aspect)
     else:
         items = benchmark.of_workspace(workspace, config.split)
     return items[: config.prompts or None]
@@ -186,7 +188,7 @@ def _form_of(paths: Sequence[Path]) -> conform.Form | None:
     return None
 
 
-def _conformed(planned: Plan, item: Item) -> Item | None:
+def _conformed(planned: EvalPlan, item: Item) -> Item | None:
     """The item with its first frame (PNG) and real clip in the videos' form, kept in the folder.
 
     Where videos are made, None for a clip that is too short or too small; finished videos are
@@ -202,7 +204,7 @@ def _conformed(planned: Plan, item: Item) -> Item | None:
     if item.clip is not None and not clip.is_file():
         try:
             video, fps = read_clip(item.clip)
-            video = conform.real(video, fps, form)
+            video = conform.conform_real(video, fps, form)
         except MediaError as error:
             raise UserError(f"the clip {item.clip} cannot be read: {error}") from None
         except conform.Unfit as error:
@@ -211,10 +213,10 @@ def _conformed(planned: Plan, item: Item) -> Item | None:
                 return None
             return _conformed(planned, replace(item, clip=None))
         _write_picture(image, video[0])
-        write_bytes(clip, conform.write(video, form, planned.config.crf))
+        write_bytes(clip, conform.encode_side(video, form, planned.config.crf))
     elif item.clip is None and item.image is not None and not image.is_file():
         picture = benchmark.load_picture(item.image)
-        _write_picture(image, benchmark.fit(picture, form.width, form.height))
+        _write_picture(image, benchmark.crop_and_scale(picture, form.width, form.height))
     has_image = item.image is not None or item.clip is not None
     return replace(item, image=image if has_image else None, clip=clip if item.clip else None)
 
@@ -223,7 +225,7 @@ def _write_picture(path: Path, picture: np.ndarray) -> None:
     write_bytes(path, report.encode_png(Image.fromarray(picture)))
 
 
-def _task(planned: Plan, system: System, item: Item, number: int) -> Task:
+def _task(planned: EvalPlan, system: System, item: Item, number: int) -> VideoTask:
     seed = seed_of(planned.config.seed, item.item_id, number)
     assert planned.settings is not None
     key = content_id(
@@ -238,4 +240,4 @@ def _task(planned: Plan, system: System, item: Item, number: int) -> Task:
         **{k: how for k, v in NEUTRAL.items() if (how := getattr(system, k)) != v},
     )
     image = str(item.image) if item.image else None
-    return Task(key, system.name, item.item_id, item.prompt, number, seed, image)
+    return VideoTask(key, system.name, item.item_id, item.prompt, number, seed, image)

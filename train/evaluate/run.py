@@ -21,12 +21,12 @@ from realdpo.files import write_bytes, write_text
 from realdpo.pairs import conform
 from realdpo.train.evaluate import benchmark, measure, summary
 from realdpo.train.evaluate.config import EvalConfig
-from realdpo.train.evaluate.plan import Plan, Task, plan
+from realdpo.train.evaluate.plan import EvalPlan, VideoTask, plan_evaluation
 from realdpo.train.evaluate.systems import System, model_folder
 from realdpo.workspace import Workspace
 
 
-def run(
+def run_evaluation(
     workspace: Workspace,
     config: EvalConfig,
     *,
@@ -38,24 +38,24 @@ def run(
     With a shard (i, n) only the i-th part of the videos is made, and nothing is compared (None).
     """
     config = replace(config, dtype=dtype_of_all(config.dtype, devices))
-    planned = plan(workspace, config)
-    measure.check(planned, workspace)
-    generate(planned, devices, shard)
+    planned = plan_evaluation(workspace, config)
+    measure.check_measures(planned, workspace)
+    generate_videos(planned, devices, shard)
     if shard[1] > 1 and any(not planned.video(t.key).is_file() for t in planned.tasks):
         progress.say("this shard is done; run without --shard once all are, to compare")
         return None
-    rows, failures = measure.measure(planned)
+    rows, failures = measure.measure_videos(planned)
     extra = measure.add_with_weights(planned, workspace, rows, devices[0])
-    made = summary.summarise(planned, rows, failures, extra)
+    made = summary.summarise_evaluation(planned, rows, failures, extra)
     prompts = {item.item_id: item.prompt for item in planned.items}
     write_text(planned.folder / "prompts.json", json.dumps(prompts, indent=1))
-    write_text(planned.folder / "rows.json", json.dumps(summary.plain(rows), indent=1))
+    write_text(planned.folder / "rows.json", json.dumps(summary.plain_values(rows), indent=1))
     write_text(planned.folder / "summary.json", json.dumps(made, indent=1))
-    write_text(planned.folder / "table.md", summary.markdown(made))
+    write_text(planned.folder / "table.md", summary.summary_markdown(made))
     return made
 
 
-def generate(planned: Plan, devices: Sequence[str], shard: tuple[int, int]) -> None:
+def generate_videos(planned: EvalPlan, devices: Sequence[str], shard: tuple[int, int]) -> None:
     """Make the videos that are missing, one worker a device. Raises UserError if any fails."""
     index, count = shard
     if not 1 <= index <= count:
@@ -85,10 +85,10 @@ def generate(planned: Plan, devices: Sequence[str], shard: tuple[int, int]) -> N
 
 
 def _generate(
-    planned: Plan,
+    planned: EvalPlan,
     model: str,
     system: System,
-    part: tuple[str, Sequence[Task]],
+    part: tuple[str, Sequence[VideoTask]],
     advance: Callable[[], None] = lambda: None,
 ) -> None:
     from realdpo.families import family_of
@@ -109,5 +109,5 @@ def _generate(
     for task in tasks:
         image = benchmark.load_picture(Path(task.image)) if task.image else None
         video = generate_video(pipe, family, task.prompt, image, task.seed, settings)
-        write_bytes(planned.video(task.key), conform.write(video, planned.form, config.crf))
+        write_bytes(planned.video(task.key), conform.encode_side(video, planned.form, config.crf))
         advance()

@@ -26,8 +26,8 @@ from realdpo.files import write_text
 from realdpo.media.decode import read_clip
 from realdpo.train.evaluate import benchmark, plan, run
 from realdpo.train.evaluate.config import EvalConfig
-from realdpo.train.evaluate.plan import Plan
-from realdpo.train.evaluate.systems import resolve
+from realdpo.train.evaluate.plan import EvalPlan
+from realdpo.train.evaluate.systems import resolve_system
 from realdpo.workspace import Workspace
 
 
@@ -47,7 +47,7 @@ def systems_for(
     found |= named or {}
     if not found:
         raise UserError("nothing to sample from", "give --run NAME or --system NAME=WHAT")
-    tuned = [s for s in (resolve(workspace, n, t) for n, t in found.items())
+    tuned = [s for s in (resolve_system(workspace, n, t) for n, t in found.items())
              if s.lora or s.transformer]  # fmt: skip
     if base and tuned and "base" not in found:
         model, revision = tuned[0].model, tuned[0].base_revision
@@ -91,7 +91,7 @@ def read_prompts(path: Path) -> list[str]:
     return found
 
 
-def sample(
+def sample_systems(
     workspace: Workspace, config: EvalConfig, devices: Sequence[str] = ("cpu",)
 ) -> dict[str, Any]:
     """Make what is missing, and the page; a video is made once however often this is called.
@@ -99,8 +99,8 @@ def sample(
     Returns the videos by system, and how far each system moved from the first.
     """
     config = replace(config, dtype=dtype_of_all(config.dtype, devices))
-    planned = plan.plan(workspace, config, _folder(workspace, config.name))
-    run.generate(planned, devices, (1, 1))
+    planned = plan.plan_evaluation(workspace, config, _folder(workspace, config.name))
+    run.generate_videos(planned, devices, (1, 1))
     videos = _named(planned)
     moved = _moved(planned, videos)
     page = workspace.reports / f"sample-{config.name}.html"
@@ -114,8 +114,8 @@ def sample(
     return made
 
 
-def told(made: dict[str, Any]) -> str:
-    """What a person wants to know after `sample`."""
+def describe_samples(made: dict[str, Any]) -> str:
+    """What a person wants to know after `sample_systems`."""
     lines = [
         f"{row['system']:<20} {row['videos']} videos; {row['difference']:.3f} from {row['from']}, "
         f"motion {row['motion']:.2f} of its"
@@ -128,7 +128,7 @@ def _folder(workspace: Workspace, name: str) -> Path:
     return workspace.root / "samples" / name
 
 
-def _named(planned: Plan) -> dict[str, dict[tuple[str, int], Path]]:
+def _named(planned: EvalPlan) -> dict[str, dict[tuple[str, int], Path]]:
     """The videos under names that people read: <system>/<prompt>-<seed>.mp4."""
     found: dict[str, dict[tuple[str, int], Path]] = {}
     places: dict[str, Path] = {}
@@ -149,7 +149,7 @@ def _named(planned: Plan) -> dict[str, dict[tuple[str, int], Path]]:
 
 
 def _moved(
-    planned: Plan, videos: dict[str, dict[tuple[str, int], Path]]
+    planned: EvalPlan, videos: dict[str, dict[tuple[str, int], Path]]
 ) -> list[dict[str, Any]]:  # fmt: skip
     """How far every system's videos are from the first system's, seed for seed.
 
@@ -176,7 +176,7 @@ def _pixels(path: Path) -> np.ndarray:
 
 
 def _page(
-    planned: Plan, videos: dict[str, dict[tuple[str, int], Path]], moved: list[dict[str, Any]]
+    planned: EvalPlan, videos: dict[str, dict[tuple[str, int], Path]], moved: list[dict[str, Any]]
 ) -> str:
     parts = Markup("")
     for item in planned.items:

@@ -60,7 +60,7 @@ def over_seeds(values: np.ndarray) -> np.ndarray:
     return np.where(counts > 0, np.nansum(values, axis=1) / np.maximum(counts, 1), np.nan)
 
 
-def paired(system: np.ndarray, base: np.ndarray) -> np.ndarray:
+def paired_differences(system: np.ndarray, base: np.ndarray) -> np.ndarray:
     """Per-prompt differences [prompts] of two arrays [prompts, seeds], pairing each seed.
 
     A seed counts only where both systems were measured; prompts without such a seed are left out.
@@ -69,7 +69,7 @@ def paired(system: np.ndarray, base: np.ndarray) -> np.ndarray:
     return difference[~np.isnan(difference)]
 
 
-def bootstrap(
+def bootstrap_interval(
     values: np.ndarray, *, level: float = 0.95, draws: int = 4000, seed: int = 0
 ) -> Interval:
     """Bootstrap interval of the mean of per-prompt values [prompts]: BCa, widened for few prompts.
@@ -163,7 +163,7 @@ def _all_signs(n: int) -> np.ndarray:
     return 1.0 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm_adjusted(p_values: Sequence[float]) -> list[float]:
     """Holm's (1979) adjusted p-values: family-wise error under any dependence between metrics."""
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     adjusted = [0.0] * len(p_values)
@@ -174,7 +174,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def wilson(wins: float, n: int, level: float = 0.95) -> Interval:
+def wilson_interval(wins: float, n: int, level: float = 0.95) -> Interval:
     """Wilson's score interval of a share; `wins` may be half-whole where ties count one half."""
     if n == 0:
         return Interval(math.nan, 0.0, 1.0)
@@ -203,7 +203,7 @@ def prompts_needed(
     return max(2, math.ceil(n)) if n < 1e9 else None
 
 
-def compare(
+def compare_systems(
     pairs: Sequence[tuple[str, np.ndarray, int]],
     *,
     alpha: float = 0.05,
@@ -218,18 +218,18 @@ def compare(
     is for the level that the correction leaves in the worst case (alpha / number of tests).
     """
     flips = [flip_test(d, seed=seed) for _, d, _ in pairs]
-    adjusted = holm(flips)
+    adjusted = holm_adjusted(flips)
     results = []
     for (_, differences, direction), p_flip, p_adjusted in zip(pairs, flips, adjusted, strict=True):
         n = len(differences)
         sign = -1 if direction < 0 else 1
         wins = int((sign * differences > 0).sum())
         losses = int((sign * differences < 0).sum())
-        difference = bootstrap(differences, level=1 - alpha, draws=draws, seed=seed)
+        difference = bootstrap_interval(differences, level=1 - alpha, draws=draws, seed=seed)
         results.append(
             Comparison(
                 difference=difference,
-                win_rate=wilson(wins + (n - wins - losses) / 2, n, 1 - alpha),
+                win_rate=wilson_interval(wins + (n - wins - losses) / 2, n, 1 - alpha),
                 wins=wins,
                 ties=n - wins - losses,
                 losses=losses,

@@ -199,7 +199,7 @@ def read_votes(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"{path} is damaged: {error}", "restore it, or move it away") from None
 
 
-def serve(study: Study, host: str = "127.0.0.1", port: int = 0) -> ThreadingHTTPServer:
+def make_study_server(study: Study, host: str = "127.0.0.1", port: int = 0) -> ThreadingHTTPServer:
     """A server for the study; call serve_forever() on it. Raises UserError if the port is taken."""
     page = resources.files("realdpo.train.evaluate").joinpath("study.html").read_bytes()
 
@@ -280,7 +280,7 @@ def serve(study: Study, host: str = "127.0.0.1", port: int = 0) -> ThreadingHTTP
     return server
 
 
-def results(votes: Sequence[Mapping[str, Any]], systems: Sequence[str]) -> dict[str, Any]:
+def summarise_votes(votes: Sequence[Mapping[str, Any]], systems: Sequence[str]) -> dict[str, Any]:
     """Strengths with intervals, agreement, and who was left out for failing attention checks.
 
     A rater who got more than a third of their checks wrong is left out whole.

@@ -14,14 +14,14 @@ from realdpo.train.evaluate.config import REAL
 from realdpo.train.evaluate.metrics import BY_NAME, METRICS
 
 if TYPE_CHECKING:
-    from realdpo.train.evaluate.plan import Plan
+    from realdpo.train.evaluate.plan import EvalPlan
 
 ARROWS = {1: "↑", -1: "↓", 0: ""}  # which way is better
 Rows = Sequence[Mapping[str, Any]]
 
 
-def summarise(
-    plan: Plan, rows: Rows, failures: Sequence[str], extra: Mapping[str, Any]
+def summarise_evaluation(
+    plan: EvalPlan, rows: Rows, failures: Sequence[str], extra: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Everything a report needs, as plain values."""
     names = [system.name for system in plan.systems]
@@ -35,10 +35,10 @@ def summarise(
         if any(row["system"] == name for row in rows)
     }
     seeds = plan.config.seeds
-    systems = compare(rows, items, [n for n in names if n != base], base, seeds)
+    systems = compare_metrics(rows, items, [n for n in names if n != base], base, seeds)
     # How far the base is from film is another question, and takes no power from the first.
-    real = compare(rows, items, [REAL], base, seeds).get(REAL, {})
-    return plain(
+    real = compare_metrics(rows, items, [REAL], base, seeds).get(REAL, {})
+    return plain_values(
         {
             "name": plan.config.name,
             "systems": {s.name: s.text for s in plan.systems},
@@ -54,9 +54,9 @@ def summarise(
             "compared": systems,
             "real": real,
             "cautions": [
-                *cautions(systems or {REAL: real}, means, base, len(items)),
+                *list_cautions(systems or {REAL: real}, means, base, len(items)),
                 *unlike_film(real, base),
-                *unlike(rows),
+                *caution_unlike(rows),
             ],
             "not_run": not_run(plan),
             "failures": list(failures),
@@ -65,12 +65,12 @@ def summarise(
     )
 
 
-def plain(value: Any) -> Any:
+def plain_values(value: Any) -> Any:
     """`value` with every NaN and infinity as None, which JSON can hold."""
     if isinstance(value, Mapping):
-        return {k: plain(v) for k, v in value.items()}
+        return {k: plain_values(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
+        return [plain_values(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
@@ -88,14 +88,14 @@ def values_of(rows: Rows, system: str, metric: str, items: Sequence[str], seeds:
     return values
 
 
-def compare(
+def compare_metrics(
     rows: Rows, items: Sequence[str], systems: Sequence[str], base: str, seeds: int
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """{system: {metric: comparison}}; all metrics of all systems are one family of tests."""
     keys, family = [], []
     for name in systems:
         for metric in METRICS:
-            differences = statistics.paired(
+            differences = statistics.paired_differences(
                 values_of(rows, name, metric.name, items, seeds),
                 values_of(rows, base, metric.name, items, seeds),
             )
@@ -103,12 +103,12 @@ def compare(
                 keys.append((name, metric.name))
                 family.append((metric.name, differences, metric.direction))
     found: dict[str, dict[str, dict[str, Any]]] = {}
-    for (name, metric_name), result in zip(keys, statistics.compare(family), strict=True):
+    for (name, metric_name), result in zip(keys, statistics.compare_systems(family), strict=True):
         found.setdefault(name, {})[metric_name] = asdict(result)
     return found
 
 
-def cautions(
+def list_cautions(
     compared: Mapping[str, Mapping[str, Mapping[str, Any]]],
     means: Mapping[str, Mapping[str, float]],
     base: str,
@@ -134,7 +134,7 @@ def cautions(
     least = math.ceil(1 + math.log2(tests / 0.05))  # two of 2**n sign patterns are extreme
     if prompts < least:
         found.append(
-            f"With {counted(prompts, 'prompt')} no verdict is possible: for {tests} tests at least "
+            f"With {count_noun(prompts, 'prompt')} no verdict is possible: for {tests} tests at least "
             f'{least} are needed, so everything is "no evidence" whatever the videos look like.'
         )
     elif prompts < 30:
@@ -153,7 +153,7 @@ def unlike_film(real: Mapping[str, Mapping[str, Any]], base: str) -> list[str]:
     ]
 
 
-def unlike(rows: Rows) -> list[str]:
+def caution_unlike(rows: Rows) -> list[str]:
     """A caution when the videos differ in size, length or rate: most numbers depend on them."""
     found: dict[str, set[str]] = {}
     for row in rows:
@@ -166,7 +166,7 @@ def unlike(rows: Rows) -> list[str]:
     return [f"The videos differ in form, so their numbers cannot be compared ({told})."]
 
 
-def not_run(plan: Plan) -> list[str]:
+def not_run(plan: EvalPlan) -> list[str]:
     """The parts of the evaluation that were left out, and what would run them."""
     config = plan.config
     parts = {
@@ -178,7 +178,7 @@ def not_run(plan: Plan) -> list[str]:
     return [f"{name}: not run ({how})" for name, (given, how) in parts.items() if not given]
 
 
-def compared(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def compared_systems(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """{system: {metric: comparison with base}}, the real clips last if there are any."""
     real = {REAL: summary["real"]} if summary["real"] else {}
     return {**summary["compared"], **real}
@@ -187,7 +187,7 @@ def compared(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 def table_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row a system and metric, for tables."""
     rows = []
-    for name, by_metric in compared(summary).items():
+    for name, by_metric in compared_systems(summary).items():
         for metric, c in by_metric.items():
             rows.append(
                 {
@@ -197,7 +197,7 @@ def table_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
                     "mean": summary["means"][name].get(metric),
                     "base": summary["means"].get(summary["base"], {}).get(metric),
                     "difference": c["difference"]["estimate"],
-                    "95 % interval": interval(c["difference"]),
+                    "95 % interval": format_interval(c["difference"]),
                     "win rate": c["win_rate"]["estimate"],
                     "p sign": c["p_sign"],
                     "p (Holm)": c["p_adjusted"],
@@ -209,17 +209,17 @@ def table_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def interval(d: Mapping[str, float | None]) -> str:
+def format_interval(d: Mapping[str, float | None]) -> str:
     if d["low"] is None or d["high"] is None:
         return "too few prompts"
     return f"{d['low']:+.3g} to {d['high']:+.3g}"
 
 
-def markdown(summary: Mapping[str, Any]) -> str:
+def summary_markdown(summary: Mapping[str, Any]) -> str:
     """The table for a model card: per system and metric the difference to base and the verdict."""
     base = summary["base"]
     lines = [
-        f"{counted(summary['prompts'], 'prompt')}, {counted(summary['seeds'], 'seed')} each, "
+        f"{count_noun(summary['prompts'], 'prompt')}, {count_noun(summary['seeds'], 'seed')} each, "
         f"against {base}; 95 % intervals over prompts, tests corrected for their number (Holm).",
         "",
         f"| metric | system | mean | {base} | difference (95 %) | win rate | verdict |",
@@ -236,7 +236,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def counted(number: int, noun: str) -> str:
+def count_noun(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 

@@ -39,7 +39,7 @@ class System:
     scale: float = 1.0
 
 
-def resolve(workspace: Workspace, name: str, text: str, task: str | None = None) -> System:
+def resolve_system(workspace: Workspace, name: str, text: str, task: str | None = None) -> System:
     """A system from what the user wrote: a run's name, a model, MODEL+LORA, a folder of videos.
 
     task: of models; a run has its own. `@guide=2` after a run or MODEL+LORA guides it by its base

@@ -22,7 +22,7 @@ DIMENSIONS = (
 )
 
 
-def check(dimensions: Sequence[str]) -> None:
+def check_dimensions(dimensions: Sequence[str]) -> None:
     """Raise UserError when the package is missing or a dimension is not one it can compute here."""
     if unknown := set(dimensions) - set(DIMENSIONS):
         raise UserError(
@@ -33,7 +33,7 @@ def check(dimensions: Sequence[str]) -> None:
         raise UserError("VBench is not installed", "pip install vbench (it downloads its weights)")
 
 
-def measure(
+def measure_vbench(
     videos: Sequence[Path], folder: Path, device: str, dimensions: Sequence[str]
 ) -> list[dict[str, float]]:
     """Per video a mapping `vbench.<dimension>` -> number, in the order given.
