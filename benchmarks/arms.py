@@ -136,6 +136,8 @@ def arms() -> list[Arm]:
         Arm("lora-attention", "contrast, attention alone", "contrast", 600, 3e-3, 16),
         Arm("contrast-all", "contrast at all levels", changes={"contrast_above": 0.0}),
         Arm("sft-steps", "sft, as many steps as contrast", "sft", 600),
+        Arm("sft-fast", "sft at the rate that the sweep chose", "sft", 800, 1e-3),
+        Arm("contrast-fast", "contrast at the same rate", "contrast", 600, 1e-3),
         Arm("sft-long", "sft, twice the compute", "sft", 1600),
         Arm("paper", "preset realdpo-paper, equal compute", "dpo", 150, 1e-4, changes=paper),
         Arm("released", "the published settings, equal compute", "dpo", 150, 1e-4,

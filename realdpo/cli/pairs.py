@@ -33,6 +33,12 @@ def build(
     lora: Annotated[
         str | None, typer.Option(help="LoRA weights of an earlier round, loaded on the model.")
     ] = None,
+    guide: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STRENGTH|negative", help="Guide the LoRA by its base; see realdpo sample."
+        ),
+    ] = None,
     round_: Annotated[int | None, typer.Option("--round", help="Which round this is.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale.")] = None,
@@ -95,6 +101,7 @@ def build(
                 "losers": losers,
                 "strategies": parse_strategies(strategies) if strategies else None,
                 "lora": lora,
+                "guide": guide,
                 "round": round_,
                 "steps": steps,
                 "guidance": guidance,
