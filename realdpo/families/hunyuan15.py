@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _REFINER = r"context_embedder\.token_refiner\.refiner_blocks\.(\d+)\."
 _REFINER_NAME = r"txt_in.individual_token_refiner.blocks.\1."
+TOKENS, GLYPHS = 1000, 256  # the pipeline's `tokenizer_max_length` and `tokenizer_2_max_length`
 PICTURE_TOKENS = 729  # `vision_num_semantic_tokens` of the pipeline
 
 
@@ -103,6 +104,18 @@ class Hunyuan15(Family):
 
     def prepare(self, pipe: Any, settings: Any) -> None:
         pipe.guider = pipe.guider.new(guidance_scale=settings.guidance)
+
+    def prompt_shapes(self) -> dict[str, tuple[int, ...]]:
+        width = self.spec.transformer
+        shapes: dict[str, tuple[int, ...]] = {
+            "text": (TOKENS, width["text_embed_dim"]),
+            "mask": (TOKENS,),
+            "glyphs": (GLYPHS, width["text_embed_2_dim"]),
+            "glyph_mask": (GLYPHS,),
+        }
+        if self.task == "i2v":
+            shapes["image_embeds"] = (PICTURE_TOKENS, width["image_embed_dim"])
+        return shapes
 
     def embed(self, pipe: Any, prompt: str, image: Tensor | None) -> dict[str, Tensor]:
         text, mask, glyphs, glyph_mask = pipe.encode_prompt(prompt=prompt, batch_size=1)

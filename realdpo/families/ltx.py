@@ -24,6 +24,7 @@ NEGATIVE = "worst quality, inconsistent motion, blurry, jittery, distorted"  # d
 
 class LTX(Family):
     NAME = "ltx"
+    TOKENS: ClassVar[int] = 128
     TASKS: ClassVar = {"LTXPipeline": "t2v", "LTXImageToVideoPipeline": "i2v"}
 
     # the authors' names are diffusers' own here
@@ -80,13 +81,13 @@ class LTX(Family):
 
     def prompt_shapes(self) -> dict[str, tuple[int, ...]]:
         return {
-            "prompt_embeds": (128, self.spec.transformer["caption_channels"]),
-            "prompt_mask": (128,),
+            "prompt_embeds": (self.TOKENS, self.spec.transformer["caption_channels"]),
+            "prompt_mask": (self.TOKENS,),
         }
 
     def embed(self, pipe: Any, prompt: str, image: Tensor | None) -> dict[str, Tensor]:
         embeds, mask, *_ = pipe.encode_prompt(
-            prompt, do_classifier_free_guidance=False, max_sequence_length=128
+            prompt, do_classifier_free_guidance=False, max_sequence_length=self.TOKENS
         )
         return {"prompt_embeds": embeds[0], "prompt_mask": mask[0]}
 

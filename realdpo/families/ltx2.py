@@ -24,7 +24,6 @@ from realdpo.families.ltx import LTX
 if TYPE_CHECKING:
     from torch import Tensor
 
-TOKENS = 1024
 NEGATIVE = (
     "blurry, out of focus, overexposed, underexposed, low contrast, washed out colors, excessive noise, "
     "grainy texture, poor lighting, flickering, motion blur, distorted proportions, unnatural skin tones, "
@@ -42,6 +41,7 @@ NEGATIVE = (
 
 class LTX2(LTX):
     NAME = "ltx2"
+    TOKENS = 1024
     TASKS: ClassVar = {"LTX2Pipeline": "t2v", "LTX2ImageToVideoPipeline": "i2v"}
     TARGETS = tuple(
         f"attn{n}.{part}" for n in (1, 2) for part in ("to_q", "to_k", "to_v", "to_out.0")
@@ -68,11 +68,11 @@ class LTX2(LTX):
         connectors = self.spec.parts.get("connectors", {})
         heads = connectors.get("video_connector_num_attention_heads", 30)
         width = heads * connectors.get("video_connector_attention_head_dim", 128)
-        return {"prompt_embeds": (TOKENS, width), "prompt_mask": (TOKENS,)}
+        return {"prompt_embeds": (self.TOKENS, width), "prompt_mask": (self.TOKENS,)}
 
     def embed(self, pipe: Any, prompt: str, image: Tensor | None) -> dict[str, Tensor]:
         embeds, mask, *_ = pipe.encode_prompt(
-            prompt, do_classifier_free_guidance=False, max_sequence_length=TOKENS
+            prompt, do_classifier_free_guidance=False, max_sequence_length=self.TOKENS
         )
         text, _, mask = pipe.connectors(embeds, mask, padding_side=pipe.tokenizer.padding_side)
         return {"prompt_embeds": text[0], "prompt_mask": mask[0]}

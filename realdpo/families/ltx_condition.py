@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 class LTXCondition(LTX):
     NAME = "ltx-condition"
+    TOKENS = 256
     TASKS: ClassVar = {"LTXConditionPipeline": "t2v"}
     TAKES_LATENTS = False  # its call noises given latents by itself
     KEEPS_REGIONS = False
@@ -30,12 +31,6 @@ class LTXCondition(LTX):
     @cached_property
     def traits(self) -> Traits:
         return replace(super().traits, frames=161, steps=40)
-
-    def embed(self, pipe: Any, prompt: str, image: Tensor | None) -> dict[str, Tensor]:
-        embeds, mask, *_ = pipe.encode_prompt(
-            prompt, do_classifier_free_guidance=False, max_sequence_length=256
-        )
-        return {"prompt_embeds": embeds[0], "prompt_mask": mask[0]}
 
     def forward(
         self, transformer: Any, noisy: Tensor, timestep: Tensor, inputs: Mapping[str, Tensor]

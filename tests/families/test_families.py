@@ -38,7 +38,7 @@ from realdpo.pairs import conform
 from realdpo.pairs.generate import regenerate, roundtrip, to_tensor
 from realdpo.publish import model_card
 from realdpo.regions import Region
-from realdpo.train import checkpoint, latents, noise, objective, setup, step, videos
+from realdpo.train import checkpoint, estimate, latents, noise, objective, setup, step, videos
 from realdpo.train.config import TrainConfig
 from realdpo.train.draws import Batch, Choice, collate
 from realdpo.train.reference import Reference
@@ -95,10 +95,19 @@ class Case:
             pipe.tokenizer_max_length = 16  # 1000 in the released one: minutes on a CPU
         return pipe
 
-    def inputs(self, pipe, prompt: str) -> dict[str, torch.Tensor]:
+    def embed(self, pipe, prompt: str) -> dict[str, torch.Tensor]:
         pixels = latents._pixels(self.clip[:1])[:, 0]
         with torch.no_grad():
-            made = self.family.embed(pipe, prompt, None if self.image is None else pixels)
+            return self.family.embed(pipe, prompt, None if self.image is None else pixels)
+
+    def inputs(self, pipe, prompt: str) -> dict[str, torch.Tensor]:
+        pixels = latents._pixels(self.clip[:1])[:, 0]
+        made = self.embed(pipe, prompt)
+        # what an estimate of memory counts on: of the longest prompt
+        told = self.family.prompt_shapes()
+        assert told.keys() == made.keys()
+        assert all(s <= m for n, t in made.items() for s, m in zip(t.shape, told[n], strict=True))
+        with torch.no_grad():
             if self.image is not None:
                 shown = self.family.condition(pipe.vae, pixels[None], self.frames)
                 made |= {name: tensor[0] for name, tensor in shown.items()}
@@ -213,6 +222,10 @@ def test_encoding_is_undone_by_decoding_and_legal_shapes_come_back_whole(case):
         # these decode what was noised a little, or whose first frames were moved
         if not vae.config.get("timestep_conditioning") and case.name != "kandinsky5-i2v":
             torch.testing.assert_close(seen[0], raw, atol=1e-5, rtol=1e-4)
+    counted = estimate.shapes_of(case.spec, case.side, case.side, case.frames)
+    with torch.no_grad():
+        clean = family.padded(family.encode(vae, latents._pixels(case.clip)[None]))
+    assert counted.latent == clean.shape[1:]
     with pytest.raises(UserError, match="multiples|sizes? only"):
         traits.check(case.side + 2, case.side, case.frames)
     with pytest.raises(UserError, match="plus 1"):
