@@ -123,7 +123,7 @@ def arms() -> list[Arm]:
     }  # fmt: skip
     both = (*ATTENTION, *FEED_FORWARD)
     return [
-        Arm("sft", "plain fine-tuning at its best, equal compute with contrast", "sft", 800),
+        Arm("sft", "plain fine-tuning at the rate of contrast, equal compute", "sft", 800),
         Arm("contrast", "contrast above u = 0.4, gamma 0.75", "contrast", 600),
         sampled("sft-guided", "sft, sampled with guidance 2 by the base", "sft", guide=2),
         sampled("contrast-guided", "contrast, sampled with guidance 1", "contrast", guide=1),
