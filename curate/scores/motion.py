@@ -388,8 +388,9 @@ def _aligned(before: Bytes, after: Bytes, slopes: _Slopes, matrix: Floats) -> Fl
     frame = np.array(
         [[2, 0, -(width - 1)], [0, 2, -(height - 1)], [0, 0, height]], np.float64
     ) / height  # fmt: skip
-    unframe, ridge = np.linalg.inv(frame), np.eye(4)
+    unframe, ridge, step = np.linalg.inv(frame), np.eye(4), np.eye(3)
     whole = np.vstack([matrix, [0, 0, 1]])
+    at = whole[:2] @ corners
     for _ in range(STEPS):
         off = _difference(every, after, whole[:2]).ravel()
         some = np.abs(off[::SPARSE])  # its middle is near enough to that of all
@@ -398,12 +399,15 @@ def _aligned(before: Bytes, after: Bytes, slopes: _Slopes, matrix: Floats) -> Fl
         weighed = steepest * (1 / (1 + ratio * ratio))
         square = (weighed @ steepest.T).astype(np.float64)
         square += (1e-6 * np.trace(square) + 1e-6) * ridge
-        right, down, grow, turn = np.linalg.solve(square, -(weighed @ off))
-        back = np.array([[1 + grow, -turn, right], [turn, 1 + grow, down]])
-        back = np.vstack([cv2.invertAffineTransform(back), [0, 0, 1]])
-        last = whole[:2] @ corners
-        whole = whole @ unframe @ back @ frame
-        if np.abs(whole[:2] @ corners - last).max() < SETTLED:
+        _, answer = cv2.solve(square, -(weighed @ off).astype(np.float64).reshape(4, 1))
+        right, down, grow, turn = answer.ravel().tolist()
+        step[:2] = cv2.invertAffineTransform(
+            np.array([[1 + grow, -turn, right], [turn, 1 + grow, down]])
+        )
+        last = at
+        whole = whole @ unframe @ step @ frame
+        at = whole[:2] @ corners
+        if np.abs(at - last).max() < SETTLED:
             break
     moved = np.abs((whole[:2] - matrix) @ corners).max()
     # Further than the flow can be off, it has fallen into another hollow.
