@@ -53,7 +53,16 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
         "cogvideox": Target(720, 480, 49, Fraction(8)),
         "cogvideox1.5": Target(1360, 768, 81, Fraction(16)),
         "wan2.1": Target(832, 480, 81, Fraction(16)),
+        "wan2.2-5b": Target(1280, 704, 121, Fraction(24)),
+        "skyreels": Target(960, 544, 97, Fraction(24)),
         "ltx": Target(768, 512, 121, Fraction(24)),
+        "ltx2": Target(768, 512, 121, Fraction(24)),
+        "hunyuan": Target(1280, 720, 129, Fraction(24)),
+        "hunyuan15": Target(848, 480, 121, Fraction(24)),
+        "mochi": Target(848, 480, 85, Fraction(30)),
+        "kandinsky5": Target(768, 512, 121, Fraction(24)),
+        "sana-video": Target(832, 480, 81, Fraction(16)),
+        "cosmos2.5": Target(1280, 704, 93, Fraction(16)),
         "tiny": Target(80, 80, 9, Fraction(8)),
     }
 )

@@ -18,6 +18,7 @@ from realdpo import ids, licences, tables
 from realdpo.curate import downloads, sources
 from realdpo.errors import UserError
 from realdpo.files import write_bytes
+from realdpo.progress import say
 from realdpo.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -236,8 +237,9 @@ def restore(workspace: Workspace, wanted: Mapping[str, str]) -> set[str]:
                         done.add(clip)
         except UserError:
             raise  # no space left
-        except Exception:  # noqa: S112 (a damaged shard restores nothing; others may)
-            continue
+        except Exception as error:  # whatever a damaged file does to a library
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            say(f"warning: {path} cannot be read, so no more clips come out of it: {reason}")
     return done
 
 

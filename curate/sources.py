@@ -52,6 +52,7 @@ class Candidate:
     captions: what its owner says is to be seen, any of them for a clip. spans: the parts that
     are to become clips, instead of its shots. captions_from: what kind of file said so.
     error: why what was said about it cannot be used; prompt_error: the same of its captions.
+    unread: rows about it that make no sense, as sentences; its other spans are cut.
     """
 
     path: str
@@ -69,6 +70,7 @@ class Candidate:
     spans: tuple[Span, ...] = ()
     error: str | None = None
     prompt_error: str | None = None
+    unread: tuple[str, ...] = ()
 
     @property
     def remote(self) -> bool:
@@ -144,6 +146,15 @@ def find(
     for path, candidate in found.items():
         if not candidate.remote:
             found[path] = _with_captions(_with_sidecar(candidate), layout)
+    for path, candidate in found.items():
+        if candidate.unread and not candidate.spans and not candidate.error:
+            found[path] = dataclasses.replace(candidate, error=candidate.unread[0])
+    if left := [text for c in found.values() if c.spans for text in c.unread]:
+        notes.add(
+            f"{len(left)} rows of films with other spans make no sense and are left out: "
+            + "; ".join(left[:3])
+            + (f"; and {len(left) - 3} more" if len(left) > 3 else "")
+        )
     for table, columns in layout.unused.items():
         notes.add(f"{table}: columns that are not used: {', '.join(columns)}")
     return [found[path] for path in sorted(found)]
@@ -189,6 +200,7 @@ def _joined(one: Candidate, two: Candidate, notes: Notes) -> Candidate:
     filled |= {"license": licence, "split": split, "error": error}
     filled["captions"] = tuple(dict.fromkeys((*one.captions, *two.captions)))
     filled["spans"] = merge_spans((*one.spans, *two.spans))
+    filled["unread"] = (*one.unread, *two.unread)
     return Candidate(**filled)
 
 
@@ -332,7 +344,7 @@ def _manifest(path: Path, notes: Notes) -> Iterator[Candidate]:
         try:
             said = read_row(row)
         except UserError as error:
-            yield Candidate(place, error=f"{where}: {error.message}", **given)
+            yield Candidate(place, unread=(f"{where}: {error.message}",), **given)
             continue
         known = bool(said.captions or said.spans)
         spans, films = spans + len(said.spans), films + bool(said.spans)
@@ -399,6 +411,7 @@ def _with_captions(candidate: Candidate, layout: Layout) -> Candidate:
     known: dict[str, Any] = _words_of_table(said.words)
     if not (candidate.captions or candidate.spans) and (said.captions or said.spans):
         known |= {"captions": said.captions, "spans": said.spans, "captions_from": said.origin}
+        known["unread"] = said.unread
     fresh = {k: v for k, v in known.items() if v and not getattr(candidate, k)}
     return dataclasses.replace(candidate, **fresh)
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from realdpo import integrity
 from realdpo.errors import UserError
 from realdpo.files import write_text
 from realdpo.ledger import Ledger
@@ -77,12 +78,8 @@ def measure_rows(
         if todo:
             with progress_bar("audit", len(todo), "videos") as advance:
                 for name in todo:
-                    path = workspace.pair_videos / name
-                    if not path.is_file():
-                        raise UserError(
-                            f"{path} is not there", "run `realdpo pairs build` again to make it"
-                        )
-                    ledger.put(keys[name], measure(path.read_bytes()))
+                    data = integrity.read_pair_file(workspace, name)
+                    ledger.put(keys[name], measure(data))
                     advance()
         return {name: ledger.get(key) for name, key in keys.items()}
 
@@ -230,7 +227,13 @@ def told_apart(
     """
     import numpy as np
 
-    test = permutation.compare_sides(values, tolerance, steady, ONE_SPEED)
+    others = [k for k in range(len(tolerance)) if k not in steady]
+    parts = {"": others, "preparation_": list(prepared)}
+    asked = [prefix for prefix, part in parts.items() if part]
+    test = permutation.compare_sides(
+        values, tolerance, steady, ONE_SPEED, groups=[parts[prefix] for prefix in asked]
+    )
+    together = dict(zip(asked, test.together, strict=True))
     differences = np.concatenate([v[:1] - v[1:] for v in values])
     groups = np.repeat(np.arange(len(values)), [len(v) - 1 for v in values])
     beyond = np.sign(differences) * np.maximum(0.0, np.abs(differences) / tolerance - 1)
@@ -240,8 +243,7 @@ def told_apart(
         "method": "which of a pair's videos is called the winner, "
         + ("all ways" if test.exact else "2,000 ways drawn"),
     }
-    others = [k for k in range(beyond.shape[1]) if k not in steady]
-    for prefix, part in (("", others), ("preparation_", list(prepared))):
+    for prefix, part in parts.items():
         low = high = value = None
         if len(values) >= FEWEST and part:
             scores = cross_validated(beyond[:, part], groups)
@@ -250,7 +252,9 @@ def told_apart(
         looked = part if prefix else range(beyond.shape[1])
         sure = [k for k in looked if test.p[k] <= ALPHA]
         found |= {
-            f"{prefix}p": round(float(min((test.p[k] for k in looked), default=1.0)), 5),
+            f"{prefix}p": round(
+                float(min([together.get(prefix, 1.0), *(test.p[k] for k in looked)])), 5
+            ),
             f"{prefix}clearest": round(float(max(aucs[k] for k in sure)), 4) if sure else 0.5,
             f"{prefix}auc": value,
             f"{prefix}auc_low": low,
@@ -430,6 +434,8 @@ def _summary(found: Mapping[str, Any]) -> str:
         SHORTCUT: "The sides were not prepared alike: a model would learn that instead of motion",
     }[found["verdict"]]
     clear = [f for f in found["features"] if f["remedy"]][:3]
+    if not clear and found["verdict"] in (SUSPICIOUS, SHORTCUT):
+        return f"{start} ({chance}): no number says so by itself, all of them together do."
     if not clear or found["verdict"] == CLEAN:
         return f"{start} ({chance})."
     why = "; ".join(f["words"] for f in clear)

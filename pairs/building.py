@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from realdpo import ids, integrity
 from realdpo.config import settings_to_toml
 from realdpo.errors import UserError
+from realdpo.families.guide import guide_text
 from realdpo.families.load import device_names, dtype_of_all
 from realdpo.files import sweep_temporary, write_bytes
 from realdpo.ledger import Ledger
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from realdpo.families.sample import GenerationSettings
     from realdpo.pairs.generate import Start
 
     Video = npt.NDArray[np.uint8]
@@ -122,7 +124,7 @@ def preview(
     )
     left = [t for t in mine if not _finished(t, config, ledger, _present(workspace))]
     unfit = [f"{t.clip['clip_id']}: {t.unfit}" for t in planned.tasks if t.unfit]
-    first = next((t.settings for t in mine), None)
+    first = next((t.settings for t in mine if t.settings), None)
     return {
         "model": f"{planned.model.id} ({planned.traits.task}, revision {planned.model.revision})",
         "clips": len(planned.tasks),
@@ -132,7 +134,8 @@ def preview(
         f"{planned.dtype}"
         if first
         else None,
-        "negative prompt": (first.negative_prompt or None) if first else None,
+        "negative prompt": (first.negative_prompt or "none") if first else None,
+        "where from": _origins(planned, first) if first else None,
         "call": dict(first.call) or None if first else None,
         "scheduler": dict(first.scheduler) or None if first else None,
         "training": _not_trainable(planned)
@@ -140,6 +143,21 @@ def preview(
         else "`realdpo train` can train this model with these pairs",
         "unfit": unfit,
     }
+
+
+def _origins(planned: Plan, settings: GenerationSettings) -> str:
+    """Which settings are the user's, which the model's own, and which the clips forced."""
+    config, traits = planned.config, planned.traits
+    origins: dict[str, list[str]] = {}
+    for name in ("width", "height", "frames", "fps", "steps", "guidance", "negative_prompt"):
+        if getattr(config, name) is not None:
+            origin = "yours"
+        elif getattr(settings, name) == getattr(traits, name):
+            origin = "the model's own"
+        else:
+            origin = f"smaller than the model's own {getattr(traits, name):g}, to fit the clips"
+        origins.setdefault(origin, []).append(name.replace("_", " "))
+    return "; ".join(f"{', '.join(names)}: {origin}" for origin, names in origins.items())
 
 
 def _of_shard(task: Task, shard: tuple[int, int]) -> bool:
@@ -201,6 +219,7 @@ def _work(
         lora_scale=config.lora_scale,
         quantization=config.quantization,
         task=config.task,
+        guide=config.guide,
     )
     family = planned.family
     made = 0
@@ -484,6 +503,7 @@ def pair_row(task: Task, planned: Plan, ledger: Ledger, reviews: dict[str, str])
         "model": planned.model.id,
         "revision": planned.model.revision,
         "lora": planned.lora,
+        "guide": guide_text(config.guide) if config.guide else None,
         "task": planned.traits.task,
         "scheduler": planned.scheduler,
         "dtype": planned.dtype,

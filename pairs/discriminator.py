@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from realdpo import integrity
 from realdpo.errors import UserError
 from realdpo.pairs import audit
 from realdpo.progress import progress_bar
@@ -41,7 +42,8 @@ def judge_rows(workspace: Workspace, rows: Sequence[Mapping[str, Any]]) -> dict[
     with progress_bar("patches", len(chosen), "pairs") as advance:
         for row in chosen:
             win, *losers = (
-                read_clip(workspace.pair_videos / name)[0] for name in (row["win"], *row["lose"])
+                read_clip(integrity.read_pair_file(workspace, name))[0]
+                for name in (row["win"], *row["lose"])
             )
             found.append([patches(win, lose, row["task"] == "i2v", len(found)) for lose in losers])
             sources.append(str(row["source_id"]))

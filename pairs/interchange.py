@@ -10,7 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from realdpo import ids, tables
+from realdpo import ids, integrity, tables
 from realdpo.errors import UserError
 from realdpo.files import atomic_path, write_bytes, write_text
 from realdpo.integrity import pair_problem
@@ -87,7 +87,7 @@ def from_csv(file: Path) -> list[Given]:
     except FileNotFoundError:
         raise UserError(f"no file {file}") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"cannot read {file} as CSV: {error}") from None
+        raise UserError(f"cannot read {file} as CSV: {error}", "save it as CSV in UTF-8") from None
     wanted = {"prompt", "win", "lose"}
     if not rows or wanted - set(rows[0]):
         raise UserError(
@@ -103,7 +103,7 @@ def from_csv(file: Path) -> list[Given]:
         for path in paths:
             if not path.is_file():
                 raise UserError(
-                    f"{file}, line {number}: {path} is not there",
+                    f"{file}, line {number}: {path} is {'a folder' if path.is_dir() else 'not there'}",
                     "several losers are joined by `;`; a name that holds one stands in quotes",
                 )
         key = ((row["prompt"] or "").strip(), paths[0])
@@ -302,6 +302,10 @@ def export(workspace: Workspace, target: Path, kind: str) -> dict[str, Any]:
         raise UserError(f"no export format {kind!r}", f"choose from {', '.join(FORMATS)}")
     if made not in (_as_folder, _as_trl):
         rows = trainers.for_training(rows)
+    for row in rows:  # before anything is written, so that no half of an export stays behind
+        for name in (row["win"], *row["lose"], row["first_frame"]):
+            if name:
+                integrity.read_pair_file(workspace, name)
     for line in made(workspace, rows, target):
         say(line)
     say(f"exported {len(rows)} pairs to {target}")

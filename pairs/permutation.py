@@ -4,7 +4,10 @@ If winners and losers were prepared and drawn alike, any of the 1 + N videos of 
 well have been its winner. So the test names another one in every pair, over and over, and asks how
 often the clearest feature then speaks as loudly as it does for the real winners. With one loser
 that is the sign-flip test. The loudest of all features is compared with the loudest of all, so
-that looking at many costs nothing (Westfall and Young 1993, single-step max-T): the chance that
+that looking at many costs nothing (Westfall and Young 1993, single-step max-T). Where clips differ
+in what they show, several features weighed against each other can see what none sees alone. So
+beside the loudest feature stands Hotelling's T^2 with a ridge, over the same ways, and the smallest
+of the p-values is compared with the smallest each time (min-p, as in the same book): the chance that
 any p-value of a set of pairs whose sides are alike is at most alpha is at most alpha, for any
 number of pairs and whatever the features' distribution and dependence. What it takes is that the
 winner's place within a pair is as good as drawn, and independently from pair to pair: pairs, not
@@ -31,6 +34,7 @@ _ENUMERATED = 4096  # as many ways to name the winners are gone through one by o
 _SAMPLED = 1999  # of more, so many are drawn; with the real one a p-value is a multiple of 1/2000
 _BLOCK = 256  # ways at a time, which bounds the memory
 _LOUD = 2.0  # differences beyond this multiple of a feature's median one count as that
+_RIDGE = 0.1  # of a feature's variance; chosen on other films than docs/pairs.md reports
 _STEADY, _STEADY_SHARE = 0.25, 0.5  # spread of a steady feature: at most this, and of its mean
 
 
@@ -38,12 +42,14 @@ _STEADY, _STEADY_SHARE = 0.25, 0.5  # spread of a steady feature: at most this, 
 class Finding:
     """p: of each feature [K], corrected for their number; smallest: what the test can reach.
 
-    exact: every way to name the winners was gone through, none drawn.
+    exact: every way to name the winners was gone through, none drawn. together: of each group of
+    features weighed against each other, corrected likewise; 1 where there are too few pairs for it.
     """
 
     p: Floats
     smallest: float
     exact: bool
+    together: tuple[float, ...] = ()
 
     @property
     def can_tell(self) -> bool:
@@ -57,13 +63,16 @@ def compare_sides(
     steady: Sequence[int] = (),
     level: float = 0.0,
     seed: int = 0,
+    groups: Sequence[Sequence[int]] = (),
 ) -> Finding:
     """How surely each feature tells winners from losers.
 
     values: of each pair [1 + N, K], the winner first; N may differ. tolerance [K]: differences up
     to it count as none. steady: features that count only where all pairs differ by one and the
     same amount of at least `level` (their values are logarithms: one ratio for all pairs), give or
-    take a quarter; other differences in them are not looked for. Deterministic for a seed.
+    take a quarter; other differences in them are not looked for. groups: features that are also
+    weighed against each other, where the ways to name the winners are too many to go through: of
+    fewer ways the p-values are too coarse to take the smallest of. Deterministic for a seed.
     """
     import numpy as np
 
@@ -77,6 +86,9 @@ def compare_sides(
     scale = np.sqrt(variance.sum(axis=0))
     scale[scale == 0] = 1.0
     exact = math.prod(int(n) for n in sizes) <= _ENUMERATED
+    wide = np.concatenate([np.clip(a, -3 * bound, 3 * bound).mean(axis=1) for a in apart])
+    turned = [] if exact else [_whitened(wide, values, tolerance, list(g)) for g in groups]
+    squares: list[list[Floats]] = [[] for _ in turned]
     loudest, observed = [], None
     for chosen in _ways(sizes, starts, exact, seed):
         loud = np.abs(chosen @ rows) / scale
@@ -85,11 +97,58 @@ def compare_sides(
         if observed is None:
             observed = loud[0]  # the first way is the real one
         loudest.append(loud.max(axis=1))
+        for square, directions in zip(squares, turned, strict=True):
+            square.append(((chosen @ directions) ** 2).sum(axis=1))
     assert observed is not None
-    # equal but for the order of sums is equal
-    reached = np.concatenate(loudest)[:, None] >= observed[None] * (1 - 1e-9) - 1e-12
+    most = np.concatenate(loudest)
+    p = _share_as_large(most, observed)
+    together = [1.0] * len(groups)
+    if turned:
+        shares = [_share_as_large(s, s) for s in map(np.concatenate, squares)]
+        least = np.min([_share_as_large(most, most), *shares], axis=0)
+        # as surprising as the share of ways whose smallest p-value is as small
+        p = _share_as_large(-least, -p)
+        together = [float(_share_as_large(-least, -share[:1])[0]) for share in shares]
     smallest = _smallest([int(n) for n in sizes])
-    return Finding(reached.mean(axis=0), smallest, exact)
+    return Finding(p, smallest, exact, tuple(together))
+
+
+def _share_as_large(values: Floats, these: Floats) -> Floats:
+    """Which share of `values` is as large as each of `these`; equal but for rounding is equal."""
+    import numpy as np
+
+    least = these - 1e-9 * np.abs(these) - 1e-12
+    smaller = np.searchsorted(np.sort(values), least, side="left")
+    return (len(values) - smaller) / len(values)
+
+
+def _whitened(
+    rows: Floats, values: Sequence[Floats], tolerance: Floats, group: list[int]
+) -> Floats:
+    """Features of a group turned into directions in which videos differ alike.
+
+    A direction in which clips differ by what they show counts little, one in which they are alike
+    counts much. How they differ is taken within pairs and over all videos, half and half, with a
+    ridge: all of it the same whoever is named the winner, so that the test stays exact.
+    """
+    import numpy as np
+
+    within = rows[:, group] / _size(rows[:, group])
+    every = np.concatenate([v[:, group] for v in values]) / tolerance[group]
+    every = every - every.mean(axis=0)
+    between = np.clip(every / _size(every), -3, 3)
+    spread = (within.T @ within / len(within) + between.T @ between / len(between)) / 2
+    sizes, directions = np.linalg.eigh(spread + _RIDGE * np.eye(len(group)))
+    turned: Floats = within @ directions / np.sqrt(sizes)
+    return turned
+
+
+def _size(rows: Floats) -> Floats:
+    """The root mean square of each column, 1 for one of zeros."""
+    import numpy as np
+
+    size: Floats = np.sqrt((rows**2).mean(axis=0))
+    return np.where(size > 0, size, 1.0)
 
 
 def pairs_needed(losers: int) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ def publish(
     if not accepted and workspace.pairs.is_file() and not any(row.get("review") for row in rows):
         raise UserError(
             f"no pair came of {len(rows)} clips: {_reason_of(rows)}; the pairs that were there stay",
-            "--keep-broken pairs broken generations too; the same command tries failures again",
+            _way_out(rows),
         )
     if fresh:
         _say_what_goes(workspace, accepted)
@@ -62,7 +62,7 @@ def publish(
     if not accepted:
         raise UserError(
             f"no pair came of {len(rows)} clips: {_reason_of(rows)}",
-            "--keep-broken pairs broken generations too; the same command tries failures again",
+            _way_out(rows),
         )
     verdict = _read_json(workspace.audit)
     count: dict[str, int] = {}
@@ -100,6 +100,12 @@ def _say_what_goes(workspace: Workspace, accepted: Sequence[dict[str, Any]]) -> 
             "settings or reviews) and leave it; their videos stay, and the settings of then bring "
             "them back"
         )
+
+
+def _way_out(rows: Sequence[Mapping[str, Any]]) -> str:
+    again = "the same command tries failures again"
+    broken = any(row["status"] == "broken" for row in rows)
+    return f"--keep-broken pairs broken generations too; {again}" if broken else again
 
 
 def _reason_of(rows: Sequence[dict[str, Any]]) -> str:
@@ -174,9 +180,7 @@ def _filled(workspace: Workspace, row: dict[str, Any]) -> dict[str, Any]:
     def media(name: str | None) -> dict[str, Any] | None:
         if name is None:
             return None
-        path = workspace.pair_videos / name
-        data = integrity.require_file(path, path.stem, "the video", integrity.PAIR_HINT)
-        return {"bytes": data, "path": name}
+        return {"bytes": integrity.read_pair_file(workspace, name), "path": name}
 
     shown = _fixed(row)
     return {

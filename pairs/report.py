@@ -13,7 +13,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from realdpo import ids, report, tables
+from realdpo import ids, integrity, report, tables
 from realdpo.errors import UserError
 from realdpo.pairs.statistics import FEATURES, MOTION, SPEED
 from realdpo.workspace import Workspace
@@ -106,9 +106,9 @@ def _pair(workspace: Workspace, row: Mapping[str, Any]) -> Markup:
     losers = list(row["lose"])
     strategies = list(row["strategy"] or ["generate"] * len(losers))
     seeds = list(row["seeds"] or [None] * len(losers))
-    clips = [("real", _video(workspace, row["win"]))]
+    clips = [("real", integrity.read_pair_file(workspace, row["win"]))]
     for k, (name, strategy) in enumerate(zip(losers, strategies, strict=False)):
-        clips.append((f"loser {k}, {strategy}", _video(workspace, name)))
+        clips.append((f"loser {k}, {strategy}", integrity.read_pair_file(workspace, name)))
     steps = f"{row['steps']} steps, guidance {row['guidance']:g}; " if row["steps"] else ""
     known = ", ".join(str(seed) for seed in seeds if seed is not None)
     facts = (
@@ -151,13 +151,6 @@ def _choices(name: str, any_: str, values: set[str]) -> Markup:
     return Markup(
         '<select name="{}" aria-label="{}"><option value="">{}</option>{}</select>'
     ).format(name, name, any_, options)
-
-
-def _video(workspace: Workspace, name: str) -> bytes:
-    path = workspace.pair_videos / name
-    if not path.is_file():
-        raise UserError(f"{path} is not there", "run `realdpo pairs build` again to make it")
-    return path.read_bytes()
 
 
 def _resource(name: str) -> str:

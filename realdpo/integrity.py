@@ -115,6 +115,13 @@ def require_file(path: Path, sha256: str | None, what: str, hint: str) -> bytes:
     return data
 
 
+def read_pair_file(workspace: Workspace, name: str) -> bytes:
+    """A video or first frame of a pair. Raises UserError when it is gone, or other bytes than written."""
+    path = workspace.pair_videos / name
+    sha256 = path.stem if _NAMED_BY_HASH.fullmatch(path.stem) else None
+    return require_file(path, sha256, "the file", PAIR_HINT)
+
+
 def workspace_damages(workspace: Workspace) -> Iterator[Damage | None]:
     """Every file of a workspace that holds a hash, checked: its damage, or None when it is well.
 
@@ -138,7 +145,10 @@ def workspace_damages(workspace: Workspace) -> Iterator[Damage | None]:
 
 
 CLIP_HINT = "delete that file and run the same `realdpo curate ingest` again: it is cut anew"
-PAIR_HINT = "delete that file and run the same `realdpo pairs build` again: it is made anew"
+PAIR_HINT = (
+    "delete that file and run the same `realdpo pairs build` again: it is made anew; what was "
+    "imported, import again"
+)
 
 
 def _file_damage(path: Path, sha256: str, hint: str) -> Damage | None:

@@ -67,13 +67,15 @@ class Span:
 class Said:
     """What was said about one film. origin: the kind of file that said it, for people to read.
 
-    words: the other columns of a table's row.
+    words: the other columns of a table's row. unread: rows about the film that make no sense, as
+    sentences.
     """
 
     captions: tuple[str, ...] = ()
     spans: tuple[Span, ...] = ()
     origin: str = ""
     words: Mapping[str, Any] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
 
     def joined(self, other: Said) -> Said:
         """Both together: captions and spans of both, words of this one first."""
@@ -82,6 +84,7 @@ class Said:
             merge_spans((*self.spans, *other.spans)),
             self.origin if self.captions or self.spans else other.origin,
             {**other.words, **{k: v for k, v in self.words.items() if v not in (None, "")}},
+            (*self.unread, *other.unread),
         )
 
 
@@ -155,7 +158,7 @@ class Layout:
 
         Captions are the nearest file's, and a file of the film's own wins over a table; other
         columns are taken of every table. Raises UserError when a file cannot be read, is not
-        UTF-8, or the film's row makes no sense.
+        UTF-8, or the film's only row makes no sense.
         """
         film = Path(os.path.abspath(film))
         result = _beside(film)
@@ -229,7 +232,7 @@ def _beside(film: Path) -> Said | None:
 
 @dataclass(frozen=True)
 class _Table:
-    by_place: dict[str, Said | UserError]
+    by_place: dict[str, Said]
     by_name: dict[str, list[str]]  # last part of a place, with and without its ending
     columns: set[str]  # that are no caption, no time and no film's name
 
@@ -241,8 +244,8 @@ def _row_of(table: _Table, film: Path, folder: Path, alone: bool) -> Said | None
         found = table.by_name.get(name, [])
         keys += found if len(found) == 1 else []
     said = next((table.by_place[key] for key in keys if key in table.by_place), None)
-    if isinstance(said, UserError):
-        raise said
+    if said is not None and said.unread and not said.spans:
+        raise UserError(said.unread[0])  # other rows' spans would be cut without this one
     return said
 
 
@@ -264,7 +267,7 @@ def _table(path: Path, changed: int) -> _Table:
     # `changed` is in the signature so that an edited file is read again.
     if path.name in LISTS:
         return _index(_paired(path), set())
-    rows: list[tuple[str, Said | UserError]] = []
+    rows: list[tuple[str, Said]] = []
     names: set[str] = set()
     for number, row in enumerate(read_table(path), 1):
         if not isinstance(row, Mapping):
@@ -278,18 +281,16 @@ def _table(path: Path, changed: int) -> _Table:
             rows.append((place, read_row(row, path.name)))
         except UserError as error:
             what = f"{path}, row {number}: {error.message}"
-            rows.append((place, UserError(what, error.hint)))
+            rows.append((place, Said(origin=path.name, unread=(what,))))
     return _index(rows, names - columns_read(names))
 
 
-def _index(rows: Iterable[tuple[str, Said | UserError]], columns: set[str]) -> _Table:
-    by_place: dict[str, Said | UserError] = {}
+def _index(rows: Iterable[tuple[str, Said]], columns: set[str]) -> _Table:
+    by_place: dict[str, Said] = {}
     for place, said in rows:
         key = os.path.normpath(place.replace("\\", "/"))
         earlier = by_place.get(key)
-        if isinstance(earlier, Said) and isinstance(said, Said):
-            said = earlier.joined(said)
-        by_place[key] = earlier if isinstance(earlier, UserError) else said
+        by_place[key] = earlier.joined(said) if earlier else said
     by_name: dict[str, list[str]] = {}
     for key in by_place:
         name = key.rpartition("/")[2]
@@ -298,7 +299,7 @@ def _index(rows: Iterable[tuple[str, Said | UserError]], columns: set[str]) -> _
     return _Table(by_place, by_name, columns)
 
 
-def _paired(prompts: Path) -> list[tuple[str, Said | UserError]]:
+def _paired(prompts: Path) -> list[tuple[str, Said]]:
     films = next(p for name in FILM_LISTS if (p := prompts.with_name(name)).is_file())
     texts, places = _lines(prompts), _lines(films)
     if len(texts) != len(places):

@@ -31,7 +31,9 @@ def ingest(
     target: Annotated[
         str | None,
         typer.Option(
-            help="What the clips are for: native, cogvideox, cogvideox1.5, wan2.1, ltx, tiny."
+            help="What the clips are for: native, tiny, or the shape of a model: cogvideox, "
+            "cogvideox1.5, wan2.1, wan2.2-5b, skyreels, ltx, ltx2, hunyuan, hunyuan15, mochi, "
+            "kandinsky5, sana-video, cosmos2.5."
         ),
     ] = None,
     caption: Annotated[

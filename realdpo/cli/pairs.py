@@ -15,6 +15,8 @@ app = typer.Typer(
 )
 cli.app.add_typer(app, name="pairs")
 
+_OWN = "Unset: the model's own, which --dry-run shows."
+
 
 @app.command(
     epilog="Example: [bold]realdpo pairs build -w work --model THUDM/CogVideoX-5b-I2V[/bold]"
@@ -33,9 +35,25 @@ def build(
     lora: Annotated[
         str | None, typer.Option(help="LoRA weights of an earlier round, loaded on the model.")
     ] = None,
+    guide: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STRENGTH|negative", help="Guide the LoRA by its base; see realdpo sample."
+        ),
+    ] = None,
     round_: Annotated[int | None, typer.Option("--round", help="Which round this is.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Guidance scale.")] = None,
+    steps: Annotated[int | None, typer.Option(help=f"Denoising steps. {_OWN}")] = None,
+    guidance: Annotated[float | None, typer.Option(help=f"Guidance scale. {_OWN}")] = None,
+    width: Annotated[int | None, typer.Option(help=f"Pixels. {_OWN}")] = None,
+    height: Annotated[int | None, typer.Option(help=f"Pixels. {_OWN}")] = None,
+    frames: Annotated[
+        int | None,
+        typer.Option(help="Frames a video. Unset: as many of the model's as the clip has."),
+    ] = None,
+    fps: Annotated[float | None, typer.Option(help=f"Frames a second. {_OWN}")] = None,
+    negative_prompt: Annotated[
+        str | None, typer.Option(help=f"What videos should not show. {_OWN}")
+    ] = None,
     task: options.Task = None,
     roundtrip_win: Annotated[
         bool | None,
@@ -95,9 +113,15 @@ def build(
                 "losers": losers,
                 "strategies": parse_strategies(strategies) if strategies else None,
                 "lora": lora,
+                "guide": guide,
                 "round": round_,
                 "steps": steps,
                 "guidance": guidance,
+                "width": width,
+                "height": height,
+                "frames": frames,
+                "fps": fps,
+                "negative_prompt": negative_prompt,
                 "task": task,
                 "roundtrip_win": roundtrip_win,
                 "keep_broken": keep_broken,

@@ -183,3 +183,22 @@ def test_rows_of_one_film_add_up(tmp_path: Path) -> None:
     assert "CC0-1.0" in told
     assert "not used: fps" in told
     assert "start, end" in told
+
+
+@pytest.mark.parametrize("table", ["m.csv", "metadata.jsonl"])
+def test_a_bad_span_among_good_ones_is_left_out_and_said(tmp_path: Path, table: str) -> None:
+    films(tmp_path, "a.mp4")
+    if table == "m.csv":
+        (tmp_path / table).write_text("path,start,end\na.mp4,0,2\na.mp4,5,4\na.mp4,6,8\n")
+    else:
+        spans = [[0, 2], [5, 4], [6, 8]]
+        lines = [json.dumps({"file_name": "a.mp4", "timestamp": span}) for span in spans]
+        (tmp_path / table).write_text("\n".join(lines))
+    notes = sources.Notes()
+    where = tmp_path / table if table == "m.csv" else tmp_path
+    [found] = sources.find([str(where)], notes=notes)
+    assert (found.error, found.prompt_error) == (None, None)
+    assert [(s.start, s.end) for s in found.spans] == [(0, 2), (6, 8)]
+    told = "\n".join(notes.lines())
+    assert "1 rows of films with other spans make no sense and are left out" in told
+    assert "row 2" in told

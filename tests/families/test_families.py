@@ -26,6 +26,7 @@ from typer.testing import CliRunner
 
 import realdpo
 from realdpo.cli import app
+from realdpo.curate.config import TARGETS
 from realdpo.errors import UserError
 from realdpo.families import FAMILIES, family_of, load, trainable_family
 from realdpo.families.sample import generate_video, settings_from
@@ -529,6 +530,21 @@ def test_kandinskys_sparse_checkpoints_are_sampled_only():
     assert family_of(spec).traits.frames == 241
     with pytest.raises(UserError, match="sparse attention"):
         trainable_family(spec)
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [
+        ("wan2.1", "wan2.1-t2v"),
+        ("wan2.2-5b", "wan2.2-5b-t2v"),
+        *((name, f"{name}-t2v") for name in ("skyreels", "ltx", "ltx2", "hunyuan", "hunyuan15")),
+        *((name, f"{name}-t2v") for name in ("mochi", "kandinsky5", "sana-video", "cosmos2.5")),
+    ],
+)
+def test_clips_are_cut_to_the_shape_that_the_family_makes(target, name):
+    traits, cut = family_of(_spec_of(name)).traits, TARGETS[target]
+    assert (cut.width, cut.height, cut.frames) == (traits.width, traits.height, traits.frames)
+    assert cut.fps == traits.fps
 
 
 def test_shared_code_names_no_family():

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from realdpo import tables
 from realdpo.cli import app
 from realdpo.config import load_toml
-from realdpo.curate import decide
+from realdpo.curate import decide, earlier
 from realdpo.curate.caption.config import CaptionConfig
 from realdpo.curate.config import IngestConfig, ShardSettings
 from realdpo.curate.ingestion import closing_table, ingest
@@ -273,3 +273,11 @@ def test_the_command_says_what_is_missing_and_asks_before_it_prunes(disks: Path)
     assert "b.mp4" in asked.stderr
     gone = command("--prune", "--yes")
     assert "kept            2" in gone.stdout, gone.stderr
+
+
+def test_a_damaged_shard_is_named_when_clips_are_restored(tmp_path, capsys):
+    work = Workspace(tmp_path)
+    work.data.mkdir(parents=True)
+    (work.data / "train-00000-of-00001.parquet").write_bytes(b"PAR1 and nothing else")
+    assert earlier.restore(work, {"a" * 32: "b" * 64}) == set()
+    assert "train-00000-of-00001.parquet cannot be read" in capsys.readouterr().err

@@ -23,9 +23,10 @@ from realdpo import tables
 from realdpo.errors import UserError
 from realdpo.families.fingerprint import fingerprint_weights
 from realdpo.media.decode import read_clip
+from realdpo.pairs import building
 from realdpo.pairs.building import build, preview
 from realdpo.pairs.config import BuildConfig
-from realdpo.pairs.plan import loser
+from realdpo.pairs.plan import loser, plan
 from realdpo.pairs.publish import apply_review, reviews_path
 from realdpo.workspace import Workspace
 
@@ -251,6 +252,41 @@ def test_settings_that_no_pipeline_takes_are_refused_before_anything_is_loaded(
     with pytest.raises(UserError, match=message) as caught:
         preview(workspace, BuildConfig(model=str(model), **changes))
     assert hint is None or hint in str(caught.value.hint)
+
+
+def test_a_plan_says_which_settings_are_whose(tmp_path, bikes, model) -> None:
+    workspace = fabricate(tmp_path, bikes, clips=1)
+    config = BuildConfig(model=str(model), steps=3, negative_prompt="blurry")
+    shown = preview(workspace, config)
+    assert shown["where from"].split("; ") == [
+        "width, height, frames, fps, guidance: the model's own",
+        "steps, negative prompt: yours",
+    ]
+    assert shown["negative prompt"] == "blurry"
+    assert preview(workspace, BuildConfig(model=str(model)))["negative prompt"] == "none"
+    planned = plan(workspace, config)
+    short = dataclasses.replace(planned.tasks[0].settings, frames=5)
+    told = building._origins(planned, short)
+    assert "frames: smaller than the model's own 9, to fit the clips" in told.split("; ")
+
+
+def test_help_shows_shape_and_negative_prompt_and_they_are_taken(tmp_path, bikes, model) -> None:
+    from typer.testing import CliRunner
+
+    from realdpo.cli import app
+
+    shown = CliRunner().invoke(app, ["pairs", "build", "--help"], env={"COLUMNS": "120"}).output
+    flags = ("--width", "--height", "--frames", "--fps", "--negative-prompt")
+    assert all(flag in shown for flag in flags)
+    workspace = fabricate(tmp_path, bikes, clips=1)
+    told = CliRunner().invoke(
+        app,
+        ["pairs", "build", "-w", str(workspace.root), "--model", str(model), "--width", "64",
+         "--height", "64", "--frames", "9", "--fps", "8", "--negative-prompt", "blurry",
+         "--dry-run"],
+    ).output  # fmt: skip
+    assert "64x64, 9 frames at 8" in told
+    assert "width, height, frames, fps, negative prompt: yours" in told
 
 
 def failing(monkeypatch, after: int) -> None:
@@ -487,5 +523,11 @@ def test_a_lora_of_the_last_round_changes_the_losers(built, tmp_path, bikes, mod
     other = tables.read_table(plain.pairs, tables.PAIRS).to_pylist()[0]
     assert row["pair_id"] != other["pair_id"]
     assert row["win"] == other["win"]
+    guided = fabricate(tmp_path / "guided", bikes, clips=1)
+    build(guided, dataclasses.replace(config, guide="negative"), devices="cpu")
+    again = tables.read_table(guided.pairs, tables.PAIRS).to_pylist()[0]
+    assert (row["guide"], again["guide"]) == (None, "negative")
+    assert again["pair_id"] != row["pair_id"]
+    assert again["lose"] != row["lose"]
     with pytest.raises(UserError, match="no LoRA weights"):
         build(plain, BuildConfig(model=str(model), lora=str(tmp_path / "none")), devices="cpu")

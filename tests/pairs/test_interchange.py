@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -379,3 +381,49 @@ def test_when_no_pair_comes_those_that_were_there_stay(imported: Workspace, tmp_
     with pytest.raises(UserError, match="the model broke; the pairs that were there stay"):
         publish(workspace, failed, shard_rows=256)
     assert {path: path.read_bytes() for path in files} == before
+
+
+@pytest.mark.parametrize("how", ["other bytes", "gone"])
+def test_a_video_that_is_not_what_was_written_leaves_the_workspace_by_no_door(
+    release, tmp_path, how: str
+) -> None:
+    """Neither an export, nor the report, nor the audit takes it, and no half export stays behind."""
+    from realdpo.pairs.audit import audit_workspace
+    from realdpo.pairs.report import write_report
+
+    workspace = Workspace(tmp_path / "work")
+    interchange.take_in(workspace, interchange.from_realdpo(release), origin="realdpo", task="i2v")
+    rows = tables.read_table(workspace.pairs, tables.PAIRS).to_pylist()
+    damaged = workspace.pair_videos / rows[0]["lose"][0]
+    damaged.write_bytes(b"other") if how == "other bytes" else damaged.unlink()
+    shutil.rmtree(workspace.step("audit"), ignore_errors=True)
+    doors = [
+        partial(interchange.export, workspace, tmp_path / kind, kind)
+        for kind in interchange.FORMATS
+    ]
+    for door in (*doors, lambda: write_report(workspace), lambda: audit_workspace(workspace)):
+        with pytest.raises(UserError, match=damaged.name) as caught:
+            door()
+        assert "again" in str(caught.value.hint)
+    assert not any((tmp_path / kind).exists() for kind in interchange.FORMATS)
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [("gone.mp4", "line 2: .*gone.mp4 is not there"), ("folder", "is a folder")],
+)
+def test_a_file_that_cannot_be_a_video_is_named_with_its_line(tmp_path, cell, message) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "pairs.csv").write_text(f"prompt,win,lose\na man,{cell},{cell}\n")
+    with pytest.raises(UserError, match=message):
+        interchange.from_csv(tmp_path / "pairs.csv")
+
+
+def test_an_import_of_what_is_no_video_is_not_told_of_broken_generations(tmp_path) -> None:
+    for name in ("win.mp4", "lose.mp4"):
+        (tmp_path / name).write_text(f"no video {name}")
+    (tmp_path / "pairs.csv").write_text("prompt,win,lose\na man,win.mp4,lose.mp4\n")
+    given = interchange.from_csv(tmp_path / "pairs.csv")
+    with pytest.raises(UserError, match="no pair came") as caught:
+        interchange.take_in(Workspace(tmp_path / "work"), given, origin="csv", task="t2v")
+    assert caught.value.hint == "the same command tries failures again"

@@ -99,3 +99,38 @@ def test_a_steady_factor_is_found_and_an_unsteady_one_is_not() -> None:
     for values, expected in ((steady, True), (unsteady, False), (small, False)):
         found = compare_sides(values, np.array([0.02]), steady=[0], level=0.22)
         assert (found.p[0] <= ALPHA) == expected
+
+
+def hidden(pairs: int, losers: int, by: float, seed: int) -> list[np.ndarray]:
+    """Six features of a strong common cause (what clips show), and losers that exceed it by a little."""
+    random = np.random.default_rng(seed)
+    found = []
+    for _ in range(pairs):
+        shown = random.normal(0, 8, (1 + losers, 1)) * np.array([1, 1, 1, 1, 1, 1])
+        values = shown + random.normal(0, 0.6, (1 + losers, 6))
+        values[1:, 0] += by
+        found.append(values)
+    return found
+
+
+def test_features_weighed_against_each_other_see_what_none_sees_alone() -> None:
+    values = hidden(20, 1, 2.0, 0)
+    alone = compare_sides(values, np.full(6, 0.1))
+    together = compare_sides(values, np.full(6, 0.1), groups=[range(6)])
+    assert alone.p.min() > ALPHA
+    assert together.together[0] <= ALPHA
+    assert together.p.min() > ALPHA  # no feature is named for it
+
+
+@pytest.mark.parametrize("losers", [1, 3])
+def test_weighing_them_too_finds_nothing_more_often_where_nothing_is(losers) -> None:
+    wrong = 0
+    for trial in range(200):
+        values = hidden(13, losers, 0.0, trial)
+        found = compare_sides(values, np.full(6, 0.1), groups=[range(6), [0, 1]], seed=trial)
+        wrong += min(found.p.min(), *found.together) <= ALPHA
+    assert wrong <= 10 + 3 * np.sqrt(200 * 0.05 * 0.95)
+
+
+def test_few_pairs_are_not_weighed_together() -> None:
+    assert compare_sides(hidden(8, 1, 2.0, 0), np.full(6, 0.1), groups=[range(6)]).together == (1,)
