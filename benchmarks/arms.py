@@ -20,6 +20,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import figures
+import losses
 import numpy as np
 import small_model
 import torch
@@ -85,7 +86,7 @@ class Arm:
     """One way of training or sampling.
 
     steps, lr: of its training. rank, layers: of adapters; rank 0 trains all weights. changes: of
-    the training's settings. of: the arm whose weights it samples otherwise (steps 0) or trains on
+    the training's settings. loss: of `losses`, in place of the product's. of: the arm whose weights it samples otherwise (steps 0) or trains on
     from. follow: the reference is the model it trains on from, not the base. guide: strength of
     the guidance by the base. scale: factor on what training moved.
     """
@@ -98,14 +99,21 @@ class Arm:
     rank: int = 0
     layers: tuple[str, ...] = ATTENTION
     changes: Mapping[str, Any] = field(default_factory=dict)
+    loss: str = ""
     of: str = ""
     follow: bool = False
     guide: float = 0.0
     scale: float = 1.0
 
     @property
+    def needs_losers(self) -> bool:
+        return self.objective == "dpo" or self.loss in ("trusted", "ddo")
+
+    @property
     def forwards(self) -> int:
         """Of one clip, a step."""
+        if self.loss:
+            return losses.FORWARDS[self.loss]
         return {"sft": 3, "contrast": 4, "dpo": 16}[self.objective]
 
 
@@ -123,7 +131,7 @@ def arms() -> list[Arm]:
     }  # fmt: skip
     both = (*ATTENTION, *FEED_FORWARD)
     return [
-        Arm("sft", "plain fine-tuning at its best, equal compute with contrast", "sft", 800),
+        Arm("sft", "plain fine-tuning at the rate of contrast, equal compute", "sft", 800),
         Arm("contrast", "contrast above u = 0.4, gamma 0.75", "contrast", 600),
         sampled("sft-guided", "sft, sampled with guidance 2 by the base", "sft", guide=2),
         sampled("contrast-guided", "contrast, sampled with guidance 1", "contrast", guide=1),
@@ -136,10 +144,20 @@ def arms() -> list[Arm]:
         Arm("lora-attention", "contrast, attention alone", "contrast", 600, 3e-3, 16),
         Arm("contrast-all", "contrast at all levels", changes={"contrast_above": 0.0}),
         Arm("sft-steps", "sft, as many steps as contrast", "sft", 600),
+        Arm("sft-fast", "sft at the rate that the sweep chose", "sft", 800, 1e-3),
+        Arm("contrast-fast", "contrast at the same rate", "contrast", 600, 1e-3),
         Arm("sft-long", "sft, twice the compute", "sft", 1600),
         Arm("paper", "preset realdpo-paper, equal compute", "dpo", 150, 1e-4, changes=paper),
         Arm("released", "the published settings, equal compute", "dpo", 150, 1e-4,
             changes=released),
+        Arm("spin", "DPO against own samples without SFT's term, as SPIN-Diffusion's first round", "dpo",
+            150, 1e-4, changes={**paper, "sft_weight": 0.0}),
+        Arm("ddo", "direct discriminative optimisation, one own sample", steps=300, loss="ddo"),
+        Arm("contrast-smooth", "contrast at all levels, DiffusionNFT's weight", loss="smooth"),
+        Arm("contrast-sigmoid", "contrast's pair under the logistic loss", loss="sigmoid"),
+        Arm("contrast-trusted", "contrast, and DiffusionNFT's negative branch on own samples",
+            steps=300, loss="trusted"),
+        Arm("sft-contrast", "contrast from sft, reference the base", of="sft"),
         Arm("round-2", "contrast again from contrast, reference the base", of="contrast"),
         Arm("round-2-follow", "the same, reference the first round", of="contrast", follow=True),
         Arm("round-3", "once more from round-2", of="round-2"),
@@ -212,7 +230,9 @@ def train_arm(
             inputs_of(clean, [captions[i] for i in index], texts),
         ).to(small_model.device())  # fmt: skip
         optimizer.zero_grad()
-        if config.objective == "sft":
+        if arm.loss:
+            outcome = losses.train_step(arm.loss, model, task, batch, config, anchor)
+        elif config.objective == "sft":
             outcome = step.sft(model, task, batch, backward, config.plain_weight)
         elif config.objective == "contrast":
             outcome = step.contrast(
@@ -397,7 +417,7 @@ class Bench:
             guide_by_base(SimpleNamespace(transformer=model), arm.guide, bases)
         if not arm.steps:
             return []
-        losers = self.losers() if arm.objective == "dpo" else None
+        losers = self.losers() if arm.needs_losers else None
         reference = {} if arm.follow else base
         lines = train_arm(
             self.plan, arm, seed, model, self.win, losers, self.captions, self.texts, reference

@@ -123,7 +123,7 @@ def run(bench: Bench, chosen: Sequence[Arm], workers: int) -> dict[str, list[dic
         with ProcessPoolExecutor(
             workers, get_context("spawn"), initializer=_begin, initargs=(bench.out, bench.plan)
         ) as pool:
-            if any(arm and arm.objective == "dpo" for arm, _ in todo):
+            if any(arm and arm.needs_losers for arm, _ in todo):
                 pool.submit(_make_losers).result()
             # Arms that take another's weights come after it, whichever process made them.
             for first in (True, False):

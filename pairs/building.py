@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from realdpo import ids, integrity
 from realdpo.config import settings_to_toml
 from realdpo.errors import UserError
+from realdpo.families.guide import guide_text
 from realdpo.families.load import device_names, dtype_of_all
 from realdpo.files import sweep_temporary, write_bytes
 from realdpo.ledger import Ledger
@@ -218,6 +219,7 @@ def _work(
         lora_scale=config.lora_scale,
         quantization=config.quantization,
         task=config.task,
+        guide=config.guide,
     )
     family = planned.family
     made = 0
@@ -501,6 +503,7 @@ def pair_row(task: Task, planned: Plan, ledger: Ledger, reviews: dict[str, str])
         "model": planned.model.id,
         "revision": planned.model.revision,
         "lora": planned.lora,
+        "guide": guide_text(config.guide) if config.guide else None,
         "task": planned.traits.task,
         "scheduler": planned.scheduler,
         "dtype": planned.dtype,

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from realdpo.config import settings
 from realdpo.errors import UserError
+from realdpo.families.guide import Guide
 from realdpo.families.memory import check_options
 from realdpo.precision import Dtype, long_name
 
@@ -20,7 +21,8 @@ class BuildConfig:
 
     model: `tiny`, a pipeline folder or a Hub id; revision: a commit or branch of the Hub id.
     lora: LoRA weights (file, folder or Hub id) of an earlier round. lora_scale: how much of them
-    is applied. negative_prompt: what videos should not show; unset is the authors' own. round: which round this is.
+    is applied. guide: how the base guides it while sampling: a strength, or `negative` for the base
+    as the negative forward; 0 leaves it out. negative_prompt: what videos should not show; unset is the authors' own. round: which round this is.
     losers: generations a clip. strategies: weights of `generate` (from prompt and first frame),
     `renoise` (the real clip noised and denoised) and `local` (only a region and time span of it).
     strength: range of the noise share for `renoise`, where 0 is the clip and 1 is noise alone;
@@ -43,6 +45,7 @@ class BuildConfig:
     task: Literal["i2v", "t2v"] | None = None
     lora: str | None = None
     lora_scale: float = 1.0
+    guide: Guide = 0.0
     round: int = 1
     losers: int = 3
     strategies: Mapping[str, float] = field(default_factory=lambda: {"generate": 1.0})
@@ -82,6 +85,12 @@ class BuildConfig:
             ("local_strength", self.local_strength),
         ):
             _require(0 < low <= high <= 1, f"{name}={low},{high}: 0 < low <= high <= 1")
+        if self.guide and not self.lora:
+            raise UserError(
+                f"guide={self.guide}: only what was fine-tuned has a base to be guided by",
+                "give --lora",
+            )
+        _require(isinstance(self.guide, str) or self.guide >= 0, f"guide={self.guide}: at least 0")
         check_options(self.memory)
         object.__setattr__(self, "dtype", long_name(self.dtype))
 

@@ -151,6 +151,7 @@ def _common(made_by: Plan) -> str:
         task=config.task,
         dtype=made_by.dtype,
         quantization=config.quantization,
+        **({"guide": config.guide} if config.guide else {}),
     )
 
 

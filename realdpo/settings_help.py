@@ -12,6 +12,7 @@ import importlib
 import inspect
 import re
 import textwrap
+import types
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -138,6 +139,10 @@ def _strings_below(kind: type) -> dict[str, str]:
 def _type_text(kind: Any) -> str:
     if typing.get_origin(kind) is typing.Literal:
         return " | ".join(map(str, typing.get_args(kind)))
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return " | ".join(
+            "None" if a is type(None) else _type_text(a) for a in typing.get_args(kind)
+        )
     text = kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind)
     return re.sub(r"\b(?:[a-z_]+\.)+", "", text)
 

@@ -198,6 +198,7 @@ _PAIR_FACTS = [
     ("model", pa.string()),
     ("revision", pa.string()),
     ("lora", pa.string()),
+    ("guide", pa.string()),  # strength of the guidance by the base, or negative; null for none
     ("task", pa.string()),  # i2v | t2v
     ("scheduler", pa.string()),
     ("steps", pa.int32()),

@@ -35,6 +35,12 @@ def build(
     lora: Annotated[
         str | None, typer.Option(help="LoRA weights of an earlier round, loaded on the model.")
     ] = None,
+    guide: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STRENGTH|negative", help="Guide the LoRA by its base; see realdpo sample."
+        ),
+    ] = None,
     round_: Annotated[int | None, typer.Option("--round", help="Which round this is.")] = None,
     steps: Annotated[int | None, typer.Option(help=f"Denoising steps. {_OWN}")] = None,
     guidance: Annotated[float | None, typer.Option(help=f"Guidance scale. {_OWN}")] = None,
@@ -107,6 +113,7 @@ def build(
                 "losers": losers,
                 "strategies": parse_strategies(strategies) if strategies else None,
                 "lora": lora,
+                "guide": guide,
                 "round": round_,
                 "steps": steps,
                 "guidance": guidance,

@@ -246,7 +246,7 @@ def _clips_part(shards: Shards, facts: pa.Table) -> dict[str, Any]:
 def _pairs_part(
     shards: Shards, facts: pa.Table, audit: Mapping[str, Any] | None, through_vae: bool
 ) -> dict[str, Any]:
-    keys = ["model", "revision", "lora", "task", "scheduler", "steps", "guidance", "round"]
+    keys = ["model", "revision", "lora", "guide", "task", "scheduler", "steps", "guidance", "round"]
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in facts.select([*keys, "seeds", "strategy"]).to_pylist():
         groups.setdefault(tuple(row[key] for key in keys), []).append(row)
@@ -265,7 +265,7 @@ def _pairs_part(
             }
         )  # fmt: skip
     headings = {
-        "model": "model", "revision": "revision", "lora": "LoRA", "task": "task", "scheduler": "scheduler",
+        "model": "model", "revision": "revision", "lora": "LoRA", "guide": "guided by the base", "task": "task", "scheduler": "scheduler",
         "steps": "steps", "guidance": "guidance", "round": "round", "losers": "losers a pair",
         "strategy": "how losers were made", "pairs": "pairs",
     }  # fmt: skip
@@ -381,6 +381,7 @@ _MEANING = {
     "model": "model that generated the losers",
     "revision": "its revision",
     "lora": "adapter that it carried, if any",
+    "guide": "guidance by the model without the adapter: its strength, or negative, if any",
     "task": "i2v: from prompt and first frame; t2v: from the prompt",
     "scheduler": "sampler",
     "steps": "sampling steps",

@@ -121,7 +121,51 @@ def test_arms_are_the_products_settings_and_cost_what_they_say(figures):
     assert (released.beta, released.t_high, released.sft_weight) == (5000, 0.5, 0)
     costs = {n: a.steps * a.forwards for n, a in by_name.items()}
     assert costs["sft"] == costs["contrast"] == costs["paper"] == costs["released"] == 2400
+    assert (
+        costs["ddo"]
+        == costs["spin"]
+        == costs["contrast-trusted"]
+        == costs["contrast-smooth"]
+        == 2400
+    )
     assert costs["sft-long"] == 4800
+
+
+def test_other_losses_begin_as_their_formulas_say(figures):
+    """At the reference: what each is worth there, and that the pair's logistic form pulls as SFT."""
+    import arms
+    import losses
+    import small_model
+
+    from realdpo.train.draws import Batch
+    from realdpo.train.reference import Reference
+
+    torch.manual_seed(0)
+    model = small_model.new_model(small_model.BasePlan(layers=1, heads=1))
+    clips = figures.make_clips(4, 3, tuple(figures.ACTIONS))
+    win = small_model.fit_code(clips).encode(np.stack([clip.frames for clip in clips]))
+    inputs = small_model.inputs_of(win, [c.caption for c in clips], small_model.text_embeddings())
+    grain, own = torch.randn(win.shape), torch.randn(win.shape)
+    batch = Batch(win, own[:, None], grain, torch.tensor([0.2, 0.5, 0.9]), inputs)
+    task, config = small_model.task_of(model), arms.settings_of(arms.Arm("x", ""), arms.Plan())
+    anchor = Reference(model, "frozen", config.ema_rate, config.ema_every)
+    made, slopes = {}, {}
+    for name in ("", *losses.LOSSES):
+        model.zero_grad()
+        if name:
+            made[name] = losses.train_step(name, model, task, batch, config, anchor)
+        else:
+            made[name] = arms.step.sft(model, task, batch, arms.backward)
+        slopes[name] = torch.cat(
+            [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+        )
+    assert made["sigmoid"].loss == pytest.approx(np.log(2), rel=1e-4)
+    assert made["ddo"].loss == pytest.approx(2 * np.log(2), rel=1e-4)
+    assert made["trusted"].loss == pytest.approx(config.plain_weight * made[""].loss, rel=1e-4)
+    torch.testing.assert_close(
+        slopes["sigmoid"], losses.BETA / 2 * slopes[""], rtol=1e-3, atol=1e-4
+    )
+    assert not torch.allclose(slopes["smooth"], config.plain_weight * slopes[""], rtol=1e-2)
 
 
 def test_adapters_scaled_twice_move_twice_as_far(figures, tmp_path):

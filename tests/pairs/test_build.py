@@ -523,5 +523,11 @@ def test_a_lora_of_the_last_round_changes_the_losers(built, tmp_path, bikes, mod
     other = tables.read_table(plain.pairs, tables.PAIRS).to_pylist()[0]
     assert row["pair_id"] != other["pair_id"]
     assert row["win"] == other["win"]
+    guided = fabricate(tmp_path / "guided", bikes, clips=1)
+    build(guided, dataclasses.replace(config, guide="negative"), devices="cpu")
+    again = tables.read_table(guided.pairs, tables.PAIRS).to_pylist()[0]
+    assert (row["guide"], again["guide"]) == (None, "negative")
+    assert again["pair_id"] != row["pair_id"]
+    assert again["lose"] != row["lose"]
     with pytest.raises(UserError, match="no LoRA weights"):
         build(plain, BuildConfig(model=str(model), lora=str(tmp_path / "none")), devices="cpu")

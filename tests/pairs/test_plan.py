@@ -56,6 +56,19 @@ def test_a_setting_that_changes_the_videos_changes_every_id(workspace, model) ->
         assert not set(ids_of(workspace, **{**base, **change})) & set(same), change
 
 
+def test_guidance_by_the_base_is_part_of_the_id(workspace, model, tmp_path) -> None:
+    (tmp_path / "lora.safetensors").write_bytes(b"weights")
+    base = {"model": str(model), "steps": 4, "lora": str(tmp_path / "lora.safetensors")}
+    made = [set(ids_of(workspace, **base, guide=g)) for g in (1.0, 2.0, "negative")]
+    assert len(set.union(*made)) == 3 * len(made[0])
+    assert ids_of(workspace, **base, guide=0.0) == ids_of(workspace, **base)
+    for wrong in ({"guide": -1.0}, {"guide": "positive"}):
+        with pytest.raises(UserError, match="guide"):
+            BuildConfig(**{**base, **wrong})
+    with pytest.raises(UserError, match="only what was fine-tuned"):
+        BuildConfig(model=str(model), guide=1.0)
+
+
 def test_weights_are_part_of_the_id(workspace, tmp_path) -> None:
     folders = [
         tiny_pipelines.save("cogvideox-5b-i2v", tmp_path / str(seed) / "model", seed)

@@ -1,0 +1,94 @@
+"""Losses that the miniature tries beside the product's: relatives of the contrast, from the literature.
+
+Each takes the noisy states that the product's losses take. e is the policy's error vector on the real
+clip, d what it moved from the reference, by which all of them are written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from realdpo.train import step
+from realdpo.train.config import TrainConfig
+from realdpo.train.draws import Batch
+from realdpo.train.objective import Errors
+from realdpo.train.reference import Reference
+
+BETA = 200.0  # of the two logistic losses, on mean squared errors
+
+
+def train_step(
+    name: str, model: Any, task: step.Task, batch: Batch, config: TrainConfig, anchor: Reference
+) -> step.Outcome:
+    """Accumulate the gradient of the loss `name`."""
+    loss, win = LOSSES[name](model, task, batch, config, anchor)
+    loss.backward()
+    win, nothing = win.detach(), win.new_zeros(len(win), 0)
+    return step.Outcome(float(loss.detach()), Errors(win, nothing, win, nothing))
+
+
+def _sides(
+    model: Any, task: step.Task, batch: Batch, anchor: Reference, clean: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Errors [B], error vectors and those of the reference at the noisy states of `clean`."""
+    with anchor.active(), torch.no_grad():
+        before = step.branch(model, task, batch, clean)[1].clone()
+    errors, residual = step.branch(model, task, batch, clean)
+    return errors, residual, before
+
+
+def _mean(values: Tensor) -> Tensor:
+    return values.flatten(1).mean(1)
+
+
+def _smooth(
+    model: Any, task: step.Task, batch: Batch, config: TrainConfig, anchor: Reference
+) -> tuple[Tensor, Tensor]:
+    """The contrast at all levels by DiffusionNFT's weight, u over the sample's mean absolute error."""
+    win, residual, before = _sides(model, task, batch, anchor, batch.win)
+    weight = batch.u.to(win) / _mean(residual.detach().abs())
+    moved = _mean((residual - before).square())
+    return (weight * (win - config.gamma * moved)).mean() * config.plain_weight, win
+
+
+def _sigmoid(
+    model: Any, task: step.Task, batch: Batch, config: TrainConfig, anchor: Reference
+) -> tuple[Tensor, Tensor]:
+    """The contrast's pair under DPO's logistic loss: real clip against the reference's prediction."""
+    win, residual, before = _sides(model, task, batch, anchor, batch.win)
+    moved = _mean((residual - before).square())
+    return softplus(BETA * (win - _mean(before.square()) - moved)).mean(), win
+
+
+def _trusted(
+    model: Any, task: step.Task, batch: Batch, config: TrainConfig, anchor: Reference
+) -> tuple[Tensor, Tensor]:
+    """The contrast, and DiffusionNFT's negative branch on own samples: b |d|^2 + 2 d (t - v_ref)."""
+    win, residual, before = _sides(model, task, batch, anchor, batch.win)
+    gate = (batch.u > config.contrast_above).to(win)
+    contrast = win - config.gamma * gate * _mean((residual - before).square())
+    _, own, its = _sides(model, task, batch, anchor, batch.lose[:, 0])
+    d = own - its
+    trust = (1 - config.gamma) * _mean(d.square()) - 2 * _mean(d * its)
+    return (contrast + trust).mean() * config.plain_weight, win
+
+
+def _ddo(
+    model: Any, task: step.Task, batch: Batch, config: TrainConfig, anchor: Reference
+) -> tuple[Tensor, Tensor]:
+    """Direct discriminative optimisation (arXiv 2503.01103): two logistic terms, unpaired."""
+    win, _, before = _sides(model, task, batch, anchor, batch.win)
+    lose, _, its = _sides(model, task, batch, anchor, batch.lose[:, 0])
+    real = softplus(BETA * (win - _mean(before.square())))
+    return (real + softplus(BETA * (_mean(its.square()) - lose))).mean(), win
+
+
+LOSSES: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
+    "smooth": _smooth, "sigmoid": _sigmoid, "trusted": _trusted, "ddo": _ddo,
+}  # fmt: skip
+FORWARDS = {"smooth": 4, "sigmoid": 4, "trusted": 8, "ddo": 8}
