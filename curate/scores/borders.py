@@ -41,6 +41,8 @@ def summary(rows: Columns) -> dict[str, float]:
 
 
 def _dark_ends(gray: Bytes, axis: int) -> tuple[float, float]:
+    if all(int(gray.take(end, 1 - axis).max()) > DARK_PEAK for end in (0, -1)):
+        return 0.0, 0.0  # the outermost lines are light: most films have no bars
     mean = cv2.reduce(gray, axis, cv2.REDUCE_AVG, dtype=cv2.CV_32F).ravel()
     peak = gray.max(axis=axis)
     light = (mean > DARK_MEAN) | (peak > DARK_PEAK)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 
@@ -14,6 +16,7 @@ CLIPPED_LOW, CLIPPED_HIGH = 4, 251
 # in a second are harmful, so the two changes lie within a third of a second.
 FLASH_STEP, FLASH_SECONDS = 25.5, 1 / 3
 FLICKER_SECONDS = 0.4
+_MOMENTS = np.stack([np.arange(256.0), np.arange(256.0) ** 2])
 
 NAMES = (
     "luma.mean",
@@ -28,11 +31,12 @@ NAMES = (
 
 def of_frame(gray: Bytes) -> dict[str, float]:
     """Numbers of one picture. gray: uint8 [h, w]."""
-    histogram = cv2.calcHist([gray], [0], None, [256], [0, 256]).ravel() / gray.size
-    mean, deviation = cv2.meanStdDev(gray)
+    counts = cv2.calcHist([gray], [0], None, [256], [0, 256]).ravel()
+    histogram = counts.astype(np.float64) / gray.size
+    mean, square = _MOMENTS @ histogram
     return {
-        "luma": float(mean[0, 0]),
-        "contrast": float(deviation[0, 0]),
+        "luma": float(mean),
+        "contrast": math.sqrt(max(0.0, square - mean * mean)),
         "highlights": float(histogram[CLIPPED_HIGH:].sum()),
         "shadows": float(histogram[: CLIPPED_LOW + 1].sum()),
         "dark": float(histogram[: BLACK_LUMA + 1].sum()),

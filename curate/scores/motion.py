@@ -45,6 +45,7 @@ PATCH, BETTER = 9, 0.8
 AROUND = (7, 7)
 # Alignment ends when a step moves no corner by so many pixels.
 STEPS, SETTLED = 8, 0.03
+SPARSE = 7  # of how many differences one is taken for their spread
 # Above this share of contrast left over, the flow is tried again from the whole picture's shift.
 LOST = 0.35
 
@@ -89,10 +90,12 @@ class _Slopes(NamedTuple):
 
 
 class _Look(NamedTuple):
-    """A guess at the camera: [2, 3], how far each grid point is off (above 1 it does not follow),
-    the share of the rim that follows, and how far off the rim is altogether."""
+    """A guess at the camera: [2, 3], by how many levels every other pixel is off, how far each grid
+    point is off (above 1 it does not follow), the share of the rim that follows, and how far off
+    the rim is altogether."""
 
     matrix: Floats
+    difference: Floats
     off: Floats
     agreement: float
     cost: float
@@ -151,7 +154,7 @@ def look_at(before: Bytes, after: Bytes, seconds: float) -> tuple[dict[str, floa
     scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
     total = np.where(moving, cv2.magnitude(right, down), speed)
     subject, verified = (
-        _subject(before, after, _at_grid(slopes.steep), flow, moving, matrix)
+        _subject(before, after, _at_grid(slopes.steep), flow, moving, look)
         if enough
         else (0.0, 0.0)
     )
@@ -378,24 +381,33 @@ def _aligned(before: Bytes, after: Bytes, slopes: _Slopes, matrix: Floats) -> Fl
     off (Cauchy), so that the subject hardly counts.
     """
     height, width = before.shape
+    every = np.ascontiguousarray(before[::2, ::2])
     steepest = _steepest(slopes, height, width)
     corners = np.array([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]]).T
     # From pixels to half heights from the middle.
     frame = np.array(
         [[2, 0, -(width - 1)], [0, 2, -(height - 1)], [0, 0, height]], np.float64
     ) / height  # fmt: skip
+    unframe, ridge, step = np.linalg.inv(frame), np.eye(4), np.eye(3)
     whole = np.vstack([matrix, [0, 0, 1]])
+    at = whole[:2] @ corners
     for _ in range(STEPS):
-        off = _difference(before, after, whole[:2]).ravel()
-        spread = max(2.0, 3 * float(np.partition(abs(off), off.size // 2)[off.size // 2]))
-        weighed = steepest / (1 + (off / spread) ** 2)
-        square = weighed @ steepest.T
-        square[np.diag_indices(4)] += 1e-6 * np.trace(square) + 1e-6
-        right, down, grow, turn = np.linalg.solve(square, -(weighed @ off))
-        back = np.array([[1 + grow, -turn, right], [turn, 1 + grow, down], [0, 0, 1]])
-        last = whole[:2] @ corners
-        whole = whole @ np.linalg.inv(frame) @ np.linalg.inv(back) @ frame
-        if np.abs(whole[:2] @ corners - last).max() < SETTLED:
+        off = _difference(every, after, whole[:2]).ravel()
+        some = np.abs(off[::SPARSE])  # its middle is near enough to that of all
+        spread = max(2.0, 3 * float(np.partition(some, some.size // 2)[some.size // 2]))
+        ratio = off * np.float32(1 / spread)
+        weighed = steepest * (1 / (1 + ratio * ratio))
+        square = (weighed @ steepest.T).astype(np.float64)
+        square += (1e-6 * np.trace(square) + 1e-6) * ridge
+        _, answer = cv2.solve(square, -(weighed @ off).astype(np.float64).reshape(4, 1))
+        right, down, grow, turn = answer.ravel().tolist()
+        step[:2] = cv2.invertAffineTransform(
+            np.array([[1 + grow, -turn, right], [turn, 1 + grow, down]])
+        )
+        last = at
+        whole = whole @ unframe @ step @ frame
+        at = whole[:2] @ corners
+        if np.abs(at - last).max() < SETTLED:
             break
     moved = np.abs((whole[:2] - matrix) @ corners).max()
     # Further than the flow can be off, it has fallen into another hollow.
@@ -419,12 +431,11 @@ def _steepest(slopes: _Slopes, height: int, width: int) -> Floats:
     return np.stack([(row - cv2.blur(row, AROUND)).ravel() for row in rows])
 
 
-def _difference(before: Bytes, after: Bytes, matrix: Floats) -> Floats:
-    """before - after as the camera would have it, of every other pixel of every other line.
+def _difference(every: Bytes, after: Bytes, matrix: Floats) -> Floats:
+    """before - after as the camera would have it; every: every other pixel and line of before.
 
     Without what light changes over larger parts.
     """
-    every = before[::2, ::2]
     take = np.asarray(matrix, np.float64) @ np.diag([2.0, 2.0, 1.0])
     # What comes from outside of `after` is left as it is in `before`: no difference.
     steady = cv2.warpAffine(
@@ -439,17 +450,16 @@ def _looks(
     before: Bytes, after: Bytes, steep: Floats, voters: Bools, guesses: list[Floats]
 ) -> list[_Look]:
     height, width = before.shape
+    every = np.ascontiguousarray(before[::2, ::2])
     x, y = _grid(height, width)
-    offs = []
-    for matrix in guesses:
-        off = cv2.blur(np.abs(_difference(before, after, matrix)), (3, 3))
-        offs.append(_at_grid(off))
+    raw = [np.abs(_difference(every, after, matrix)) for matrix in guesses]
+    offs = [_at_grid(cv2.blur(off, (3, 3))) for off in raw]
     # What the better guess leaves in the quieter fifth is noise.
     noise = min(float(np.partition(off.ravel(), off.size // 5)[off.size // 5]) for off in offs)
     row, column = _cell_of(*x.shape)
     cell = row * CELLS + column
     found = []
-    for matrix, off in zip(guesses, offs, strict=True):
+    for matrix, difference, off in zip(guesses, raw, offs, strict=True):
         to_x = matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2]
         to_y = matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2]
         here = voters & (to_x >= 2) & (to_x < width - 2) & (to_y >= 2) & (to_y < height - 2)
@@ -460,12 +470,12 @@ def _looks(
         enough = int(told.sum()) >= FEWEST_CELLS
         agreement = float((follow[told] / votes[told]).mean()) if enough else 0.0
         cost = float(np.minimum(relative[here], 3).mean()) if enough else 3.0
-        found.append(_Look(matrix, relative, agreement, cost))
+        found.append(_Look(matrix, difference, relative, agreement, cost))
     return found
 
 
 def _subject(
-    before: Bytes, after: Bytes, steep: Floats, flow: Floats, moving: Bools, matrix: Floats
+    before: Bytes, after: Bytes, steep: Floats, flow: Floats, moving: Bools, look: _Look
 ) -> tuple[float, float]:
     """Speed of what moves, pixels a pair, and the share of `moving` that does.
 
@@ -482,16 +492,20 @@ def _subject(
         before, after, points, guess.copy(), winSize=(PATCH, PATCH), maxLevel=1,
         flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
     )  # fmt: skip
+    matrix = look.matrix
     still = points @ matrix[:, :2].T + matrix[:, 2]
     residual = np.hypot(*(seen - still).T)
     pixels = np.hypot(*(still - points).T)
     around = (PATCH // 2 + 1, PATCH // 2 + 1)
-    steady = cv2.blur(np.abs(_difference(before, after, matrix)), around)[y // 2, x // 2]
+    steady = cv2.blur(look.difference, around)[y // 2, x // 2]
     moves = (good.ravel() > 0) & (residual > STILL_PIXELS + PARALLAX * pixels)
     moves &= left.ravel() < BETTER * steady
     if int(moves.sum()) < FEWEST_POINTS:
         return 0.0, 0.0
-    return float(np.quantile(residual[moves], 0.7)), float(moves.mean())
+    speeds = np.sort(residual[moves])
+    place = 0.7 * (len(speeds) - 1)
+    speed = float(np.interp(place, np.arange(len(speeds)), speeds))
+    return speed, float(moves.mean())
 
 
 def _share(moving: Bools) -> float:
