@@ -80,6 +80,8 @@ def run_rounds(
     """
     if count < 1:
         raise UserError(f"{count} rounds", "ask for at least 1")
+    if config.expert == "both":
+        raise UserError("rounds judge one expert", 'give --set expert="high" or "low"')
     if against not in REFERENCES:
         raise UserError(f"no reference {against!r}", f"references: {', '.join(REFERENCES)}")
     folder = workspace.root / "rounds" / config.run_name

@@ -41,8 +41,10 @@ class TrainConfig:
     task: Literal["i2v", "t2v"] | None = _set(
         None, "i2v or t2v, for a folder whose weights do both (LTX-Video, Wan 2.2 5B)."
     )
-    expert: Literal["high", "low"] = _set(
-        "high", "Wan 2.2: which of its two transformers, by noise level."
+    expert: Literal["high", "low", "both"] = _set(
+        "high",
+        "Wan 2.2 14B: which of its two transformers, by noise level; both: one after the other, each "
+        "for `steps` steps.",
     )
 
     # Objective
@@ -185,6 +187,9 @@ class TrainConfig:
             "adapter-off": not (self.reference == "ema" and self.reference_bank),
             "memory = 8bit, 4bit and blocks need weights = lora": not (
                 self.weights == "full" and self.memory in ("8bit", "4bit", "blocks")
+            ),
+            "expert = both needs weights = lora": not (
+                self.expert == "both" and self.weights == "full"
             ),
             "adapter-off needs weights = lora": not (
                 self.reference == "adapter-off" and self.weights == "full"

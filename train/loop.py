@@ -34,6 +34,7 @@ from realdpo.train import (
     checkpoint,
     draws,
     estimate,
+    experts,
     held_out,
     identity,
     latents,
@@ -58,7 +59,8 @@ class RunSummary:
     handed_over: the checkpoint whose policy `weights` holds, the best on held-out clips.
     better_than_base: whether it was better there than the base model, better_than_start than what
     the run began with (`start`); None if nothing was held out, there was no other start, or another
-    reference makes the two incomparable.
+    reference makes the two incomparable. experts: of a run of two transformers, what each did; the
+    held-out figures are theirs.
     """
 
     folder: Path
@@ -75,6 +77,7 @@ class RunSummary:
     handed_over: str = ""
     better_than_base: bool | None = None
     better_than_start: bool | None = None
+    experts: Mapping[str, RunSummary] | None = None
 
 
 def run_training(
@@ -88,7 +91,24 @@ def run_training(
 
     Raises UserError for anything the user can mend, KeyboardInterrupt after saving on Ctrl-C.
     """
-    trainer = Trainer(workspace, config)
+    if config.expert == "both":
+        return experts.run_both(workspace, config, on_step, run_one)
+    return run_one(workspace, config, on_step)
+
+
+def run_one(
+    workspace: Workspace,
+    config: TrainConfig,
+    on_step: Callable[[Mapping[str, float]], None] | None = None,
+    *,
+    runs: Path | None = None,
+    last: bool = True,
+) -> RunSummary:
+    """`run_training` for one transformer, under another folder than the workspace's `runs` if given.
+
+    last: whether these processes have nothing to train after it.
+    """
+    trainer = Trainer(workspace, config, runs=runs)
     trainer.start_or_resume()
     stopped = None
     with stops.collect_interrupts() as interrupted, trainer.bar() as advance:
@@ -101,7 +121,7 @@ def run_training(
             if trainer.agree(bool(interrupted)):
                 trainer.save()
                 raise KeyboardInterrupt
-    return trainer.finish(stopped)
+    return trainer.finish(stopped, last)
 
 
 class Trainer:
@@ -387,8 +407,11 @@ class Trainer:
             self._videos(name)
         return stopped
 
-    def finish(self, stopped: str | None) -> RunSummary:
-        """Write the final weights where diffusers loads them, and the run's summary."""
+    def finish(self, stopped: str | None, last: bool = True) -> RunSummary:
+        """Write the final weights where diffusers loads them, and the run's summary.
+
+        last: whether the processes part afterwards.
+        """
         if checkpoint.latest_checkpoint(self.folder / "checkpoints") is None:
             self.save()
         checkpoints, spec = self.folder / "checkpoints", self.task.family.spec
@@ -423,7 +446,12 @@ class Trainer:
             write_text(self.folder / "summary.json", json.dumps(log.plain_json(shown), indent=1))
             self.log.write_csv()
         self.accelerator.wait_for_everyone()
-        self.accelerator.end_training()  # ends the trackers, and the group of processes
+        if last:
+            self.accelerator.end_training()  # ends the trackers, and the group of processes
+        else:
+            for tracker in self.accelerator.trackers:
+                tracker.finish()
+            self.accelerator.free_memory()
         return summary
 
     def _compete(self) -> tuple[bool | None, bool | None]:

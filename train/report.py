@@ -27,6 +27,10 @@ def write_train_report(workspace: Workspace, run: str) -> tuple[Path, list[str]]
     folder = workspace.runs / run
     steps = log.read_log(folder / "log.jsonl")
     held = log.read_log(folder / "held_out.jsonl")
+    if not steps and (folder / "high" / "log.jsonl").is_file():
+        raise UserError(
+            f"{run} trained two transformers", f"make a page of each: {run}/high and {run}/low"
+        )
     if not steps:
         known = sorted(p.parent.name for p in workspace.runs.glob("*/log.jsonl"))
         raise UserError(
@@ -45,7 +49,7 @@ def write_train_report(workspace: Workspace, run: str) -> tuple[Path, list[str]]
         report.Section("By noise level", _levels(steps, held)),
         report.Section("Settings", _settings(folder / "config.toml")),
     ]
-    path = workspace.reports / f"train-{run}.html"
+    path = workspace.reports / f"train-{run.replace('/', '-')}.html"
     report.write_page(path, report.render_page(f"Training run {run}", sections, str(folder)))
     return path, found
 

@@ -37,13 +37,14 @@ def try_steps(workspace: Workspace, config: TrainConfig) -> dict[str, Any]:
         trainer.start_or_resume()
         seconds = [trainer.train_step()["seconds"] for _ in range(PROBES)][-1]
     pairs = len(trainer.pairs)
+    steps = config.steps * (2 if config.expert == "both" else 1)
     return {
         "parameters": f"{total:,}",
         "trained": f"{trainer.parameters:,}",
         "device": str(trainer.device),
         "peak memory": f"{numbers.peak_memory(trainer.device):.2f} GB",
         "time per step": f"{seconds:.2f} s",
-        "time in all": f"{seconds * config.steps / 3600:.2f} h for {config.steps} steps",
+        "time in all": f"{seconds * steps / 3600:.2f} h for {steps} steps",
         "losers per step": len(trainer.batch(0).lose[0]),
         "latents": f"{pairs} of the pairs are encoded" if pairs == few else f"all {pairs} pairs",
     }

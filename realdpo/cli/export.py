@@ -50,4 +50,6 @@ def export_lora(
         if as_json:
             print_json(made)
         else:
-            print(f"{made['file']}: {made['layers']} layers by {made['format']}'s names")
+            print(
+                f"{', '.join(made['files'])}: {made['layers']} layers by {made['format']}'s names"
+            )

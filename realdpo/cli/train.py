@@ -233,6 +233,10 @@ def _told(summary: Any) -> str:
     before, after = summary.before, summary.after
     if before and after:
         lines += held_out_lines(before, after, summary.held_out_by)
+    for expert, part in (summary.experts or {}).items():
+        if part.before and part.after:
+            lines.append(f"the {expert}-noise expert, on its own noise levels:")
+            lines += held_out_lines(part.before, part.after, part.held_out_by)
     if summary.stopped:
         lines.append(f"stopped    {summary.stopped}")
     return "\n".join(lines)

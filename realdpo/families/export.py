@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,14 +70,18 @@ def export_lora(
 def export_run(
     runs: Path, name: str, format_: Format, dtype: str, out: Path | None = None
 ) -> dict[str, Any]:
-    """`export_lora` of the run `name` under `runs`. Raises UserError when it has no LoRA."""
+    """`export_lora` of the run `name` under `runs`; a file each where two transformers were trained.
+
+    Returns what was written: `files`, the first of them as `file`, and the layers of all. Raises
+    UserError when the run has no LoRA.
+    """
     from realdpo.config import load_toml
     from realdpo.families.load import read_spec
-    from realdpo.families.weights import LORA_FILE
+    from realdpo.families.weights import COMPONENT, LORA_FILE
 
     folder = runs / name
-    lora = folder / "weights" / LORA_FILE
-    if not lora.is_file():
+    loras = sorted((folder / "weights").glob(f"{Path(LORA_FILE).stem}*.safetensors"))
+    if not loras:
         known = sorted(p.parent.parent.name for p in runs.glob(f"*/weights/{LORA_FILE}"))
         raise UserError(
             f"the run {name} has no LoRA weights in {folder / 'weights'}",
@@ -87,10 +92,19 @@ def export_run(
         settings.get("model", "tiny"), settings.get("revision"), settings.get("expert", "high"),
         settings.get("task"),
     )  # fmt: skip
-    if "transformer_2" in spec.classes:  # ComfyUI and others take one file for each expert
-        name += "_high_noise" if spec.component == "transformer" else "_low_noise"
-    target = out or folder / "export" / f"{name}-{format_}.safetensors"
-    return export_lora(lora, spec, target, format_, dtype)
+    written = []
+    for lora in loras:
+        spec = replace(spec, component=_metadata(lora).get(COMPONENT, spec.component))
+        suffix = ""
+        if "transformer_2" in spec.classes:  # ComfyUI and others take one file for each expert
+            suffix = "_high_noise" if spec.component == "transformer" else "_low_noise"
+        target = folder / "export" / f"{name}{suffix}-{format_}.safetensors"
+        if out is not None:
+            target = out.with_stem(out.stem + suffix) if len(loras) > 1 else out
+        written.append(export_lora(lora, spec, target, format_, dtype))
+    files = [made["file"] for made in written]
+    layers = sum(made["layers"] for made in written)
+    return {**written[0], "files": files, "layers": layers}
 
 
 def _metadata(file: Path) -> dict[str, str]:

@@ -122,8 +122,9 @@ def read_spec(
 ) -> Spec:
     """The facts of `model` for training; a Hub model is fetched once, whole.
 
-    expert: "low" trains the second transformer of a model that has two. task: as for
-    `with_task`. Raises UserError when it is not trained here or the folder lacks a part.
+    expert: "low" trains the second transformer of a model that has two; "both" begins with the
+    first. task: as for `with_task`. Raises UserError when it is not trained here or the folder
+    lacks a part.
     """
     if not Path(resolve_model(model)).is_dir():
         trainable_family(
@@ -132,7 +133,11 @@ def read_spec(
     folder = _fetched(resolve_model(model), revision)
     spec = with_task(spec_of_folder(folder), task)
     trainable_family(spec)
-    if expert == "low" and "transformer_2" in spec.classes:
+    if expert != "high" and "transformer_2" not in spec.classes:
+        raise UserError(
+            f"expert = {expert}: {model} has one transformer", "leave out the setting expert"
+        )
+    if expert == "low":
         spec = replace(spec, component="transformer_2")
     for part in (spec.component, "vae", "scheduler"):
         if part not in spec.parts:

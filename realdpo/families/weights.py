@@ -24,6 +24,8 @@ COMPONENT, PIPELINE = "realdpo.component", "realdpo.pipeline"
 ADAPTER = "round"
 # the names that diffusers looks for
 LORA_FILE = "pytorch_lora_weights.safetensors"
+# of the second of two transformers, where both are in one folder
+LOW_LORA_FILE = "pytorch_lora_weights_low_noise.safetensors"
 FULL_FILE = "diffusion_pytorch_model.safetensors"
 
 
@@ -95,10 +97,16 @@ def read_weights(model: nn.Module, spec: Spec, folder: Path) -> dict[str, Tensor
     whole = folder / spec.component / FULL_FILE
     if whole.is_file():
         return load_file(whole)
-    stored = load_file(folder / LORA_FILE)
+    stored = load_file(lora_file(folder, spec))
     # peft's files leave out the adapter's name: ...lora_A.weight for ...lora_A.default.weight
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
     return {n: stored[f"transformer.{n.replace('.default.', '.')}"] for n in trained}
+
+
+def lora_file(folder: Path, spec: Spec) -> Path:
+    """The LoRA file of `folder` for the transformer that is trained."""
+    low = folder / LOW_LORA_FILE
+    return low if spec.component == "transformer_2" and low.is_file() else folder / LORA_FILE
 
 
 def read_start(model: nn.Module, spec: Spec, folder: Path) -> dict[str, Tensor]:
@@ -109,7 +117,7 @@ def read_start(model: nn.Module, spec: Spec, folder: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError, safe_open
 
     lora = getattr(model, "peft_config", {}).get("default")
-    file = folder / (LORA_FILE if lora else f"{spec.component}/{FULL_FILE}")
+    file = lora_file(folder, spec) if lora else folder / spec.component / FULL_FILE
     if not file.is_file():
         other = "all weights" if lora else "adapters"
         raise UserError(

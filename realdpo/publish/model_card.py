@@ -15,6 +15,7 @@ import realdpo
 from realdpo.config import load_toml
 from realdpo.families import family_of
 from realdpo.families.load import spec_of_folder
+from realdpo.families.weights import LORA_FILE, LOW_LORA_FILE
 from realdpo.models import TINY, tiny_folder
 from realdpo.publish import markdown as md
 from realdpo.publish.dataset_card import (
@@ -38,7 +39,9 @@ def model_card(workspace: Workspace, run: Path, repo: str, dataset: str = "") ->
     settings = _settings(run)
     base = str(settings.get("model", ""))
     lora = (run / "weights" / "pytorch_lora_weights.safetensors").is_file()
-    held_out, log = _lines(run / "held_out.jsonl"), _lines(run / "log.jsonl")
+    parts = _parts(run)
+    held_out = {name: _lines(part / "held_out.jsonl") for name, part in parts.items()}
+    log = {name: _lines(part / "log.jsonl") for name, part in parts.items()}
     stopped = _stopped(run)
     sample = _sample(workspace)
     curves = _curves(log, held_out)
@@ -56,7 +59,15 @@ def model_card(workspace: Workspace, run: Path, repo: str, dataset: str = "") ->
         pairs=_pairs_name(workspace, dataset),
         version=realdpo.__version__,
         example=md.markdown_block(
-            _example(repo, base, settings.get("revision"), lora, sample, _told(run / "weights"))
+            _example(
+                repo,
+                base,
+                settings.get("revision"),
+                lora,
+                sample,
+                _told(run / "weights"),
+                (run / "weights" / LOW_LORA_FILE).is_file(),
+            )
         ),
         held_out=_held_out(held_out),
         curves=bool(curves),
@@ -67,6 +78,12 @@ def model_card(workspace: Workspace, run: Path, repo: str, dataset: str = "") ->
         dataset=_dataset_link(dataset) if dataset else None,
     )
     return Card(tidy_markdown(readme), files)
+
+
+def _parts(run: Path) -> dict[str, Path]:
+    """Where the logs are: with the run, or with each of two transformers it trained, by its name."""
+    found = {f"{name}-noise expert": run / name for name in ("high", "low")}
+    return found if all((part / "log.jsonl").is_file() for part in found.values()) else {"": run}
 
 
 def _settings(run: Path) -> dict[str, Any]:
@@ -157,11 +174,12 @@ def _told_by(base: str) -> dict[str, Any]:
 
 def _example(
     repo: str, base: str, revision: str | None, lora: bool, sample: Mapping[str, Any] | None,
-    told: Mapping[str, str],
+    told: Mapping[str, str], both: bool = False,
 ) -> str:  # fmt: skip
     """Python that runs as it stands: loads base and weights, generates one clip, writes it.
 
-    told: what the LoRA's file says of itself: the pipeline's class and the transformer.
+    told: what the LoRA's file says of itself: the pipeline's class and the transformer. both:
+    whether there is a second file, for the second transformer.
     """
     kind = told.get("realdpo.pipeline", "DiffusionPipeline")
     component = told.get("realdpo.component", "transformer")
@@ -187,6 +205,10 @@ def _example(
             f"pipe = {kind}.from_pretrained({parts})",
             _loading(kind, component, repo),
         ]
+        if both:
+            second = f'weight_name="{LOW_LORA_FILE}", load_into_transformer_2=True'
+            lines[-1] = f'pipe.load_lora_weights({repo!r}, weight_name="{LORA_FILE}")'
+            lines.append(f"pipe.load_lora_weights({repo!r}, {second})")
     else:
         lines += [
             f'transformer = AutoModel.from_pretrained({repo!r}, subfolder="transformer", torch_dtype=torch.{dtype})',
@@ -256,10 +278,10 @@ def _loading(kind: str, component: str, repo: str) -> str:
     return f"pipe.load_lora_weights({repo!r}{second})"
 
 
-def _held_out(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    if not rows:
+def _held_out(parts: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any] | None:
+    parts = {name: rows for name, rows in parts.items() if rows}
+    if not parts:
         return None
-    first, last = rows[0], rows[-1]
     names = {
         "accuracy": "accuracy against the base model",
         "control_accuracy": "accuracy of the control",
@@ -276,19 +298,26 @@ def _held_out(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         return f"{value:+.2%}" if value is not None and key.endswith("_change") else value
 
     table = [
-        {"measure": name, "before": shown(first, key), "after": shown(last, key)}
+        {
+            "measure": f"{part}: {name}" if part else name,
+            "before": shown(rows[0], key),
+            "after": shown(rows[-1], key),
+        }
+        for part, rows in parts.items()
         for key, name in names.items()
-        if isinstance(last.get(key), (int, float))
+        if isinstance(rows[-1].get(key), (int, float))
     ]
+    lasts = [rows[-1] for rows in parts.values()]
     return {
-        "pairs": last.get("pairs", 0),
+        "pairs": max(last.get("pairs", 0) for last in lasts),
         "table": md.markdown_table(table),
-        "control": "control_accuracy" in last,
+        "control": any("control_accuracy" in last for last in lasts),
     }
 
 
 def _curves(
-    log: Sequence[Mapping[str, Any]], held_out: Sequence[Mapping[str, Any]]
+    logs: Mapping[str, Sequence[Mapping[str, Any]]],
+    measured: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> bytes | None:
     """Loss, held-out accuracy and the winner's held-out error over the steps, as one picture."""
     from realdpo import report
@@ -297,14 +326,17 @@ def _curves(
         known = [row for row in rows if isinstance(row.get(key), (int, float)) and "step" in row]
         return [row["step"] for row in known], [row[key] for row in known]
 
-    panels = {
-        "loss": {"loss": series(log, "loss")},
-        "held-out accuracy": {
+    panels: dict[str, dict[str, Any]] = {}
+    for part, log in logs.items():
+        held_out, of = measured[part], f" of the {part}" if part else ""
+        panels[f"loss{of}"] = {"loss": series(log, "loss")}
+        panels[f"held-out accuracy{of}"] = {
             "accuracy": series(held_out, "accuracy"),
             "control": series(held_out, "control_accuracy"),
-        },
-        "winner's held-out error, relative change": {"winner": series(held_out, "winner_change")},
-    }
+        }
+        panels[f"winner's held-out error, relative change{of}"] = {
+            "winner": series(held_out, "winner_change")
+        }
     panels = {
         title: {label: line for label, line in lines.items() if len(line[0]) > 1}
         for title, lines in panels.items()
@@ -324,21 +356,26 @@ def _evaluations(workspace: Workspace, run: str) -> Markup | None:
     return Markup("\n\n".join(found)) if found else None  # noqa: S704 (written by realdpo itself)
 
 
-def _settings_table(settings: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> Markup:
+def _settings_table(
+    settings: Mapping[str, Any], logs: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> Markup:
     keys = ("objective", "gamma", "contrast_above", "loss", "beta", "weights", "rank", "alpha", "reference", "losers", "steps", "batch", "accumulation", "lr", "schedule", "precision", "seed")  # fmt: skip
     rows = [
         {"setting": md.markdown_code(key), "value": str(settings[key])}
         for key in keys
         if settings.get(key) not in (None, "") and (key not in ("rank", "alpha") or settings.get("weights") == "lora")
     ]  # fmt: skip
-    if log:
-        rows.append({"setting": "steps taken", "value": str(log[-1].get("step", len(log)))})
+    for part, log in logs.items():
+        if log:
+            name = f"steps taken{', ' if part else ''}{part}"
+            rows.append({"setting": name, "value": str(log[-1].get("step", len(log)))})
     return md.markdown_table(rows) if rows else Markup("The settings of this run were not kept.")
 
 
 def _limits(
-    held_out: Sequence[Mapping[str, Any]], evaluated: bool, stopped: str, local: bool
+    held_out: Mapping[str, Sequence[Mapping[str, Any]]], evaluated: bool, stopped: str, local: bool
 ) -> Markup:
+    lasts = [rows[-1] for rows in held_out.values() if rows]
     limits = [
         "It keeps the limits of its base model, also those that the pairs never touch.",
         "Winners are real footage and losers are generated: what training prefers can be the look of "
@@ -348,9 +385,9 @@ def _limits(
         limits.append(
             "Its base model is a folder that is not published; the example needs it at hand."
         )
-    if held_out and (held_out[-1].get("pairs") or 0) < 30:
+    if lasts and min(last.get("pairs") or 0 for last in lasts) < 30:
         limits.append("The held-out pairs are few; differences of a few points are noise.")
-    if held_out and (held_out[-1].get("winner_change") or 0) > 0:
+    if any((last.get("winner_change") or 0) > 0 for last in lasts):
         limits.append("The winner's held-out error rose: the model fits real clips less well than its base.")  # fmt: skip
     if stopped:
         limits.append(f"Training ended early: {stopped}")

@@ -1,0 +1,98 @@
+"""Both transformers of a model that shares the schedule between two (Wan 2.2 14B), in one run.
+
+An adapter of one never sees a sample of the other, so training them together and one after the
+other is the same. Here they come one after the other: the idle one is not even loaded. Each is a
+run of its own under the run's folder, `high` and `low`, and goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from accelerate import PartialState
+
+from realdpo import config as configs
+from realdpo import memory, progress
+from realdpo.families.load import read_spec
+from realdpo.families.weights import LORA_FILE, LOW_LORA_FILE
+from realdpo.files import replace_folder, write_text
+from realdpo.train import identity, log
+from realdpo.train.config import TrainConfig
+from realdpo.workspace import Workspace
+
+if TYPE_CHECKING:
+    from realdpo.train.loop import RunSummary
+
+EXPERTS: tuple[Literal["high", "low"], ...] = ("high", "low")
+
+
+def run_both(
+    workspace: Workspace,
+    config: TrainConfig,
+    on_step: Callable[[Mapping[str, float]], None] | None,
+    run_one: Callable[..., RunSummary],
+) -> RunSummary:
+    """Train each expert for `steps` steps on its own noise levels, and hand both over together.
+
+    run_one: trains one of them (`loop.run_one`). Raises UserError as it does.
+    """
+    folder = workspace.runs / config.run_name
+    read_spec(config.model, config.revision, config.expert, config.task)  # has it two?
+    if (folder / "config.toml").is_file():
+        identity.require_same_settings(folder, config)
+    made: dict[str, RunSummary] = {}
+    for expert in EXPERTS:
+        progress.say(f"the {expert}-noise expert of {config.run_name}")
+        one = replace(config, expert=expert, name=expert)
+        made[expert] = run_one(workspace, one, on_step, runs=folder, last=expert == EXPERTS[-1])
+        gc.collect()  # the first one's model goes before the second one's comes
+        memory.empty_cache()
+    found = join(made, folder)
+    if PartialState().is_main_process:
+        write_together({expert: done.weights for expert, done in made.items()}, folder / "weights")
+        write_text(folder / "config.toml", configs.settings_to_toml("train", config))
+        shown = asdict(found) | {"folder": folder.name, "weights": "weights"}
+        for expert, part in shown["experts"].items():
+            part |= {"folder": f"{folder.name}/{expert}", "weights": f"{expert}/weights"}
+        write_text(folder / "summary.json", json.dumps(log.plain_json(shown), indent=1))
+    return found
+
+
+def join(made: Mapping[str, RunSummary], folder: Path) -> RunSummary:
+    """One summary of both: sums and means where they mean something, the parts beside them."""
+    parts = list(made.values())
+    steps = sum(part.steps for part in parts)
+    stopped = [f"{name}: {part.stopped}" for name, part in made.items() if part.stopped]
+    better = [part.better_than_base for part in parts]
+    further = [part.better_than_start for part in parts]
+    return replace(
+        parts[0],
+        folder=folder,
+        weights=folder / "weights",
+        steps=steps,
+        seconds_per_step=sum(p.seconds_per_step * p.steps for p in parts) / max(1, steps),
+        trained_parameters=sum(part.trained_parameters for part in parts),
+        before=None,
+        after=None,
+        stopped="; ".join(stopped) or None,
+        handed_over="",
+        better_than_base=None if None in better else all(better),
+        better_than_start=None if None in further else all(further),
+        experts=dict(made),
+    )
+
+
+def write_together(weights: Mapping[str, Path], target: Path) -> None:
+    """Both LoRA files in one folder; each says in its metadata which transformer it is for."""
+    unfinished = target.with_name(f".{target.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    for expert, name in zip(EXPERTS, (LORA_FILE, LOW_LORA_FILE), strict=True):
+        shutil.copyfile(weights[expert] / LORA_FILE, unfinished / name)
+    replace_folder(unfinished, target)
