@@ -108,8 +108,13 @@ def summarise_span(per_frame: Columns, start_s: float, end_s: float) -> dict[str
     rows = _span(per_frame, start_s, end_s)
     if not len(rows["time"]):
         return dict.fromkeys(NAMES, np.nan)
-    parts = (light, repeats, borders, detail, motion)
-    return {name: value for part in parts for name, value in part.summary(rows).items()}
+    return {
+        **light.summarise_light(rows),
+        **repeats.summarise_repeats(rows),
+        **borders.summarise_borders(rows),
+        **detail.summarise_detail(rows),
+        **motion.summarise_motion(rows),
+    }
 
 
 def span_motion_map(per_frame: Columns, start_s: float, end_s: float) -> Floats:

@@ -30,7 +30,7 @@ _FIELDS = ("identifier", "title", "creator", "licenseurl", "rights", "subject")
 _CONTRADICTED = re.compile(r"all rights reserved|not for (re)?distribution|no redistribution", re.I)
 
 
-def search_archive(
+def search(
     client: Client, words: str, cursor: Mapping[str, Any] | None
 ) -> tuple[list[SourceFilm], dict[str, Any] | None]:
     """One page of films for the words, and where the next page begins (None at the end).

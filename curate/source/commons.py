@@ -31,7 +31,7 @@ _HOUSEKEEPING = re.compile(
 _BUSY = ("maxlag", "ratelimited", "readonly", "internal_api_error")
 
 
-def search_commons(
+def search(
     client: Client, words: str, cursor: Mapping[str, Any] | None
 ) -> tuple[list[SourceFilm], dict[str, Any] | None]:
     """One page of films for the words, and where the next page begins (None at the end)."""

@@ -25,12 +25,12 @@ SIDE = 1080
 """Of a film's files the largest up to this shorter side: targets of video models are smaller."""
 
 
-def pexels_access() -> dict[str, Any]:
+def access() -> dict[str, Any]:
     """What the client needs to be let in."""
     return {"headers": {"Authorization": key_from(KEY, NAME, KEY_PAGE)}}
 
 
-def search_pexels(
+def search(
     client: Client, words: str, cursor: Mapping[str, Any] | None
 ) -> tuple[list[SourceFilm], dict[str, Any] | None]:
     """One page of films for the words, and where the next page begins (None at the end)."""

@@ -25,12 +25,12 @@ AT_ONCE = 200
 LONGEST_QUERY = 100  # characters
 
 
-def pixabay_access() -> dict[str, Any]:
+def access() -> dict[str, Any]:
     """What the client needs to be let in."""
     return {"secret": ("key", key_from(KEY, NAME, KEY_PAGE))}
 
 
-def search_pixabay(
+def search(
     client: Client, words: str, cursor: Mapping[str, Any] | None
 ) -> tuple[list[SourceFilm], dict[str, Any] | None]:
     """One page of films for the words, and where the next page begins (None at the end)."""
