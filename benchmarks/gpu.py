@@ -330,9 +330,7 @@ class Step:
         family = trainable_family(self.spec)
         channels = self.shapes.latent[1] if family.TIME_AXIS == 1 else self.shapes.latent[0]
         positions = math.prod(self.shapes.latent) // channels
-        self.task = step.TrainTask(
-            family, noise.from_scheduler(self.spec.scheduler, positions), "uniform"
-        )
+        self.task = step.TrainTask(family, noise.from_scheduler(self.spec.scheduler, positions))
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = setup.make_optimizer(self.config, self.trained)
         self.reference = setup.make_reference(self.config, self.model)

@@ -173,7 +173,7 @@ def test_kill_9_loses_no_paid_answer(tmp_path: Path, bikes: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from realdpo.curate.caption import run, config\n"
         "from realdpo.workspace import Workspace\n"
-        "run.caption(Workspace(Path(sys.argv[1])), config.CaptionConfig(captioner='openai:' +"
+        "run.caption_clips(Workspace(Path(sys.argv[1])), config.CaptionConfig(captioner='openai:' +"
         " sys.argv[2], frames=2, short_side=48, concurrency=4))"
     )
     with serve(plan) as server:

@@ -18,7 +18,7 @@ from realdpo.train.config import TrainConfig
 from realdpo.train.evaluate.config import EvalConfig
 
 WRONG = [
-    (TrainConfig, {"loss": "sigmod"}),
+    (TrainConfig, {"objective": "dpo2"}),
     (TrainConfig, {"schedule": "cosin"}),
     (TrainConfig, {"precision": "bf-16"}),
     (TrainConfig, {"weights": "LoRA"}),

@@ -155,7 +155,7 @@ def test_other_losses_begin_as_their_formulas_say(figures):
         if name:
             made[name] = losses.train_step(name, model, task, batch, config, anchor)
         else:
-            made[name] = arms.step.sft(model, task, batch, arms.backward)
+            made[name] = arms.step.sft_step(model, task, batch, arms.backward)
         slopes[name] = torch.cat(
             [p.grad.flatten() for p in model.parameters() if p.grad is not None]
         )

@@ -133,7 +133,7 @@ def test_a_script_without_a_guard_is_not_run_again_by_its_workers(tmp_path) -> N
     script = tmp_path / "unguarded.py"
     script.write_text(
         "import math\nfrom realdpo import engine\nprint('begun')\n"
-        "print([o.value for o in engine.run(math.sqrt, [4.0, 9.0], workers=2)])\n"
+        "print([o.value for o in engine.run_rows(math.sqrt, [4.0, 9.0], workers=2)])\n"
     )
     told = subprocess.run(
         [sys.executable, script], capture_output=True, text=True, check=True

@@ -14,12 +14,12 @@ INGEST = """
 import json, sys
 from pathlib import Path
 from realdpo.curate.config import IngestConfig
-from realdpo.curate.ingestion import ingest
+from realdpo.curate.ingestion import ingest_footage
 from realdpo.workspace import Workspace
 
 # The enlarged picture repeats its pixels, which looks like codec blocks.
 limits = {"time.fps_min": 1, "detail.blocking_max": "off"}
-funnel = ingest(Workspace(Path(sys.argv[2])), [sys.argv[1]], IngestConfig("tiny", decide=limits))
+funnel = ingest_footage(Workspace(Path(sys.argv[2])), [sys.argv[1]], IngestConfig("tiny", decide=limits))
 print(json.dumps(funnel))
 """
 

@@ -354,10 +354,10 @@ def test_a_review_of_pairs_that_are_not_there_is_refused(built) -> None:
 COMMAND = """
 import sys
 from pathlib import Path
-from realdpo.pairs.building import build
+from realdpo.pairs.building import build_pairs
 from realdpo.pairs.config import BuildConfig
 from realdpo.workspace import Workspace
-build(Workspace(Path(sys.argv[1])),
+build_pairs(Workspace(Path(sys.argv[1])),
       BuildConfig(model=sys.argv[2], steps=2, losers=2,
                   strategies={"generate": 1.0, "renoise": 1.0, "local": 1.0}),
       devices="cpu", shard=(int(sys.argv[3]), int(sys.argv[4])))

@@ -66,10 +66,10 @@ def test_wrong_input_is_one_clear_line(run, arguments, words):
 def test_a_process_that_leaves_closes_what_is_open():
     code = """
 import atexit, sys
-from realdpo.cli.processes import leave
+from realdpo.cli.processes import leave_process
 atexit.register(print, "closed")
 sys.stdout.write("told ")
-leave(3)
+leave_process(3)
 """
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert (done.returncode, done.stdout) == (3, "told closed\n")
@@ -128,9 +128,9 @@ def test_a_process_that_dies_ends_the_others_out_of_their_collective(tmp_path, e
     script.write_text(f"""
 import datetime, os, time
 import torch.distributed as dist
-from realdpo.cli.processes import worker
+from realdpo.cli.processes import worker_process
 
-with worker():
+with worker_process():
     dist.init_process_group("gloo", timeout=datetime.timedelta(hours=2))
     if dist.get_rank() == 0:
         time.sleep(1)
