@@ -186,12 +186,9 @@ def sample(
 
 def _train_settings(preset: str, settings: Mapping[str, Any]) -> TrainConfig:
     from realdpo.config import build_settings
-    from realdpo.errors import UserError
-    from realdpo.train.config import PRESETS, TrainConfig
+    from realdpo.train.config import TrainConfig, preset_settings
 
-    if preset not in PRESETS:
-        raise UserError(f"no preset {preset!r}", f"presets: {', '.join(PRESETS)}")
-    return build_settings(TrainConfig, {**PRESETS[preset], **settings}, "train")
+    return build_settings(TrainConfig, {**preset_settings(preset), **settings}, "train")
 
 
 def system_text(what: str | Path | Run, workspace: Workspace) -> str:

@@ -113,9 +113,7 @@ def load_checkpoint(
     try:
         state = read_state(folder)
         weights = read_weights(model, spec, folder)
-        with torch.no_grad():
-            for name, parameter in trained_parameters(model):
-                parameter.copy_(_like(parameter, weights[name]))
+        _place(model, weights)
         parameters = dict(trained_parameters(model))
         with safe_open(folder / "optimizer.safetensors", framework="pt") as file:
             for key in file.keys():  # noqa: SIM118 - it is no dictionary
@@ -144,10 +142,7 @@ def begin_from(folder: Path, model: nn.Module, spec: Spec) -> None:
 
     Raises UserError when they are not there or are not of this policy.
     """
-    stored = read_start(model, spec, folder)
-    with torch.no_grad():
-        for name, parameter in trained_parameters(model):
-            parameter.copy_(_like(parameter, stored[name]))
+    _place(model, read_start(model, spec, folder))
 
 
 def policy_weights(folder: Path, model: nn.Module, spec: Spec) -> dict[str, Tensor]:
@@ -230,6 +225,13 @@ def _fill_moment(optimizer: Any, parameter: Tensor, kind: str, value: Tensor) ->
     else:  # torch counts its steps in a float tensor, bitsandbytes in an int
         entry = value if value.is_floating_point() else int(value)
     optimizer.state.setdefault(parameter, {})[kind] = entry
+
+
+@torch.no_grad()
+def _place(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Put whole weights, by name, into what is trained."""
+    for name, parameter in trained_parameters(model):
+        parameter.copy_(_like(parameter, weights[name]))
 
 
 def _like(tensor: Tensor, whole: Tensor) -> Tensor:

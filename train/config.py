@@ -266,6 +266,13 @@ def read_stored(values: Mapping[str, Any], where: str) -> TrainConfig:
     return build_settings(TrainConfig, kept, where)
 
 
+def preset_settings(name: str) -> Mapping[str, Any]:
+    """The settings of a preset. Raises UserError for a name that is none."""
+    if name not in PRESETS:
+        raise UserError(f"no preset {name!r}", f"presets: {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
 # What may differ when a run is resumed: how long it goes, what is watched and how memory is saved,
 # never what is learnt. Model and pairs a step are compared by what they are (see `identity`).
 FREE_ON_RESUME = frozenset(

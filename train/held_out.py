@@ -134,13 +134,14 @@ def summarise_held_out(now: Table, base: Table, config: TrainConfig) -> dict[str
         "winner_change_by_level": (now.win.mean(0) / base.win.mean(0) - 1).tolist(),
         "pairs": len(now.win),
     }
+    by_pair = lowered(now, base, config)
     if config.objective == "contrast":
-        result["contrast"] = float(lowered(now, base, config).mean())
+        result["contrast"] = float(by_pair.mean())
         result["contrast_base"] = float(base.win.mean())
         result["moved"] = float(now.moved.mean())
     if now.lose.shape[2]:
         result |= _against_losers(now, base, config.beta)
-    result["by_pair"] = lowered(now, base, config).tolist()
+    result["by_pair"] = by_pair.tolist()
     return result
 
 

@@ -60,16 +60,13 @@ def rounds(
     """
     with cli.guard_command(as_json):
         from realdpo.config import resolve_settings
-        from realdpo.errors import UserError
         from realdpo.families.load import device_names
         from realdpo.rounds import run_rounds
-        from realdpo.train.config import PRESETS, TrainConfig
+        from realdpo.train.config import TrainConfig, preset_settings
         from realdpo.workspace import Workspace
 
-        if preset not in PRESETS:
-            raise UserError(f"no preset {preset!r}", f"presets: {', '.join(PRESETS)}")
         settings = resolve_settings(
-            TrainConfig, section="train", base=PRESETS[preset], file=config, sets=sets or (),
+            TrainConfig, section="train", base=preset_settings(preset), file=config, sets=sets or (),
             flags={
                 "model": model, "task": task, "name": name, "steps": steps, "lr": lr, "seed": seed
             },

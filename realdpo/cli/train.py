@@ -86,18 +86,15 @@ def train(
         return
     with worker_process(), cli.guard_command(as_json), quiet_peer():
         from realdpo import config as configs
-        from realdpo.errors import UserError
-        from realdpo.train.config import PRESETS, TrainConfig
+        from realdpo.train.config import TrainConfig, preset_settings
         from realdpo.workspace import Workspace
 
-        if preset not in PRESETS:
-            raise UserError(f"no preset {preset!r}", f"presets: {', '.join(PRESETS)}")
         flags = {
             "model": model, "task": task, "objective": objective, "name": name, "steps": steps, "lr": lr,
             "beta": beta, "memory": memory, "reference_bank": reference_bank, "seed": seed,
         }  # fmt: skip
         settings = configs.resolve_settings(
-            TrainConfig, section="train", base=PRESETS[preset], file=config, sets=sets or (),
+            TrainConfig, section="train", base=preset_settings(preset), file=config, sets=sets or (),
             flags=flags,
         )  # fmt: skip
         place = Workspace(workspace)

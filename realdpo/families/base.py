@@ -174,6 +174,10 @@ class Family:
     """Whether its pipeline's call goes on from noised latents as given."""
     KEEPS_REGIONS: ClassVar[bool] = True
     """Whether its pipeline lets latents be put back between steps."""
+    BOTH_TASKS: ClassVar[bool] = False
+    """Whether one folder's weights do text-to-video and image-to-video."""
+    HOLDS_FIRST: ClassVar[bool] = False
+    """Whether image-to-video holds the first latent frame clean, with no loss on it."""
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
@@ -194,7 +198,7 @@ class Family:
 
     def tasks(self) -> tuple[str, ...]:
         """What the folder's weights can do; more than its own class says where one serves both."""
-        return (self.task,)
+        return ("t2v", "i2v") if self.BOTH_TASKS else (self.task,)
 
     def arguments(self, settings: Any) -> dict[str, Any]:
         """Of the pipeline's call, beyond prompt, size, frames, steps and generator."""
@@ -254,8 +258,11 @@ class Family:
         return latents
 
     def condition(self, vae: Any, image: Tensor, frames: int) -> dict[str, Tensor]:
-        """Inputs made of the first frame [1, 3, H, W] for a video of `frames` frames, [1, ...]."""
-        return {}
+        """Inputs made of the first frame [1, 3, H, W] for a video of `frames` frames, [1, ...].
+
+        Asked of image-to-video only: the frame's latent, unless the family takes it otherwise.
+        """
+        return {"first_latent": self.encode(vae, image.unsqueeze(2))}
 
     def condition_noise(self) -> tuple[float, float] | None:
         """(mean, std) of the log sigma with which the base saw its first frame noised, if so."""
@@ -263,7 +270,15 @@ class Family:
 
     def clean_frames(self) -> int:
         """Latent frames at the start that the model is given, so that no loss is taken on them."""
-        return 0
+        return int(self.HOLDS_FIRST and self.task == "i2v")
+
+    def hold_first(self, noisy: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        """`noisy` with the given first latent frame in its place, if the model is given one."""
+        import torch
+
+        if not self.clean_frames():
+            return noisy
+        return torch.cat([inputs["first_latent"].to(noisy.dtype), noisy[:, :, 1:]], dim=2)
 
     def forward(
         self, transformer: Any, noisy: Tensor, timestep: Tensor, inputs: Mapping[str, Tensor]

@@ -34,6 +34,8 @@ NEGATIVE = (
 class Cosmos25(Family):
     NAME = "cosmos2.5"
     TASKS: ClassVar = {"Cosmos2_5_PredictBasePipeline": "t2v"}
+    BOTH_TASKS = True
+    HOLDS_FIRST = True
     FEED_FORWARD = ("ff.net.0.proj", "ff.net.2")
     ORIGINAL = (
         (r"transformer_blocks\.(\d+)\.attn1\.to_([qkv])", r"blocks.\1.self_attn.\2_proj"),
@@ -60,9 +62,6 @@ class Cosmos25(Family):
             negative_prompt=NEGATIVE,
         )
 
-    def tasks(self) -> tuple[str, ...]:
-        return ("t2v", "i2v")
-
     @property
     def _spatial(self) -> int:
         return int(2 ** len(self.spec.get("vae", "temperal_downsample", (False, True, True))))
@@ -88,22 +87,15 @@ class Cosmos25(Family):
         values = (super().decode(vae, latents).float() / 2 + 0.5).clamp(0, 1)
         return (values * 255).floor() / 255 * 2 - 1
 
-    def condition(self, vae: Any, image: Tensor, frames: int) -> dict[str, Tensor]:
-        return {"first_latent": self.encode(vae, image.unsqueeze(2))}
-
-    def clean_frames(self) -> int:
-        return 1 if self.task == "i2v" else 0
-
     def forward(
         self, transformer: Any, noisy: Tensor, timestep: Tensor, inputs: Mapping[str, Tensor]
     ) -> Tensor:
-        import torch
 
         batch, _, frames, height, width = noisy.shape
         level = (timestep.float() / 1000).view(-1, 1, 1, 1, 1).repeat(1, 1, frames, 1, 1)
         mask = noisy.new_zeros(batch, 1, frames, height, width)
+        noisy = self.hold_first(noisy, inputs)
         if self.clean_frames():
-            noisy = torch.cat([inputs["first_latent"].to(noisy.dtype), noisy[:, :, 1:]], dim=2)
             mask[:, :, 0] = 1
             level[:, :, 0] = GIVEN
         return transformer(

@@ -111,9 +111,6 @@ class Hunyuan(Family):
             return latents
         return torch.cat([latents[:, :, :1], latents], dim=2)  # what is cut off, see `arguments`
 
-    def condition(self, vae: Any, image: Tensor, frames: int) -> dict[str, Tensor]:
-        return {"first_latent": self.encode(vae, image.unsqueeze(2))}
-
     def clean_frames(self) -> int:
         return 1 if self._kind == "token_replace" else 0
 
@@ -122,9 +119,8 @@ class Hunyuan(Family):
     ) -> Tensor:
         import torch
 
-        if self._kind == "token_replace":
-            noisy = torch.cat([inputs["first_latent"].to(noisy.dtype), noisy[:, :, 1:]], dim=2)
-        elif self._kind == "latent_concat":
+        noisy = self.hold_first(noisy, inputs)
+        if self._kind == "latent_concat":
             held = torch.zeros_like(noisy)
             held[:, :, :1] = inputs["first_latent"]
             mask = noisy.new_zeros(len(noisy), 1, *noisy.shape[2:])

@@ -22,6 +22,63 @@ _REFINER_NAME = r"txt_in.individual_token_refiner.blocks.\1."
 TOKENS, GLYPHS = 1000, 256  # the pipeline's `tokenizer_max_length` and `tokenizer_2_max_length`
 PICTURE_TOKENS = 729  # `vision_num_semantic_tokens` of the pipeline
 
+# Linear layers: diffusers' name; the authors', as diffusers' scripts/convert_hunyuan_video1_5_to_diffusers.py
+# maps it; ComfyUI's, which fuses q, k and v (musubi-tuner's convert_hunyuan_video_1_5_lora_to_comfy.py).
+_NAMES = (
+    (
+        r"transformer_blocks\.(\d+)\.attn\.to_([qkv])",
+        r"double_blocks.\1.img_attn_\2",
+        r"double_blocks.\1.img_attn.qkv#\2",
+    ),
+    (
+        r"transformer_blocks\.(\d+)\.attn\.add_([qkv])_proj",
+        r"double_blocks.\1.txt_attn_\2",
+        r"double_blocks.\1.txt_attn.qkv#\2",
+    ),
+    (
+        r"transformer_blocks\.(\d+)\.attn\.to_out\.0",
+        r"double_blocks.\1.img_attn_proj",
+        r"double_blocks.\1.img_attn.proj",
+    ),
+    (
+        r"transformer_blocks\.(\d+)\.attn\.to_add_out",
+        r"double_blocks.\1.txt_attn_proj",
+        r"double_blocks.\1.txt_attn.proj",
+    ),
+    (
+        r"transformer_blocks\.(\d+)\.ff\.net\.0\.proj",
+        r"double_blocks.\1.img_mlp.fc1",
+        r"double_blocks.\1.img_mlp.0",
+    ),
+    (
+        r"transformer_blocks\.(\d+)\.ff\.net\.2",
+        r"double_blocks.\1.img_mlp.fc2",
+        r"double_blocks.\1.img_mlp.2",
+    ),
+    (
+        r"transformer_blocks\.(\d+)\.ff_context\.net\.0\.proj",
+        r"double_blocks.\1.txt_mlp.fc1",
+        r"double_blocks.\1.txt_mlp.0",
+    ),
+    (
+        r"transformer_blocks\.(\d+)\.ff_context\.net\.2",
+        r"double_blocks.\1.txt_mlp.fc2",
+        r"double_blocks.\1.txt_mlp.2",
+    ),
+    (
+        _REFINER + r"attn\.to_([qkv])",
+        _REFINER_NAME + r"self_attn_qkv#\2",
+        _REFINER_NAME + r"self_attn.qkv#\2",
+    ),
+    (
+        _REFINER + r"attn\.to_out\.0",
+        _REFINER_NAME + "self_attn_proj",
+        _REFINER_NAME + "self_attn.proj",
+    ),
+    (_REFINER + r"ff\.net\.0\.proj", _REFINER_NAME + "mlp.fc1", _REFINER_NAME + "mlp.0"),
+    (_REFINER + r"ff\.net\.2", _REFINER_NAME + "mlp.fc2", _REFINER_NAME + "mlp.2"),
+)
+
 
 class Hunyuan15(Family):
     NAME = "hunyuan15"
@@ -30,37 +87,8 @@ class Hunyuan15(Family):
         "HunyuanVideo15ImageToVideoPipeline": "i2v",
     }
     KEEPS_REGIONS = False
-    # as diffusers' scripts/convert_hunyuan_video1_5_to_diffusers.py maps them
-    ORIGINAL = (
-        (r"transformer_blocks\.(\d+)\.attn\.to_([qkv])", r"double_blocks.\1.img_attn_\2"),
-        (r"transformer_blocks\.(\d+)\.attn\.add_([qkv])_proj", r"double_blocks.\1.txt_attn_\2"),
-        (r"transformer_blocks\.(\d+)\.attn\.to_out\.0", r"double_blocks.\1.img_attn_proj"),
-        (r"transformer_blocks\.(\d+)\.attn\.to_add_out", r"double_blocks.\1.txt_attn_proj"),
-        (r"transformer_blocks\.(\d+)\.ff\.net\.0\.proj", r"double_blocks.\1.img_mlp.fc1"),
-        (r"transformer_blocks\.(\d+)\.ff\.net\.2", r"double_blocks.\1.img_mlp.fc2"),
-        (r"transformer_blocks\.(\d+)\.ff_context\.net\.0\.proj", r"double_blocks.\1.txt_mlp.fc1"),
-        (r"transformer_blocks\.(\d+)\.ff_context\.net\.2", r"double_blocks.\1.txt_mlp.fc2"),
-        (_REFINER + r"attn\.to_([qkv])", _REFINER_NAME + r"self_attn_qkv#\2"),
-        (_REFINER + r"attn\.to_out\.0", _REFINER_NAME + "self_attn_proj"),
-        (_REFINER + r"ff\.net\.0\.proj", _REFINER_NAME + "mlp.fc1"),
-        (_REFINER + r"ff\.net\.2", _REFINER_NAME + "mlp.fc2"),
-    )
-
-    # ComfyUI fuses q, k and v (musubi-tuner's convert_hunyuan_video_1_5_lora_to_comfy.py)
-    COMFY = (
-        (r"transformer_blocks\.(\d+)\.attn\.to_([qkv])", r"double_blocks.\1.img_attn.qkv#\2"),
-        (r"transformer_blocks\.(\d+)\.attn\.add_([qkv])_proj", r"double_blocks.\1.txt_attn.qkv#\2"),
-        (r"transformer_blocks\.(\d+)\.attn\.to_out\.0", r"double_blocks.\1.img_attn.proj"),
-        (r"transformer_blocks\.(\d+)\.attn\.to_add_out", r"double_blocks.\1.txt_attn.proj"),
-        (r"transformer_blocks\.(\d+)\.ff\.net\.0\.proj", r"double_blocks.\1.img_mlp.0"),
-        (r"transformer_blocks\.(\d+)\.ff\.net\.2", r"double_blocks.\1.img_mlp.2"),
-        (r"transformer_blocks\.(\d+)\.ff_context\.net\.0\.proj", r"double_blocks.\1.txt_mlp.0"),
-        (r"transformer_blocks\.(\d+)\.ff_context\.net\.2", r"double_blocks.\1.txt_mlp.2"),
-        (_REFINER + r"attn\.to_([qkv])", _REFINER_NAME + r"self_attn.qkv#\2"),
-        (_REFINER + r"attn\.to_out\.0", _REFINER_NAME + "self_attn.proj"),
-        (_REFINER + r"ff\.net\.0\.proj", _REFINER_NAME + "mlp.0"),
-        (_REFINER + r"ff\.net\.2", _REFINER_NAME + "mlp.2"),
-    )
+    ORIGINAL = tuple((ours, authors) for ours, authors, _ in _NAMES)
+    COMFY = tuple((ours, comfy) for ours, _, comfy in _NAMES)
 
     @cached_property
     def traits(self) -> Traits:
@@ -124,9 +152,6 @@ class Hunyuan15(Family):
             shown = pipe.encode_image(to_pil(image), 1, pipe._execution_device, text.dtype)
             made["image_embeds"] = shown[0]
         return made
-
-    def condition(self, vae: Any, image: Tensor, frames: int) -> dict[str, Tensor]:
-        return {"first_latent": self.encode(vae, image.unsqueeze(2))}
 
     def forward(
         self, transformer: Any, noisy: Tensor, timestep: Tensor, inputs: Mapping[str, Tensor]

@@ -29,6 +29,7 @@ NEGATIVE = (
 class Kandinsky5(Family):
     NAME = "kandinsky5"
     TASKS: ClassVar = {"Kandinsky5T2VPipeline": "t2v", "Kandinsky5I2VPipeline": "i2v"}
+    HOLDS_FIRST = True
     TARGETS = (
         *("to_query", "to_key", "to_value"),
         *("self_attention.out_layer", "cross_attention.out_layer"),
@@ -99,12 +100,6 @@ class Kandinsky5(Family):
     def pack(self, pipe: Any, latents: Tensor) -> Tensor:
         return self._beside(latents)
 
-    def condition(self, vae: Any, image: Tensor, frames: int) -> dict[str, Tensor]:
-        return {"first_latent": self.encode(vae, image.unsqueeze(2))}
-
-    def clean_frames(self) -> int:
-        return 1 if self.task == "i2v" else 0
-
     def _beside(self, latents: Tensor) -> Tensor:
         """Latents channels last, with the zeros and the mask that the transformer has beside them."""
         import torch
@@ -122,8 +117,7 @@ class Kandinsky5(Family):
         import torch
         from diffusers import Kandinsky5T2VPipeline
 
-        if self.clean_frames():
-            noisy = torch.cat([inputs["first_latent"].to(noisy.dtype), noisy[:, :, 1:]], dim=2)
+        noisy = self.hold_first(noisy, inputs)
         size = noisy.shape[2:]
         sides = [torch.arange(length, device=noisy.device) for length in size]
         prediction = transformer(

@@ -26,6 +26,8 @@ class LTX(Family):
     NAME = "ltx"
     TOKENS: ClassVar[int] = 128
     TASKS: ClassVar = {"LTXPipeline": "t2v", "LTXImageToVideoPipeline": "i2v"}
+    BOTH_TASKS = True
+    HOLDS_FIRST = True
 
     # the authors' names are diffusers' own here
     ORIGINAL: ClassVar[tuple[tuple[str, str], ...]] = (
@@ -49,9 +51,6 @@ class LTX(Family):
             guidance=3.0,
             negative_prompt=NEGATIVE,
         )
-
-    def tasks(self) -> tuple[str, ...]:
-        return ("t2v", "i2v")
 
     @property
     def _ratios(self) -> tuple[int, int]:
@@ -113,22 +112,15 @@ class LTX(Family):
     def pack(self, pipe: Any, latents: Tensor) -> Tensor:
         return pipe._pack_latents(latents, *self._patches)
 
-    def condition(self, vae: Any, image: Tensor, frames: int) -> dict[str, Tensor]:
-        return {"first_latent": self.encode(vae, image.unsqueeze(2))}
-
-    def clean_frames(self) -> int:
-        return 1 if self.task == "i2v" else 0
-
     def forward(
         self, transformer: Any, noisy: Tensor, timestep: Tensor, inputs: Mapping[str, Tensor]
     ) -> Tensor:
-        import torch
         from diffusers import LTXPipeline
 
         frames, height, width = noisy.shape[2:]
         pack, unpack = LTXPipeline._pack_latents, LTXPipeline._unpack_latents
-        if self.task == "i2v":
-            noisy = torch.cat([inputs["first_latent"].to(noisy.dtype), noisy[:, :, 1:]], dim=2)
+        noisy = self.hold_first(noisy, inputs)
+        if self.clean_frames():
             given = noisy.new_zeros(1, 1, frames, height, width, dtype=timestep.dtype)
             given[:, :, 0] = 1
             timestep = timestep.unsqueeze(1) * (1 - pack(given, *self._patches)[..., 0])

@@ -97,13 +97,12 @@ class LTX2(LTX):
     def forward(
         self, transformer: Any, noisy: Tensor, timestep: Tensor, inputs: Mapping[str, Tensor]
     ) -> Tensor:
-        import torch
         from diffusers import LTX2Pipeline
 
         size, patches, config = noisy.shape[2:], self._patches, self.spec.transformer
         pack, clock = LTX2Pipeline._pack_latents, timestep
-        if self.task == "i2v":
-            noisy = torch.cat([inputs["first_latent"].to(noisy.dtype), noisy[:, :, 1:]], dim=2)
+        noisy = self.hold_first(noisy, inputs)
+        if self.clean_frames():
             given = noisy.new_zeros(1, 1, *size, dtype=timestep.dtype)
             given[:, :, 0] = 1
             clock = timestep.unsqueeze(1) * (1 - pack(given, *patches)[..., 0])

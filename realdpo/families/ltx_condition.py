@@ -51,8 +51,8 @@ class LTXCondition(LTX):
         ).float()  # fmt: skip
         coords[:, 0] = coords[:, 0] * (1.0 / inputs["fps"].float()).view(-1, 1)
         clock = timestep.unsqueeze(-1).float()
-        if self.task == "i2v":
-            noisy = torch.cat([inputs["first_latent"].to(noisy.dtype), noisy[:, :, 1:]], dim=2)
+        noisy = self.hold_first(noisy, inputs)
+        if self.clean_frames():
             clock = torch.where(frame == 0, 0.0, clock)
         prediction = transformer(
             hidden_states=LTXConditionPipeline._pack_latents(noisy, *patches),

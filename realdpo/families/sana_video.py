@@ -30,6 +30,8 @@ NEGATIVE = (
 class SanaVideo(Family):
     NAME = "sana-video"
     TASKS: ClassVar = {"SanaVideoPipeline": "t2v", "SanaImageToVideoPipeline": "i2v"}
+    BOTH_TASKS = True
+    HOLDS_FIRST = True
     FEED_FORWARD = ("conv_inverted", "conv_point")
     FLOAT32_PARTS = ("vae",)  # diffusers' page of the pipeline
 
@@ -51,9 +53,6 @@ class SanaVideo(Family):
             guidance=6.0,
             negative_prompt=NEGATIVE,
         )
-
-    def tasks(self) -> tuple[str, ...]:
-        return ("t2v", "i2v")
 
     @property
     def _ratios(self) -> tuple[int, int]:
@@ -100,19 +99,12 @@ class SanaVideo(Family):
             denormalise_latents(latents.float(), *_statistics(vae)).to(vae.dtype)
         ).sample
 
-    def condition(self, vae: Any, image: Tensor, frames: int) -> dict[str, Tensor]:
-        return {"first_latent": self.encode(vae, image.unsqueeze(2))}
-
-    def clean_frames(self) -> int:
-        return 1 if self.task == "i2v" else 0
-
     def forward(
         self, transformer: Any, noisy: Tensor, timestep: Tensor, inputs: Mapping[str, Tensor]
     ) -> Tensor:
-        import torch
 
+        noisy = self.hold_first(noisy, inputs)
         if self.clean_frames():
-            noisy = torch.cat([inputs["first_latent"].to(noisy.dtype), noisy[:, :, 1:]], dim=2)
             grid = [n // patch for n, patch in zip(noisy.shape[2:], self._patches, strict=True)]
             free = timestep.new_ones(1, 1, *grid)
             free[:, :, 0] = 0

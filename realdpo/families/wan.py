@@ -116,9 +116,9 @@ class Wan(Family):
     def condition(self, vae: Any, image: Tensor, frames: int) -> dict[str, Tensor]:
         import torch
 
-        first = image.unsqueeze(2)
         if self.clean_frames():
-            return {"first_latent": self.encode(vae, first)}
+            return super().condition(vae, image, frames)
+        first = image.unsqueeze(2)
         rest = first.new_zeros(*first.shape[:2], frames - 1, *first.shape[3:])
         latents = self.encode(vae, torch.cat([first, rest], dim=2))
         # One mask channel for each frame of a latent frame: the picture counts as a whole one.
@@ -135,9 +135,8 @@ class Wan(Family):
         import torch
 
         image = inputs.get("image_embeds")
-        if self.clean_frames():
-            noisy = torch.cat([inputs["first_latent"].to(noisy.dtype), noisy[:, :, 1:]], dim=2)
-        elif self.task == "i2v":
+        noisy = self.hold_first(noisy, inputs)
+        if self.task == "i2v" and not self._per_token:
             noisy = torch.cat([noisy, inputs["condition"].to(noisy.dtype)], dim=1)
         if self._per_token:
             timestep = self._expanded(noisy, timestep)
