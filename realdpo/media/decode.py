@@ -105,6 +105,9 @@ def decode_frames(
         seek = None  # this container's index is wrong: go through it from its beginning
 
 
+frames = decode_frames  # the name until 0.2, by which scripts outside call it
+
+
 def read_clip(source: Source) -> tuple[npt.NDArray[np.uint8], Fraction]:
     """A short clip wholly in memory: uint8 [F, H, W, 3] and its frames per second.
 

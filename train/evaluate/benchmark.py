@@ -55,6 +55,9 @@ def read_benchmark(folder: Path, aspect: float = 1.5) -> list[Item]:
     return _unshared(_read(folder, aspect))
 
 
+read = read_benchmark  # the name until 0.2, by which scripts outside call it
+
+
 def _read(folder: Path, aspect: float) -> list[Item]:
     if (folder / "images.txt").is_file():
         return _realaction(folder)
