@@ -34,6 +34,7 @@ from realdpo.families import weights as adapters
 from realdpo.families.guide import guide_by_base
 from realdpo.files import atomic_path, write_text
 from realdpo.ids import content_id
+from realdpo.regions import Region
 from realdpo.train import noise, objective, setup, step
 from realdpo.train.config import PRESETS, TrainConfig
 from realdpo.train.draws import Batch
@@ -44,6 +45,7 @@ from realdpo.train.reference import Reference
 VERSION = 1
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+HELD = 5  # true frames of nine that a continuation is given
 FEED_FORWARD = ("net.0.proj", "net.2")
 
 
@@ -100,6 +102,7 @@ class Arm:
     layers: tuple[str, ...] = ATTENTION
     changes: Mapping[str, Any] = field(default_factory=dict)
     loss: str = ""
+    winner: str = "real"
     of: str = ""
     follow: bool = False
     guide: float = 0.0
@@ -114,7 +117,9 @@ class Arm:
         """Of one clip, a step."""
         if self.loss:
             return losses.FORWARDS[self.loss]
-        return {"sft": 3, "contrast": 4, "dpo": 16}[self.objective]
+        if self.objective == "dpo":  # winner and losers, of reference and policy
+            return 4 * (1 + self.changes.get("losers", 3))
+        return {"sft": 3, "contrast": 4}[self.objective]
 
 
 def sampled(name: str, note: str, of: str, guide: float = 0.0, scale: float = 1.0) -> Arm:
@@ -157,6 +162,9 @@ def arms() -> list[Arm]:
         Arm("contrast-sigmoid", "contrast's pair under the logistic loss", loss="sigmoid"),
         Arm("contrast-trusted", "contrast, and DiffusionNFT's negative branch on own samples",
             steps=300, loss="trusted"),
+        Arm("continuation", "DPO of the base's continuation of five true frames against that of one",
+            "dpo", 300, 1e-4, changes={**paper, "sft_weight": 0.0, "losers": 1},
+            winner="continued"),
         Arm("sft-contrast", "contrast from sft, reference the base", of="sft"),
         Arm("round-2", "contrast again from contrast, reference the base", of="contrast"),
         Arm("round-2-follow", "the same, reference the first round", of="contrast", follow=True),
@@ -165,15 +173,31 @@ def arms() -> list[Arm]:
 
 
 def sweep() -> list[Arm]:
-    """Plain fine-tuning at several rates and lengths, to be judged on prompts for choosing."""
-    return [
+    """Settings of every objective, to be judged on prompts for choosing."""
+    sft = [
         Arm(f"sft-{steps}-{lr:g}", f"sft, {steps} steps at {lr:g}", "sft", steps, lr)
         for steps in (400, 800)
-        for lr in (1e-4, 3e-4, 1e-3)
+        for lr in (1e-4, 3e-4, 1e-3, 2e-3)
     ]
+    contrast = [
+        Arm(f"contrast-{lr:g}-{gamma:g}", f"contrast at {lr:g}, gamma {gamma:g}", lr=lr,
+            changes={"gamma": gamma})
+        for lr, gamma in ((3e-4, 0.75), (3e-4, 0.85), (6e-4, 0.75), (1e-3, 0.75), (1e-3, 0.5))
+    ]  # fmt: skip
+    others = [
+        dataclasses.replace(arm, name=f"{arm.name}-{lr:g}", note=f"{arm.note}; at {lr:g}", lr=lr)
+        for arm in arms()
+        if arm.name in ("spin", "ddo", "continuation", "contrast-smooth", "contrast-sigmoid",
+                        "contrast-trusted")
+        for lr in (1e-4, 3e-4, 1e-3)
+    ]  # fmt: skip
+    return [*sft, *contrast, *others]
 
 
 CORE = ("sft", "contrast", "sft-guided")  # on a second base, and in a second world
+
+
+MADE = Region((HELD / figures.FRAMES, 1.0), (0.0, 1.0), (0.0, 1.0))
 
 
 def settings_of(arm: Arm, plan: Plan) -> TrainConfig:
@@ -225,9 +249,11 @@ def train_arm(
             torch.rand(len(index), generator=grain), config.timesteps, config.t_low, config.t_high
         )
         lose = clean[:, None, :0] if losers is None else losers[index][:, : config.losers]
+        # Both sides were given the same frames or true ones: what was made by both is compared.
+        regions = (MADE,) * len(index) if arm.winner == "continued" else ()
         batch = Batch(
             clean, lose, torch.randn(clean.shape, generator=grain), u,
-            inputs_of(clean, [captions[i] for i in index], texts),
+            inputs_of(clean, [captions[i] for i in index], texts), regions=regions,
         ).to(small_model.device())  # fmt: skip
         optimizer.zero_grad()
         if arm.loss:
@@ -341,6 +367,15 @@ class Bench:
         self.test += figures.make_clips(
             seed + 1, plan.prompts_held_out, world.held_out, make=make
         )  # fmt: skip
+        # The same but for the tempo, which neither prompt nor first frame tells: what a model that
+        # makes no mistake at all would be measured at.
+        tempo = np.random.default_rng(seed + 2)
+        self.other_tempo = figures.make_clips(
+            seed, plan.prompts_seen, world.seen, make=make, tempo=tempo
+        )
+        self.other_tempo += figures.make_clips(
+            seed + 1, plan.prompts_held_out, world.held_out, make=make, tempo=tempo
+        )
 
     def say(self, text: str) -> None:
         progress.say(f"[{time.monotonic() - self.began:5.0f} s] {text}")
@@ -370,6 +405,13 @@ class Bench:
             with atomic_path(self.losers_file) as temporary:
                 save_file({"latents": torch.stack(made, 1)}, temporary)
         return load_file(self.losers_file)["latents"]
+
+    def continued(self) -> Tensor:
+        """The base's continuation of the first HELD frames of every true clip, as `win`."""
+        inputs = inputs_of(self.win, self.captions, self.texts)
+        held = self.win[:, :HELD]
+        made = sample(self.model(), inputs, 200, self.plan.sampling_steps, held=held)
+        return self.code.encode(self.code.decode(made))
 
     def file(self, arm: Arm | None, seed: int) -> Path:
         """Where a unit's numbers are; its weights, and its videos of seed 0, lie beside them."""
@@ -419,8 +461,9 @@ class Bench:
             return []
         losers = self.losers() if arm.needs_losers else None
         reference = {} if arm.follow else base
+        win = self.continued() if arm.winner == "continued" else self.win
         lines = train_arm(
-            self.plan, arm, seed, model, self.win, losers, self.captions, self.texts, reference
+            self.plan, arm, seed, model, win, losers, self.captions, self.texts, reference
         )
         trained = {n: p.detach().cpu() for n, p in model.named_parameters() if p.requires_grad}
         with atomic_path(self.file(arm, seed).with_suffix(".safetensors")) as temporary:

@@ -2,7 +2,7 @@
 
     python benchmarks/miniature.py --out miniature            all arms, a second base, a second world
     python benchmarks/miniature.py --out miniature --quick    the way, too short for verdicts
-    python benchmarks/miniature.py --out sweep --sweep        SFT's rate and length, on other prompts
+    python benchmarks/miniature.py --out sweep --sweep        settings of the objectives, on other prompts
     python benchmarks/miniature.py --out large --scale large  about 100 million parameters; for a GPU
 
 A small CogVideoX image-to-video transformer is trained on drawn figures whose motion is mostly
@@ -37,7 +37,7 @@ import torch
 from arms import METRICS, Arm, Bench, Plan
 from markupsafe import Markup
 
-from realdpo import report
+from realdpo import progress, report
 from realdpo.files import write_text
 from realdpo.media.encode import encode_video
 from realdpo.train.evaluate import statistics
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("miniature"))
     parser.add_argument("--quick", action="store_true", help="a few minutes; plumbing, no verdicts")
     parser.add_argument("--scale", choices=("small", "large"), default="small")
-    parser.add_argument("--sweep", action="store_true", help="settings of SFT on other prompts")
+    parser.add_argument("--sweep", action="store_true", help="settings on other prompts")
     parser.add_argument("--arms", help="only these, separated by commas")
     parser.add_argument(
         "--bases", default="figures:0,figures:1,machines:0", metavar="WORLD:SEED,...",
@@ -62,6 +62,7 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args()
+    progress.speak_on_stderr()
     began = time.monotonic()
     plan = arms.QUICK if given.quick else arms.LARGE if given.scale == "large" else Plan()
     plan = changed(plan, given.set)
@@ -141,6 +142,7 @@ _bench: Bench  # of a worker process
 def _begin(out: Path, plan: Plan) -> None:
     global _bench
     torch.set_num_threads(1)
+    progress.speak_on_stderr()
     _bench = Bench(out, plan)
 
 
@@ -163,7 +165,11 @@ def analyse(bench: Bench, results: Mapping[str, list[dict[str, Any]]]) -> dict[s
     groups = {"seen": slice(0, n), "held-out": slice(n, None)}
     summary: dict[str, Any] = {"plan": dataclasses.asdict(bench.plan), "means": {}, "against": {}}
     truth = [arms.measure(clip.frames, clip, bench.classifier, bench.world) for clip in bench.test]
-    everything = {"true clips": [{"rows": truth}], **results}
+    ideal = [
+        arms.measure(other.frames, clip, bench.classifier, bench.world)
+        for other, clip in zip(bench.other_tempo, bench.test, strict=True)
+    ]
+    everything = {"true clips": [{"rows": truth}], "other tempo": [{"rows": ideal}], **results}
     for name, units in everything.items():
         summary["means"][name] = {
             group: {m.name: _mean(values_of(units, m.name)[part]) for m in METRICS}
@@ -195,6 +201,7 @@ def analyse(bench: Bench, results: Mapping[str, list[dict[str, Any]]]) -> dict[s
                     for m, c in zip(METRICS, compared, strict=True)
                 }
         summary["against"][other] = table
+    summary["left"] = _left(bench, results, groups)
     last = {k: [u["lines"][-10:] for u in v if u["lines"]] for k, v in results.items()}
     summary["training"] = {
         name: {
@@ -209,6 +216,25 @@ def analyse(bench: Bench, results: Mapping[str, list[dict[str, Any]]]) -> dict[s
         name: float(np.mean([u["train_seconds"] for u in units])) for name, units in results.items()
     }
     return summary
+
+
+def _left(
+    bench: Bench, results: Mapping[str, Any], groups: Mapping[str, slice]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Squared distance to the truth by temporal frequency, of the videos of training seed 0."""
+    videos = {name: np.load(bench.units / f"{name}-0.npy") for name in results}
+    videos = {"other tempo": np.stack([clip.frames for clip in bench.other_tempo]), **videos}
+    left: dict[str, dict[str, dict[str, float]]] = {}
+    for name, made in videos.items():
+        rows = [
+            figures.error_by_frequency(figures.read_joints(frames), clip.joints)
+            for frames, clip in zip(made, bench.test, strict=True)
+        ]
+        left[name] = {
+            group: {band: _mean(np.array([row[band] for row in rows[part]])) for band in rows[0]}
+            for group, part in groups.items()
+        }
+    return left
 
 
 def _mean(values: np.ndarray) -> float:
@@ -233,6 +259,16 @@ def markdown(summary: Mapping[str, Any], notes: Mapping[str, str]) -> str:
             *("| " + " | ".join(row.values()) + " |" for row in rows),
             "",
         ]
+    for group, words in GROUPS.items():
+        table = _left_rows(summary, group)
+        lines += [
+            f"{words}, squared distance to the truth in px² by temporal frequency, training seed 0:",
+            "",
+            "| " + " | ".join(table[0]) + " |",
+            "|---" * len(table[0]) + "|",
+            *("| " + " | ".join(row.values()) + " |" for row in table),
+            "",
+        ]
     lines += [f"- {name}: {note}" for name, note in notes.items()]
     return "\n".join(lines) + "\n"
 
@@ -252,6 +288,13 @@ def compared(summary: Mapping[str, Any], group: str, other: str) -> list[dict[st
             row[f"{m.name} {_ARROWS[m.direction]}".strip()] = text
         rows.append(row)
     return rows
+
+
+def _left_rows(summary: Mapping[str, Any], group: str) -> list[dict[str, str]]:
+    return [
+        {"arm": name, **{band: f"{value:.3g}" for band, value in bands[group].items()}}
+        for name, bands in summary["left"].items()
+    ]
 
 
 GROUPS = {"seen": "Actions among the clips", "held-out": "Actions held out"}
@@ -282,6 +325,13 @@ def page(parts: Sequence[tuple[str, Bench, Mapping[str, Any], Mapping[str, Any]]
                     report.render_table(compared(summary, group, other)),
                 )
                 for other in summary["against"]
+                for group, words in GROUPS.items()
+            ),
+            *(
+                report.Section(
+                    f"{title}: {words}, squared distance to the truth by temporal frequency, px²",
+                    report.render_table(_left_rows(summary, group)),
+                )
                 for group, words in GROUPS.items()
             ),
             report.Section(f"{title}: training, last ten steps", report.render_table(training)),

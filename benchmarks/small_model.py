@@ -145,9 +145,12 @@ def inputs_of(
 @torch.no_grad()
 def sample(
     model: Any, inputs: Mapping[str, Tensor], seed: int, steps: int,
-    start: Tensor | None = None, strength: float = 1.0,
+    start: Tensor | None = None, strength: float = 1.0, held: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Latents [B, F, C, GRID, GRID]. With `start`, those noised to `strength` and denoised.
+
+    held: the first frames of every sample, [B, K, C, GRID, GRID], kept: before every step they are
+    put back at its noise level, so that the model continues them (RePaint, arXiv 2201.09865).
 
     Sample k's noise depends on the seed and k alone, so every model gets the same.
     """
@@ -169,9 +172,15 @@ def sample(
         x = grain[low : low + 16].to(where)
         if start is not None:
             x = process.add_noise(start[low : low + 16].to(where), x, timesteps[:1].repeat(len(x)))
+        kept = None if held is None else held[low : low + 16].to(where)
         for t in timesteps:
+            if kept is not None:
+                own = grain[low : low + 16, : kept.shape[1]].to(where)
+                x[:, : kept.shape[1]] = process.add_noise(kept, own, t.repeat(len(x)))
             v = task.family.forward(model, x, t.to(where).repeat(len(x)), dict(part))
             x = process.step(v, int(t), x, return_dict=False)[0]
+        if kept is not None:
+            x[:, : kept.shape[1]] = kept
         made.append(x.cpu())
     return torch.cat(made)
 

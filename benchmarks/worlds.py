@@ -7,7 +7,7 @@ ground, under a camera that moves. What holds in one of them only is said to.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import cv2
@@ -23,7 +23,7 @@ class World:
     captions: Mapping[str, str]
     held_out: tuple[str, ...]
     bones: tuple[tuple[int, int], ...]
-    make_clip: Callable[[np.random.Generator, str, str | None], Clip]
+    make_clip: figures.Maker
 
     @property
     def actions(self) -> tuple[str, ...]:
@@ -139,9 +139,12 @@ def draw_machine(rng: np.random.Generator, pixels: np.ndarray, shift: np.ndarray
     return np.stack(frames)
 
 
-def make_machine(rng: np.random.Generator, action: str, damage: str | None = None) -> Clip:
+def make_machine(
+    rng: np.random.Generator, action: str, damage: str | None = None,
+    tempo: np.random.Generator | None = None,
+) -> Clip:  # fmt: skip
     """One clip; the camera's way is drawn with it and is damaged with nothing."""
-    cycles = rng.uniform(0.9, 1.3)
+    cycles = figures.draw_tempo(rng, tempo)
     m = machine_motion(action, rng.uniform(0, 0.3) + cycles * np.arange(FRAMES) / FRAMES)
     bones = np.array([0.17, 0.16, 0.17, 0.16, 0.17]) * rng.uniform(0.9, 1.1, 5)
     m, lengths = figures.damaged(rng, m, np.repeat(bones[None], FRAMES, axis=0), damage)

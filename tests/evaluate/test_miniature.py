@@ -74,6 +74,33 @@ def test_the_first_frame_is_never_damaged(figures):
         assert not (np.array_equal(changed, m) and np.array_equal(bones, lengths))
 
 
+def test_another_tempo_changes_the_motion_and_not_the_first_frame(figures, world):
+    """What a model without a mistake is measured at: it cannot know the tempo."""
+    same = figures.make_clips(5, 6, world.seen, make=world.make_clip)
+    other = figures.make_clips(
+        5, 6, world.seen, make=world.make_clip, tempo=np.random.default_rng(0)
+    )
+    for a, b in zip(same, other, strict=True):
+        np.testing.assert_array_equal(a.frames[0], b.frames[0])
+        assert not np.array_equal(a.frames[-1], b.frames[-1])
+
+
+def test_errors_by_frequency_add_up_to_the_squared_distance(figures):
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(figures.FRAMES, 8, 2))
+    off = rng.normal(size=truth.shape)
+    parts = figures.error_by_frequency(truth + off, truth)
+    assert sum(parts.values()) == pytest.approx(np.square(off).sum(-1).mean())
+    shift = figures.error_by_frequency(truth + np.array([3.0, 4.0]), truth)
+    assert (shift["place"], shift["fast"]) == (pytest.approx(25), pytest.approx(0, abs=1e-12))
+    trembling = (-1.0) ** np.arange(figures.FRAMES)[:, None, None]
+    shares = figures.error_by_frequency(truth + trembling, truth)
+    assert shares["fast"] > 0.9 * sum(shares.values())
+    lost = truth.copy()
+    lost[0] = np.nan
+    assert all(np.isnan(v) for v in figures.error_by_frequency(lost, truth).values())
+
+
 def test_the_code_of_blocks_keeps_the_joints_where_they_are(figures):
     import small_model
 
@@ -100,6 +127,9 @@ def test_every_model_samples_from_the_same_noise(figures):
     one = small_model.sample(model, {k: v[:1] for k, v in inputs.items()}, 5, 2)
     assert torch.allclose(three[:1], one, atol=1e-5)
     assert not torch.allclose(three[:1], small_model.sample(model, inputs, 6, 2)[:1], atol=1e-2)
+    held = small_model.sample(model, inputs, 5, 2, held=latents[:, :5])
+    assert torch.equal(held[:, :5], latents[:, :5])
+    assert not torch.allclose(held[:, 5:], three[:, 5:], atol=1e-3)
     # A clip that is hardly noised comes back; one from noise alone does not depend on it.
     near = small_model.sample(model, inputs, 5, 10, latents, strength=0.1)
     assert (near - latents).std() < 0.7 * (three - latents).std()
@@ -126,6 +156,7 @@ def test_arms_are_the_products_settings_and_cost_what_they_say(figures):
         == costs["spin"]
         == costs["contrast-trusted"]
         == costs["contrast-smooth"]
+        == costs["continuation"]
         == 2400
     )
     assert costs["sft-long"] == 4800
@@ -204,18 +235,26 @@ def test_the_whole_experiment_in_a_nutshell_goes_on_where_it_stopped(
         "pairs": 10, "length": 0.004, "batch": 2, "seeds": 1, "prompts_seen": 4,
         "prompts_held_out": 2, "sampling_steps": 2,
     }  # fmt: skip
-    chosen = "sft,contrast,sft-guided,sft-scaled,lora-contrast,paper,round-2"
+    chosen = "sft,contrast,sft-guided,sft-scaled,lora-contrast,paper,continuation,round-2"
     arguments = ["miniature", "--out", str(tmp_path), "--scale", "large", "--workers", "1"]
     arguments += ["--bases", "figures:0,machines:0", "--arms", chosen]
     arguments += [w for key, value in plan.items() for w in ("--set", f"{key}={value}")]
     monkeypatch.setattr(sys, "argv", arguments)
     miniature.main()
     summary = json.loads((tmp_path / "miniature.json").read_text())["bases"]
-    assert set(summary["figures:0"]["means"]) == {"true clips", "base", *chosen.split(",")}
-    few = {"true clips", "base", "sft", "contrast", "sft-guided"}
+    assert set(summary["figures:0"]["means"]) == {
+        "true clips",
+        "other tempo",
+        "base",
+        *chosen.split(","),
+    }
+    few = {"true clips", "other tempo", "base", "sft", "contrast", "sft-guided"}
     assert set(summary["machines:0"]["means"]) == few
     truth = summary["figures:0"]["means"]["true clips"]["seen"]
     assert truth["true.action"] > 0.7
+    ideal = summary["figures:0"]["means"]["other tempo"]["seen"]
+    assert truth["true.distance"] < ideal["true.distance"]
+    assert set(summary["figures:0"]["left"]) == {"other tempo", "base", *chosen.split(",")}
     assert summary["figures:0"]["training"]["contrast"]["moved"] > 0
     assert "contrast" in (tmp_path / "miniature-machines-0.md").read_text()
     assert "in-step" in (tmp_path / "miniature.html").read_text()
