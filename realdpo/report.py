@@ -304,6 +304,10 @@ def _axes(
 
 
 def _draw_lines(axes: Axes, series: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    if all(float(x).is_integer() for xs, _ in series.values() for x in xs):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # there is no round 1.5
     for index, (label, (xs, ys)) in enumerate(series.items()):
         axes.plot(
             xs,

@@ -71,8 +71,10 @@ def run_rounds(
 ) -> dict[str, Any]:
     """Train up to `count` rounds, compare them, and write the page. The same call goes on.
 
-    config: of every round; its name (`run_name`) is followed by `-round-1` and so on. against: the
-    reference of a round: the base, or the last round's model.
+    config: of every round; its name (`run_name`) is followed by `-round-1` and so on. With the
+    objective `dpo` the first round takes the workspace's pairs; before each of the others the last
+    round's model makes the losers anew, with the settings of the pairs. against: the reference of a
+    round: the base, or the last round's model.
     prompts: of the validation split that videos are made of after each round; 0 makes none.
     keep_going: train all rounds, whether they help or not. processes: of one round's training.
 
@@ -84,6 +86,16 @@ def run_rounds(
         raise UserError("rounds judge one expert", 'give --set expert="high" or "low"')
     if against not in REFERENCES:
         raise UserError(f"no reference {against!r}", f"references: {', '.join(REFERENCES)}")
+    if config.objective == "dpo" and config.weights == "full" and count > 1:
+        raise UserError(
+            "rounds with generated losers take adapters",
+            "leave out --set weights=full, or choose --set objective=contrast, which generates nothing",
+        )
+    if against == "last":
+        progress.say(
+            "a reference that follows ruined the motion in our experiment (docs/evaluation.md): look "
+            "at the videos of every round, or leave out --reference last"
+        )
     folder = workspace.root / "rounds" / config.run_name
     rounds: list[Round] = []
     start, compared, unseen = config.start, None, ""
@@ -91,40 +103,74 @@ def run_rounds(
         name = f"{config.run_name}-round-{number}"
         wanted = replace(config, name=name, start=start, reference=REFERENCES[against])
         progress.say(f"round {number} of {count}: {name}, from {start or 'the base'}")
-        _train(workspace, wanted, folder, processes)
+        finished = _is_finished(workspace, wanted)
+        if not finished:
+            if number > 1 and config.objective == "dpo":
+                _make_losers(workspace, start, number, devices)
+            _train(workspace, wanted, folder, processes)
         rounds.append(_judge(workspace, wanted, number, rounds[0] if rounds else None))
         progress.say(_line(rounds[-1]))
-        if prompts:
+        ends = number == count or (rounds[-1].helped is False and not keep_going)
+        # Rounds that an earlier call finished are compared together with the first new one.
+        if prompts and (ends or not finished):
             compared, unseen = _compare(workspace, config, rounds, prompts, devices)
         made = _write(workspace, folder, config, against, rounds, compared, unseen)
-        if rounds[-1].helped is False and not keep_going:
+        if ends and number < count:
             progress.say(f"round {number} no longer helps; --keep-going trains the others as well")
             break
         start = name
     return made
 
 
-def _train(workspace: Workspace, config: TrainConfig, folder: Path, processes: int) -> None:
-    """One round, unless it is finished; several processes are those of `realdpo train`."""
-    from realdpo.train import identity, loop
+def _is_finished(workspace: Workspace, config: TrainConfig) -> bool:
+    """Whether an earlier call trained this round. Raises UserError if it did with other settings."""
+    from realdpo.train import identity
 
     run = workspace.runs / config.run_name
-    if (run / "summary.json").is_file():
-        identity.require_same_settings(run, config)
-        done = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-        if done["steps"] >= config.steps or done["stopped"]:
-            progress.say(f"{run.name} is finished")
-            return
+    if not (run / "summary.json").is_file():
+        return False
+    identity.require_same_settings(run, config)
+    done = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    if done["steps"] < config.steps and not done["stopped"]:
+        return False
+    progress.say(f"{run.name} is finished")
+    return True
+
+
+def _make_losers(workspace: Workspace, last: str, number: int, devices: Sequence[str]) -> None:
+    """`pairs build` once more, by the model that the run `last` made."""
+    from realdpo.config import resolve_settings
+    from realdpo.pairs.building import build_pairs
+    from realdpo.pairs.config import BuildConfig
+
+    file = workspace.config_file("pairs build")
+    if not file.is_file():
+        raise UserError(
+            f"{workspace.root} has no pairs that were built here, so round {number} cannot make its "
+            "losers as they were made",
+            "begin with `realdpo pairs build`, or choose --set objective=contrast",
+        )
+    settings = resolve_settings(BuildConfig, section="pairs", file=file)
+    weights = str(workspace.runs / last / "weights")
+    build_pairs(workspace, replace(settings, lora=weights, round=number), devices=",".join(devices))
+
+
+def _train(workspace: Workspace, config: TrainConfig, folder: Path, processes: int) -> None:
+    """One round; several processes are those of `realdpo train`."""
+    from realdpo.train import loop
+
     if processes == 1:
         with workspace.lock("train"):
             loop.run_training(workspace, config)
         return
-    settings = folder / f"{run.name}.toml"
+    settings = folder / f"{config.run_name}.toml"
     write_text(settings, settings_to_toml("train", config))
     command = [sys.executable, "-m", "realdpo", "train", "-w", str(workspace.root)]
     command += ["--config", str(settings), "--num-processes", str(processes)]
     if code := subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
-        raise UserError(f"{run.name} ended with exit code {code}", "its own message stands above")
+        raise UserError(
+            f"{config.run_name} ended with exit code {code}", "its own message stands above"
+        )
 
 
 def _judge(

@@ -6,13 +6,16 @@ import json
 import math
 from dataclasses import replace
 
+import pair_workspace
 import pytest
 import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from realdpo import cli, rounds
+from realdpo import cli, rounds, tables
 from realdpo.errors import UserError
+from realdpo.pairs.building import build_pairs
+from realdpo.pairs.config import BuildConfig
 from realdpo.rounds import Round, find_best, run_rounds
 from realdpo.train import log, loop
 from realdpo.train.config import TrainConfig
@@ -110,6 +113,37 @@ def test_a_round_that_does_not_help_is_the_last(fresh, config):
     assert len(helped) < 5
     assert helped == [True] * (len(helped) - 1) + [False]
     assert made["best"] == (f"contrast-round-{len(helped) - 1}" if len(helped) > 1 else "")
+
+
+@pytest.mark.slow
+def test_the_last_rounds_model_makes_the_losers_of_the_next(tmp_path, model, bikes, said):
+    work = pair_workspace.fabricate(tmp_path / "work", bikes, clips=4)
+    made_by = lambda: {  # noqa: E731
+        (row["round"], row["lora"])
+        for row in tables.read_table(work.pairs, tables.PAIRS).to_pylist()
+    }
+    settings = TrainConfig(
+        model=str(model), objective="dpo", steps=1, rank=2, lr=1e-3, warmup=0, held_out_levels=1,
+        policy_ema=0.0, condition_draws=0, targets=("attention",),
+    )  # fmt: skip
+    with pytest.raises(UserError, match="no pairs for training"):
+        run_rounds(work, settings, 2, prompts=0, keep_going=True)
+    build_pairs(work, BuildConfig(model=str(model), losers=1, steps=1), devices="cpu")
+    assert {number for number, _ in made_by()} == {1}
+    made = run_rounds(work, settings, 2, prompts=0, keep_going=True)
+    assert [done["run"] for done in made["rounds"]] == ["dpo-round-1", "dpo-round-2"]
+    ((number, lora),) = made_by()
+    assert (number, bool(lora)) == (2, True)
+    files = {path: path.stat().st_mtime_ns for path in (work.root / "pairs").rglob("*.mp4")}
+    assert run_rounds(work, settings, 2, prompts=0, keep_going=True) == made
+    assert {p: p.stat().st_mtime_ns for p in (work.root / "pairs").rglob("*.mp4")} == files
+    with pytest.raises(UserError, match="take adapters"):
+        run_rounds(work, replace(settings, weights="full"), 2)
+
+
+def test_a_reference_that_follows_is_warned_of(fresh, config, said):
+    run_rounds(fresh, config, 1, prompts=0, against="last")
+    assert "ruined the motion" in said()
 
 
 def test_a_gain_far_below_the_first_is_no_help(fresh, config):
