@@ -194,7 +194,7 @@ def sweep() -> list[Arm]:
     return [*sft, *contrast, *others]
 
 
-CORE = ("sft", "contrast", "sft-guided")  # on a second base, and in a second world
+CORE = ("sft", "sft-fast", "contrast", "sft-guided")  # on a second base, and in a second world
 
 
 MADE = Region((HELD / figures.FRAMES, 1.0), (0.0, 1.0), (0.0, 1.0))

@@ -175,7 +175,7 @@ def analyse(bench: Bench, results: Mapping[str, list[dict[str, Any]]]) -> dict[s
             group: {m.name: _mean(values_of(units, m.name)[part]) for m in METRICS}
             for group, part in groups.items()
         }
-    for other in (name for name in ("base", "sft") if name in results):
+    for other in (name for name in ("base", "sft", "sft-fast") if name in results):
         table: dict[str, Any] = {}
         for name, units in results.items():
             if name in ("base", other):

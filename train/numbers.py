@@ -73,14 +73,15 @@ def measure_movement(
 def adapter_size(model: nn.Module) -> float:
     """Root of the sum of |scale * B A|^2 over all adapters: how far LoRA is from the base.
 
-    |B A|^2 = tr((B^T B)(A A^T)), so no matrix of the base's size is built.
+    |B A|^2 = tr((B^T B)(A A^T)), so no matrix of the base's size is built. Adapters of convolutions
+    (Sana-Video's feed-forward layers) are products of matrices too: the second is 1x1.
     """
     parts: list[Tensor] = []  # summed where they are: a number fetched a layer would wait a layer
     for module in model.modules():
         for name in getattr(module, "lora_A", {}):
             layer: Any = module
-            a = checkpoint.whole_tensor(layer.lora_A[name].weight).float()
-            b = checkpoint.whole_tensor(layer.lora_B[name].weight).float()
+            a = checkpoint.whole_tensor(layer.lora_A[name].weight).float().flatten(1)
+            b = checkpoint.whole_tensor(layer.lora_B[name].weight).float().flatten(1)
             parts.append(((b.T @ b) * (a @ a.T).T).sum() * layer.scaling[name] ** 2)
     return math.sqrt(max(float(torch.stack(parts).sum()), 0.0)) if parts else 0.0
 

@@ -39,7 +39,17 @@ from realdpo.pairs import conform
 from realdpo.pairs.generate import regenerate_video, roundtrip_video, to_tensor
 from realdpo.publish import model_card
 from realdpo.regions import Region
-from realdpo.train import checkpoint, estimate, latents, noise, objective, setup, step, videos
+from realdpo.train import (
+    checkpoint,
+    estimate,
+    latents,
+    noise,
+    numbers,
+    objective,
+    setup,
+    step,
+    videos,
+)
 from realdpo.train.config import TrainConfig
 from realdpo.train.draws import Batch, Choice, collate_samples
 from realdpo.train.reference import Reference
@@ -407,6 +417,8 @@ def test_what_is_trained_is_saved_loaded_and_sampled(case, weights, tmp_path):
         optimizer.step()
         optimizer.zero_grad()
     assert losses[1] < losses[0]
+    if weights == "lora":
+        assert numbers.adapter_size(model) == pytest.approx(size_of_change(model), rel=1e-3)
     save_weights(dict(checkpoint.trained_parameters(model)), model, spec, tmp_path)
     level = noise.noise_levels(process, batch.u)
     noisy, clock = noise.mix_noise(win, grain, level), level.timestep.float()
@@ -433,6 +445,15 @@ def test_what_is_trained_is_saved_loaded_and_sampled(case, weights, tmp_path):
         check_validation_videos(
             case, dict(checkpoint.trained_parameters(model)), config, pipe, tmp_path
         )
+
+
+def size_of_change(model) -> float:
+    """Norm of what peft itself adds to all weights."""
+    total = 0.0
+    for module in model.modules():
+        if "default" in getattr(module, "lora_A", {}):
+            total += float(module.get_delta_weight("default").square().sum())
+    return total**0.5
 
 
 def check_validation_videos(case: Case, trained, config, tuned, folder: Path) -> None:

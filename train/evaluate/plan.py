@@ -78,7 +78,7 @@ def plan_evaluation(
     if not fitting:
         raise UserError(
             f"none of the {len(items)} clips fits the form of the videos",
-            "choose a smaller --set width/height/frames, or longer clips",
+            "choose a smaller --set width/height/frames/fps, or longer clips",
         )
     if needs_picture := _needs_picture(systems):
         lacking = [item for item in fitting if item.image is None]
