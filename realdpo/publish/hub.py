@@ -211,6 +211,7 @@ def _model_plan(workspace: Workspace, repo: str, config: PushConfig, linked: boo
         for path in paths
         if path.name != "README.md"
     ]
+    data += [File(f"export/{path.name}", path) for path in model_card.exported_files(run)]
     problems = tuple(
         Problem(f"{file.path} is larger than the Hub takes ({dataset_card.size_text(file.size)})", "save it in shards")
         for file in data

@@ -56,7 +56,7 @@ def model_card(workspace: Workspace, run: Path, repo: str, dataset: str = "") ->
         name=repo.split("/")[-1],
         kind="A LoRA adapter" if lora else "Transformer weights",
         base=_base_name(base),
-        pairs=_pairs_name(workspace, dataset),
+        trained=_trained(run, str(settings.get("objective", "dpo")), workspace, dataset),
         version=realdpo.__version__,
         example=md.markdown_block(
             _example(
@@ -72,9 +72,16 @@ def model_card(workspace: Workspace, run: Path, repo: str, dataset: str = "") ->
         held_out=_held_out(held_out),
         curves=bool(curves),
         evaluations=evaluations,
+        exported=_exported(run),
         settings_table=_settings_table(settings, log),
         settings=md.markdown_block(saved_settings_of([run / "config.toml"])),
-        limits=_limits(held_out, evaluations is not None, stopped, _is_local(base)),
+        limits=_limits(
+            held_out,
+            evaluations is not None,
+            stopped,
+            _is_local(base),
+            str(settings.get("objective", "dpo")),
+        ),
         dataset=_dataset_link(dataset) if dataset else None,
     )
     return Card(tidy_markdown(readme), files)
@@ -96,10 +103,12 @@ def _settings(run: Path) -> dict[str, Any]:
 
 def _stopped(run: Path) -> str:
     """Why the run ended before its last step, if it did."""
+    return str(_summary(run).get("stopped") or "")
+
+
+def _summary(run: Path) -> dict[str, Any]:
     path = run / "summary.json"
-    if not path.exists():
-        return ""
-    return str(json.loads(path.read_text(encoding="utf-8")).get("stopped") or "")
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -133,10 +142,52 @@ def _base_name(base: str) -> Markup:
     return md.markdown_code(public_name(base) or "an unnamed base model")
 
 
-def _pairs_name(workspace: Workspace, dataset: str) -> Markup:
-    count = sum(pq.ParquetFile(path).metadata.num_rows for path in workspace.pair_data.glob("train-*.parquet"))  # fmt: skip
-    said = f"{count:,} {'pair' if count == 1 else 'pairs'}" if count else "pairs"
-    return Markup("{} of {}").format(said, _dataset_link(dataset)) if dataset else Markup(said)  # noqa: S704
+def _trained(run: Path, objective: str, workspace: Workspace, dataset: str) -> Markup:
+    """What was trained on and how, as the end of a sentence about the weights."""
+    count = _summary(run).get("train_pairs")
+    if objective == "dpo":
+        count = count or sum(
+            pq.ParquetFile(path).metadata.num_rows
+            for path in workspace.pair_data.glob("train-*.parquet")
+        )
+        unit = "pair" if count == 1 else "pairs"
+    else:
+        unit = "real clip" if count == 1 else "real clips"
+    data = Markup(f"{count:,} {unit}" if count else unit)  # noqa: S704 (numbers and our words)
+    if dataset:
+        data = Markup("{} of {}").format(data, _dataset_link(dataset))
+    method = {
+        "contrast": "trained by contrast on {}: each real clip is preferred to what the base model predicts "
+        "for the same noisy clip. The method is [RealDPO](https://arxiv.org/abs/2510.14955) with implicit "
+        "losers; its gradient is that of the positive branch of "
+        "[DiffusionNFT](https://arxiv.org/abs/2509.16117).",
+        "dpo": "trained by preference ([RealDPO](https://arxiv.org/abs/2510.14955)) on {}: the real clip "
+        "wins over what the model made of the same prompt.",
+        "sft": "fine-tuned on {}, without a preference.",
+    }
+    return Markup(method[objective]).format(data)  # noqa: S704 (our words)
+
+
+def _exported(run: Path) -> Markup | None:
+    """The files under other tools' names that are published beside the weights."""
+    tools = {"comfyui": "ComfyUI", "kohya": "kohya's tools and musubi-tuner"}
+    rows = [
+        Markup("{}, for {}").format(md.markdown_code(f"export/{path.name}"), tools[kind])
+        for path in exported_files(run)
+        for kind in (path.stem.rpartition("-")[2],)
+        if kind in tools
+    ]
+    return md.markdown_bullets(rows) if rows else None
+
+
+def exported_files(run: Path) -> list[Path]:
+    """What `export-lora` wrote into the run's folder and is not older than its weights."""
+    weights = [path.stat().st_mtime_ns for path in (run / "weights").rglob("*.safetensors")]
+    return [
+        path
+        for path in sorted((run / "export").glob("*.safetensors"))
+        if path.stat().st_mtime_ns >= max(weights, default=0)
+    ]
 
 
 def _dataset_link(dataset: str) -> Markup:
@@ -311,6 +362,9 @@ def _held_out(parts: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any
     return {
         "pairs": max(last.get("pairs", 0) for last in lasts),
         "table": md.markdown_table(table),
+        "unit": "pair" if any("accuracy" in last for last in lasts) else "clip",
+        "accuracy": any("accuracy" in last for last in lasts),
+        "contrast": any("contrast" in last for last in lasts),
         "control": any("control_accuracy" in last for last in lasts),
     }
 
@@ -373,20 +427,29 @@ def _settings_table(
 
 
 def _limits(
-    held_out: Mapping[str, Sequence[Mapping[str, Any]]], evaluated: bool, stopped: str, local: bool
-) -> Markup:
+    held_out: Mapping[str, Sequence[Mapping[str, Any]]], evaluated: bool, stopped: str, local: bool,
+    objective: str,
+) -> Markup:  # fmt: skip
     lasts = [rows[-1] for rows in held_out.values() if rows]
     limits = [
-        "It keeps the limits of its base model, also those that the pairs never touch.",
-        "Winners are real footage and losers are generated: what training prefers can be the look of "
-        "footage as much as its motion. The control above tells how much.",
+        "It keeps the limits of its base model, also those that the training clips never touch.",
     ]
+    if objective == "dpo":
+        limits.append(
+            "Winners are real footage and losers are generated: what training prefers can be the look of "
+            "footage as much as its motion. The control above tells how much."
+        )
+    if objective == "contrast":
+        limits.append(
+            "The contrast goes further from the base than plain fine-tuning does. Compare the amount of "
+            "motion with real footage, and try prompts that are unlike the training clips."
+        )
     if local:
         limits.append(
             "Its base model is a folder that is not published; the example needs it at hand."
         )
     if lasts and min(last.get("pairs") or 0 for last in lasts) < 30:
-        limits.append("The held-out pairs are few; differences of a few points are noise.")
+        limits.append("The held-out clips are few; differences of a few points are noise.")
     if any((last.get("winner_change") or 0) > 0 for last in lasts):
         limits.append("The winner's held-out error rose: the model fits real clips less well than its base.")  # fmt: skip
     if stopped:

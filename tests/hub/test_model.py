@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -56,6 +57,47 @@ def trained(made: workspaces.Made, base: Path) -> workspaces.Made:
     return made
 
 
+def test_the_card_says_what_the_objective_was_and_nothing_of_another(
+    trained: workspaces.Made,
+) -> None:
+    assert "wins over what the model made of the same prompt" in plan_of(trained).readme
+    run = trained.workspace.runs / "dpo"
+    settings = (run / "config.toml").read_text()
+    (run / "summary.json").write_text(json.dumps({"train_pairs": 7}))
+    row = {"step": 0, "winner_error": 0.4, "winner_change": 0.0, "contrast": 0.4, "pairs": 40}
+    rows = [row, {**row, "step": 30, "contrast": 0.35}]
+    (run / "held_out.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (run / "config.toml").write_text(settings.replace('"dpo"', '"contrast"'))
+    card = plan_of(trained, dataset="someone/actions").readme
+    assert "trained by contrast on 7 real clips of [someone/actions]" in card
+    assert "https://arxiv.org/abs/2509.16117" in card
+    assert "On 40 held-out clips" in card
+    assert "what the contrast lowers | 0.4 | 0.35" in card
+    assert "osers are generated" not in card
+    assert "Accuracy" not in card
+    (run / "config.toml").write_text(settings.replace('"dpo"', '"sft"'))
+    assert "fine-tuned on 7 real clips, without a preference" in plan_of(trained).readme
+
+
+def test_files_for_other_tools_are_published_beside_the_weights(trained: workspaces.Made) -> None:
+    run = trained.workspace.runs / "dpo"
+    assert "export/" not in plan_of(trained).readme
+    (run / "export").mkdir()
+    weights = run / "weights" / "pytorch_lora_weights.safetensors"
+    for name in ("dpo-comfyui", "dpo-kohya"):
+        (run / "export" / f"{name}.safetensors").write_bytes(weights.read_bytes())
+    plan = plan_of(trained)
+    assert {f.path for f in plan.files} > {
+        f"export/dpo-{n}.safetensors" for n in ("comfyui", "kohya")
+    }
+    assert "`export/dpo-comfyui.safetensors`, for ComfyUI" in plan.readme
+    assert f"load_lora_weights('{REPO}')" in plan.readme
+    # what an earlier training left there is of other weights
+    later = (run / "export" / "dpo-kohya.safetensors").stat().st_mtime + 10
+    os.utime(weights, (later, later))
+    assert not any(f.path.startswith("export/") for f in plan_of(trained).files)
+
+
 def plan_of(made: workspaces.Made, **settings: Any) -> pushing.PushPlan:
     return pushing.plan_push(made.workspace, REPO, PushConfig(what="model", **settings))[0]
 
@@ -70,7 +112,7 @@ def test_the_card_gives_both_sides_of_the_evidence(trained: workspaces.Made) -> 
     assert "| accuracy against the base model | 0.5 | 0.875 |" in plan.readme
     assert "| accuracy of the control | 0.5 | 0.75 |" in plan.readme
     assert "winner's held-out error rose" in plan.readme
-    assert "held-out pairs are few" in plan.readme
+    assert "held-out clips are few" in plan.readme
     assert "No evaluation of generated videos was made" in plan.readme
     assert str(trained.workspace.root) not in plan.readme
     assert "/models" not in plan.readme  # nor the base model's folder
