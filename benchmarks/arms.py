@@ -150,6 +150,8 @@ def arms() -> list[Arm]:
         Arm("contrast-all", "contrast at all levels", changes={"contrast_above": 0.0}),
         Arm("sft-steps", "sft, as many steps as contrast", "sft", 600),
         Arm("sft-fast", "sft at the rate that the sweep chose", "sft", 800, 1e-3),
+        Arm("sft-fast-long", "sft at that rate, the compute of three rounds", "sft", 2400, 1e-3),
+        sampled("sft-fast-guided", "sft-fast, sampled with guidance 2", "sft-fast", guide=2),
         Arm("contrast-fast", "contrast at the same rate", "contrast", 600, 1e-3),
         Arm("sft-long", "sft, twice the compute", "sft", 1600),
         Arm("paper", "preset realdpo-paper, equal compute", "dpo", 150, 1e-4, changes=paper),
