@@ -294,7 +294,7 @@ def _try_out(
         form = task.form
         raise UserError(
             f"cannot make {form.frames} frames of {form.width}x{form.height}: {_reason(error)}",
-            "nothing was made; change --set frames, width, height, call or scheduler",
+            "nothing was made; change --set frames, width, height, memory, call or scheduler",
         ) from error
 
 

@@ -779,6 +779,51 @@ def cosmos25() -> Any:
     )  # fmt: skip
 
 
+def wan_vace() -> Any:
+    """Wan VACE, which no family here knows: a video pipeline like any other."""
+    from diffusers import WanVACEPipeline, WanVACETransformer3DModel
+
+    like = wan()
+    return WanVACEPipeline(
+        tokenizer=like.tokenizer, text_encoder=like.text_encoder, vae=like.vae,
+        scheduler=like.scheduler,
+        transformer=WanVACETransformer3DModel(
+            num_attention_heads=2, attention_head_dim=12, in_channels=16, out_channels=16, text_dim=32,
+            freq_dim=16, ffn_dim=32, num_layers=2, cross_attn_norm=True, rope_max_seq_len=32,
+            vace_layers=[0, 1], vace_in_channels=96,
+        ),
+    )  # fmt: skip
+
+
+def allegro() -> Any:
+    """Allegro, which no family here knows; its VAE decodes in tiles only."""
+    from diffusers import (
+        AllegroPipeline,
+        AllegroTransformer3DModel,
+        AutoencoderKLAllegro,
+        EulerAncestralDiscreteScheduler,
+    )
+
+    return AllegroPipeline(
+        tokenizer=t5_tokenizer(512), text_encoder=t5_encoder(),
+        transformer=AllegroTransformer3DModel(
+            num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, num_layers=1,
+            cross_attention_dim=24, sample_width=8, sample_height=8, sample_frames=8,
+            caption_channels=32,
+        ),
+        vae=AutoencoderKLAllegro(
+            in_channels=3, out_channels=3,
+            down_block_types=("AllegroDownBlock3D",) * 4, up_block_types=("AllegroUpBlock3D",) * 4,
+            block_out_channels=(8, 8, 8, 8), latent_channels=4, layers_per_block=1, norm_num_groups=2,
+            temporal_compression_ratio=4,
+        ),
+        scheduler=EulerAncestralDiscreteScheduler(),
+    )  # fmt: skip
+
+
+# Pipelines that no family knows.
+STRANGERS = {"wan-vace": wan_vace, "allegro": allegro}
+
 PIPELINES = {
     "cogvideox-2b": lambda: cogvideox(rotary=False),
     "cogvideox-5b": lambda: cogvideox(),
@@ -822,5 +867,5 @@ def save(name: str, folder: Path | str, seed: int = 0) -> Path:
     """Write the pipeline `name` with random weights to `folder` as safetensors; returns the folder."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        PIPELINES[name]().save_pretrained(folder)
+        (PIPELINES | STRANGERS)[name]().save_pretrained(folder)
     return Path(folder)

@@ -62,6 +62,8 @@ class Traits:
     `frame_step` plus one, `least_frames` at least. sizes: the only (width, height) that it makes,
     where these are few. The rest are the settings its authors recommend, None where they are not
     known; call, scheduler: further arguments of the pipeline's call and settings of its scheduler.
+    frames_guessed: the frame step is read off the VAE, so a number that the user asks for is left
+    to the pipeline, whose first video is counted.
     """
 
     task: str
@@ -78,6 +80,7 @@ class Traits:
     negative_prompt: str = ""
     call: Mapping[str, Any] = field(default_factory=dict)
     scheduler: Mapping[str, Any] = field(default_factory=dict)
+    frames_guessed: bool = False
 
     def known(self, **given: Any) -> dict[str, Any]:
         """What is given of width, height, frames and fps, and the authors' for the rest.
@@ -127,7 +130,8 @@ class Traits:
                 f"this model cannot make {width}x{height} video: sides are multiples of {step}",
                 f"the nearest legal size is {w}x{h}",
             )
-        if frames < self.least_frames or (frames - 1) % self.frame_step:
+        illegal = (frames - 1) % self.frame_step and not self.frames_guessed
+        if frames < self.least_frames or illegal:
             step, least = self.frame_step, -(-(self.least_frames - 1) // self.frame_step)
             near_frames = max(least, round((frames - 1) / step)) * step + 1
             raise UserError(

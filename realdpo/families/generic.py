@@ -72,6 +72,7 @@ class Generic(Family):
             fps=self._default("frame_rate") or self._default("fps"),
             steps=self._default("num_inference_steps") or 50,
             guidance=float(self._default("guidance_scale") or 1),
+            frames_guessed=True,  # Allegro makes 88, a multiple of four and nothing more
         )
 
     def arguments(self, settings: Any) -> dict[str, Any]:
