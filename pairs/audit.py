@@ -130,12 +130,13 @@ def audit_rows(
 
 
 def audit_workspace(
-    workspace: Workspace, rule: Rule = Rule(), strong: bool = False
+    workspace: Workspace, rule: Rule = Rule(), strong: bool = False, network: str = ""
 ) -> dict[str, Any]:
     """Audit the pairs of a workspace as its tables have them.
 
     strong: also train a small network as an upper bound, under the key `strong`; it has no part in
-    the verdict. Raises UserError when there are no pairs or a video is missing.
+    the verdict. network: the frozen feature network that it uses (`discriminator.load_features`).
+    Raises UserError when there are no pairs or a video is missing.
     """
     from realdpo import tables
 
@@ -146,10 +147,10 @@ def audit_workspace(
         if row["status"] == "ok"
     ]
     found = audit_rows(workspace, rows, measure_rows(workspace, rows), rule)
-    if strong:
+    if strong or network:
         from realdpo.pairs import discriminator
 
-        found["strong"] = discriminator.judge_rows(workspace, rows)
+        found["strong"] = discriminator.judge_rows(workspace, rows, network)
         write_text(workspace.audit, json.dumps(found, indent=2, sort_keys=True) + "\n")
     return found
 

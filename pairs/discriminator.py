@@ -5,11 +5,14 @@ frames finds others: a few convolutions are trained to score a winner's patch ab
 the same place, and judged on pairs of sources that it has not seen. It speaks of texture and colour
 as training could learn them, so its AUC is a bound and no verdict: a generator that draws otherwise
 than a camera is told from one, however well the pairs were prepared.
+
+With a frozen feature network (an open_clip image tower that you name) the patches are told apart by a
+linear score on its features instead: nothing but the score is learned, so fewer pairs are enough.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from realdpo import integrity
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     Video = npt.NDArray[np.uint8]
+    Features = Callable[[torch.Tensor], torch.Tensor]
     Patches = tuple[torch.Tensor, torch.Tensor]  # of winner and loser, uint8 [P, 3, S, S]
 
 _SIDE, _PATCHES = 48, 16  # pixels, and patches a loser
@@ -32,10 +36,17 @@ _STEPS, _BATCH = 150, 16
 _FOLDS = 5
 
 
-def judge_rows(workspace: Workspace, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """`train_discriminator` for accepted rows of the pairs table, at most 400 of them."""
+def judge_rows(
+    workspace: Workspace, rows: Sequence[Mapping[str, Any]], network: str = ""
+) -> dict[str, Any]:
+    """`train_discriminator` for accepted rows of the pairs table, at most 400 of them.
+
+    network: MODEL:WEIGHTS of open_clip, or local-dir:/folder or hf-hub:owner/name; empty: a few
+    convolutions are trained. Raises UserError when it cannot be loaded.
+    """
     from realdpo.media.decode import read_clip
 
+    features = load_features(network) if network else None
     chosen = sorted(rows, key=lambda row: str(row["pair_id"]))[:_MOST_PAIRS]
     found: list[list[Patches]] = []
     sources: list[str] = []
@@ -50,7 +61,42 @@ def judge_rows(workspace: Workspace, rows: Sequence[Mapping[str, Any]]) -> dict[
             )
             sources.append(str(row["source_id"]))
             advance()
-    return train_discriminator(found, sources)
+    return train_discriminator(found, sources, features)
+
+
+def load_features(name: str) -> Features:
+    """The image tower of an open_clip model, frozen: uint8 [P, 3, S, S] to float32 [P, D].
+
+    Raises UserError when it cannot be had, or when it would be left with random weights.
+    """
+    import open_clip
+    import torch
+
+    carries = name.startswith(("local-dir:", "hf-hub:"))
+    model_name, _, weights = (name, "", "") if carries else name.partition(":")
+    if not weights and not carries:
+        raise UserError(
+            f"no weights for {name}: its features would be noise",
+            "write MODEL:TAG, MODEL:/path/to/weights or local-dir:/folder",
+        )
+    try:
+        model, _, prepare = open_clip.create_model_and_transforms(
+            model_name, pretrained=weights or None, precision="fp32"
+        )
+    except Exception as error:  # open_clip, the Hub and torch each raise their own kinds
+        raise UserError(
+            f"cannot load {name}: {(str(error).splitlines() or [type(error).__name__])[0]}",
+            "check both names; without a network give a weights file or local-dir:/folder",
+        ) from None
+    model.eval()
+    from torchvision.transforms.functional import to_pil_image
+
+    def features(patches: torch.Tensor) -> torch.Tensor:
+        batch = torch.stack([prepare(to_pil_image(patch)) for patch in patches])
+        with torch.inference_mode():
+            return model.encode_image(batch).float()
+
+    return features
 
 
 def draw_patches(win: Video, lose: Video, same_first_frame: bool, seed: int) -> Patches:
@@ -76,11 +122,12 @@ def draw_patches(win: Video, lose: Video, same_first_frame: bool, seed: int) -> 
 
 
 def train_discriminator(
-    pairs: Sequence[Sequence[Patches]], sources: Sequence[str]
+    pairs: Sequence[Sequence[Patches]], sources: Sequence[str], features: Features | None = None
 ) -> dict[str, Any]:
     """How well a small network tells winners from losers of sources that it has not seen.
 
-    pairs: of each pair the patches of every loser; sources: of each pair its film. Returns auc with
+    pairs: of each pair the patches of every loser; sources: of each pair its film. features: of a
+    frozen network, on which a linear score is fitted; None trains convolutions. Returns auc with
     auc_low and auc_high (95 % by drawing sources; None for fewer than 8), the number of sources, and
     words. Deterministic.
     Raises UserError for pairs of fewer than two sources.
@@ -98,11 +145,17 @@ def train_discriminator(
     owner = np.repeat(np.arange(len(pairs)), [len(losers) for losers in pairs])
     flat = [loser for losers in pairs for loser in losers]
     scores = np.zeros(len(flat))
+    apart = None
+    if features is not None:  # of every loser how its winner differs, [L, D]
+        apart = np.stack([(features(w) - features(x)).mean(0).numpy() for w, x in flat])
     folds = GroupKFold(min(_FOLDS, len(names)))
     with progress_bar("judges", folds.get_n_splits(), "folds") as advance:
         for train, test in folds.split(owner, groups=groups[owner]):
-            net = _trained([flat[k] for k in train])
-            scores[test] = [_score(net, flat[k]) for k in test]
+            if apart is not None:
+                scores[test] = apart[test] @ _direction(apart[train])
+            else:
+                net = _trained([flat[k] for k in train])
+                scores[test] = [_score(net, flat[k]) for k in test]
             advance()
     value = round(audit.difference_auc(scores), 4)
     low = high = None
@@ -116,9 +169,25 @@ def train_discriminator(
         "auc_high": high,
         "pairs": len(pairs),
         "sources": len(names),
-        "words": f"a small network tells sides of unseen sources apart with AUC {value:.2f} ({told}): "
+        "words": f"{'a small network' if features is None else 'a linear score on a frozen network'} tells sides of unseen sources apart with AUC {value:.2f} ({told}): "
         "an upper bound on what training could learn without motion",
     }
+
+
+def _direction(apart: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The direction along which winners lie above losers, from differences [L, D]; unit scale.
+
+    Logistic regression on the differences and their opposites, without a constant: sides change
+    places. The penalty is sklearn's default on features of unit spread, divided by their number.
+    """
+    import numpy as np
+    from sklearn.linear_model import LogisticRegression
+
+    spread = np.sqrt(np.square(apart).mean(0)) + 1e-12
+    both = np.concatenate([apart, -apart]) / spread
+    side = np.repeat([1, 0], len(apart))
+    fitted = LogisticRegression(C=1 / apart.shape[1], fit_intercept=False, max_iter=1000)
+    return np.asarray(fitted.fit(both, side).coef_[0] / spread, np.float32)
 
 
 def _network() -> Any:

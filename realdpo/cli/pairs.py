@@ -169,6 +169,13 @@ def audit(
             "an upper bound on what could be learned.",
         ),
     ] = False,
+    network: Annotated[
+        str,
+        typer.Option(
+            help="For --strong: a frozen open_clip model, MODEL:WEIGHTS or local-dir:/folder, in place of "
+            "a few convolutions."
+        ),
+    ] = "",
     as_json: options.Json = False,
 ) -> None:
     """Try to tell winners from losers without looking at motion.
@@ -179,7 +186,7 @@ def audit(
         from realdpo.pairs.audit import audit_workspace
         from realdpo.workspace import Workspace
 
-        found = audit_workspace(Workspace(workspace), strong=strong)
+        found = audit_workspace(Workspace(workspace), strong=strong, network=network)
         if as_json:
             cli.print_json(found)
             return
@@ -198,7 +205,7 @@ def audit(
             print(f"not judged  {name}, which {missing} pairs lack")
         print(f"first frames differ by {found['first_frame_difference']:.2f} of 255")
         print(f"motion      {found['motion']['words']}")
-        if strong:
+        if "strong" in found:
             print(f"strong      {found['strong']['words']}")
         if "latents" in found:
             print(f"latents     {found['latents']['summary']}")
