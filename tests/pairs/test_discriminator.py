@@ -29,7 +29,7 @@ def woven(video: np.ndarray) -> np.ndarray:
 
 
 def tinted(video: np.ndarray) -> np.ndarray:
-    return (video.astype(int) + [24, 0, -24]).clip(0, 255).astype(np.uint8)
+    return (video.astype(int) + np.array([24, 0, -24])).clip(0, 255).astype(np.uint8)
 
 
 def judged(moments, plant, features=None) -> dict:
