@@ -226,6 +226,21 @@ def find_best(rounds: Sequence[Round]) -> str:
     return best
 
 
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _advice(rounds: Sequence[Round], best: str) -> str:
+    if not best:
+        return "No round was better than the base: use the base."
+    if any(done.helped is None for done in rounds):
+        return (
+            f"Too few clips were held out to tell whether a round helped. By their mean alone, {best} is "
+            "the one to use: look at its videos first."
+        )
+    return f"Use {best}."
+
+
 def _compare(
     workspace: Workspace, config: TrainConfig, rounds: Sequence[Round], prompts: int,
     devices: Sequence[str],
@@ -269,9 +284,7 @@ def build_page(
 ) -> str:  # fmt: skip
     """All rounds on one page: what each lowered on held-out clips, and how their videos compare."""
     best = find_best(rounds)
-    words = Markup("<p>{}</p>").format(
-        f"Use {best}." if best else "No round was better than the base: use the base."
-    )
+    words = Markup("<p>{}</p>").format(_advice(rounds, best))
     verdict = {True: "helped", False: "no evidence", None: "too few clips"}
     table = [
         {
@@ -309,5 +322,7 @@ def build_page(
 
         sections += page.comparison_sections(compared)
     else:
-        sections.append(report.Section("Videos", unseen or "None were made."))
+        sections.append(
+            report.Section("Videos", _sentence(unseen) if unseen else "None were made.")
+        )
     return report.render_page(f"Rounds of {config.run_name}", sections)

@@ -24,7 +24,7 @@ from realdpo.families import Spec
 from realdpo.families.weights import read_start, read_weights, save_weights
 from realdpo.files import replace_folder
 from realdpo.train.log import plain_json
-from realdpo.train.reference import Reference, let_go
+from realdpo.train.reference import Reference, let_go, whole_tensor
 
 
 def trained_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -204,11 +204,6 @@ def _gathered(tensors: Iterable[tuple[str, Tensor]], keep: bool) -> dict[str, Te
 
 def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
     save_file(dict(tensors), path)
-
-
-def whole_tensor(tensor: Tensor) -> Tensor:
-    """A sharded tensor (FSDP2) gathered from all processes; any other as it is."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:

@@ -80,6 +80,11 @@ class TrainConfig:
     timesteps: Literal["uniform", "logit-normal"] = _set(
         "uniform", "Distribution of noise levels over the model's schedule."
     )
+    flow_shift: float | None = _set(
+        None,
+        "Shift of a flow-matching schedule in training: above 1 draws more noise. Unset: that of the "
+        "model's own schedule, by which it is sampled.",
+    )
     t_low: float = _set(0.0, "Lowest noise level, as a share of the schedule (0 = clean).")
     t_high: float = _set(1.0, "Highest noise level, as a share of the schedule (1 = noise).")
     logit_mean: float = _set(0.0, "Mean of the logit-normal distribution.")
@@ -126,6 +131,10 @@ class TrainConfig:
     ] = _set(
         "auto",
         "How memory is saved, from the fastest to the leanest; auto: the first way that fits the GPU.",
+    )
+    deterministic: bool = _set(
+        False,
+        "Ask PyTorch for deterministic kernels: a resumed run repeats bit for bit on a GPU too; slower.",
     )
     vae_tiling: bool = _set(False, "Encode videos in tiles: less memory, seams in the latents.")
 
@@ -280,6 +289,6 @@ FREE_ON_RESUME = frozenset(
         "steps", "checkpoint_every", "keep_checkpoints", "held_out_every", "trackers",
         "validation_videos", "validation_every", "validation_steps", "validation_guidance",
         "stop_on_win_gap", "spike", "allow_shortcut", "allow_other_model", "name",
-        "model", "revision", "batch", "accumulation", "memory", "vae_tiling",
+        "model", "revision", "batch", "accumulation", "memory", "vae_tiling", "deterministic",
     }
 )  # fmt: skip

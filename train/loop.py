@@ -39,6 +39,7 @@ from realdpo.train import (
     identity,
     latents,
     log,
+    noise,
     numbers,
     objective,
     setup,
@@ -47,6 +48,7 @@ from realdpo.train import (
 )
 from realdpo.train.config import TrainConfig
 from realdpo.train.objective import Errors
+from realdpo.train.reference import whole_tensor
 from realdpo.train.runs import weights_of
 from realdpo.train.step import StepOutcome
 from realdpo.workspace import Workspace
@@ -108,7 +110,14 @@ def run_one(
 
     last: whether these processes have nothing to train after it.
     """
-    trainer = Trainer(workspace, config, runs=runs)
+    with setup.deterministic_kernels(config.deterministic):
+        return _train(Trainer(workspace, config, runs=runs), config, on_step, last)
+
+
+def _train(
+    trainer: Trainer, config: TrainConfig, on_step: Callable[[Mapping[str, float]], None] | None,
+    last: bool,
+) -> RunSummary:  # fmt: skip
     trainer.start_or_resume()
     stopped = None
     with stops.collect_interrupts() as interrupted, trainer.bar() as advance:
@@ -157,6 +166,13 @@ class Trainer:
             found, config.held_out_pairs
         )
         self.task = setup.make_task(spec, self.pairs, config)
+        if self.main:
+            progress.say(
+                noise.tell_levels(
+                    self.task.process, config.timesteps, config.t_low, config.t_high,
+                    config.logit_mean, config.logit_std,
+                )
+            )  # fmt: skip
         # In shards, processes with other numbers of losers would wait for each other's forwards.
         self.even = config.batch > 1 or self.accelerator.distributed_type == "FSDP"
         # by the number of values, all branches taken together
@@ -371,7 +387,7 @@ class Trainer:
         )
         values = numbers.of_step(outcomes, torch.cat(us), self.aim, self.accelerator)
         values |= {"step": self.step + 1, "lr": self.optimizer.param_groups[0]["lr"]}
-        values["grad_norm"] = float(checkpoint.whole_tensor(norm))
+        values["grad_norm"] = float(whole_tensor(norm))
         newest = checkpoint.latest_checkpoint(self.folder / "checkpoints")
         stops.stop_on_nonsense(
             values, self.recent, config, newest, self.accelerator.scaler is not None

@@ -69,6 +69,36 @@ def from_scheduler(config: Mapping[str, Any], sequence_length: int = 0) -> Proce
     return Process(names[kind], alphas_bar(config), steps=steps)
 
 
+def shift_process(process: Process, shift: float) -> Process:
+    """The flow process with another shift. Raises UserError for a model that has none."""
+    if process.prediction != "flow":
+        raise UserError(
+            f"flow_shift: the schedule of this model ({process.prediction} prediction) has no shift",
+            "leave it out; t_low, t_high and timesteps choose the noise levels",
+        )
+    if shift <= 0:
+        raise UserError(f"flow_shift = {shift:g}: above 0")
+    return replace(process, shift=shift)
+
+
+def tell_levels(
+    process: Process, spread: Spread, low: float, high: float, mean: float, std: float
+) -> str:
+    """Where the noise levels of training lie, in one line.
+
+    Levels are drawn over the grid on which the model is sampled, and a shift crowds that grid at
+    the noisy end: with LTX's shift at 768x512, 64 % of all steps lie above sigma 0.9.
+    """
+    uniform = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
+    u = draw_positions(uniform, spread, low, high, mean=mean, std=std)
+    sigma = noise_levels(process, u).sigma
+    shift = f", shift {process.shift:.3g}" if process.prediction == "flow" else ""
+    return (
+        f"noise levels: {spread}{shift}; median sigma {float(sigma.median()):.2f}, "
+        f"{float((sigma > 0.9).double().mean()):.0%} of steps above 0.9"
+    )
+
+
 def restrict_process(process: Process, boundary: float, above: bool) -> Process:
     """The part of a flow process on one side of the timestep `boundary` (a share of T)."""
     # Solve boundary = shift * u / (1 + (shift - 1) * u) for u.

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from realdpo.train import checkpoint, objective
+from realdpo.train import objective
 from realdpo.train.objective import Objective
-from realdpo.train.reference import Reference
+from realdpo.train.reference import Reference, whole_tensor
 from realdpo.train.step import StepOutcome
 
 
@@ -80,8 +80,8 @@ def adapter_size(model: nn.Module) -> float:
     for module in model.modules():
         for name in getattr(module, "lora_A", {}):
             layer: Any = module
-            a = checkpoint.whole_tensor(layer.lora_A[name].weight).float().flatten(1)
-            b = checkpoint.whole_tensor(layer.lora_B[name].weight).float().flatten(1)
+            a = whole_tensor(layer.lora_A[name].weight).float().flatten(1)
+            b = whole_tensor(layer.lora_B[name].weight).float().flatten(1)
             parts.append(((b.T @ b) * (a @ a.T).T).sum() * layer.scaling[name] ** 2)
     return math.sqrt(max(float(torch.stack(parts).sum()), 0.0)) if parts else 0.0
 

@@ -95,12 +95,13 @@ class Reference:
         """|policy - reference| / |reference| over the trained weights; None for `adapter-off`."""
         if not self.weights:
             return None
-        apart = size = 0.0
+        apart, size = [], []  # summed where they are: a number fetched a layer would wait a layer
         for name, parameter in self._trained:
             weight = self.weights[name]
-            apart += float((parameter.detach() - weight).square().sum())
-            size += float(weight.square().sum())
-        return (apart / max(size, 1e-30)) ** 0.5
+            apart.append((parameter.detach() - weight).square().sum())
+            size.append(weight.square().sum())
+        far, long = (float(whole_tensor(sum(parts[1:], parts[0]))) for parts in (apart, size))
+        return (far / max(long, 1e-30)) ** 0.5
 
     def restart(self) -> None:
         """Begin again from the trained weights as they are now."""
@@ -151,3 +152,8 @@ class Reference:
                 there.copy_(kept)
             else:
                 parameter.data = held[index] if held else weight.to(parameter.dtype)
+
+
+def whole_tensor(tensor: Tensor) -> Tensor:
+    """A sharded tensor (FSDP2) gathered from all processes; any other as it is."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,22 @@ def make_accelerator(config: TrainConfig, folder: Path) -> Any:
     return made
 
 
+@contextlib.contextmanager
+def deterministic_kernels(on: bool) -> Iterator[None]:
+    """Have PyTorch choose kernels that repeat bit for bit, or raise where there are none."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    if on:
+        # without this cuBLAS may sum in another order; it is read when cuBLAS starts
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
+
+
 def choose_precision(config: TrainConfig, device: torch.device) -> str:
     if config.precision != "auto":
         return config.precision
@@ -86,7 +103,10 @@ def choose_precision(config: TrainConfig, device: torch.device) -> str:
 
 
 def make_task(spec: Spec, pairs: Sequence[Pair], config: TrainConfig) -> TrainTask:
-    """The model's facts and noise process. Raises UserError when pairs cannot share a batch."""
+    """The model's facts and noise process.
+
+    Raises UserError when pairs cannot share a batch, or for a shift of a schedule that has none.
+    """
     if config.batch > 1 and len({pair.shape for pair in pairs}) > 1:
         raise UserError(
             "pairs of different sizes cannot share a batch",
@@ -95,6 +115,8 @@ def make_task(spec: Spec, pairs: Sequence[Pair], config: TrainConfig) -> TrainTa
     family, shape = trainable_family(spec), pairs[0].shape
     channels = shape[1] if family.TIME_AXIS == 1 else shape[0]
     process = noise.from_scheduler(spec.scheduler, math.prod(shape) // channels)
+    if config.flow_shift is not None:
+        process = noise.shift_process(process, config.flow_shift)
     if boundary := spec.options.get("boundary_ratio"):
         process = noise.restrict_process(process, boundary, above=spec.component == "transformer")
     return TrainTask(family, process)

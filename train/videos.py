@@ -46,9 +46,9 @@ def generate_validation_videos(
 
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     family, kind = family_of(spec), getattr(diffusers, spec.pipeline)
-    pipe = kind.from_pretrained(spec.folder, **load.in_dtype(load.part_dtypes(spec, dtype))).to(
-        device
-    )
+    pipe = kind.from_pretrained(
+        spec.folder, **load.in_dtype(load.part_dtypes(spec, dtype)), use_safetensors=True
+    ).to(device)
     pipe.set_progress_bar_config(disable=True)
     mine = range(len(pairs))[share[0] :: share[1]]
     base = {n: file_of(folder, f"{n:02d}-base") for n in mine}

@@ -78,6 +78,7 @@ def rounds(
         if as_json:
             cli.print_json(made)
         else:
-            print(
-                f"best       {made['best'] or 'the base: no round was better'}\npage       {made['page']}"
-            )
+            told = made["best"] or "the base: no round was better"
+            if made["best"] and any(done["helped"] is None for done in made["rounds"]):
+                told += ", by the mean of too few clips to tell"
+            print(f"best       {told}\npage       {made['page']}")

@@ -147,6 +147,23 @@ def read_spec(
     return spec
 
 
+@contextlib.contextmanager
+def _loading_told(model: Any) -> Iterator[None]:
+    """What diffusers raises for weights that are missing, damaged or no safetensors, in one line."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    # ImportError: a part of the pipeline that is a package of its own
+    except (OSError, ValueError, AttributeError, ImportError, SafetensorError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"cannot load the model {model}: {reason}",
+            "the folder must be a whole diffusers pipeline with safetensors weights; fetch it again "
+            "if a download was cut off",
+        ) from error
+
+
 def load_encoders(spec: Spec, dtype: torch.dtype, device: torch.device) -> Any:
     """The pipeline without its transformers: text encoders and VAE, for filling the cache."""
     import diffusers
@@ -155,11 +172,10 @@ def load_encoders(spec: Spec, dtype: torch.dtype, device: torch.device) -> Any:
     without: dict[str, Any] = {
         k: None for k in ("transformer", "transformer_2") if k in spec.classes
     }
-    try:
-        pipe = kind.from_pretrained(spec.folder, **in_dtype(part_dtypes(spec, dtype)), **without)
-    except ImportError as error:  # a part of the pipeline that is a package of its own
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"cannot load the model {spec.folder}: {reason}") from error
+    with _loading_told(spec.folder):
+        pipe = kind.from_pretrained(
+            spec.folder, **in_dtype(part_dtypes(spec, dtype)), **without, use_safetensors=True
+        )
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
 
@@ -177,7 +193,10 @@ def load_transformer(
     options: dict[str, Any] = in_dtype(dtype)
     if bits < 16:
         options |= {"quantization_config": _quantised(dtype, bits), "device_map": {"": str(device)}}
-    model: nn.Module = kind.from_pretrained(spec.folder, subfolder=spec.component, **options)
+    with _loading_told(spec.folder):
+        model: nn.Module = kind.from_pretrained(
+            spec.folder, subfolder=spec.component, use_safetensors=True, **options
+        )
     return model.requires_grad_(False)
 
 
@@ -230,18 +249,14 @@ def load_pipeline(
     if quantization is not None:
         kind_of: Any = diffusers  # it does not export this by name
         options["quantization_config"] = kind_of.PipelineQuantizationConfig(**quantization)
-    try:
-        with _quiet_loading():
-            pipe = own.from_pretrained(
-                found.source,
-                revision=found.revision if not Path(found.source).is_dir() else None,
-                **in_dtype(part_dtypes(spec, kind)),
-                use_safetensors=True,
-                **options,
-            )
-    except (OSError, ValueError, AttributeError, ImportError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"cannot load the model {model}: {reason}") from error
+    with _loading_told(model), _quiet_loading():
+        pipe = own.from_pretrained(
+            found.source,
+            revision=found.revision if not Path(found.source).is_dir() else None,
+            **in_dtype(part_dtypes(spec, kind)),
+            use_safetensors=True,
+            **options,
+        )
     pipe.set_progress_bar_config(disable=True)
     if lora is not None:
         load_lora(pipe, lora, lora_scale)

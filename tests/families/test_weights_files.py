@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import tiny_pipelines
 import torch
@@ -32,6 +34,30 @@ def trained(folder, tmp_path_factory):
         made[expert] = tmp_path_factory.mktemp(expert)
         save_weights(weights, model, spec, made[expert])
     return made
+
+
+@pytest.mark.parametrize("part", ["vae", "transformer"])
+@pytest.mark.parametrize("left", ["nothing", "a pickle", "half a file"])
+def test_weights_that_are_missing_or_pickled_are_one_line(folder, tmp_path, part, left):
+    """A pickle can run anybody's code when it is read: it is never fallen back on."""
+    shutil.copytree(folder, tmp_path / "model")
+    (file,) = (tmp_path / "model" / part).glob("*.safetensors")
+    weights = load_file(file)
+    if left == "half a file":
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    else:
+        file.unlink()
+    if left == "a pickle":
+        torch.save(weights, file.with_suffix(".bin"))
+    spec = load.read_spec(str(tmp_path / "model"))
+    loaders = {
+        "vae": lambda: load.load_encoders(spec, torch.float32, torch.device("cpu")),
+        "transformer": lambda: load.load_transformer(spec, torch.float32),
+    }
+    for work in (loaders[part], lambda: load.load_pipeline(str(tmp_path / "model"))):
+        with pytest.raises(UserError, match="cannot load the model") as refused:
+            work()
+        assert "safetensors" in str(refused.value.hint)
 
 
 def products(model) -> dict[str, torch.Tensor]:

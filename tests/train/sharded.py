@@ -10,7 +10,7 @@ from torch.distributed.fsdp import fully_shard
 
 from realdpo.cli.processes import leave_process
 from realdpo.train import checkpoint
-from realdpo.train.reference import Reference
+from realdpo.train.reference import Reference, whole_tensor
 
 
 class Small(nn.Module):
@@ -48,12 +48,11 @@ def main() -> None:
             torch.testing.assert_close(model(x), plain(x))
         torch.testing.assert_close(model(x), after, rtol=0, atol=0)
         for name, weight in ours.weights.items():
-            torch.testing.assert_close(checkpoint.whole_tensor(weight), expected.weights[name])
+            torch.testing.assert_close(whole_tensor(weight), expected.weights[name])
         assert abs(ours.distance() - expected.distance()) < 1e-5
         # gathered, and put back after being spoilt
         kept = {
-            n: checkpoint.whole_tensor(p.detach()).clone()
-            for n, p in checkpoint.trained_parameters(model)
+            n: whole_tensor(p.detach()).clone() for n, p in checkpoint.trained_parameters(model)
         }
         with torch.no_grad():
             for name, parameter in checkpoint.trained_parameters(model):

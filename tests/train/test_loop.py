@@ -69,6 +69,17 @@ def test_a_run_leaves_logs_checkpoints_and_weights(fresh, config):
     assert summary.held_out_by == "the validation split"
 
 
+def test_deterministic_kernels_are_asked_for_during_a_run_alone(fresh, config):
+    asked = []
+    config = replace(config, steps=1, deterministic=True)
+    loop.run_training(
+        fresh, config, lambda _: asked.append(torch.are_deterministic_algorithms_enabled())
+    )
+    assert asked == [True]
+    assert not torch.are_deterministic_algorithms_enabled()
+    loop.run_training(fresh, replace(config, steps=2, deterministic=False))  # free on resume
+
+
 @pytest.mark.parametrize(
     "changes",
     [

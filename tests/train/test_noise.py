@@ -141,3 +141,18 @@ def test_positions():
 def test_unknown_prediction_is_refused():
     with pytest.raises(UserError, match="sample"):
         noise.from_scheduler({**COG, "prediction_type": "sample"})
+
+
+def test_a_shift_of_ones_own_moves_the_levels_and_is_said():
+    """sigma = s u / (1 + (s - 1) u) exceeds 0.9 above u = 0.9 / (0.9 + 0.1 s)."""
+    process = noise.from_scheduler({"shift": 16.2})
+    for shift in (1.0, 5.0, 16.2):  # 10, 36 and 64 %: the audit's figures for Wan and LTX
+        moved = noise.shift_process(process, shift)
+        above = 1 - 0.9 / (0.9 + 0.1 * shift)
+        told = noise.tell_levels(moved, "uniform", 0.0, 1.0, 0.0, 1.0)
+        assert f"shift {shift:.3g}; " in told
+        assert f"{above:.0%} of steps above 0.9" in told
+    assert "shift" not in noise.tell_levels(noise.from_scheduler(COG), "uniform", 0, 1, 0, 1)
+    for wrong, of in ((3.0, noise.from_scheduler(COG)), (0.0, process)):
+        with pytest.raises(UserError, match="flow_shift"):
+            noise.shift_process(of, wrong)

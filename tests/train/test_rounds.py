@@ -176,6 +176,9 @@ def test_too_few_clips_give_no_verdict(fresh, config):
     (done,) = json.loads((fresh.root / "rounds/contrast/rounds.json").read_text())["rounds"]
     assert done["helped"] is None
     assert math.isinf(done["change"][2])
+    page = (fresh.reports / "rounds-contrast.html").read_text(encoding="utf-8")
+    assert "Too few clips were held out to tell" in page
+    assert "Use contrast-round-1." not in page
 
 
 def test_the_command_says_what_is_best_and_what_is_wrong(fresh, config, monkeypatch):

@@ -75,7 +75,7 @@ def _load_videomae(kind: str, path: Path, device: str) -> FeatureNetwork:
 
     try:
         loaded: Any = VideoMAEModel.from_pretrained(
-            path, local_files_only=True, output_loading_info=True
+            path, local_files_only=True, output_loading_info=True, use_safetensors=True
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} is not a VideoMAE folder: {str(error).splitlines()[0]}") from None
