@@ -171,7 +171,7 @@ def funnel_rows(clips: pa.Table, rules: Mapping[str, Mapping[str, float]]) -> li
     broken = [{_rule_of(reason) for reason in reasons} for reasons in _reasons(clips)]
     counts = Counter(rule for row in broken for rule in row)
     alone = Counter(next(iter(row)) for row in broken if len(row) == 1)
-    thresholds = {
+    thresholds: dict[tuple[str, ...], str] = {
         (score, side): f"{score} {'<' if side == 'min' else '>'} {value:g}"
         for score, sides in rules.items()
         for side, value in sides.items()
