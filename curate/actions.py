@@ -11,6 +11,7 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from realdpo.errors import UserError
+from realdpo.reasons import Reason
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -132,7 +133,7 @@ def balance_actions(clips: pa.Table, per_action: int) -> pa.Table:
         names = actions[row] or []
         if names and all(taken[name] >= per_action for name in names):
             keep[row] = False
-            reasons[row].append(f"per_action={names[0]}>{per_action}")
+            reasons[row].append(str(Reason("per_action", names[0], "max", str(per_action))))
         else:
             taken.update(names)
     place = clips.schema.get_field_index

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from realdpo.curate import decide
 from realdpo.errors import UserError
+from realdpo.reasons import parse_reasons
 
 if TYPE_CHECKING:
     from realdpo.workspace import Workspace
@@ -234,7 +235,7 @@ def describe_calibration(found: Calibration) -> str:
 
 
 def _fixed(reasons: list[str] | None) -> bool:
+    # No threshold takes `known` away, although `curate decide` looks it up anew.
     return any(
-        "." not in (name := decide.reason_name(reason)) and name not in ("duplicate", "per_action")
-        for reason in reasons or ()
+        not reason.is_judged_anew or reason.name == "known" for reason in parse_reasons(reasons)
     )

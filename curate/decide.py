@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from realdpo.curate.config import LEAST_RATE, SHORT_SIDE
 from realdpo.errors import UserError
+from realdpo.reasons import Reason, Side, are_judged_anew, count_reasons, reason_names
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -76,8 +77,6 @@ UNKNOWN_DROPS = frozenset({"motion.camera_confidence", "motion.subject"})
 
 KEPT_ONE_SIDE = ("_min", "_max")
 
-# What `decide_clips` finds anew, besides everything that is named after a score.
-_OURS = ("duplicate", "per_action", "known")
 _JUDGED = ("clip_id", "start_s", "end_s", "keep", "reasons", "duplicate_of", "path")
 
 Thresholds = Mapping[str, float]
@@ -119,23 +118,23 @@ def default_thresholds() -> dict[str, float]:
 
 def find_reasons(
     scores: Mapping[str, npt.NDArray[Any]], limits: Thresholds, count: int
-) -> list[list[str]]:
-    """For each of `count` clips all the limits it breaks, as `motion.subject=0.8<2`.
+) -> list[list[Reason]]:
+    """For each of `count` clips all the limits it breaks, such as `motion.subject=0.8<2`.
 
     scores: columns of float [count], NaN where not known: of UNKNOWN_DROPS that breaks the limit,
     as `motion.subject=unknown`, of others none. Scores that are absent break none.
     """
-    result: list[list[str]] = [[] for _ in range(count)]
-    for rows, texts in _broken(scores, limits):
-        for row, text in zip(rows.tolist(), texts, strict=True):
-            result[row].append(text)
+    result: list[list[Reason]] = [[] for _ in range(count)]
+    for rows, reasons in _broken(scores, limits):
+        for row, reason in zip(rows.tolist(), reasons, strict=True):
+            result[row].append(reason)
     return result
 
 
 def _broken(
     scores: Mapping[str, npt.NDArray[Any]], limits: Thresholds
-) -> Iterator[tuple[npt.NDArray[np.intp], list[str]]]:
-    """For each limit in turn the rows that break it, and what is said of each."""
+) -> Iterator[tuple[npt.NDArray[np.intp], list[Reason]]]:
+    """For each limit in turn the rows that break it, each with its reason."""
     for key in sorted(limits):
         name, least = key[:-4], key.endswith("_min")
         if name not in scores:
@@ -145,12 +144,14 @@ def _broken(
         if not least and f"{name}_min" in limits:
             wrong &= ~np.isnan(values)  # said once
         rows = np.flatnonzero(wrong)
-        sign = "<" if least else ">"
+        side: Side = "min" if least else "max"
         yield (
             rows,
             [
-                f"{name}=unknown" if np.isnan(v) else f"{name}={_short(v, limit)}{sign}{limit:.6g}"
-                for v in values[rows]
+                Reason(name, "unknown")
+                if np.isnan(value)
+                else Reason(name, _short(value, limit), side, f"{limit:.6g}")
+                for value in values[rows]
             ],
         )
 
@@ -171,7 +172,7 @@ def decide_clips(
     links: Iterable[tuple[int, int]] | None = None,
     known: Mapping[int, str] | None = None,
 ) -> pa.Table:
-    """Set `keep`, `find_reasons` and `duplicate_of` of a clips table.
+    """Set `keep`, `reasons` and `duplicate_of` of a clips table.
 
     Reasons that are not ours to judge (licence, `too_short`) stay. links: pairs of
     rows that show the same footage, None finds them by `phash`. Of such a pair the larger, then
@@ -184,11 +185,11 @@ def decide_clips(
     scores = score_arrays(clips)
     # Reasons of all rows one after another: a million lists of texts would take gigabytes.
     said = [_kept_reasons(clips["reasons"])]
-    for rows, texts in _broken(scores, limits):
-        said.append((rows, pa.array(texts, pa.string())))
+    for rows, reasons in _broken(scores, limits):
+        said.append((rows, _as_texts(reasons)))
     if known:
-        shown = sorted(known.items())
-        said.append((np.array([row for row, _ in shown], np.intp), pa.array([f"known={what}" for _, what in shown])))  # fmt: skip
+        rows = np.array(sorted(known), np.intp)
+        said.append((rows, _as_texts(Reason("known", known[row]) for row in rows.tolist())))
     passed = np.ones(count, bool)
     for rows, _ in said:
         passed[rows] = False
@@ -199,7 +200,7 @@ def decide_clips(
     originals = {copy: ids[original].as_py() for copy, original in copies.items()}
     order = np.array(sorted(originals), np.intp)
     names = [originals[row] for row in order.tolist()]
-    said.append((order, pa.array([f"duplicate={name}" for name in names], pa.string())))
+    said.append((order, _as_texts(Reason("duplicate", name) for name in names)))
     passed[order] = False
     duplicate_of = np.full(count, None, object)
     duplicate_of[order] = names
@@ -222,10 +223,14 @@ def _kept_reasons(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.intp], pa.Arr
     if not len(column):
         return np.empty(0, np.intp), pa.array([], pa.string())
     rows, texts = pc.list_parent_indices(column), column.flatten()
-    names = pc.list_element(pc.split_pattern(texts, "=", max_splits=1), 0)
-    ours = pc.or_(pc.match_substring(names, "."), pc.is_in(names, pa.array(_OURS)))
-    fixed = pc.invert(ours)
+    fixed = pc.invert(are_judged_anew(reason_names(texts)))
     return rows.filter(fixed).to_numpy(zero_copy_only=False).astype(np.intp), texts.filter(fixed)
+
+
+def _as_texts(reasons: Iterable[Reason]) -> pa.Array:
+    import pyarrow as pa
+
+    return pa.array([str(reason) for reason in reasons], pa.string())
 
 
 def _as_lists(said: Sequence[tuple[npt.NDArray[np.intp], pa.Array]], count: int) -> pa.ListArray:
@@ -270,7 +275,7 @@ def decide_workspace(
         "kept": _count(after["keep"]),
         "kept_before": _count(clips["keep"]),
         "not_cut_yet": _count(uncut),
-        "dropped": count_column(after["reasons"]),
+        "dropped": count_reasons(after["reasons"]),
         "thresholds": limits,
     }
 
@@ -322,38 +327,6 @@ def saved_toml(chosen: Mapping[str, Any]) -> str:
     return tomli_w.dumps({"decide": own}) + thresholds_to_toml(chosen).replace(
         "[decide", "[thresholds"
     )
-
-
-def count_reasons(rows: Iterable[Sequence[str] | None]) -> dict[str, int]:
-    """How many clips each reason concerns, most first; a clip may have several."""
-    counts: dict[str, int] = {}
-    for row in rows:
-        for name in {reason_name(text) for text in row or ()}:
-            counts[name] = counts.get(name, 0) + 1
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-
-def count_column(reasons: pa.ChunkedArray) -> dict[str, int]:
-    """`count_reasons` of a column of lists."""
-    import numpy as np
-    import pyarrow.compute as pc
-
-    column = reasons.combine_chunks() if reasons.num_chunks != 1 else reasons.chunk(0)
-    if not len(column.flatten()):
-        return {}
-    names = pc.list_element(pc.split_pattern(column.flatten(), "=", max_splits=1), 0)
-    coded = names.dictionary_encode()
-    rows = pc.list_parent_indices(column).to_numpy(zero_copy_only=False).astype(np.int64)
-    size = len(coded.dictionary)
-    once = np.unique(rows * size + coded.indices.to_numpy(zero_copy_only=False)) % size
-    counts = np.bincount(once, minlength=size).tolist()
-    found = zip(coded.dictionary.to_pylist(), counts, strict=True)
-    return dict(sorted(found, key=lambda item: (-item[1], item[0])))
-
-
-def reason_name(text: str) -> str:
-    """`motion.subject` of `motion.subject=0.8<2`: the score or rule that a reason is about."""
-    return text.split("=", 1)[0]
 
 
 def score_arrays(clips: pa.Table) -> dict[str, npt.NDArray[np.float32]]:

@@ -19,6 +19,7 @@ from realdpo.curate import downloads, sources
 from realdpo.errors import UserError
 from realdpo.files import write_bytes
 from realdpo.progress import say
+from realdpo.reasons import parse_reasons
 from realdpo.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ def carried_clips(earlier: Earlier, known: KnownSources) -> pa.Table | None:
     if clips is None or not clips.num_rows:
         return None
     reasons = [
-        [text for text in row or () if text.partition("=")[0] not in ("license", "hdr")]
+        [str(reason) for reason in parse_reasons(row) if reason.name not in ("license", "hdr")]
         for row in clips["reasons"].to_pylist()
     ]
     where = clips.schema.get_field_index("reasons")

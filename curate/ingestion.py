@@ -39,6 +39,7 @@ from realdpo.errors import UserError
 from realdpo.files import write_bytes, write_text
 from realdpo.ledger import Ledger
 from realdpo.progress import progress_bar, say
+from realdpo.reasons import Reason, count_reasons
 from realdpo.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -362,7 +363,8 @@ def _clip_rows(
         fps, width, height = part.fps, part.width, part.height
         reasons = list(span.reasons)
         if target.fps and fps < target.fps * SLOWEST:
-            reasons.append(f"too_slow={float(fps):.3g}<{float(target.fps):.3g}")
+            rates = f"{float(fps):.3g}", f"{float(target.fps):.3g}"
+            reasons.append(Reason("too_slow", rates[0], "min", rates[1]))
         scores = summarise_span(result.scores, float(span.start), float(span.end))
         where = span_motion_map(result.scores, float(span.start), float(span.end))
         picture = framing.without_bars(scores, width, height)
@@ -381,7 +383,7 @@ def _clip_rows(
                 "start_s": float(span.start),
                 "end_s": float(span.end),
                 "status": "ok",
-                "reasons": reasons,
+                "reasons": [str(reason) for reason in reasons],
                 "source.fps": float(fps),
                 "source.short_side": min(picture.width * width, picture.height * height),
                 "source.upscale": target.width / (crop.width * width) if target.width else 1.0,
@@ -466,7 +468,7 @@ def choose_clips(
     if not clips.num_rows:
         return clips
     fixed = [
-        [*(reasons or ()), *_source_reasons(license_id, hdr, config)]
+        [*(reasons or ()), *map(str, _source_reasons(license_id, hdr, config))]
         for reasons, license_id, hdr in zip(
             clips["reasons"].to_pylist(),
             clips["license"].to_pylist(),
@@ -580,12 +582,15 @@ def _of_crop(
     return {name: value for name, value in fresh.items() if name not in found}
 
 
-def _source_reasons(license_id: str | None, hdr: float | None, config: IngestConfig) -> list[str]:
+def _source_reasons(
+    license_id: str | None, hdr: float | None, config: IngestConfig
+) -> list[Reason]:
     settings = config.sources
-    reason = licences.licence_reason(
+    license_reason = licences.licence_reason(
         license_id, required=settings.require_license, allowed=settings.licenses
     )
-    return [r for r in (reason, "hdr" if hdr and settings.hdr == "drop" else None) if r]
+    hdr_reason = Reason("hdr") if hdr and settings.hdr == "drop" else None
+    return [reason for reason in (license_reason, hdr_reason) if reason]
 
 
 def describe_clips(
@@ -780,24 +785,19 @@ def count_funnel(facts: Sequence[Mapping[str, Any]], clips: pa.Table) -> dict[st
 
     A clip with several reasons counts under each. Reasons are named by the score they concern.
     """
-    reasons: Counter[str] = Counter()
+    dropped = count_reasons(clips["reasons"])
     seconds = kept_seconds = 0.0
     kept: Counter[str] = Counter()
-    for keep, status, why, start, end, part in zip(
-        *(
-            clips[name].to_pylist()
-            for name in ("keep", "status", "reasons", "start_s", "end_s", "split")
-        ),
+    for keep, status, start, end, part in zip(
+        *(clips[name].to_pylist() for name in ("keep", "status", "start_s", "end_s", "split")),
         strict=True,
     ):
         seconds += end - start
         if keep and status == "ok":
             kept[part] += 1
             kept_seconds += end - start
-        for reason in {decide.reason_name(text) for text in why or ()}:
-            reasons[reason] += 1
         if status == "failed":
-            reasons["failed"] += 1
+            dropped["failed"] = dropped.get("failed", 0) + 1
     return {
         "sources": len(facts),
         "sources_failed": sum(row["status"] == "failed" for row in facts),
@@ -805,7 +805,7 @@ def count_funnel(facts: Sequence[Mapping[str, Any]], clips: pa.Table) -> dict[st
         "source_hours": sum(row.get("duration_s") or 0.0 for row in facts) / 3600,
         "clips": clips.num_rows,
         "clip_hours": seconds / 3600,
-        "dropped": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
+        "dropped": dict(sorted(dropped.items(), key=lambda item: (-item[1], item[0]))),
         "kept": sum(kept.values()),
         "kept_hours": kept_seconds / 3600,
         "splits": dict(sorted(kept.items())),

@@ -62,7 +62,7 @@ def inspect_file(
                 "start_s": start,
                 "end_s": end,
                 "keep": not why,
-                "reasons": why,
+                "reasons": [str(reason) for reason in why],
                 "scores": {k: None if math.isnan(v) else v for k, v in scores.items()},
             }
         )

@@ -23,6 +23,7 @@ from realdpo.curate.dedup_blocks import Where
 from realdpo.errors import UserError
 from realdpo.files import atomic_path, write_text
 from realdpo.progress import progress_bar
+from realdpo.reasons import count_reasons
 from realdpo.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -400,7 +401,7 @@ def _judge(into: Workspace, config: IngestConfig, where: Where) -> dict[str, Any
     return {
         "kept": ready.num_rows,
         "not_cut_yet": clips.filter(clips["keep"]).num_rows - ready.num_rows,
-        "dropped": decide.count_column(clips["reasons"]),
+        "dropped": count_reasons(clips["reasons"]),
         "duplicates": judged["dropped"].get("duplicate", 0),
         "splits": {c["values"]: c["counts"] for c in sorted(counts, key=lambda c: str(c["values"]))},
     }  # fmt: skip

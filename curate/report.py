@@ -15,6 +15,7 @@ from realdpo import report as page
 from realdpo.curate import decide
 from realdpo.media import MediaError
 from realdpo.progress import progress_bar
+from realdpo.reasons import count_reasons, parse_reasons
 
 if TYPE_CHECKING:
     from realdpo.workspace import Workspace
@@ -57,14 +58,15 @@ def curate_report_html(workspace: Workspace) -> str:
     clips = table.select(_COLUMNS).to_pylist()
     scores = decide.score_arrays(table)
     limits = thresholds_in_force(workspace)
-    chosen = _chosen(clips)
+    dropped = count_reasons(table["reasons"])
+    chosen = _chosen(clips, dropped)
     previews = _previews(workspace, chosen, sources)
     kept = [clip for clip in clips if clip["keep"]]
     seconds = sum(clip["end_s"] - clip["start_s"] for clip in kept)
     return page.render_page(
         "Curation report",
         [
-            page.Section("Funnel", _funnel(clips, sources)),
+            page.Section("Funnel", _funnel(clips, sources, dropped)),
             page.Section("Kept", _clips(chosen["kept"], previews, KEPT_PLAYABLE, "kept")),
             *(
                 page.Section(
@@ -104,7 +106,11 @@ def thresholds_in_force(workspace: Workspace) -> dict[str, float]:
     return decide.merge_thresholds({**decide.stored_thresholds(workspace), **own})
 
 
-def _funnel(clips: Sequence[Mapping[str, Any]], sources: Sequence[Mapping[str, Any]]) -> Markup:
+def _funnel(
+    clips: Sequence[Mapping[str, Any]],
+    sources: Sequence[Mapping[str, Any]],
+    dropped: Mapping[str, int],
+) -> Markup:
     failed = [s for s in sources if s["status"] != "ok"]
     kept = sum(bool(clip["keep"]) for clip in clips)
     steps = [
@@ -113,7 +119,7 @@ def _funnel(clips: Sequence[Mapping[str, Any]], sources: Sequence[Mapping[str, A
         {"step": "clips", "count": len(clips), "of": ""},
         *(
             {"step": f"dropped: {name}", "count": count, "of": f"{count / len(clips):.1%}"}
-            for name, count in decide.count_reasons(c["reasons"] for c in clips).items()
+            for name, count in dropped.items()
         ),
         {"step": "kept", "count": kept, "of": f"{kept / max(1, len(clips)):.1%}"},
     ]
@@ -130,17 +136,19 @@ def _funnel(clips: Sequence[Mapping[str, Any]], sources: Sequence[Mapping[str, A
     )
 
 
-def _chosen(clips: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+def _chosen(
+    clips: Sequence[Mapping[str, Any]], dropped: Iterable[str]
+) -> dict[str, list[Mapping[str, Any]]]:
     """Which clips to show under "kept" and under each reason; ids are hashes, so any order is fair."""
     ordered = sorted(clips, key=lambda clip: clip["clip_id"])
     chosen: dict[str, list[Mapping[str, Any]]] = {
         "kept": [clip for clip in ordered if clip["keep"]][:KEPT_SHOWN]
     }
-    for reason in decide.count_reasons(clip["reasons"] for clip in clips):
+    for reason in dropped:
         rows = [
             clip
             for clip in ordered
-            if any(decide.reason_name(text) == reason for text in clip["reasons"] or ())
+            if any(other.name == reason for other in parse_reasons(clip["reasons"]))
         ]
         chosen[reason] = rows[:PER_REASON]
     return chosen
@@ -210,9 +218,9 @@ def _clips(
 
 def _label(clip: Mapping[str, Any], title: str) -> str:
     """What stands under a small picture: the reason's numbers, or what a kept clip shows."""
-    for reason in clip["reasons"] or ():
-        if decide.reason_name(reason) == title and "=" in reason:
-            return reason.split("=", 1)[1].replace("\n", " ")
+    for reason in parse_reasons(clip["reasons"]):
+        if reason.name == title and reason.detail:
+            return reason.detail.replace("\n", " ")
     words = clip["prompt"] or clip["title"] or f"{clip['end_s'] - clip['start_s']:.2f} s"
     return str(words).replace("\n", " ")
 

@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from realdpo.curate.config import ClipSettings, ShotSettings, Target
+from realdpo.reasons import Reason
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +37,7 @@ class ShotSpan:
     shot: int
     start: Fraction
     end: Fraction
-    reasons: tuple[str, ...] = ()
+    reasons: tuple[Reason, ...] = ()
 
 
 class CutFinder:
@@ -167,7 +168,7 @@ def divide_given(
     for number, (start, wanted) in enumerate(given):
         end = finish if wanted is None else min(wanted, finish)
         if start >= end:
-            spans.append(ShotSpan(number, start, start, ("outside",)))
+            spans.append(ShotSpan(number, start, start, (Reason("outside"),)))
             continue
         for gap_end, gap_start in sorted(breaks):
             if start < gap_end < end:
@@ -196,10 +197,10 @@ def _pieces(
         while start + reach <= end - frame:
             pieces.append(ShotSpan(shot, start, min(start + target.seconds, end)))
             start = _snap(start + target.seconds, times)
-        return pieces or [ShotSpan(shot, start, max(start, end), ("too_short",))]
+        return pieces or [ShotSpan(shot, start, max(start, end), (Reason("too_short"),))]
     length = end - start
     if length < exact_seconds(settings.min_seconds):
-        return [ShotSpan(shot, start, max(start, end), ("too_short",))]
+        return [ShotSpan(shot, start, max(start, end), (Reason("too_short"),))]
     count = math.ceil(length / exact_seconds(settings.max_seconds))
     edges = [_snap(start + length * i / count, times) for i in range(count)] + [end]
     return [ShotSpan(shot, a, b) for a, b in pairwise(edges)]

@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from realdpo.reasons import Reason
+
 
 @dataclass(frozen=True)
 class Licence:
@@ -75,7 +77,7 @@ def strictest_licence(texts: Iterable[str | None]) -> str | None:
 
 def licence_reason(
     text: str | None, *, required: bool = False, allowed: Sequence[str] = ()
-) -> str | None:
+) -> Reason | None:
     """Why this licence keeps a clip out, or None.
 
     required: drop what states no licence, or one that is not understood. allowed: licences in any
@@ -84,11 +86,11 @@ def licence_reason(
     """
     licence = read_licence(text)
     if licence.problem == _NOT_STATED:
-        return "license=none" if required or allowed else None
+        return Reason("license", "none") if required or allowed else None
     if allowed and not any(_same(text or "", item) for item in allowed):
-        return f"license={licence.spdx or licence.name}"
+        return Reason("license", licence.spdx or licence.name)
     if required and not licence.understood and not allowed:
-        return f"license=not understood: {licence.name}"
+        return Reason("license", f"not understood: {licence.name}")
     return None
 
 

@@ -6,6 +6,7 @@ templates in `data_cards/` hold only what is true of everything that realdpo pub
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -26,6 +27,7 @@ from realdpo import licences, tables
 from realdpo.config import load_toml
 from realdpo.publish import markdown as md
 from realdpo.publish.published import Shards
+from realdpo.reasons import Reason, count_reasons, parse_reasons
 from realdpo.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -150,10 +152,9 @@ def read_thresholds(workspace: Workspace, clips: pa.Table | None) -> dict[str, d
         score, _, side = key.rpartition("_")
         if side in ("min", "max") and "." in score and isinstance(value, (int, float)):
             found.setdefault(score, {})[side] = float(value)
-    for reason in _reasons(clips):
-        if rule := _rule(reason):
-            score, side, value = rule
-            found.setdefault(score, {}).setdefault(side, value)
+    for reason in set() if clips is None else set(itertools.chain(*_reasons(clips))):
+        if reason.is_score and reason.side and reason.bound:
+            found.setdefault(reason.name, {}).setdefault(reason.side, float(reason.bound))
     return found
 
 
@@ -167,23 +168,21 @@ def funnel_rows(clips: pa.Table, rules: Mapping[str, Mapping[str, float]]) -> li
     failed = sum(status != "ok" for status in clips["status"].to_pylist())
     if failed:
         rows.append({"step": "could not be measured", "dropped": failed, "alone": failed})
-    reasons = [
-        {_reason_name(reason) for reason in given or []} for given in clips["reasons"].to_pylist()
-    ]
-    counts = Counter(name for given in reasons for name in given)
-    alone = Counter(next(iter(given)) for given in reasons if len(given) == 1)
-    named = {
-        f"{score} {'<' if side == 'min' else '>'} {value:g}": f"{score}.{side}"
+    broken = [{_rule_of(reason) for reason in reasons} for reasons in _reasons(clips)]
+    counts = Counter(rule for row in broken for rule in row)
+    alone = Counter(next(iter(row)) for row in broken if len(row) == 1)
+    thresholds: dict[tuple[str, ...], str] = {
+        (score, side): f"{score} {'<' if side == 'min' else '>'} {value:g}"
         for score, sides in rules.items()
         for side, value in sides.items()
         if score in clips.schema.names  # a threshold on what was not measured drops nothing
     }
-    for label, name in sorted(named.items(), key=lambda item: -counts[item[1]]):
+    for rule, label in sorted(thresholds.items(), key=lambda item: -counts[item[0]]):
         rows.append(
-            {"step": md.markdown_code(label), "dropped": counts.pop(name, 0), "alone": alone[name]}
+            {"step": md.markdown_code(label), "dropped": counts.pop(rule, 0), "alone": alone[rule]}
         )
-    for name, count in counts.most_common():
-        rows.append({"step": name, "dropped": count, "alone": alone[name]})
+    for rule, count in counts.most_common():
+        rows.append({"step": " ".join(rule), "dropped": count, "alone": alone[rule]})
     kept = sum(bool(keep) for keep in clips["keep"].to_pylist())
     rows.append({"step": "kept", "left": kept})
     return rows
@@ -579,9 +578,9 @@ def _histograms(clips: pa.Table, rules: Mapping[str, Mapping[str, float]]) -> by
     from realdpo import report
 
     scores = tables.score_columns(clips)
-    drops = Counter(_reason_name(reason).rpartition(".")[0] for given in clips["reasons"].to_pylist() for reason in given or [])  # fmt: skip
+    drops = count_reasons(clips["reasons"])
     named = [score for score in rules if score in scores] or scores
-    named.sort(key=lambda score: (-drops[score], not score.startswith("motion."), score))
+    named.sort(key=lambda score: (-drops.get(score, 0), not score.startswith("motion."), score))
     known = [score for score in named if clips[score].null_count < clips.num_rows]
     if not known:
         return None
@@ -766,20 +765,12 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, An
             yield f"{prefix}{key}", value
 
 
-def _reasons(clips: pa.Table | None) -> set[str]:
-    if clips is None:
-        return set()
-    return {reason for given in clips["reasons"].to_pylist() for reason in given or []}
+def _reasons(clips: pa.Table) -> list[list[Reason]]:
+    return [parse_reasons(texts) for texts in clips["reasons"].to_pylist()]
 
 
-def _rule(reason: str) -> tuple[str, str, float] | None:
-    """(score, side, threshold) of a reason such as `motion.subject=0.8<2.0`."""
-    found = re.fullmatch(r"([\w.]+)=([^<>]*)([<>])([-+\d.e]+)", reason)
-    if not found:
-        return None
-    return found[1], "min" if found[3] == "<" else "max", float(found[4])
-
-
-def _reason_name(reason: str) -> str:
-    rule = _rule(reason)
-    return f"{rule[0]}.{rule[1]}" if rule else re.split(r"[=:]", reason)[0].strip()
+def _rule_of(reason: Reason) -> tuple[str, ...]:
+    """What a row of the funnel counts: a threshold, a score that is not known, or another rule."""
+    if not reason.is_score:
+        return (reason.name,)
+    return reason.name, reason.side or "unknown"

@@ -102,4 +102,4 @@ def test_verdicts_are_stored_and_follow_the_caption(tmp_path: Path, bikes: Path)
 def test_a_low_verdict_can_drop_the_clip() -> None:
     scores = {"verify.fit": np.array([0.2, 0.9, np.nan], np.float32)}
     reasons = decide.find_reasons(scores, {"verify.fit_min": 0.5}, 3)
-    assert reasons == [["verify.fit=0.2<0.5"], [], []]
+    assert [[str(reason) for reason in row] for row in reasons] == [["verify.fit=0.2<0.5"], [], []]

@@ -19,6 +19,7 @@ from realdpo.curate.shots import CutFinder, divide_shots, make_finder
 from realdpo.curate.transitions import DissolveFinder
 from realdpo.errors import UserError
 from realdpo.media.decode import Frame, decode_frames
+from realdpo.reasons import Reason
 
 RATE = Fraction(25)
 PIXEL = np.zeros((1, 1, 3), np.uint8)
@@ -212,7 +213,7 @@ def test_a_shot_shorter_than_the_least_leaves_no_foreign_frame() -> None:
 def test_spans_keep_away_from_cuts_and_are_of_one_shot() -> None:
     cuts = [Fraction(3), Fraction(4), Fraction(20)]
     spans = divide_shots(times_of(30), cuts, [], RATE, ClipSettings(), Target())
-    assert [s.reasons for s in spans if s.shot == 1] == [("too_short",)]
+    assert [s.reasons for s in spans if s.shot == 1] == [(Reason("too_short"),)]
     long = [s for s in spans if s.shot == 2]
     assert (long[0].start, long[-1].end) == (Fraction(41, 10) + Fraction(1, 50), Fraction(199, 10))
     assert len(long) == 2
@@ -224,7 +225,7 @@ def test_a_preset_fills_its_frames_or_is_too_short() -> None:
     just = divide_shots(times_of(6.04), [], [], RATE, ClipSettings(), target)
     assert [s.reasons for s in just] == [()]
     short = divide_shots(times_of(6.0), [], [], RATE, ClipSettings(), target)
-    assert [s.reasons for s in short] == [("too_short",)]
+    assert [s.reasons for s in short] == [(Reason("too_short"),)]
     assert len(divide_shots(times_of(12.4), [], [], RATE, ClipSettings(), target)) == 2
 
 

@@ -158,7 +158,7 @@ def test_spans_of_shots() -> None:
         for target in (Target(), Target(frames=16, fps=Fraction(8)))
     ]  # fmt: skip
     found = {
-        str(n): [[s.shot, str(s.start), str(s.end), *s.reasons] for s in part]
+        str(n): [[s.shot, str(s.start), str(s.end), *map(str, s.reasons)] for s in part]
         for n, part in enumerate(spans)
     }
     check("spans", shots.VERSION, "VERSION in curate/shots.py", found)
@@ -177,7 +177,7 @@ def test_verdicts() -> None:
     # Defaults may change without a new version: they are part of every key as they are.
     fixed = {"motion.subject_min": 0.04, "luma.mean_max": 235.0, "frozen.share_max": 0.3}
     found = {
-        "reasons": decide.find_reasons(columns, fixed, 2),
+        "reasons": [list(map(str, row)) for row in decide.find_reasons(columns, fixed, 2)],
         "thresholds": sorted(decide.merge_thresholds({"motion": {"subject_min": "off"}, **fixed}))[
             :3
         ],
