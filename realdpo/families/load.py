@@ -149,6 +149,11 @@ def load_transformer(
     kind = getattr(diffusers, spec.classes[spec.component])
     options: dict[str, Any] = in_dtype(dtype)
     if bits < 16:
+        if device is None or device.type == "cpu":  # diffusers quantises on an accelerator only
+            raise UserError(
+                f"a base in {bits} bits needs a GPU, and there is none here",
+                "leave out --memory, or name a rung without quantisation, such as one-by-one",
+            )
         options |= {"quantization_config": _quantised(dtype, bits), "device_map": {"": str(device)}}
     with _loading_told(spec.folder):
         model: nn.Module = kind.from_pretrained(

@@ -431,3 +431,10 @@ def test_dry_run_prints_the_estimate_by_part_for_a_card(fresh, model):
     for part in ("weights", "activations", "moments", "reserve", "encoding", "blocks", "fits"):
         assert part in done.output
     assert not Path(fresh.root / "runs").exists()
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_quantised_base_without_a_gpu_is_refused_in_one_line(model, bits):
+    spec = loading.read_spec(str(model))
+    with pytest.raises(UserError, match=f"a base in {bits} bits needs a GPU"):
+        loading.load_transformer(spec, torch.float32, bits, CPU)
