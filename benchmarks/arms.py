@@ -193,7 +193,16 @@ def sweep() -> list[Arm]:
                         "contrast-trusted")
         for lr in (1e-4, 3e-4, 1e-3)
     ]  # fmt: skip
-    return [*sft, *contrast, *others]
+    long = [
+        Arm("sft-2400-0.001", "sft, the compute of three rounds", "sft", 2400, 1e-3),
+        *(
+            Arm(f"contrast-1800-{lr:g}-{gamma:g}", f"contrast of the same compute at {lr:g}",
+                steps=1800, lr=lr, changes={"gamma": gamma})
+            for lr, gamma in ((3e-4, 0.75), (6e-4, 0.75), (1e-3, 0.5))
+        ),
+        Arm("contrast-smooth-1800", "its smooth form, the same", steps=1800, loss="smooth"),
+    ]  # fmt: skip
+    return [*sft, *contrast, *others, *long]
 
 
 CORE = ("sft", "sft-fast", "contrast", "sft-guided")  # on a second base, and in a second world
