@@ -220,7 +220,7 @@ def encoded_again(video: Video) -> Video:
 
 def passed_through_vae(video: Video) -> Video:
     from realdpo.families import family_of
-    from realdpo.families.load import spec_of_pipeline
+    from realdpo.families.spec import spec_of_pipeline
     from realdpo.pairs import generate
 
     pipe = _pipe()

@@ -16,8 +16,9 @@ import pyarrow.compute as pc
 from realdpo import ids, tables
 from realdpo.errors import UserError
 from realdpo.families import Family, Traits, family_of
-from realdpo.families.load import Model, dtype_on, locate_model, spec_of_folder, with_task
+from realdpo.families.load import Model, dtype_on, locate_model
 from realdpo.families.sample import GenerationSettings, settings_from
+from realdpo.families.spec import spec_of_folder, with_task
 from realdpo.families.weights import lora_id
 from realdpo.pairs import conform
 from realdpo.pairs.config import BuildConfig

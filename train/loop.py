@@ -157,6 +157,8 @@ class Trainer:
         torch.manual_seed(seed_of(config.seed, "weights"))
 
         spec = load.read_spec(config.model, config.revision, config.expert, config.task)
+        if config.flow_shift is not None:  # refused before anything is encoded
+            noise.shift_process(noise.from_scheduler(spec.scheduler), config.flow_shift)
         share = (self.accelerator.process_index, self.accelerator.num_processes)
         with memory.explain_out_of_memory(
             lambda: "encoding the pairs", latents.leaner_settings(config)

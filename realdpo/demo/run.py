@@ -283,8 +283,9 @@ def _sample_tuned(workspace: Workspace, config: BuildConfig, run: str) -> None:
     from PIL import Image
 
     from realdpo.families import family_of
-    from realdpo.families.load import load_pipeline, spec_of_pipeline
+    from realdpo.families.load import load_pipeline
     from realdpo.families.sample import generate_video, settings_for
+    from realdpo.families.spec import spec_of_pipeline
     from realdpo.pairs import conform
 
     pipe = load_pipeline(config.model, config.dtype, "cpu", str(weights), config.memory)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from realdpo.families.base import Spec
 from realdpo.families.fingerprint import fingerprint_weights
 from realdpo.families.guide import Guide, guide_by_base, guide_text
 from realdpo.families.memory import memory_options, memory_told, place_pipeline
+from realdpo.families.spec import spec_of_folder, with_task
 from realdpo.families.weights import load_lora
 from realdpo.ids import content_id
 from realdpo.models import TINY, resolve_model
@@ -72,49 +72,6 @@ def locate_model(model: str, revision: str | None = None) -> Model:
 def fingerprint_parts(spec: Spec, *components: str) -> str:
     """An id of the weights and settings of some components; `fingerprint` of each."""
     return content_id(**{name: fingerprint_weights(spec.folder / name) for name in components})
-
-
-def spec_of_folder(folder: Path, component: str = "transformer") -> Spec:
-    """The facts in a pipeline folder's JSON files. Raises UserError when they are damaged."""
-    index = _json(folder / "model_index.json")
-    parts = {"pipeline": {k: v for k, v in index.items() if not isinstance(v, list)}}
-    classes = {}
-    for name, value in index.items():
-        if isinstance(value, list) and len(value) == 2 and value[0] is not None:
-            classes[name] = str(value[1])
-            for file in ("config.json", "scheduler_config.json", "guider_config.json"):
-                if (folder / name / file).is_file():
-                    parts[name] = _json(folder / name / file)
-    return Spec(str(index.get("_class_name", "?")), parts, classes, folder, component)
-
-
-def spec_of_pipeline(pipe: Any) -> Spec:
-    """The facts of a loaded pipeline; equal to those of its folder in all that families read."""
-    parts = {
-        name: dict(part.config) if not hasattr(part.config, "to_dict") else part.config.to_dict()
-        for name, part in pipe.components.items()
-        if hasattr(part, "config")
-    }
-    classes = {name: type(part).__name__ for name, part in pipe.components.items() if part}
-    return Spec(type(pipe).__name__, {**parts, "pipeline": dict(pipe.config)}, classes)
-
-
-def with_task(spec: Spec, task: str | None) -> Spec:
-    """The facts with the pipeline class that does `task`; None leaves the folder's own.
-
-    Some publishers put one folder on the Hub for text-to-video and image-to-video. Raises
-    UserError when the weights cannot do it.
-    """
-    family = family_of(spec)
-    if task is None or task == family.task:
-        return spec
-    if task not in family.tasks():
-        raise UserError(
-            f"{spec.folder or spec.pipeline} is a {spec.pipeline}: its weights do {family.task}",
-            f"leave out the task, or give a model for {task}",
-        )
-    classes = [name for name, does in family.TASKS.items() if does == task]
-    return replace(spec, pipeline=classes[0] if classes else spec.pipeline, task=task)
 
 
 def read_spec(
@@ -396,13 +353,4 @@ def _fetched(name: str, revision: str | None) -> Path:
         raise UserError(
             f"cannot fetch {name}: {str(error).splitlines()[0]}",
             "check the name, the network and `hf auth login`, or give a local folder",
-        ) from None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"cannot read {path}: {error}", "save or download the model again"
         ) from None

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from realdpo.errors import UserError
 from realdpo.families import family_of
 from realdpo.families.base import Family
-from realdpo.families.load import spec_of_pipeline
 from realdpo.families.memory import memory_told
+from realdpo.families.spec import spec_of_pipeline
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,6 +15,7 @@ from realdpo.errors import UserError
 from realdpo.families.base import Spec
 from realdpo.families.fingerprint import fingerprint_weights
 from realdpo.families.names import to_diffusers
+from realdpo.families.spec import spec_of_pipeline
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -167,7 +168,6 @@ def load_lora(pipe: Any, lora: str, scale: float = 1.0) -> dict[str, int]:
     two transformers it is, or does not fit that transformer layer by layer.
     """
     from realdpo.families import family_of
-    from realdpo.families.load import spec_of_pipeline
 
     family, loaded = family_of(spec_of_pipeline(pipe)), dict[str, int]()
     for file in [file for part in lora.split(",") for file in _files(part.strip())]:

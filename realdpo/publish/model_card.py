@@ -14,7 +14,7 @@ from markupsafe import Markup
 import realdpo
 from realdpo.config import load_toml
 from realdpo.families import family_of
-from realdpo.families.load import spec_of_folder
+from realdpo.families.spec import spec_of_folder
 from realdpo.families.weights import LORA_FILE, LOW_LORA_FILE
 from realdpo.models import TINY, tiny_folder
 from realdpo.publish import markdown as md

@@ -30,6 +30,7 @@ from realdpo.curate.config import TARGETS
 from realdpo.errors import UserError
 from realdpo.families import FAMILIES, family_of, load, trainable_family
 from realdpo.families.sample import generate_video, settings_from
+from realdpo.families.spec import spec_of_pipeline, with_task
 from realdpo.families.weights import load_lora, save_weights
 from realdpo.ids import seed_of
 from realdpo.media.decode import read_clip
@@ -215,7 +216,7 @@ def test_training_gives_the_transformer_what_its_pipeline_gives_it(case, dtype, 
 def test_encoding_is_undone_by_decoding_and_legal_shapes_come_back_whole(case):
     traits, family, vae = case.family.traits, case.family, case.pipe.vae
     assert traits.task == ("i2v" if "i2v" in case.name else "t2v")
-    loaded = load.with_task(load.spec_of_pipeline(case.pipe), case.task)
+    loaded = with_task(spec_of_pipeline(case.pipe), case.task)
     assert family_of(loaded).traits == traits  # a plan needs no weights
     for frames in (case.frames, case.frames + traits.frame_step):
         clip = latents._pixels(shards.clip(1, 2.0, size=case.side, frames=frames))[None]
@@ -558,7 +559,7 @@ def test_what_is_not_trained_is_said_in_one_line_with_the_families_that_are(
 
 
 def test_kandinskys_sparse_checkpoints_are_sampled_only():
-    spec = load.spec_of_pipeline(tiny_pipelines.kandinsky5(attention="nabla"))
+    spec = spec_of_pipeline(tiny_pipelines.kandinsky5(attention="nabla"))
     assert family_of(spec).traits.frames == 241
     with pytest.raises(UserError, match="sparse attention"):
         trainable_family(spec)
@@ -599,4 +600,4 @@ def test_every_family_and_class_that_is_trained_stands_in_the_docs():
 
 def _spec_of(name: str):
     pipe = tiny_pipelines.PIPELINES[SHARED.get(name, name)]()
-    return load.spec_of_pipeline(pipe)
+    return spec_of_pipeline(pipe)

@@ -11,6 +11,7 @@ import torch
 from realdpo.errors import UserError
 from realdpo.families import family_of, load, weights
 from realdpo.families.guide import adapters_off, guide_by_base, parse_guide
+from realdpo.families.spec import spec_of_pipeline
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,7 +24,7 @@ def folder(tmp_path_factory):
 def tuned(folder, **options):
     """The pipeline with adapters that do something, and what it calls its transformer with."""
     pipe = load.load_pipeline(str(folder), device="cpu", **options)
-    family = family_of(load.spec_of_pipeline(pipe))
+    family = family_of(spec_of_pipeline(pipe))
     weights.add_lora(pipe.transformer, 2, 2.0, 0.0, family.TARGETS)
     random = torch.Generator().manual_seed(0)
     for name, parameter in pipe.transformer.named_parameters():

@@ -14,8 +14,9 @@ from realdpo import tables
 from realdpo.errors import UserError
 from realdpo.families import Spec, family_of
 from realdpo.families.fingerprint import fingerprint_weights
-from realdpo.families.load import locate_model, spec_of_folder
+from realdpo.families.load import locate_model
 from realdpo.families.memory import OutOfMemory, choose_memory, memory_told, next_memory
+from realdpo.families.spec import spec_of_folder
 from realdpo.pairs.config import BuildConfig, parse_strategies
 from realdpo.pairs.plan import plan_loser, plan_pairs
 

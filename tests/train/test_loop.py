@@ -69,6 +69,12 @@ def test_a_run_leaves_logs_checkpoints_and_weights(fresh, config):
     assert summary.held_out_by == "the validation split"
 
 
+def test_a_shift_that_the_schedule_has_not_is_refused_before_encoding(fresh, config, monkeypatch):
+    monkeypatch.setattr(latents, "prepare_pairs", lambda *a, **k: pytest.fail("encoded"))
+    with pytest.raises(UserError, match="has no shift"):
+        loop.run_training(fresh, replace(config, flow_shift=3.0))
+
+
 def test_deterministic_kernels_are_asked_for_during_a_run_alone(fresh, config):
     asked = []
     config = replace(config, steps=1, deterministic=True)

@@ -92,8 +92,9 @@ def _generate(
     advance: Callable[[], None] = lambda: None,
 ) -> None:
     from realdpo.families import family_of
-    from realdpo.families.load import load_pipeline, spec_of_pipeline, with_task
+    from realdpo.families.load import load_pipeline
     from realdpo.families.sample import generate_video
+    from realdpo.families.spec import spec_of_pipeline, with_task
 
     device, tasks = part
     if not tasks:

@@ -11,7 +11,8 @@ from realdpo.errors import UserError
 from realdpo.families.base import Spec
 from realdpo.families.fingerprint import fingerprint_weights
 from realdpo.families.guide import Guide, guide_text, parse_guide
-from realdpo.families.load import locate_model, read_spec, spec_of_folder, with_task
+from realdpo.families.load import locate_model, read_spec
+from realdpo.families.spec import spec_of_folder, with_task
 from realdpo.ids import content_id
 from realdpo.workspace import Workspace
 
@@ -20,7 +21,7 @@ from realdpo.workspace import Workspace
 class System:
     """What makes videos. videos: a folder of finished ones, else `model` (with `lora`) makes them.
 
-    task: as for `realdpo.families.load.with_task`. transformer: a fully trained transformer's folder
+    task: as for `realdpo.families.spec.with_task`. transformer: a fully trained transformer's folder
     that replaces the model's own. base_revision: the commit or branch of the model on the Hub.
     revision: an id that changes when any weight does. guide: how its base guides it, if at all.
     scale: of the LoRA.
