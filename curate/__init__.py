@@ -1,7 +1,7 @@
 """Footage to a dataset: find shots, score, decide, caption, cut and shard.
 
 `ingest` runs the whole way. Scores and shots of one file need no workspace:
-`realdpo.curate.scores.score_file("clip.mp4")`, `realdpo.curate.shots.find_shots("film.mp4")`.
+`realdpo.curate.scores.of("clip.mp4")`, `realdpo.curate.shots.of("film.mp4")`.
 """
 
 from __future__ import annotations

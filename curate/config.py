@@ -1,4 +1,4 @@
-"""Settings of `realdpo curate ingest`: sources, shots, clips, targets, shards."""
+"""Settings of `realdpo curate ingest` (sources, shots, clips, targets, shards) and `embed`."""
 
 from __future__ import annotations
 
@@ -73,11 +73,10 @@ class ShotSettings:
     """Shot boundaries, by PySceneDetect's detectors.
 
     The defaults are the best single setting over its three benchmark sets (BBC, AutoShot,
-    ClipShots). detector: finds hard cuts. threshold: of the detector; unset takes its own
-    (adaptive 3.5, content 31, threshold 12, transnetv2 0.4). window: frames on either side that
-    the adaptive detector compares a change with. min_content: least change, in levels, that the
-    adaptive detector takes for a cut. min_seconds: least time between
-    two cuts.
+    ClipShots). detector: detector of hard cuts. threshold: threshold of the detector; unset takes
+    its default (adaptive 3.5, content 31, threshold 12, transnetv2 0.4). window: frames on either
+    side that the adaptive detector compares a change with. min_content: least change, in levels,
+    that the adaptive detector takes for a cut. min_seconds: least time between two cuts.
     """
 
     detector: Literal["adaptive", "content", "threshold", "transnetv2"] = "adaptive"
@@ -91,12 +90,12 @@ class ShotSettings:
 class ClipSettings:
     """How shots become clips.
 
-    min_seconds, max_seconds: of a clip whose length is free (target native).
-    trim_seconds: left out on both sides of a hard cut, where encoders smear two shots.
-    soft_trim_seconds: left out on both sides of a dissolve or fade.
-    crop: where a target's shape is cut out of the picture: subject puts it over the people that
-    the extra `people` finds, else over what moves; centre keeps the middle. Black bars are cut
-    away in both.
+    min_seconds: shortest clip; only for target native. max_seconds: longest clip; only for target
+    native. trim_seconds: seconds left out on both sides of a hard cut, where encoders smear two
+    shots. soft_trim_seconds: seconds left out on both sides of a dissolve or fade.
+    crop: where the picture is cropped to the target's shape: `subject` follows the people that
+    the extra `people` found, else what moves; `centre` keeps the middle. Black bars are cut away
+    in both.
     """
 
     min_seconds: float = 2.0
@@ -110,9 +109,9 @@ class ClipSettings:
 class SourceSettings:
     """Which footage is let in.
 
-    licenses: SPDX ids; when not empty, clips of any other licence are dropped.
+    licenses: allowed licences, such as CC-BY-4.0 or CC-BY; other clips are dropped.
     require_license: drop clips whose licence is unknown.
-    max_download_mb: size limit of one download. hdr: tone-map HDR footage, or drop it.
+    max_download_mb: largest download in megabytes. hdr: tone-map HDR footage, or drop it.
     """
 
     require_license: bool = False
@@ -125,8 +124,10 @@ class SourceSettings:
 class ShardSettings:
     """The dataset that is written.
 
-    format: of the files. to: fsspec address that gets a copy, such as s3://bucket/set. shard_mb: video bytes of one shard. row_group_mb: of one row group; the Hub's viewer reads
-    one at a time. validation, test: shares of the sources.
+    format: format of the dataset. to: fsspec address that gets a copy of the dataset, such as
+    s3://bucket/set. shard_mb: megabytes of video in one file. row_group_mb: megabytes of one row
+    group, which the Hub's viewer reads at once. validation: share of the sources in the
+    validation split. test: share of the sources in the test split.
     """
 
     format: Literal["parquet", "webdataset", "folder"] = "parquet"
@@ -139,12 +140,12 @@ class ShardSettings:
 
 @settings
 class PeopleSettings:
-    """The models behind the scores of people.
+    """The models that find people.
 
-    detector: of transformers, by Hub id or folder: RT-DETR, RT-DETRv2, D-FINE or another that
-    knows `person`; "" takes BlazePose out of the mediapipe package. pose: of transformers,
-    ViTPose, for whole and cut-off bodies; "" judges those by the detector's boxes. threshold:
-    least confidence of a person. device: auto | cpu | cuda | cuda:N | mps
+    detector: detector of transformers, as a Hub id or folder: RT-DETR, RT-DETRv2, D-FINE or another
+    that knows `person`; empty takes BlazePose from the mediapipe package. pose: ViTPose of
+    transformers, for whole and cut-off bodies; empty judges these by the detector's boxes.
+    threshold: least confidence of a person. device: auto, cpu, cuda, cuda:N or mps.
     """
 
     detector: str = ""
@@ -158,14 +159,18 @@ BLAZEPOSE = PeopleSettings()
 
 @settings
 class IngestConfig:
-    """Everything `curate ingest` can be told.
+    """All settings of `curate ingest`.
 
-    target: name of a preset in TARGETS. decide: thresholds, `<group>.<name>_min` or `_max`,
-    over the defaults of `curate.decide`; a target smaller than its `source.short_side_min`, or
-    slower than its `time.fps_min`, lowers that one to its own. caption: name of a captioner. captions: how it is
-    asked. per_action: keep at most so many clips of each action; 0 keeps all. extras: scores of sampled frames to run (people, text, nsfw). models: that find people. engine: where steps
-    run. workers: processes, 0 for as many as cores. address: of a Ray cluster, empty starts
-    one here.
+    target: shape of the clips: native, tiny, or a model's: cogvideox, cogvideox1.5, wan2.1,
+    wan2.2-5b, skyreels, ltx, ltx2, hunyuan, hunyuan15, mochi, kandinsky5, sana-video, cosmos2.5.
+    decide: thresholds that replace defaults of `curate decide`, as `<group>.<name>_min` or `_max`; a
+    target that is smaller or slower than the default allows lowers that default itself. caption: who
+    writes the prompts: sidecar (captions that came with the footage, else title and keywords),
+    keywords, openai:<base url>, or transformers:<model>. captions: settings of the captioner.
+    per_action: clips of each action to keep, at most; 0 keeps all. extras: further scores, of
+    sampled frames: people, text, nsfw. models: models that find people. engine: where the steps
+    run. workers: number of processes; 0 for as many as there are cores. address: address of a
+    running Ray cluster; empty starts one here.
     """
 
     target: str = "native"
@@ -204,3 +209,28 @@ class IngestConfig:
             asked["time.fps_min"] = float(target.fps * SLOWEST)
         # First, so that whatever was given comes after it and wins.
         object.__setattr__(self, "decide", {**asked, **self.decide})
+
+
+@settings
+class EmbedConfig:
+    """`[embed]`: which open_clip model looks at what, and what is scored with it."""
+
+    model: str = "ViT-B-32"
+    """Model of open_clip, or local-dir:/folder or hf-hub:owner/name with weights."""
+    weights: str = "laion2b_s34b_b79k"
+    """Tag of open_clip's weights, or a file; "" with local-dir: and hf-hub: models."""
+    frames: int = 8
+    """Frames of each clip, evenly spaced in time."""
+    batch: int = 64
+    """Frames in one forward pass."""
+    device: str = "auto"
+    """Device: auto, cpu, cuda, cuda:N or mps."""
+    aesthetic: str = ""
+    """Weights of a LAION aesthetic head (.safetensors or .pth); without, there is no
+    semantic.aesthetic."""
+    action_min: float = 0.5
+    """Least zero-shot probability at which a clip without an action tag gets one."""
+
+    def __post_init__(self) -> None:
+        if min(self.frames, self.batch) < 1:
+            raise UserError("frames and batch must be 1 or more")

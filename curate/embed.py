@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from realdpo import ids, tables
-from realdpo.config import settings
 from realdpo.curate.caption import show
+from realdpo.curate.config import EmbedConfig
 from realdpo.errors import UserError
 from realdpo.files import atomic_path
 from realdpo.media import MediaError
@@ -31,30 +31,6 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 VERSION = b"1"
-
-
-@settings
-class EmbedConfig:
-    """`[embed]`: which open_clip model looks at what, and what is scored with it."""
-
-    model: str = "ViT-B-32"
-    """open_clip's name, or local-dir:/folder or hf-hub:owner/name that carries its weights."""
-    weights: str = "laion2b_s34b_b79k"
-    """open_clip's tag or a weights file; "" with local-dir: and hf-hub: models."""
-    frames: int = 8
-    """Frames of each clip, evenly spaced in time."""
-    batch: int = 64
-    """Frames a forward pass."""
-    device: str = "auto"
-    """auto | cpu | cuda | cuda:N | mps"""
-    aesthetic: str = ""
-    """Weights file of a LAION aesthetic head; "" leaves semantic.aesthetic out."""
-    action_min: float = 0.5
-    """Least zero-shot probability at which a clip without an action tag gets one."""
-
-    def __post_init__(self) -> None:
-        if min(self.frames, self.batch) < 1:
-            raise UserError("frames and batch must be 1 or more")
 
 
 @dataclass(frozen=True)

@@ -206,7 +206,7 @@ def _pieces(
     return [ShotSpan(shot, a, b) for a, b in pairwise(edges)]
 
 
-def find_shots(path: str | Path, settings: ShotSettings | None = None) -> list[ShotSpan]:
+def of(path: str | Path, settings: ShotSettings | None = None) -> list[ShotSpan]:
     """The shots of a video file, trimmed as `ingest` trims them, whatever their length.
 
     Raises UserError when the file cannot be read as video.

@@ -23,6 +23,6 @@ print(clips.loc[~clips.keep, "reasons"].explode().value_counts())
 
 # %% The scores and shots of one file, without a workspace.
 film = work.sources.to_pandas().path[0]
-print(realdpo.curate.scores.score_file(film)["motion.subject"])
-for shot in realdpo.curate.shots.find_shots(film):
+print(realdpo.curate.scores.of(film)["motion.subject"])
+for shot in realdpo.curate.shots.of(film):
     print(f"shot {shot.shot}: {float(shot.start):.2f} to {float(shot.end):.2f} s")

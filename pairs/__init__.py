@@ -20,6 +20,7 @@ def build(
     devices: str = "auto",
     engine: str = "local",
     address: str = "",
+    apply_review: Path | None = None,
     progress: bool = True,
     **settings: Any,
 ) -> dict[str, Any]:
@@ -31,6 +32,8 @@ def build(
         shard: (i, n) makes the i-th of n parts, counting from 1, for n machines on one folder.
         devices: `auto` for every GPU, or names joined by commas, one worker each.
         engine: `local`, or `ray` for a cluster that shares the folder; address: of the cluster.
+        apply_review: the file of choices that the page of `pairs report` gave you; rejected pairs
+            leave the shards.
         progress: show progress bars on stderr.
         settings: fields of `realdpo.pairs.config.BuildConfig`, such as `model` and `losers`.
 
@@ -41,14 +44,19 @@ def build(
         UserError: a wrong setting, a model that is not there, no clips.
     """
     from realdpo import config as configs
-    from realdpo.pairs import building
+    from realdpo.pairs import building, interchange
     from realdpo.pairs.config import BuildConfig
+    from realdpo.pairs.publish import apply_review as take_review
     from realdpo.progress import show_progress
     from realdpo.workspace import Workspace
 
     workspace = Workspace.of(work)
     chosen = config or configs.build_settings(BuildConfig, settings, "pairs")
     with show_progress(progress):
+        if apply_review is not None:
+            take_review(workspace, apply_review)
+            if interchange.are_imported(workspace):  # nothing to generate: they have no clips
+                return interchange.review_imported(workspace)
         return building.build_pairs(
             workspace, chosen, shard=shard, devices=devices, engine=engine, address=address
         )

@@ -17,27 +17,33 @@ STRATEGIES = ("generate", "renoise", "local")
 
 @settings
 class BuildConfig:
-    """How preference pairs are made. What is None is taken from the model.
+    """How preference pairs are made. What you leave unset is the model's own.
 
-    model: `tiny`, a pipeline folder or a Hub id; revision: a commit or branch of the Hub id.
-    lora: LoRA weights (file, folder or Hub id) of an earlier round. lora_scale: how much of them
-    is applied. guide: how the base guides it while sampling: a strength, or `negative` for the base
-    as the negative forward; 0 leaves it out. negative_prompt: what videos should not show; unset is the authors' own. round: which round this is.
-    losers: generations a clip. strategies: weights of `generate` (from prompt and first frame),
-    `renoise` (the real clip noised and denoised) and `local` (only a region and time span of it).
-    strength: range of the noise share for `renoise`, where 0 is the clip and 1 is noise alone;
-    0.65-0.8 is the range of DenseDPO. local_strength: the same for `local`.
-    task: i2v or t2v, for a folder whose weights do both. width, height (pixels), frames, fps, steps,
-    guidance: shape and sampling of every video. call: any other argument of the pipeline's call,
-    such as call.guidance_scale_2. scheduler: any setting of its scheduler, such as
-    scheduler.flow_shift.
-    roundtrip_win: pass the real clip through the model's VAE, which the losers went through.
-    keep_broken: pair generations that are NaN, black, blank or frozen as well.
-    splits: which splits get pairs. seed: part of every pair's id, so a new seed is a new set.
-    dtype: auto (bfloat16 on a GPU, float32 on a CPU), bfloat16, float16 or float32 (or bf16 ...).
-    memory: `auto`, or diffusers' options joined by commas (see `families.memory.OPTIONS`).
-    quantization: diffusers' PipelineQuantizationConfig as a table: quant_backend, quant_kwargs,
-    components_to_quantize. crf: H.264 quality of both sides. shard_rows: pairs a Parquet shard.
+    model: the bundled `tiny`, the folder of a diffusers pipeline, or a Hub id. revision: branch,
+    tag or commit of the Hub id. task: i2v or t2v, for a folder whose weights do both.
+    lora: LoRA weights of an earlier round: a file, a folder or a Hub id. lora_scale: how strongly
+    the LoRA weights are applied. guide: how strongly the base guides the LoRA while sampling, or
+    `negative` to use the base as the negative forward pass; 0 turns it off. round: number of this
+    round, from 1.
+    losers: videos to generate for each clip. strategies: how losers are made, by weight: `generate`
+    (from prompt and first frame), `renoise` (the real clip noised and denoised), `local` (only a
+    region and time span of it). strength: range of the noise share for `renoise`, from 0 (the
+    clip) to 1 (only noise); DenseDPO uses 0.65 to 0.8. local_strength: range of the noise share
+    for `local`.
+    width: width in pixels. height: height in pixels. frames: frames of a video; unset takes as many
+    as the model and the clip allow. fps: frames a second. steps: denoising steps. guidance:
+    guidance scale. negative_prompt: what videos should not show. call: further arguments of the
+    pipeline's call, such as call.guidance_scale_2. scheduler: settings of the pipeline's scheduler,
+    such as scheduler.flow_shift.
+    roundtrip_win: pass real clips through the model's VAE, as generated videos are. keep_broken:
+    keep generated videos that are NaN, black, blank or frozen.
+    splits: splits that get pairs. seed: seed of the generation; another seed gives new pairs
+    beside the old ones. dtype: number format of the model; auto is bfloat16 on a GPU and float32
+    on a CPU. memory: how memory is saved: auto, none, or diffusers' options joined by commas:
+    model_cpu_offload, sequential_cpu_offload, vae_tiling, vae_slicing. quantization: diffusers'
+    PipelineQuantizationConfig as a table with quant_backend, quant_kwargs and
+    components_to_quantize. crf: H.264 quality of both sides; lower is better. shard_rows: pairs in
+    a Parquet file.
     """
 
     model: str = "tiny"

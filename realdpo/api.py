@@ -40,12 +40,15 @@ def train(
         UserError: a wrong setting, or a workspace with nothing to train on.
     """
     from realdpo.config import settings_to_toml
-    from realdpo.progress import show_progress
+    from realdpo.progress import process_rank, show_progress
     from realdpo.train import loop
     from realdpo.train.runs import Run
 
     workspace = Workspace.of(work)
     chosen = config or _train_settings(preset, settings)
+    if process_rank():  # one of several: the first holds the lock and shows progress
+        with show_progress(False):
+            return Run(loop.run_training(workspace, chosen, on_step).folder)
     with show_progress(progress), workspace.lock("train"):
         workspace.save_config("train", settings_to_toml("train", chosen))
         return Run(loop.run_training(workspace, chosen, on_step).folder)
@@ -60,6 +63,7 @@ def run_rounds(
     keep_going: bool = False,
     preset: str = "realdpo",
     config: TrainConfig | None = None,
+    processes: int = 1,
     devices: str = "auto",
     progress: bool = True,
     **settings: Any,
@@ -73,6 +77,7 @@ def run_rounds(
         prompts: validation prompts that videos are made of after each round; 0 makes none.
         keep_going: train all rounds, whether they help or not.
         preset, config, settings: of every round, as in `train`.
+        processes: of training on this machine, one per GPU.
         devices: for the videos: `auto` for every GPU, or names joined by commas.
         progress: show progress bars on stderr.
 
@@ -90,7 +95,7 @@ def run_rounds(
     with show_progress(progress):
         return rounds.run_rounds(
             Workspace.of(work), chosen, count, against=reference, prompts=prompts,
-            keep_going=keep_going, devices=device_names(devices),
+            keep_going=keep_going, processes=processes, devices=device_names(devices),
         )  # fmt: skip
 
 
@@ -167,7 +172,7 @@ def sample(
     Raises:
         UserError: a wrong setting, a picture that cannot be read, or a run without weights.
     """
-    from realdpo.config import build_settings, settings_to_toml
+    from realdpo.config import build_settings
     from realdpo.families.load import device_names
     from realdpo.progress import show_progress
     from realdpo.train.evaluate import samples
@@ -177,11 +182,11 @@ def sample(
     systems = samples.systems_for(workspace, [run.name], guide, None, base)
     given = {"name": f"of-{run.name}", "prompts": limit, **settings, "systems": systems}
     chosen = build_settings(EvalConfig, given, "sample")
-    with show_progress(progress), workspace.lock(f"sample --name {chosen.name}"):
-        pictures = [Path(image) for image in images]
-        chosen = samples.with_prompts(workspace, chosen, prompts, None, pictures)
-        workspace.save_config("sample", settings_to_toml("sample", chosen))
-        return samples.sample_systems(workspace, chosen, device_names(devices))
+    pictures = [Path(image) for image in images]
+    with show_progress(progress):
+        return samples.sample_prompts(
+            workspace, chosen, prompts, None, pictures, device_names(devices)
+        )
 
 
 def _train_settings(preset: str, settings: Mapping[str, Any]) -> TrainConfig:

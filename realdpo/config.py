@@ -48,18 +48,25 @@ def settings(kind: type[T]) -> type[T]:
 
 
 def _check_values(made: Any) -> None:
+    kind: Any = type(made)
+    changed = [field.name for field in dataclasses.fields(kind) if not _is_default(made, field)]
+    if not changed:
+        return
     from pydantic import ValidationError
 
-    kind: Any = type(made)
-    for name, adapter in _adapters(kind).items():
+    for name in changed:  # defaults are checked by a test, and pydantic is slow to import
         try:
-            value = adapter.validate_python(getattr(made, name))
+            value = _adapters(kind)[name].validate_python(getattr(made, name))
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join([name, *(str(part) for part in first["loc"])])
             told = first["msg"].removeprefix("Value error, ")
             raise UserError(f"{kind.__name__}: {key}={getattr(made, name)!r}: {told}") from None
         object.__setattr__(made, name, value)
+
+
+def _is_default(made: Any, field: dataclasses.Field[Any]) -> bool:
+    return field.default is not dataclasses.MISSING and getattr(made, field.name) is field.default
 
 
 @cache

@@ -5,12 +5,18 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import logging
+import os
 from collections.abc import Callable, Iterator
 
 quiet: contextvars.ContextVar[bool] = contextvars.ContextVar("quiet", default=False)
 logger = logging.getLogger("realdpo")
 
 _speaks = False  # of the process, not of a context: threads that generate speak too
+
+
+def process_rank() -> int:
+    """This process's number among those that torchrun or accelerate started; 0 if it is alone."""
+    return int(os.environ.get("RANK", "0"))
 
 
 def speak_on_stderr() -> None:

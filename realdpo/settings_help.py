@@ -1,7 +1,7 @@
 """What every setting is: its key for `--set`, type, default and meaning, read from the classes.
 
 The meaning of a field stands in one of three places: its `help` metadata, a string below it, or
-the docstring of its class as `name: text.` or `one, other: text.`
+the docstring of its class as `name: text.`
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ CLASSES: Mapping[str, tuple[str, str]] = {
     "curate ingest": ("realdpo.curate.config:IngestConfig", "ingest"),
     "curate caption": ("realdpo.curate.caption.config:CaptionConfig", "caption"),
     "curate caption --verify": ("realdpo.curate.caption.config:VerifyConfig", "verify"),
-    "curate embed": ("realdpo.curate.embed:EmbedConfig", "embed"),
+    "curate embed": ("realdpo.curate.config:EmbedConfig", "embed"),
     "pairs build": ("realdpo.pairs.config:BuildConfig", "pairs"),
     "train": ("realdpo.train.config:TrainConfig", "train"),
     "sample": ("realdpo.train.evaluate.config:EvalConfig", "sample"),
     "eval": ("realdpo.train.evaluate.config:EvalConfig", "eval"),
-    "push-hub": ("realdpo.publish.hub:PushConfig", "push"),
+    "push-hub": ("realdpo.publish.config:PushConfig", "push"),
 }
 """Command -> its class of settings, and the section of a TOML file that holds them."""
 
@@ -39,9 +39,18 @@ class Setting:
     """One setting. key: dotted, as `--set key=value` takes it."""
 
     key: str
-    kind: str
+    type: Any
     default: str
     help: str
+
+    @property
+    def kind(self) -> str:
+        """The type as a reader of the documentation knows it."""
+        return _type_text(self.type)
+
+    @property
+    def is_mapping(self) -> bool:
+        return typing.get_origin(self.type) in (Mapping, dict)
 
 
 def load_class(command: str) -> type:
@@ -61,7 +70,7 @@ def describe_settings(kind: type, prefix: str = "") -> Iterator[Setting]:
             continue
         yield Setting(
             prefix + field.name,
-            _type_text(types[field.name]),
+            types[field.name],
             _default_text(field),
             texts.get(field.name, ""),
         )
@@ -108,15 +117,18 @@ def _texts(kind: type) -> dict[str, str]:
 
 def _texts_of_docstring(doc: str, names: list[str]) -> dict[str, str]:
     flat = " ".join(doc.split())
-    one = rf"(?:{'|'.join(map(re.escape, names))})(?: \([^)]*\))?"
-    heads = list(re.finditer(rf"(?<=[.;:)] )({one}(?:, {one})*): ", flat))
+    heads = list(re.finditer(rf"(?<=[.:)] )({'|'.join(map(re.escape, names))}): ", flat))
     ends = [*(head.start() for head in heads[1:]), len(flat)]
-    found: dict[str, str] = {}
-    for head, end in zip(heads, ends, strict=False):
-        text = flat[head.end() : end].strip().rstrip(";")
-        for name in re.findall(rf"\b(?:{'|'.join(map(re.escape, names))})\b", head.group(1)):
-            found.setdefault(name, text[:1].upper() + text[1:])
-    return found
+    return {
+        head.group(1): _capitalised(flat[head.end() : end].strip())
+        for head, end in zip(heads, ends, strict=False)  # a docstring may name none
+    }
+
+
+def _capitalised(text: str) -> str:
+    """The text with a capital, unless it begins with a name such as `i2v` or open_clip."""
+    first = re.split(r"[\s,]", text, maxsplit=1)[0]
+    return text[:1].upper() + text[1:] if first.replace("-", "").isalpha() else text
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -105,6 +106,11 @@ def weights_of(workspace: Workspace, start: str) -> Path:
 
 def held_out_lines(before: Mapping[str, Any], after: Mapping[str, Any], by: str) -> list[str]:
     """What training did to clips or pairs held back, for a terminal; `by`: how they were parted."""
+    # A run that came apart has null in its summary where a number was not finite.
+    before, after = (
+        {name: math.nan if value is None else value for name, value in part.items()}
+        for part in (before, after)
+    )
     lines = [f"held out   {after['pairs']} {'pairs' if 'accuracy' in after else 'clips'} by {by}"]
     if "accuracy" in after:
         lines.append(

@@ -15,46 +15,46 @@ class CaptionConfig:
     """`[caption]`: who writes the captions and how they are asked."""
 
     captioner: str = SIDECAR
-    """sidecar: captions that came with the footage, else title and keywords | keywords: these
-    alone | openai:<base url> | transformers:<model id or folder>"""
+    """Who writes the captions: sidecar (captions that came with the footage, else title and
+    keywords), keywords, openai:<base url> (key from OPENAI_API_KEY), or transformers:<model>."""
     file_names: bool = False
-    """Let sidecar and keywords take a file's name for a prompt where nothing else is known."""
+    """Let sidecar and keywords use a file's name as the prompt if nothing else is known."""
     model: str = ""
-    """Model name that is sent to an openai: server; "" asks the server for its only one."""
+    """Name of the model at an openai: server; "" asks the server for its only one."""
     prompt: str = ""
-    """File with the question; "" is the one that ships. $seconds, $frames and $hint are filled."""
+    """File with the question; "" is the built-in one. $seconds, $frames and $hint are filled in."""
     frames: int = 8
-    """Frames shown of each clip, evenly spaced in time, the first and the last among them."""
+    """Frames of each clip that the model sees, evenly spaced, with the first and the last."""
     short_side: int = 448
-    """Shorter side of the shown frames in pixels."""
+    """Shorter side of these frames in pixels."""
     max_tokens: int = 320
-    """Longest answer, in the captioner's tokens."""
+    """Longest answer, in tokens of the captioner."""
     temperature: float = 0.1
-    """Of the answer's sampling; 0 always takes the likeliest word."""
+    """Temperature of the answer; 0 always takes the likeliest word."""
     repetition_penalty: float = 1.05
-    """Only for transformers:, servers have their own."""
+    """Penalty on repeated words, for transformers: only; servers have their own."""
     concurrency: int = 16
-    """Requests in flight at an openai: server."""
+    """Requests at a time to an openai: server."""
     timeout: float = 120.0
-    """Seconds without a byte from the server before a request is given up."""
+    """Seconds to wait for a byte from the server."""
     retries: int = 6
     """Further attempts after 429, 5xx, time-outs and broken connections."""
     max_wait: float = 120.0
-    """Longest pause between two attempts in seconds, also when Retry-After asks for more."""
+    """Longest pause between two attempts in seconds, even if Retry-After asks for more."""
     price_in: float = 0.0
-    """US dollars for a million tokens sent; 0 leaves the cost out."""
+    """US dollars for a million tokens sent; with 0 no cost is shown."""
     price_out: float = 0.0
     """US dollars for a million tokens answered."""
     batch: int = 4
-    """Clips a forward pass of a transformers: model."""
+    """Clips in one forward pass of a transformers: model."""
     device: str = "auto"
-    """auto | cpu | cuda | cuda:N | mps, for transformers:"""
+    """Device of a transformers: model: auto, cpu, cuda, cuda:N or mps."""
     language: str = "en"
-    """ISO 639-1 code of the wanted language; "" takes any."""
+    """Language of the captions as an ISO 639-1 code; "" accepts any."""
     text_tokens: int = 226
-    """Length of the target's text encoder in tokens; 226 for CogVideoX, 512 for Wan."""
+    """Tokens that the target's text encoder reads: 226 for CogVideoX, 512 for Wan."""
     tokenizer: str = ""
-    """Tokenizer of the target's text encoder (folder or Hub id); "" estimates the length."""
+    """Tokenizer of that text encoder (folder or Hub id); "" estimates the length."""
 
     def __post_init__(self) -> None:
         kind, _, rest = self.captioner.partition(":")
@@ -78,13 +78,13 @@ class VerifyConfig:
     """`[verify]`: a second opinion on every caption."""
 
     verifier: str = ""
-    """open_clip | openai:<base url> | transformers:<model id or folder>"""
+    """Who judges the captions: open_clip, openai:<base url> or transformers:<model>."""
     model: str = ""
-    """Model name that is sent to an openai: server; "" asks the server for its only one."""
+    """Name of the model at an openai: server; "" asks the server for its only one."""
     prompt: str = ""
-    """File with the question; "" is the one that ships. $caption is filled as well."""
+    """File with the question; "" is the built-in one. $caption is filled in as well."""
     allow_same_model: bool = False
-    """Let a model judge captions that it wrote itself. Its own mistakes will look right to it."""
+    """Let a model judge its own captions. It will overlook its own mistakes."""
 
     def __post_init__(self) -> None:
         kind, _, rest = self.verifier.partition(":")

@@ -67,7 +67,7 @@ __all__ = [
     "NAMES",
     "VERSION",
     "StreamScores",
-    "score_file",
+    "of",
     "score_frames",
     "span_fingerprint",
     "span_motion_map",
@@ -75,7 +75,7 @@ __all__ = [
 ]
 
 
-def score_file(path: str | Path) -> dict[str, float]:
+def of(path: str | Path) -> dict[str, float]:
     """Scores of a whole video file, as `ingest` stores them; NaN where one cannot be measured.
 
     Raises UserError when the file cannot be read as video.

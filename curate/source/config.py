@@ -19,18 +19,19 @@ COLUMNS = (
 class SourceConfig:
     """What to look for, and what to leave out.
 
-    actions: names of the taxonomy's actions; all of them when neither they nor words are given.
-    words: searches of your own, each a group like an action. per_action: films of each group; 0
-    takes 20 of a search and all of a list. hours: of footage in all, at most; 0 for no limit.
-    min_height: pixels that the shorter side must have; 0 for no limit. min_seconds: shortest
-    film; a length that is not stated is not judged. max_seconds: longest film; 0 for no limit.
-    max_mb: largest file; 0 for no limit. licenses: SPDX ids; when not empty, films of any other
-    licence are left out. default_license: of films that state none, on your word. private: take
-    films that may not be passed on too. pages: of answers to one search, at most. pace: least
-    seconds between two requests to one provider. contact: mail or web address at which the
-    servers' owners reach you. columns: our name of a column to a foreign table's. endpoints:
-    provider to the address of another server that speaks its API. refresh: ask again what was
-    asked before.
+    actions: actions of the taxonomy to search for; all of them if you name neither actions nor
+    words. words: searches of your own; each is a group, like an action. per_action: films of each
+    action or search; 0 takes 20 of a search and all of a list. hours: hours of footage in all, at
+    most; 0 for no limit. min_height: least pixels of the shorter side; 0 for no limit. min_seconds:
+    shortest film in seconds; films of unstated length pass. max_seconds: longest film in seconds; 0
+    for no limit. max_mb: largest file in megabytes; 0 for no limit. licenses: allowed licences, as
+    SPDX ids; other films are left out. default_license: licence of films that state none, if you
+    know it. private: also take films that you may train on here but not pass on. pages: pages of
+    answers to one search, at most. pace: seconds between two requests to one provider, at least.
+    contact: mail or web address at which the servers' owners can reach you; also
+    REALDPO_CONTACT. columns: columns of a table under our names, as OURS=THEIRS. endpoints:
+    address of another server that speaks a provider's API, by provider. refresh: ask again what an
+    earlier run has asked.
     """
 
     actions: tuple[str, ...] = ()

@@ -372,6 +372,16 @@ def _id_of(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: row[name] for name in names}
 
 
+def describe_searches(planned: Sequence[Mapping[str, Any]], config: SourceConfig) -> str:
+    """What `plan_searches` found, as comments below the settings."""
+    lines = [f"# {group['group']}: {', '.join(group['queries'])}" for group in planned]
+    searches = sum(len(group["queries"]) * len(group["providers"]) for group in planned)
+    lines.append(
+        f"# {searches} searches at most, of {config.pages} pages at most; nobody was asked"
+    )
+    return "\n".join(lines)
+
+
 def source_table(result: Mapping[str, Any]) -> str:
     """The summary as lines of text."""
     unknown = f", {result['length_unknown']} of unknown length" if result["length_unknown"] else ""

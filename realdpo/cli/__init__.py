@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import typer
 import typer.core
 
 import realdpo
+from realdpo.errors import UserError
 
 _PANELS = {
     "Steps, in order": ("curate", "pairs", "train", "rounds", "sample", "eval"),
@@ -71,7 +72,6 @@ def guard_command(as_json: bool = False) -> Iterator[None]:
 
     With `as_json` the progress bars are off and the error is a JSON document on stdout.
     """
-    from realdpo.errors import UserError
     from realdpo.progress import quiet, speak_on_stderr
 
     speak_on_stderr()
@@ -80,10 +80,8 @@ def guard_command(as_json: bool = False) -> Iterator[None]:
         yield
     except UserError as error:
         if as_json:
-            print(json.dumps({"error": error.message, "hint": error.hint}))
-        print(f"error: {error.message}", file=sys.stderr)
-        if error.hint:
-            print(f"hint: {error.hint}", file=sys.stderr)
+            print_json(_error_of(error))
+        _print_error(error)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
@@ -93,18 +91,55 @@ def guard_command(as_json: bool = False) -> Iterator[None]:
     except OSError as error:
         if error.filename is None:  # not of a file that somebody named
             raise
-        text = f"{str(error.filename)[:300]}: {error.strerror}"
+        named = UserError(f"{str(error.filename)[:300]}: {error.strerror}")
         if as_json:
-            print(json.dumps({"error": text, "hint": None}))
-        print(f"error: {text}", file=sys.stderr)
+            print_json(_error_of(named))
+        _print_error(named)
         raise typer.Exit(1) from None
     finally:
         quiet.reset(token)
 
 
+def print_result(
+    result: Any,
+    as_json: bool,
+    describe: Callable[[Any], object],
+    failure: UserError | None = None,
+) -> None:
+    """What a command did, on stdout: one JSON document, or what `describe` makes of it.
+
+    A failure that the result tells of ends the command, after the result.
+    """
+    if as_json:
+        print_json({**result, **_error_of(failure)} if failure else result)
+    else:
+        print(describe(result))
+    if failure:
+        _print_error(failure)
+        raise typer.Exit(1)
+
+
+def print_plan(toml: str, plan: Any, lines: str, as_json: bool) -> None:
+    """What `--dry-run` found: the settings and what would be done."""
+    if as_json:
+        print_json(plan)
+    else:
+        print(f"{toml}\n{lines}" if lines else toml)
+
+
 def print_json(document: Any) -> None:
-    """One JSON document on stdout, for `--json`."""
+    """One JSON document on stdout."""
     print(json.dumps(document, indent=2, sort_keys=True, default=str))
+
+
+def _error_of(error: UserError) -> dict[str, str | None]:
+    return {"error": error.message, "hint": error.hint}
+
+
+def _print_error(error: UserError) -> None:
+    print(f"error: {error.message}", file=sys.stderr)
+    if error.hint:
+        print(f"hint: {error.hint}", file=sys.stderr)
 
 
 def main() -> None:

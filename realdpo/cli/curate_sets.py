@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,109 +18,102 @@ from realdpo.cli.curate import app
     "realdpo curate dedup -w work --against ../release-1"
 )
 def dedup(
-    workspace: options.Workspace,
-    against: Annotated[
+    workspace: options.Workspace = options.WORK,
+    others: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Another workspace, Parquet files with a video column, or videos; repeatable."
+            "--against",
+            help="Another workspace, Parquet files with a video column, or videos; repeatable.",
         ),
     ] = None,
     forget: Annotated[
         list[str] | None, typer.Option(help="Name of a set that was added; repeatable.")
     ] = None,
-    engine: Annotated[str, typer.Option(help="Where it runs: local, serial or ray.")] = "local",
-    address: Annotated[str, typer.Option(help="Address of a running Ray cluster.")] = "",
-    workers: Annotated[int, typer.Option(help="Processes; as many as cores by default.")] = 0,
+    engine: options.Engine = "local",
+    address: options.Address = "",
+    workers: options.Workers = 0,
     dry_run: options.DryRun = False,
-    json_: options.Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Find near-duplicates within the set and of other sets, and drop them.
 
     The fingerprints of other sets stay in the workspace: `decide` and `ingest` heed them too.
     """
-    with cli.guard_command(json_):
-        from realdpo.curate import against as sets
-        from realdpo.curate import decide as room
-        from realdpo.curate import dedup_blocks
+    with cli.guard_command(as_json):
+        from realdpo.curate import against, decide, dedup_blocks
         from realdpo.workspace import Workspace
 
         place = Workspace(workspace)
         place.require(place.clips, "curate ingest FOOTAGE")
         where = dedup_blocks.Where(engine, workers, address)
+        result: dict[str, Any] = {}
         if not dry_run:
             with place.lock("curate dedup"):
                 for name in forget or ():
-                    sets.forget_set(place, name)
-                for other in against or ():
-                    sets.add_set(place, other, where=where)
-                overrides = {**room.asked_of_ingest(place), **room.stored_thresholds(place)}
+                    against.forget_set(place, name)
+                for other in others or ():
+                    against.add_set(place, other, where=where)
+                overrides = {**decide.asked_of_ingest(place), **decide.stored_thresholds(place)}
                 dedup_blocks.find_duplicates(place.clips, place.step("dedup"), where=where)
-                result = room.decide_workspace(place, overrides)
-        else:
-            result = {}
-        listed = {known.name: known.fingerprints for known in sets.list_sets(place)}
-        told = {
-            "clips": result.get("clips"),
-            "kept": result.get("kept"),
-            "kept_before": result.get("kept_before"),
-            "duplicates": result.get("dropped", {}).get("duplicate", 0),
-            "known_elsewhere": result.get("dropped", {}).get("known", 0),
+                result = decide.decide_workspace(place, overrides)
+        listed = {known.name: known.fingerprints for known in against.list_sets(place)}
+        dropped = result.get("dropped", {})
+        summary = {
+            **{name: result.get(name) for name in ("clips", "kept", "kept_before")},
+            "duplicates": dropped.get("duplicate", 0),
+            "known_elsewhere": dropped.get("known", 0),
             "sets": listed,
         }
-        if json_:
-            cli.print_json(told)
-            return
-        for name, count in listed.items():
-            print(f"against {name}: {count} fingerprints")
-        if dry_run:
-            added = ", ".join(str(path) for path in against or ()) or "no other set"
-            print(f"would compare with {added} besides; nothing was read")
-            return
-        print(
-            f"{told['duplicates']} clips are copies of others here, {told['known_elsewhere']} show "
-            f"footage of another set; kept {told['kept']} of {told['clips']} "
-            f"(before: {told['kept_before']})"
+        cli.print_result(
+            summary, as_json, lambda summary: _dedup_lines(summary, others or (), dry_run)
         )
+
+
+def _dedup_lines(summary: Mapping[str, Any], others: Sequence[Path], dry_run: bool) -> str:
+    lines = [f"against {name}: {count} fingerprints" for name, count in summary["sets"].items()]
+    if dry_run:
+        added = ", ".join(map(str, others)) or "no other set"
+        lines.append(f"would compare with {added} besides; nothing was read")
+    else:
+        lines.append(
+            "{duplicates} clips are copies of others here, {known_elsewhere} show footage of another "
+            "set; kept {kept} of {clips} (before: {kept_before})".format(**summary)
+        )
+    return "\n".join(lines)
 
 
 @app.command(epilog="Example: realdpo curate merge machine-1 machine-2 machine-3 -w all")
 def merge(
-    workspace: options.Workspace,
-    given: Annotated[
+    workspaces: Annotated[
         list[Path], typer.Argument(metavar="WORKSPACE...", help="Two workspaces or more.")
     ],
-    engine: Annotated[str, typer.Option(help="Where it runs: local, serial or ray.")] = "local",
-    address: Annotated[str, typer.Option(help="Address of a running Ray cluster.")] = "",
-    workers: Annotated[int, typer.Option(help="Processes; as many as cores by default.")] = 0,
+    workspace: options.Workspace = options.WORK,
+    engine: options.Engine = "local",
+    address: options.Address = "",
+    workers: options.Workers = 0,
     dry_run: options.DryRun = False,
-    json_: options.Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Make one workspace of several: duplicates across them, one split, nothing lost.
 
     Captions, scores, licences and caches are kept; what the workspaces tell differently is
     settled by rules and said. The given workspaces stay as they are.
     """
-    with cli.guard_command(json_):
-        from realdpo.curate import merge as room
+    with cli.guard_command(as_json):
         from realdpo.curate.dedup_blocks import Where
+        from realdpo.curate.merge import check_mergeable, describe_merge, merge_workspaces
         from realdpo.workspace import Workspace
 
-        parts, place = [Workspace(path) for path in given], Workspace(workspace)
+        parts, place = [Workspace(path) for path in workspaces], Workspace(workspace)
         if dry_run:
-            room.check_mergeable(parts, place)
+            check_mergeable(parts, place)
             rows = {str(part.root): tables_rows(part.clips) for part in parts}
-            if json_:
-                cli.print_json({"clips": rows})
-            else:
-                for name, count in rows.items():
-                    print(f"{name}: {count} clips")
-                print("nothing was written")
+            lines = [f"{name}: {count} clips" for name, count in rows.items()]
+            text = "\n".join([*lines, "nothing was written"])
+            cli.print_result({"clips": rows}, as_json, lambda _: text)
             return
-        result = room.merge_workspaces(parts, place, Where(engine, workers, address))
-        if json_:
-            cli.print_json(result)
-        else:
-            print(room.describe_merge(result))
+        result = merge_workspaces(parts, place, Where(engine, workers, address))
+        cli.print_result(result, as_json, describe_merge)
 
 
 def tables_rows(path: Path) -> int:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from realdpo import cli
 from realdpo.cli import options
+
+if TYPE_CHECKING:
+    from realdpo.doctor import MachineFinding
 
 _DEMO = Path("demo")
 
@@ -42,22 +45,19 @@ def demo(
         place = Workspace(workspace)
         if dry_run:
             plan = whole.list_commands(place, footage, quick)
-            cli.print_json({"commands": plan}) if as_json else print("\n".join(plan))
+            cli.print_result({"commands": plan}, as_json, lambda _: "\n".join(plan))
             return
         result = whole.run_demo(place, footage, quick=quick)
         if pictures is not None:
             result["pictures"] = [
                 str(path) for path in whole.write_pictures(place, result, pictures)
             ]
-        if as_json:
-            cli.print_json(result)
-        else:
-            print(whole.describe_demo(result))
+        cli.print_result(result, as_json, whole.describe_demo)
 
 
 @cli.app.command(epilog="Example: [bold]realdpo doctor -w work --deep[/bold]")
 def doctor(
-    workspace: options.Workspace = _DEMO,
+    workspace: options.Workspace = options.WORK,
     deep: Annotated[
         bool,
         typer.Option(
@@ -78,19 +78,18 @@ def doctor(
             from realdpo.workspace import Workspace
 
             findings += machine.examine_files(Workspace(workspace))
-        if as_json:
-            cli.print_json(
-                {"works": machine.can_run(findings), "findings": [vars(f) for f in findings]}
-            )
-        else:
-            _print(findings)
-        if not machine.can_run(findings):
+        works = machine.can_run(findings)
+        found = {"works": works, "findings": [vars(one) for one in findings]}
+        cli.print_result(found, as_json, lambda _: _lines(findings))
+        if not works:
             raise typer.Exit(1)
 
 
-def _print(findings: list[Any]) -> None:
+def _lines(findings: list[MachineFinding]) -> str:
     signs = {"ok": "ok", "missing": "MISSING", "absent": "-"}
+    lines = []
     for finding in findings:
-        print(f"{signs[finding.state]:<8}{finding.name:<18}{finding.found}")
+        lines.append(f"{signs[finding.state]:<8}{finding.name:<18}{finding.found}")
         if finding.hint:
-            print(f"{'':<26}{finding.hint}")
+            lines.append(f"{'':<26}{finding.hint}")
+    return "\n".join(lines)

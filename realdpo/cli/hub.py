@@ -3,82 +3,54 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from realdpo.cli import app, guard_command, print_json
-from realdpo.cli.options import Config, DryRun, Json, Set, Workspace, settings_option
+from realdpo import cli
+from realdpo.cli import options
 
 if TYPE_CHECKING:
     from realdpo.publish.hub import PushPlan
 
-What = Annotated[str | None, typer.Option(help="clips, pairs, model, or all that there is.")]
-Run = Annotated[str | None, typer.Option(help="Training run whose weights are meant.")]
 
-
-@app.command(
+@cli.app.command(
     "push-hub",
     epilog="Example: [bold]realdpo push-hub me/my-actions -w work --dry-run[/bold]",
 )
+@options.with_settings(
+    "push-hub", "what", "private", "revision", "pr", "run", "allow_unlicensed", "allow_shortcut"
+)
 def push_hub(
+    given: options.Given,
     repo: Annotated[str, typer.Argument(help="Repository on the Hub, owner/name.")],
-    workspace: Workspace,
-    what: What = None,
-    private: Annotated[bool | None, typer.Option("--private", help="Make it private.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch to push to.")] = None,
-    pr: Annotated[bool | None, typer.Option("--pr", help="Open a pull request instead.")] = None,
-    run: Run = None,
-    allow_unlicensed: Annotated[
-        bool | None,
-        typer.Option(
-            "--allow-unlicensed",
-            help="Publish although licences are missing or forbid it; the card says so.",
-        ),
-    ] = None,
-    allow_shortcut: Annotated[
-        bool | None,
-        typer.Option(
-            "--allow-shortcut",
-            help="Publish pairs although the audit found a shortcut; the card says so.",
-        ),
-    ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    show_settings: bool = settings_option("push-hub"),
-    dry_run: DryRun = False,
-    as_json: Json = False,
-    config: Config = None,
-    sets: Set = None,
+    workspace: options.Workspace = options.WORK,
+    yes: options.Yes = False,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
 ) -> None:
     """Publish clips, pairs or weights with a card, and check that they arrived.
 
     What the Hub has already is not sent again: the same command goes on after an interruption.
     """
-    with guard_command(as_json):
-        from realdpo import workspace as places
-        from realdpo.config import resolve_settings, settings_to_toml
+    with cli.guard_command(as_json):
+        from realdpo.config import settings_to_toml
         from realdpo.publish import hub
+        from realdpo.publish.config import PushConfig
+        from realdpo.workspace import Workspace
 
-        flags = {
-            "what": what, "private": private, "revision": revision, "pr": pr, "run": run,
-            "allow_unlicensed": allow_unlicensed, "allow_shortcut": allow_shortcut,
-        }  # fmt: skip
-        settings = resolve_settings(
-            hub.PushConfig, section="push", file=config, sets=sets or (), flags=flags
-        )
-        plans = hub.plan_push(places.Workspace(workspace), repo, settings)
+        settings = given.resolve(PushConfig)
+        plans = hub.plan_push(Workspace(workspace), repo, settings)
         if dry_run:
-            if as_json:
-                print_json(
-                    {"settings": asdict(settings), "plans": [_summary(plan) for plan in plans]}
-                )
-            else:
-                print(settings_to_toml("push", settings))
-                print("\n\n".join(_shown(plan, card=True) for plan in plans))
-                print("\nnothing was sent (--dry-run)")
+            found = {"settings": asdict(settings), "plans": [_summary(plan) for plan in plans]}
+            lines = [
+                *(_plan_lines(plan, card=True) for plan in plans),
+                "nothing was sent (--dry-run)",
+            ]
+            cli.print_plan(settings_to_toml("push", settings), found, "\n\n".join(lines), as_json)
             return
         if not as_json:
-            print("\n\n".join(_shown(plan) for plan in plans))
+            print("\n\n".join(_plan_lines(plan) for plan in plans))
         hub.refuse_plans(plans)
         api = hub.connect_hub()
         hub.check_access(api, plans, settings)
@@ -90,70 +62,54 @@ def push_hub(
             compared = hub.verify_push(api, plan, pushed.commit, settings.samples)
             done.append(asdict(pushed) | {"verified": compared})
             if not as_json:
-                print(
-                    f"{pushed.url}: {len(pushed.uploaded)} files sent, {pushed.unchanged} unchanged, "
-                    f"{len(pushed.deleted)} removed; read back and equal"
-                )
+                print(_pushed_line(done[-1]))
         if as_json:
-            print_json(done)
+            cli.print_json(done)
 
 
-@app.command(epilog="Example: [bold]realdpo card -w work[/bold]")
+@cli.app.command(epilog="Example: [bold]realdpo card -w work[/bold]")
 def card(
-    workspace: Workspace,
+    workspace: options.Workspace = options.WORK,
     repo: Annotated[str, typer.Option(help="Name that the card uses.")] = "someone/something",
-    what: What = None,
-    run: Run = None,
-    as_json: Json = False,
+    what: Annotated[
+        Literal["clips", "pairs", "model", "all"], typer.Option(help="Which cards to render.")
+    ] = "all",
+    run: Annotated[str, typer.Option(help="Training run whose weights are meant.")] = "",
+    as_json: options.Json = False,
 ) -> None:
     """Render the cards that push-hub would publish, to look at."""
-    with guard_command(as_json):
-        from realdpo import report
-        from realdpo import workspace as places
-        from realdpo.files import write_bytes
-        from realdpo.publish import hub, markdown
+    with cli.guard_command(as_json):
+        from realdpo.publish import hub
+        from realdpo.publish.config import PushConfig
+        from realdpo.workspace import Workspace
 
-        settings = hub.PushConfig(what=what or "all", run=run or "")  # type: ignore[arg-type]
-        written = []
-        for plan in hub.plan_push(places.Workspace(workspace), repo, settings):
-            folder = places.Workspace(workspace).reports / f"card-{plan.repo_type}"
-            for file in plan.files:
-                if isinstance(file.source, bytes):
-                    write_bytes(folder / file.path, file.source)
-            title = repo.split("/")[-1]
-            page = report.render_page(title, markdown.card_sections(plan.readme, folder))
-            report.write_page(folder / "card.html", page)
-            written += [folder / "README.md", folder / "card.html"]
-        if as_json:
-            print_json({"written": written})
-        else:
-            print("\n".join(str(path) for path in written))
+        written = hub.write_cards(Workspace(workspace), repo, PushConfig(what=what, run=run))
+        cli.print_result({"written": written}, as_json, lambda _: "\n".join(map(str, written)))
 
 
-@app.command(epilog="Example: [bold]realdpo pull me/my-actions -w work[/bold]")
+@cli.app.command(epilog="Example: [bold]realdpo pull me/my-actions -w work[/bold]")
 def pull(
     repo: Annotated[str, typer.Argument(help="Dataset on the Hub, owner/name.")],
-    workspace: Workspace,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
-    what: Annotated[str | None, typer.Option(help="clips, pairs, or all that there is.")] = None,
-    dry_run: DryRun = False,
-    as_json: Json = False,
+    workspace: options.Workspace = options.WORK,
+    revision: Annotated[str, typer.Option(help="Branch, tag or commit.")] = "main",
+    what: Annotated[
+        str, typer.Option(help="clips, pairs, or all: everything that there is.")
+    ] = "all",
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
 ) -> None:
     """Make a workspace from a published dataset, ready for `realdpo train`."""
-    with guard_command(as_json):
-        from realdpo import workspace as places
-        from realdpo.publish import pull as pulling
+    with cli.guard_command(as_json):
+        from realdpo.publish.pull import fetch_dataset, plan_pull
+        from realdpo.workspace import Workspace
 
-        target = places.Workspace(workspace)
-        plan = pulling.plan_pull(repo, revision or "main", what or "all")
+        target = Workspace(workspace)
+        plan = plan_pull(repo, revision, what)
         if not dry_run:
             with target.lock("pull"):
-                pulling.fetch_dataset(plan, target)
-        if as_json:
-            print_json(plan.summary())
-        else:
-            print(plan.describe())
-            print("nothing was fetched (--dry-run)" if dry_run else f"{workspace} is ready")
+                fetch_dataset(plan, target)
+        closing = "nothing was fetched (--dry-run)" if dry_run else f"{workspace} is ready"
+        cli.print_result(plan.summary(), as_json, lambda _: f"{plan.describe()}\n{closing}")
 
 
 def _summary(plan: PushPlan) -> dict[str, object]:
@@ -169,7 +125,7 @@ def _summary(plan: PushPlan) -> dict[str, object]:
     }
 
 
-def _shown(plan: PushPlan, card: bool = False) -> str:
+def _plan_lines(plan: PushPlan, card: bool = False) -> str:
     from realdpo.publish.dataset_card import size_text
 
     lines = [
@@ -186,6 +142,13 @@ def _shown(plan: PushPlan, card: bool = False) -> str:
     if card:
         lines += ["", "  README.md", *(f"  | {line}" for line in plan.readme.splitlines())]
     return "\n".join(lines)
+
+
+def _pushed_line(pushed: dict[str, Any]) -> str:
+    return (
+        f"{pushed['url']}: {len(pushed['uploaded'])} files sent, {pushed['unchanged']} unchanged, "
+        f"{len(pushed['deleted'])} removed; read back and equal"
+    )
 
 
 def _ask(repo: str, private: bool, as_json: bool) -> None:

@@ -3,164 +3,78 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from realdpo import cli
 from realdpo.cli import options
 
+if TYPE_CHECKING:
+    from realdpo.pairs.interchange import Given
+
 app = typer.Typer(
     no_args_is_help=True, help="Pair every accepted clip with a video model's own failures."
 )
 cli.app.add_typer(app, name="pairs")
 
-_OWN = "Unset: the model's own, which --dry-run shows."
-
 
 @app.command(
     epilog="Example: [bold]realdpo pairs build -w work --model THUDM/CogVideoX-5b-I2V[/bold]"
 )
+@options.with_settings(
+    "pairs build", "model", "revision", "losers", "lora", "guide", "round", "steps", "guidance",
+    "width", "height", "frames", "fps", "negative_prompt", "task", "roundtrip_win", "keep_broken",
+    "memory", "dtype", "seed",
+)  # fmt: skip
 def build(
-    workspace: options.Workspace,
-    model: Annotated[
-        str | None, typer.Option("--model", help="tiny, a pipeline folder, or a Hub id.")
-    ] = None,
-    revision: Annotated[str | None, typer.Option(help="Commit or branch of the Hub id.")] = None,
-    losers: Annotated[int | None, typer.Option(help="Generations a clip.")] = None,
+    given: options.Given,
+    workspace: options.Workspace = options.WORK,
     strategies: Annotated[
         str | None,
         typer.Option(metavar="NAME=WEIGHT,...", help="generate, renoise, local, mixed by weight."),
     ] = None,
-    lora: Annotated[
-        str | None, typer.Option(help="LoRA weights of an earlier round, loaded on the model.")
-    ] = None,
-    guide: Annotated[
-        str | None,
-        typer.Option(
-            metavar="STRENGTH|negative", help="Guide the LoRA by its base; see realdpo sample."
-        ),
-    ] = None,
-    round_: Annotated[int | None, typer.Option("--round", help="Which round this is.")] = None,
-    steps: Annotated[int | None, typer.Option(help=f"Denoising steps. {_OWN}")] = None,
-    guidance: Annotated[float | None, typer.Option(help=f"Guidance scale. {_OWN}")] = None,
-    width: Annotated[int | None, typer.Option(help=f"Pixels. {_OWN}")] = None,
-    height: Annotated[int | None, typer.Option(help=f"Pixels. {_OWN}")] = None,
-    frames: Annotated[
-        int | None,
-        typer.Option(help="Frames a video. Unset: as many of the model's as the clip has."),
-    ] = None,
-    fps: Annotated[float | None, typer.Option(help=f"Frames a second. {_OWN}")] = None,
-    negative_prompt: Annotated[
-        str | None, typer.Option(help=f"What videos should not show. {_OWN}")
-    ] = None,
-    task: options.Task = None,
-    roundtrip_win: Annotated[
-        bool | None,
-        typer.Option(
-            "--roundtrip-win/--no-roundtrip-win",
-            help="Pass real clips through the model's VAE, as generations are.",
-        ),
-    ] = None,
-    keep_broken: Annotated[
-        bool | None,
-        typer.Option("--keep-broken", help="Pair NaN, black, blank and frozen videos too."),
-    ] = None,
-    memory: Annotated[
-        str | None,
-        typer.Option(
-            help="auto, none, or diffusers' options joined by commas: model_cpu_offload, "
-            "sequential_cpu_offload, vae_tiling, vae_slicing."
-        ),
-    ] = None,
-    dtype: Annotated[str | None, typer.Option(help="auto, bfloat16, float16 or float32.")] = None,
-    devices: Annotated[
-        str,
-        typer.Option(
-            "--devices", help="auto (every GPU), or names joined by commas; one worker each."
-        ),
-    ] = "auto",
-    shard: Annotated[
-        str, typer.Option(metavar="I/N", help="Make the I-th of N parts, on one shared folder.")
-    ] = "1/1",
-    engine: Annotated[str, typer.Option(help="local, or ray.")] = "local",
-    address: Annotated[str, typer.Option(help="Address of the Ray cluster.")] = "",
+    devices: options.Devices = "auto",
+    shard: options.Shard = "1/1",
+    engine: options.Engine = "local",
+    address: options.Address = "",
     apply_review: Annotated[
         Path | None,
         typer.Option(help="File of choices from `pairs report`; rejected pairs leave the shards."),
     ] = None,
-    seed: options.Seed = None,
-    show_settings: bool = options.settings_option("pairs build"),
-    config: options.Config = None,
-    sets: options.Set = None,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
 ) -> None:
-    """Generate losers for every accepted clip and write preference pairs as Parquet."""
+    """Generate losers for every accepted clip and write preference pairs as Parquet.
+
+    A width, rate or number of steps that you leave out is the model's own; --dry-run shows it.
+    """
     with cli.guard_command(as_json):
-        from realdpo.config import resolve_settings, settings_to_toml
+        from realdpo import pairs
+        from realdpo.config import settings_to_toml
         from realdpo.pairs.config import BuildConfig, parse_strategies
         from realdpo.workspace import Workspace
 
-        settings = resolve_settings(
-            BuildConfig,
-            section="pairs",
-            file=config,
-            sets=sets or (),
-            flags={
-                "model": model,
-                "revision": revision,
-                "losers": losers,
-                "strategies": parse_strategies(strategies) if strategies else None,
-                "lora": lora,
-                "guide": guide,
-                "round": round_,
-                "steps": steps,
-                "guidance": guidance,
-                "width": width,
-                "height": height,
-                "frames": frames,
-                "fps": fps,
-                "negative_prompt": negative_prompt,
-                "task": task,
-                "roundtrip_win": roundtrip_win,
-                "keep_broken": keep_broken,
-                "memory": memory,
-                "dtype": dtype,
-                "seed": seed,
-            },
-        )
-        place = Workspace(workspace)
+        mixed = parse_strategies(strategies) if strategies else None
+        settings = given.resolve(BuildConfig, strategies=mixed)
         part = options.part_of(shard)
-        from realdpo.pairs import building
-        from realdpo.pairs.publish import apply_review as take_review
-
-        if apply_review is not None and not dry_run:
-            from realdpo.pairs import interchange
-
-            take_review(place, apply_review)
-            if interchange.are_imported(place):  # nothing to generate: they have no clips
-                _emit(interchange.review_imported(place), as_json)
-                return
         if dry_run:
+            from realdpo.pairs import building
+
             toml = settings_to_toml("pairs", settings)
-            shown = building.preview_build(place, settings, part, devices)
-            _emit({**shown, "config": toml} if as_json else shown, as_json, toml)
+            planned = building.preview_build(Workspace(workspace), settings, part, devices)
+            cli.print_plan(toml, {**planned, "config": toml}, _lines(planned), as_json)
             return
-        done = building.build_pairs(
-            place,
-            settings,
-            shard=part,
-            devices=devices,
-            engine=engine,
-            address=address,
-        )
-        _emit(done, as_json)
+        done = pairs.build(
+            workspace, config=settings, shard=part, devices=devices, engine=engine,
+            address=address, apply_review=apply_review, progress=not as_json,
+        )  # fmt: skip
+        cli.print_result(done, as_json, _lines)
 
 
 @app.command(epilog="Example: [bold]realdpo pairs audit -w work[/bold]")
 def audit(
-    workspace: options.Workspace,
+    workspace: options.Workspace = options.WORK,
     strong: Annotated[
         bool,
         typer.Option(
@@ -187,49 +101,28 @@ def audit(
         from realdpo.workspace import Workspace
 
         found = audit_workspace(Workspace(workspace), strong=strong, network=network)
-        if as_json:
-            cli.print_json(found)
-            return
-        told = {"too few": "too few pairs to tell"}.get(found["verdict"], found["verdict"])
-        print(f"verdict     {told}")
-        print(f"pairs       {found['pairs']} with {found['losers']} losers, {found['method']}")
-        for name, what in (("", "all numbers"), ("preparation_", "preparation")):
-            low, high, value = (found[f"{name}auc{end}"] for end in ("_low", "_high", ""))
-            span = f", AUC {value:.3f} ({low:.3f} to {high:.3f})" if value is not None else ""
-            print(f"{what:<12}p {found[f'{name}p']:.4f}{span}")
-        for feature in found["features"][:5]:
-            print(f"p {feature['p']:.4f}  {feature['name']:<18}{feature['words']}")
-        for remedy in dict.fromkeys(f["remedy"] for f in found["features"] if f["remedy"]):
-            print(f"to do       {remedy}")
-        for name, missing in found["not_measured"].items():
-            print(f"not judged  {name}, which {missing} pairs lack")
-        print(f"first frames differ by {found['first_frame_difference']:.2f} of 255")
-        print(f"motion      {found['motion']['words']}")
-        if "strong" in found:
-            print(f"strong      {found['strong']['words']}")
-        if "latents" in found:
-            print(f"latents     {found['latents']['summary']}")
+        cli.print_result(found, as_json, _verdict)
 
 
 @app.command(epilog="Example: [bold]realdpo pairs report -w work[/bold]")
 def report(
-    workspace: options.Workspace,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Where the page goes.")
-    ] = None,
+    workspace: options.Workspace = options.WORK,
+    to: options.Page = None,
     limit: Annotated[int, typer.Option(min=1, help="Pairs on the page, spread over all.")] = 60,
     as_json: options.Json = False,
 ) -> None:
-    """One page with real and generated clips in step, and keys to accept, reject or flag."""
+    """Make a page with real and generated clips in step, and keys to accept, reject or flag."""
     with cli.guard_command(as_json):
         from realdpo.pairs.report import write_pairs_report
         from realdpo.workspace import Workspace
 
-        _emit({"page": str(write_pairs_report(Workspace(workspace), output, limit))}, as_json)
+        page = write_pairs_report(Workspace(workspace), to, limit)
+        cli.print_result({"page": str(page)}, as_json, _lines)
 
 
-_TASK = Annotated[
-    str, typer.Option(help="i2v when both sides begin with the same picture, else t2v.")
+_Task = Annotated[
+    Literal["i2v", "t2v"],
+    typer.Option("--task", help="i2v when both sides begin with the same picture, else t2v."),
 ]
 
 
@@ -238,8 +131,8 @@ _TASK = Annotated[
 )
 def import_realdpo(
     folder: Annotated[Path, typer.Argument(help="Folder with prompt.txt and video.txt.")],
-    workspace: options.Workspace,
-    task: _TASK = "i2v",
+    workspace: options.Workspace = options.WORK,
+    task: _Task = "i2v",
     as_json: options.Json = False,
 ) -> None:
     """Take in pairs in the layout of the released RealDPO data, and audit them."""
@@ -250,7 +143,7 @@ def import_realdpo(
 
 
 @app.command("import", epilog="Example: [bold]realdpo pairs import pairs.csv -w work[/bold]")
-def import_csv(
+def import_pairs(
     file: Annotated[
         Path,
         typer.Argument(
@@ -258,8 +151,8 @@ def import_csv(
             "the folder that holds it."
         ),
     ],
-    workspace: options.Workspace,
-    task: _TASK = "t2v",
+    workspace: options.Workspace = options.WORK,
+    task: _Task = "t2v",
     as_json: options.Json = False,
 ) -> None:
     """Take in pairs that you have already, and audit them."""
@@ -274,7 +167,7 @@ def import_csv(
 @app.command(epilog="Example: [bold]realdpo pairs export FOLDER -w work --format trl[/bold]")
 def export(
     target: Annotated[Path, typer.Argument(help="A new folder.")],
-    workspace: options.Workspace,
+    workspace: options.Workspace = options.WORK,
     format_: Annotated[
         str,
         typer.Option(
@@ -290,30 +183,49 @@ def export(
         from realdpo.pairs import interchange
         from realdpo.workspace import Workspace
 
-        _emit(interchange.export_pairs(Workspace(workspace), target, format_), as_json)
+        done = interchange.export_pairs(Workspace(workspace), target, format_)
+        cli.print_result(done, as_json, _lines)
 
 
-def _take_in(given: Any, workspace: Path, origin: str, task: str, as_json: bool) -> None:
-    from realdpo.errors import UserError
+def _take_in(read: list[Given], workspace: Path, origin: str, task: str, as_json: bool) -> None:
     from realdpo.pairs import interchange
     from realdpo.workspace import Workspace
 
-    if task not in ("i2v", "t2v"):
-        raise UserError(f"--task {task}: i2v or t2v")
-    _emit(interchange.take_in_pairs(Workspace(workspace), given, origin=origin, task=task), as_json)
+    done = interchange.take_in_pairs(Workspace(workspace), read, origin=origin, task=task)
+    cli.print_result(done, as_json, _lines)
 
 
-def _emit(result: dict[str, Any], as_json: bool, before: str = "") -> None:
-    if as_json:
-        cli.print_json(result)
-        return
-    if before:
-        print(before)
+def _lines(result: dict[str, Any]) -> str:
+    """Names and values, one a line; a list takes a line an item."""
+    lines = []
     for name, value in result.items():
         if isinstance(value, dict):
             value = ", ".join(f"{key} {number}" for key, number in value.items())
-        if isinstance(value, list):
-            for item in value:
-                print(f"{name:<12}{item}")
-        elif value is not None:
-            print(f"{name:<12}{value}")
+        items = value if isinstance(value, list) else [] if value is None else [value]
+        lines += [f"{name:<12}{item}" for item in items]
+    return "\n".join(lines)
+
+
+def _verdict(found: dict[str, Any]) -> str:
+    verdict = {"too few": "too few pairs to tell"}.get(found["verdict"], found["verdict"])
+    lines = [
+        f"verdict     {verdict}",
+        f"pairs       {found['pairs']} with {found['losers']} losers, {found['method']}",
+    ]
+    for name, what in (("", "all numbers"), ("preparation_", "preparation")):
+        low, high, value = (found[f"{name}auc{end}"] for end in ("_low", "_high", ""))
+        span = f", AUC {value:.3f} ({low:.3f} to {high:.3f})" if value is not None else ""
+        lines.append(f"{what:<12}p {found[f'{name}p']:.4f}{span}")
+    for feature in found["features"][:5]:
+        lines.append(f"p {feature['p']:.4f}  {feature['name']:<18}{feature['words']}")
+    remedies = dict.fromkeys(f["remedy"] for f in found["features"] if f["remedy"])
+    lines += [f"to do       {remedy}" for remedy in remedies]
+    for name, missing in found["not_measured"].items():
+        lines.append(f"not judged  {name}, which {missing} pairs lack")
+    lines.append(f"first frames differ by {found['first_frame_difference']:.2f} of 255")
+    lines.append(f"motion      {found['motion']['words']}")
+    if "strong" in found:
+        lines.append(f"strong      {found['strong']['words']}")
+    if "latents" in found:
+        lines.append(f"latents     {found['latents']['summary']}")
+    return "\n".join(lines)

@@ -19,13 +19,9 @@ from typing import NoReturn
 import typer
 
 from realdpo.errors import UserError
+from realdpo.progress import process_rank
 
 _LOOK_SECONDS = 1.0
-
-
-def process_rank() -> int:
-    """This process's number among those that torchrun or accelerate started; 0 if it is alone."""
-    return int(os.environ.get("RANK", "0"))
 
 
 class Watch:
@@ -78,7 +74,11 @@ def _lives(path: Path) -> bool:
 
 @contextlib.contextmanager
 def quiet_peer() -> Iterator[None]:
-    """Of processes that fail together one says why, and one that only lost its connection nothing."""
+    """Of several processes only the first shows progress, and says why they fail."""
+    from realdpo.progress import quiet
+
+    if process_rank():
+        quiet.set(True)
     try:
         yield
     except UserError:

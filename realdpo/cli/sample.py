@@ -16,8 +16,10 @@ from realdpo.errors import UserError
     epilog="Example: [bold]realdpo sample --run contrast --guide 2 -w work[/bold]; "
     '[bold]realdpo sample --run contrast --prompt "a person waves" --image first.png[/bold]'
 )
+@options.with_settings("sample", "steps", "seed")
 def sample(
-    workspace: options.Workspace = Path("work"),
+    given: options.Given,
+    workspace: options.Workspace = options.WORK,
     run: Annotated[
         list[str] | None, typer.Option(help="A run of this workspace; may be repeated.")
     ] = None,
@@ -51,42 +53,28 @@ def sample(
     base: Annotated[
         bool, typer.Option("--base/--no-base", help="The model before training beside them.")
     ] = True,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     name: Annotated[str, typer.Option(help="Folder under samples/.")] = "samples",
-    devices: Annotated[
-        str, typer.Option(help="auto (every GPU), or names joined by commas; one worker each.")
-    ] = "auto",
-    seed: options.Seed = None,
-    show_settings: bool = options.settings_option("sample"),
-    config: options.Config = None,
-    sets: options.Set = None,
+    devices: options.Devices = "auto",
     as_json: options.Json = False,
 ) -> None:
     """Make videos with runs and their base from the same prompts and seeds, on one page."""
     with cli.guard_command(as_json):
-        from realdpo.config import resolve_settings, settings_to_toml
         from realdpo.families.load import device_names
         from realdpo.train.evaluate import samples
-        from realdpo.train.evaluate.commands import pairs_of
         from realdpo.train.evaluate.config import EvalConfig
         from realdpo.workspace import Workspace
 
         place = Workspace(workspace)
-        systems = samples.systems_for(place, run or (), _guide(guide), pairs_of(system), base)
-        settings = resolve_settings(
-            EvalConfig, section="sample", file=config, sets=sets or (),
-            flags={
-                "systems": systems, "name": name, "split": split, "prompts": limit, "seeds": seeds,
-                "steps": steps, "seed": seed,
-            },
-        )  # fmt: skip
-        with place.lock(f"sample --name {name}"):
-            settings = samples.with_prompts(
-                place, settings, prompt or (), prompts, [image] if image else []
-            )
-            place.save_config("sample", settings_to_toml("sample", settings))
-            made = samples.sample_systems(place, settings, device_names(devices))
-        cli.print_json(made) if as_json else print(samples.describe_samples(made))
+        named = options.pairs_of(system or (), "--system")
+        systems = samples.systems_for(place, run or (), _guide(guide), named, base)
+        settings = given.resolve(
+            EvalConfig, systems=systems, name=name, split=split, prompts=limit, seeds=seeds
+        )
+        images = [image] if image else []
+        done = samples.sample_prompts(
+            place, settings, prompt or (), prompts, images, device_names(devices)
+        )
+        cli.print_result(done, as_json, samples.describe_samples)
 
 
 def _guide(text: str | None) -> float | Literal["negative"] | None:

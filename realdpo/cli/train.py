@@ -8,167 +8,109 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from realdpo import cli
 from realdpo.cli import options
-from realdpo.cli.processes import process_rank, quiet_peer, worker_process
+from realdpo.cli.processes import quiet_peer, worker_process
+from realdpo.progress import process_rank
+
+if TYPE_CHECKING:
+    from realdpo.train.config import TrainConfig
 
 app = typer.Typer(
-    help="Fine-tune a video model on the pairs; `report` makes a page about a run.",
     epilog="Example: [bold]realdpo train -w work --model tiny --steps 200[/bold]",
     rich_markup_mode="rich",
 )
 cli.app.add_typer(app, name="train")
 
-_WORK = Path("work")
-
 
 @app.callback(invoke_without_command=True)
+@options.with_settings(
+    "train", "model", "task", "objective", "name", "steps", "lr", "beta", "memory",
+    "reference_bank", "seed",
+)  # fmt: skip
 def train(
     context: typer.Context,
-    workspace: options.Workspace = _WORK,
-    model: Annotated[
-        str | None, typer.Option("--model", help="tiny, a pipeline folder, or a Hub id.")
-    ] = None,
-    task: options.Task = None,
-    preset: Annotated[
-        str,
-        typer.Option(
-            "--preset",
-            help="realdpo; realdpo-paper: with generated losers; realdpo-released: as published.",
-        ),
-    ] = "realdpo",
-    objective: Annotated[
-        str | None, typer.Option("--objective", help="contrast (no losers needed), dpo, or sft.")
-    ] = None,
-    name: Annotated[str | None, typer.Option("--name", help="Name of the run.")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="Optimiser steps.")] = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")] = None,
-    beta: Annotated[
-        float | None, typer.Option("--beta", help="Strength of the preference.")
-    ] = None,
-    memory: Annotated[
-        str | None,
-        typer.Option(
-            "--memory",
-            help="How memory is saved: auto, side-by-side, checkpointing, one-by-one, 8bit, 4bit or "
-            "blocks.",
-        ),
-    ] = None,
-    reference_bank: Annotated[
-        int | None, typer.Option("--reference-bank", help="Fixed draws per pair kept on disk.")
-    ] = None,
-    processes: Annotated[
-        int, typer.Option("--num-processes", help="Processes on this machine (one per GPU).")
-    ] = 1,
+    given: options.Given,
+    workspace: options.Workspace = options.WORK,
+    preset: options.Preset = "realdpo",
+    processes: options.Processes = 1,
     gpu: Annotated[
         int | None,
         typer.Option(
             "--gpu", help="With --dry-run: memory by part on a card of 24, 40, 80 or 141 GB."
         ),
     ] = None,
-    seed: options.Seed = None,
-    show_settings: bool = options.settings_option("train"),
-    config: options.Config = None,
-    sets: options.Set = None,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
 ) -> None:
-    """Fine-tune a video model on the pairs of a workspace; `report` makes a page about a run.
+    """Fine-tune a video model on the clips or pairs of a workspace.
 
-    Stopped runs go on when the same command is given again.
+    If you stop a run, the same command continues it.
     """
     if context.invoked_subcommand:
         return
     with worker_process(), cli.guard_command(as_json), quiet_peer():
-        from realdpo import config as configs
+        import realdpo
         from realdpo.train.config import TrainConfig, preset_settings
-        from realdpo.workspace import Workspace
 
-        flags = {
-            "model": model, "task": task, "objective": objective, "name": name, "steps": steps, "lr": lr,
-            "beta": beta, "memory": memory, "reference_bank": reference_bank, "seed": seed,
-        }  # fmt: skip
-        settings = configs.resolve_settings(
-            TrainConfig, section="train", base=preset_settings(preset), file=config, sets=sets or (),
-            flags=flags,
-        )  # fmt: skip
-        place = Workspace(workspace)
+        settings = given.resolve(TrainConfig, base=preset_settings(preset))
         if processes > 1 and "RANK" not in os.environ:
             raise typer.Exit(_launch(processes))
-        peer = process_rank() > 0  # process 0 holds the lock and does the talking
-        if peer:
-            from realdpo.progress import quiet
-
-            quiet.set(True)
         if dry_run:
-            from realdpo.train import trial
-
-            found = {}
-            if gpu is None:
-                found = trial.try_steps(place, settings)
-            if gpu is not None or "cuda" in str(found["device"]):
-                found |= {"memory": trial.memory_of(place, settings, gpu)}
-            if peer:
-                return
-            if as_json:
-                cli.print_json({"settings": dataclasses.asdict(settings), "estimate": found})
-                return
-            print(configs.settings_to_toml("train", settings))
-            for key, value in (found | found.pop("memory", {})).items():
-                print(f"{key:<24}{value}")
+            _preview(workspace, settings, gpu, as_json)
             return
-        from realdpo.train import loop
+        run = realdpo.train(workspace, config=settings, progress=not as_json)
+        if process_rank() == 0:  # the other processes leave the talking to it
+            places = {"folder": str(run.folder), "weights": str(run.weights)}
+            cli.print_result(run.summary | places, as_json, _summary_lines)
 
-        if peer:
-            loop.run_training(place, settings)
-            return
-        with place.lock("train"):
-            place.save_config("train", configs.settings_to_toml("train", settings))
-            summary = loop.run_training(place, settings)
-        if as_json:
-            cli.print_json(dataclasses.asdict(summary))
-        else:
-            print(_told(summary))
+
+def _preview(workspace: Path, settings: TrainConfig, gpu: int | None, as_json: bool) -> None:
+    from realdpo.config import settings_to_toml
+    from realdpo.train import trial
+    from realdpo.workspace import Workspace
+
+    found: dict[str, Any] = {} if gpu else trial.try_steps(Workspace(workspace), settings)
+    if gpu or "cuda" in str(found["device"]):
+        found |= {"memory": trial.memory_of(Workspace(workspace), settings, gpu)}
+    if process_rank() == 0:
+        plan = {"settings": dataclasses.asdict(settings), "estimate": found}
+        flat = {**found, **found.get("memory", {})}
+        lines = [f"{key:<24}{value}" for key, value in flat.items() if key != "memory"]
+        cli.print_plan(settings_to_toml("train", settings), plan, "\n".join(lines), as_json)
 
 
 @app.command(
     epilog="Example: [bold]realdpo train encode -w work --model Wan-AI/Wan2.1-T2V-1.3B-Diffusers "
     "--shard 1/8[/bold]"
 )
+@options.with_settings("train", "model", "task")
 def encode(
-    workspace: options.Workspace = _WORK,
-    model: Annotated[
-        str | None, typer.Option("--model", help="tiny, a pipeline folder, or a Hub id.")
-    ] = None,
-    shard: Annotated[
-        str, typer.Option("--shard", metavar="I/N", help="Encode the I-th of N parts only.")
-    ] = "1/1",
-    config: options.Config = None,
-    sets: options.Set = None,
+    given: options.Given,
+    workspace: options.Workspace = options.WORK,
+    shard: options.Shard = "1/1",
     as_json: options.Json = False,
 ) -> None:
-    """Encode latents, prompts and first frames, so that training loads no VAE; may be in parts.
+    """Encode latents, prompts and first frames ahead of training, which then loads no VAE.
 
-    Run it again to go on. `realdpo train` reads what is here and encodes what is missing.
+    You may encode in parts. `realdpo train` encodes what is missing.
     """
     with cli.guard_command(as_json):
         import torch
 
-        from realdpo import config as configs
         from realdpo import memory
         from realdpo.families.load import read_spec
         from realdpo.train import latents
         from realdpo.train.config import TrainConfig
         from realdpo.workspace import Workspace
 
-        settings = configs.resolve_settings(
-            TrainConfig, section="train", file=config, sets=sets or (), flags={"model": model}
-        )
+        settings = given.resolve(TrainConfig)
         number, count = options.part_of(shard)
         place = Workspace(workspace)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -180,28 +122,28 @@ def encode(
             cache = latents.encode_pairs(place, spec, settings, device, rows, (number - 1, count))
         done = sum(cache.known(row) is not None for row in rows)
         found = {"pairs": len(rows), "encoded": done, "folder": str(cache.folder)}
-        if as_json:
-            cli.print_json(found)
-        else:
-            print(f"{done} of {len(rows)} pairs are encoded in {cache.folder}")
+        cli.print_result(
+            found,
+            as_json,
+            lambda found: "{encoded} of {pairs} are encoded in {folder}".format(**found),
+        )
 
 
 @app.command(epilog="Example: [bold]realdpo train report dpo -w work[/bold]")
 def report(
     run: Annotated[str, typer.Argument(help="Name of the run under runs/.")],
-    workspace: options.Workspace = _WORK,
+    workspace: options.Workspace = options.WORK,
     as_json: options.Json = False,
 ) -> None:
-    """Make a page about a run: curves, warnings in plain words, videos side by side."""
+    """Make a page about a run: curves, warnings, and videos side by side."""
     with cli.guard_command(as_json):
-        from realdpo.train import report as reports
+        from realdpo.train.report import write_train_report
         from realdpo.workspace import Workspace
 
-        path, warnings = reports.write_train_report(Workspace(workspace), run)
-        if as_json:
-            cli.print_json({"page": str(path), "warnings": warnings})
-        else:
-            print("\n".join([*(f"warning: {text}" for text in warnings), str(path)]))
+        path, warnings = write_train_report(Workspace(workspace), run)
+        lines = [*(f"warning: {text}" for text in warnings), str(path)]
+        found = {"page": str(path), "warnings": warnings}
+        cli.print_result(found, as_json, lambda _: "\n".join(lines))
 
 
 def _launch(processes: int) -> int:
@@ -221,19 +163,21 @@ def _launch(processes: int) -> int:
         return child.wait()
 
 
-def _told(summary: Any) -> str:
+def _summary_lines(summary: Mapping[str, Any]) -> str:
     from realdpo.train.runs import held_out_lines
 
-    lines = [f"run        {summary.folder}", f"weights    {summary.weights}"]
-    lines.append(f"steps      {summary.steps} at {summary.seconds_per_step:.2f} s")
-    lines.append(f"trained    {summary.trained_parameters:,} parameters")
-    before, after = summary.before, summary.after
-    if before and after:
-        lines += held_out_lines(before, after, summary.held_out_by)
-    for expert, part in (summary.experts or {}).items():
-        if part.before and part.after:
+    lines = [
+        f"run        {summary['folder']}",
+        f"weights    {summary['weights']}",
+        f"steps      {summary['steps']} at {summary['seconds_per_step']:.2f} s",
+        f"trained    {summary['trained_parameters']:,} parameters",
+    ]
+    if summary["before"] and summary["after"]:
+        lines += held_out_lines(summary["before"], summary["after"], summary["held_out_by"])
+    for expert, part in (summary["experts"] or {}).items():
+        if part["before"] and part["after"]:
             lines.append(f"the {expert}-noise expert, on its own noise levels:")
-            lines += held_out_lines(part.before, part.after, part.held_out_by)
-    if summary.stopped:
-        lines.append(f"stopped    {summary.stopped}")
+            lines += held_out_lines(part["before"], part["after"], part["held_out_by"])
+    if summary["stopped"]:
+        lines.append(f"stopped    {summary['stopped']}")
     return "\n".join(lines)

@@ -80,8 +80,9 @@ def run_demo(
         trained = loop.run_training(workspace, plan.train)
 
     from realdpo.publish import hub
+    from realdpo.publish.config import PushConfig
 
-    push = hub.plan_push(workspace, REPO, hub.PushConfig())
+    push = hub.plan_push(workspace, REPO, PushConfig())
     result: dict[str, Any] = {
         "funnel": funnel,
         "pairs": pairs,

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import realdpo
-from realdpo import ids, integrity, licences, waiting
-from realdpo.config import settings
+from realdpo import ids, integrity, licences, report, waiting
 from realdpo.errors import UserError
+from realdpo.files import write_bytes
 from realdpo.progress import progress_bar, say
-from realdpo.publish import dataset_card, model_card, published
+from realdpo.publish import dataset_card, markdown, model_card, published
+from realdpo.publish.config import PushConfig
 from realdpo.publish.published import Shards
 from realdpo.workspace import Workspace
 
@@ -47,39 +48,6 @@ TAG = "realdpo"
 """Tag in the header of every card that a push writes; it tells our repositories from others."""
 
 RepoType = Literal["dataset", "model"]
-
-
-@settings
-class PushConfig:
-    """What to push and how.
-
-    what: clips, pairs, model, or all that the workspace has. private: make a new repository
-    private. revision: branch to push to, made if needed. pr: open a pull request instead.
-    run: which training run's weights, when there are several. dataset: repository that the model
-    card names as training data; empty takes the one pushed to. allow_unlicensed: publish although
-    licences are missing or forbid it. allow_shortcut: publish pairs although the audit found a
-    shortcut; both are written at the head of the card. workers: files sent at a time.
-    samples: videos that are read back and compared in each configuration.
-    """
-
-    what: Literal["clips", "pairs", "model", "all"] = "all"
-    private: bool = False
-    revision: str = ""
-    pr: bool = False
-    run: str = ""
-    dataset: str = ""
-    allow_unlicensed: bool = False
-    allow_shortcut: bool = False
-    workers: int = 4
-    samples: int = 8
-
-    def __post_init__(self) -> None:
-        if self.pr and self.revision:
-            raise UserError(
-                "--pr and --revision exclude each other", "a pull request is against main"
-            )
-        if self.workers < 1 or self.samples < 1:
-            raise UserError("workers and samples must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -331,6 +299,20 @@ def connect_hub() -> HfApi:
             f"{' and '.join(named)} says that the Hub is not to be asked", "unset it, and try again"
         )
     return HfApi(token=get_token(), library_name="realdpo", library_version=realdpo.__version__)
+
+
+def write_cards(workspace: Workspace, repo: str, config: PushConfig) -> list[Path]:
+    """Render the cards that a push would publish under reports/; the files to look at."""
+    written = []
+    for plan in plan_push(workspace, repo, config):
+        folder = workspace.reports / f"card-{plan.repo_type}"
+        for file in plan.files:
+            if isinstance(file.source, bytes):
+                write_bytes(folder / file.path, file.source)
+        page = report.render_page(repo.split("/")[-1], markdown.card_sections(plan.readme, folder))
+        report.write_page(folder / "card.html", page)
+        written += [folder / "README.md", folder / "card.html"]
+    return written
 
 
 def check_access(api: HfApi, plans: Sequence[PushPlan], config: PushConfig) -> str:

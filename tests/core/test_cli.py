@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +69,28 @@ def test_every_command_has_help_with_an_example() -> None:
         assert result.exit_code == 0, command
         assert f"realdpo {' '.join(command)}" in " ".join(result.output.split()), command
         assert "example" in result.output.lower(), command
+
+
+def test_every_example_in_the_help_is_understood() -> None:
+    """Names, options and values are parsed as the command line does; nothing is run."""
+    import typer.main
+
+    from realdpo.cli import app
+
+    found = 0
+    for path in [[], *all_commands()]:
+        command = typer.main.get_command(app)
+        for name in path:
+            command = command.commands[name]  # type: ignore[attr-defined]
+        for example in re.findall(r"realdpo [^|;]+", re.sub(r"\[/?bold\]", "|", command.epilog)):
+            words = shlex.split(example)[1:]
+            words = words[: words.index("runs")] if "runs" in words else words
+            reached = typer.main.get_command(app)
+            while words and words[0] in getattr(reached, "commands", {}):
+                reached = reached.commands[words.pop(0)]  # type: ignore[attr-defined]
+            with reached.make_context(example, words):
+                found += 1
+    assert found >= len(all_commands())
 
 
 @pytest.mark.parametrize(

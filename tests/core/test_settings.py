@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from typing import Any, Literal
 
 import pytest
 
-from realdpo.config import build_settings, settings
+from realdpo.config import _adapters, build_settings, settings
 from realdpo.curate.caption.config import CaptionConfig
 from realdpo.curate.config import IngestConfig, ShardSettings, SourceSettings
 from realdpo.errors import UserError
 from realdpo.media.encode import EncodeSettings
 from realdpo.pairs.config import BuildConfig
-from realdpo.publish.hub import PushConfig
+from realdpo.publish.config import PushConfig
+from realdpo.settings_help import CLASSES, load_class
 from realdpo.train.config import TrainConfig
 from realdpo.train.evaluate.config import EvalConfig
 
@@ -45,6 +48,31 @@ def test_a_wrong_value_names_its_class_field_and_value(kind: Any, values: dict[s
     assert repr(value) in python.value.message
     with pytest.raises(UserError):
         build_settings(kind, values)
+
+
+@pytest.mark.parametrize(
+    "kind", {load_class(command) for command in CLASSES}, ids=lambda k: k.__name__
+)
+def test_defaults_are_what_their_types_say(kind: type) -> None:
+    """A default is taken as it is, so that pydantic is not imported for it."""
+    pending = [kind]
+    while pending:
+        one = pending.pop()
+        made = one()
+        for name, adapter in _adapters(one).items():
+            value = getattr(made, name)
+            assert adapter.validate_python(value) == value, name
+            if dataclasses.is_dataclass(value):
+                pending.append(type(value))
+
+
+def test_settings_of_defaults_are_made_without_pydantic() -> None:
+    program = (
+        "import sys; from realdpo.media.encode import EncodeSettings; EncodeSettings();"
+        "print('pydantic' in sys.modules)"
+    )
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert told.stdout.strip() == "False", told.stderr
 
 
 @settings

@@ -13,30 +13,6 @@ from realdpo.train.evaluate.config import REAL, EvalConfig
 from realdpo.workspace import Workspace
 
 
-def pairs_of(texts: Sequence[str] | None) -> dict[str, str] | None:
-    """`NAME=WHAT` texts as a mapping; None when none was given."""
-    if not texts:
-        return None
-    found: dict[str, str] = {}
-    for text in texts:
-        name, separator, what = text.partition("=")
-        if not separator or not name or not what:
-            raise UserError(
-                f"--system {text}: not of the form NAME=WHAT", "e.g. --system base=tiny"
-            )
-        if name in found:
-            raise UserError(f"--system {name} is given twice")
-        found[name] = what
-    return found
-
-
-def shard_of(text: str) -> tuple[int, int]:
-    index, _, count = text.partition("/")
-    if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
-        raise UserError(f"--shard {text}: not of the form I/N with 1 <= I <= N")
-    return int(index), int(count)
-
-
 def preview_evaluation(workspace: Workspace, config: EvalConfig) -> dict[str, Any]:
     """What an evaluation would do; nothing is written."""
     from realdpo.train.evaluate import plan

@@ -18,11 +18,12 @@ REAL = "real"  # the name under which real clips stand beside systems
 class JudgeConfig:
     """A vision-language model as judge; without a url there is none.
 
-    url: base of an OpenAI-compatible server, up to and including /v1. model: the name it is
-    asked by. runs: how often everything is judged, in other orders. frames: shown per video.
-    height: of a shown frame at most, in pixels. timeout: seconds until a request is given up.
-    attempts: of a request. key_variable: environment variable that holds the key. allow_used:
-    judge although the model captioned or filtered the data.
+    url: address of an OpenAI-compatible server, up to and including /v1. model: name of the model
+    at that server. runs: number of times that each comparison is judged, in other orders. frames:
+    frames of each video that the judge sees. height: largest height of these frames, in pixels.
+    timeout: seconds to wait for an answer. attempts: attempts at a request. key_variable:
+    environment variable that holds the key. allow_used: allow a model that captioned or filtered
+    the data.
     """
 
     url: str = ""
@@ -46,20 +47,25 @@ class JudgeConfig:
 
 @settings
 class EvalConfig:
-    """What is compared, on which prompts, by what.
+    """What is compared, on which prompts, and how.
 
-    name: of this comparison; its files go to eval/NAME. systems: name -> a run of this workspace, a model (`tiny`, folder, Hub id), MODEL+LORA, or a
-    folder of finished videos. base: the one the others are compared to; the first when empty.
-    benchmark: a folder with prompts and first frames; empty is the workspace's `split`. split: the
-    workspace's clips whose prompts are used. prompts:
-    at most so many (0: all). seeds: videos a prompt and system. width,
-    height (pixels), frames, fps, steps, guidance, negative_prompt: of every video; unset is the
-    base model's own. call: further arguments of the pipelines' call, the same for all systems.
-    scheduler: settings of their schedulers, likewise. task: i2v or t2v, for models whose weights do
-    both; a run's own is that of its training. seed: all videos' seeds
-    derive from it and the prompt, so every system gets the same. clip: open_clip model as
-    ARCHITECTURE:WEIGHTS. frechet: feature network as NETWORK:WEIGHTS. vbench: its dimensions.
-    dtype, memory: as for `pairs build`. crf: H.264 quality of generated videos.
+    name: name of this comparison; its files go to eval/NAME. systems: systems to compare, as NAME=WHAT:
+    a run of the workspace, a model (`tiny`, a folder, a Hub id), MODEL+LORA, or a folder of finished
+    videos; the first is the base. base: the system that the others are compared to; the first one when empty.
+    benchmark: folder with prompts and first frames, instead of a split of the workspace. split:
+    split of the workspace whose prompts are used: train, validation or test. prompts: number of
+    prompts at most; 0 takes all. seeds: videos for each prompt and system. seed: base seed of all
+    videos; every system gets the same ones.
+    width: width in pixels. height: height in pixels. frames: frames of a video. fps: frames a
+    second. steps: denoising steps; unset is the model's own. guidance: guidance scale; unset is the
+    model's own. negative_prompt: what videos should not show. call: further arguments of the
+    pipelines' call, the same for all systems. scheduler: settings of the pipelines' schedulers,
+    the same for all systems. task: i2v or t2v, for models whose weights do both; a run keeps the
+    task of its training.
+    dtype: number format of the models; auto is bfloat16 on a GPU and float32 on a CPU. memory: how
+    memory is saved, as for `pairs build`. crf: H.264 quality of generated videos; lower is better.
+    clip: model of open_clip that scores prompt fit, as ARCHITECTURE:WEIGHTS. frechet: feature
+    network of the Fréchet distance, as NETWORK:WEIGHTS. vbench: dimensions of VBench to run.
     """
 
     name: str = "eval"

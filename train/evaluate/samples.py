@@ -19,6 +19,7 @@ import numpy as np
 from markupsafe import Markup
 
 from realdpo import report
+from realdpo.config import settings_to_toml
 from realdpo.errors import UserError
 from realdpo.families.guide import Guide, guide_text
 from realdpo.families.load import dtype_of_all
@@ -89,6 +90,21 @@ def read_prompts(path: Path) -> list[str]:
     if not (found := [line.strip() for line in lines if line.strip()]):
         raise UserError(f"{path} holds no prompt", "write one prompt a line")
     return found
+
+
+def sample_prompts(
+    workspace: Workspace,
+    config: EvalConfig,
+    prompts: Sequence[str],
+    file: Path | None,
+    images: Sequence[Path],
+    devices: Sequence[str],
+) -> dict[str, Any]:
+    """`sample_systems` for the prompts that were given, if any were; the settings are saved."""
+    with workspace.lock(f"sample --name {config.name}"):
+        config = with_prompts(workspace, config, prompts, file, images)
+        workspace.save_config("sample", settings_to_toml("sample", config))
+        return sample_systems(workspace, config, devices)
 
 
 def sample_systems(
