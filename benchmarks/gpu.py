@@ -173,7 +173,8 @@ def line_of(found: dict[str, Any]) -> str:
     if "error" in found:
         return f"{name} {found['error']}"
     if "passed" in found:
-        return f"{name} {'passed' if found['passed'] else 'FAILED'}  {found['told']}"
+        verdict = {True: "passed", False: "FAILED", None: "not run"}[found["passed"]]
+        return f"{name} {verdict}  {found['told']}"
     share = f"{found['share']:.0%}" if found["share"] is not None else "unknown"
     return (
         f"{name} {found['peak_gb']:8.3f} GB (estimated {found['estimate_gb']:.3f}) "
@@ -514,14 +515,14 @@ def check_fp16() -> tuple[bool, str]:
     return abs(loss - math.log(2)) < 1e-3, f"{loss:.6f}"
 
 
-def check_adamw8bit() -> tuple[bool, str]:
+def check_adamw8bit() -> tuple[bool | None, str]:
     """8-bit AdamW: stopped, its state kept and read back, it goes on as if it had not stopped."""
     import torch
 
     try:
         import bitsandbytes  # noqa: F401
     except ImportError:
-        return True, "not run: bitsandbytes is not installed"
+        return None, "bitsandbytes is not installed"
     ends = []
     for stops in (False, True):
         one = Step("wan-1.3b", "lora", "side-by-side", 1, True, optimizer="adamw8bit")
