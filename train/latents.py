@@ -169,6 +169,11 @@ def rows_of(workspace: Workspace, config: TrainConfig, limit: int | None = None)
                 f"no clips with prompts for training in {workspace.data}",
                 f"make them with: realdpo curate ingest FOOTAGE -w {workspace.root}",
             )
+        if config.objective != "dpo" and config.data == "auto":
+            raise UserError(
+                f"neither clips nor pairs for training in {workspace.root}",
+                f"begin with: realdpo curate ingest FOOTAGE -w {workspace.root}",
+            )
         raise UserError(
             f"no pairs for training in {workspace.pair_data}",
             f"make them with: realdpo pairs build -w {workspace.root}",

@@ -138,3 +138,6 @@ def test_no_clips_is_one_line(settings, tmp_path) -> None:
 
     with pytest.raises(UserError, match="no clips"):
         loop.run_training(Workspace(tmp_path), TrainConfig(**settings, data="clips"))
+    with pytest.raises(UserError, match="neither clips nor pairs") as refused:
+        loop.run_training(Workspace(tmp_path), TrainConfig(**settings))
+    assert "curate ingest" in str(refused.value.hint)
