@@ -339,7 +339,7 @@ class Trainer:
         self.log = log.Log(self.folder, self.step, self.main, self.accelerator, self.config)
         self._try_rung(newest)
         if self.step == 0:
-            with self._told("the start-up check"):
+            with self._told("making the start-up check"):
                 self._check_reference()
             if self.watched:
                 self.base = self._measure()
@@ -364,7 +364,7 @@ class Trainer:
 
     def train_step(self) -> dict[str, float]:
         """One optimiser step; returns its numbers, averaged over all processes."""
-        with self._told(f"step {self.step + 1}"):
+        with self._told(f"taking step {self.step + 1}"):
             return self._train_step()
 
     def _train_step(self) -> dict[str, float]:

@@ -91,7 +91,8 @@ def quiet_peer() -> Iterator[None]:
             raise typer.Exit(130) from None  # process 0 stops as well, and says so
         raise
     except RuntimeError as error:
-        if "closed by peer" not in str(error) and type(error).__name__ != "DistBackendError":
+        # "Connection closed by peer", or "reset" when the one that died left data unread
+        if "by peer" not in str(error) and type(error).__name__ != "DistBackendError":
             raise
         raise typer.Exit(1) from None
 

@@ -301,7 +301,7 @@ def out_of_memory(*_, **__):
     ("where", "name", "words", "hint"),
     [
         (latents, "video_latents", "while encoding the pairs", "vae_tiling=true"),
-        (step, "dpo_step", "while step 1 with --memory side-by-side", "--memory checkpointing"),
+        (step, "dpo_step", "while taking step 1 with --memory side-by-side", "--memory checkpointing"),
         (loop.held_out, "measure_shared", "while measuring held-out pairs", "--memory checkpointing"),
         (loop.setup, "make_policy", "while loading the model", "--memory checkpointing"),
     ],

@@ -10,9 +10,11 @@ import sys
 import time
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from realdpo.cli import app
+from realdpo.cli.processes import quiet_peer
 from realdpo.train import checkpoint, log
 
 
@@ -116,6 +118,17 @@ def test_an_error_in_several_processes_is_no_traceback_either(fresh, model):
     assert done.returncode == 1
     assert "error: the tracker wandb is not installed" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("how", ["closed", "reset"])
+def test_what_gloo_says_of_a_peer_that_died_is_no_traceback(how):
+    """It says "reset" when the peer left data unread: killed in the middle of a step."""
+    told = f"gloo/transport/tcp/pair.cc:545] Read error [127.0.0.1]:52895: Connection {how} by peer"
+    with pytest.raises(typer.Exit) as caught, quiet_peer():
+        raise RuntimeError(told)
+    assert caught.value.exit_code == 1
+    with pytest.raises(RuntimeError, match="shape"), quiet_peer():
+        raise RuntimeError("shape mismatch")
 
 
 @pytest.mark.slow
