@@ -88,8 +88,9 @@ class Arm:
     """One way of training or sampling.
 
     steps, lr: of its training. rank, layers: of adapters; rank 0 trains all weights. changes: of
-    the training's settings. loss: of `losses`, in place of the product's. of: the arm whose weights it samples otherwise (steps 0) or trains on
-    from. follow: the reference is the model it trains on from, not the base. guide: strength of
+    the training's settings. loss: of `losses`, in place of the product's. winner: the real clip, or
+    `continued`, the base's continuation of its first HELD frames. of: the arm whose weights it
+    samples otherwise (steps 0) or trains on from. follow: the reference is the model it trains on from, not the base. guide: strength of
     the guidance by the base. scale: factor on what training moved.
     """
 
@@ -373,20 +374,18 @@ class Bench:
         self.code, self.texts = small_model.fit_code(clips), small_model.text_embeddings()
         self.win = self.code.encode(np.stack([clip.frames for clip in clips]))
         # Bodies, places and poses that nothing was trained on.
-        seed, make = plan.prompt_seed, world.make_clip
-        self.test = figures.make_clips(seed, plan.prompts_seen, world.seen, make=make)
-        self.test += figures.make_clips(
-            seed + 1, plan.prompts_held_out, world.held_out, make=make
-        )  # fmt: skip
+        self.test = self._prompts()
         # The same but for the tempo, which neither prompt nor first frame tells: what a model that
         # makes no mistake at all would be measured at.
-        tempo = np.random.default_rng(seed + 2)
-        self.other_tempo = figures.make_clips(
-            seed, plan.prompts_seen, world.seen, make=make, tempo=tempo
-        )
-        self.other_tempo += figures.make_clips(
-            seed + 1, plan.prompts_held_out, world.held_out, make=make, tempo=tempo
-        )
+        self.other_tempo = self._prompts(np.random.default_rng(plan.prompt_seed + 2))
+
+    def _prompts(self, tempo: np.random.Generator | None = None) -> list[figures.Clip]:
+        """Clips of the seen actions, then of those held out."""
+        plan, world, make = self.plan, self.world, self.world.make_clip
+        seed, count = plan.prompt_seed, plan.prompts_seen
+        seen = figures.make_clips(seed, count, world.seen, make=make, tempo=tempo)
+        seed, count = plan.prompt_seed + 1, plan.prompts_held_out
+        return seen + figures.make_clips(seed, count, world.held_out, make=make, tempo=tempo)
 
     def say(self, text: str) -> None:
         progress.say(f"[{time.monotonic() - self.began:5.0f} s] {text}")
@@ -417,6 +416,7 @@ class Bench:
                 save_file({"latents": torch.stack(made, 1)}, temporary)
         return load_file(self.losers_file)["latents"]
 
+    @functools.cached_property
     def continued(self) -> Tensor:
         """The base's continuation of the first HELD frames of every true clip, as `win`."""
         inputs = inputs_of(self.win, self.captions, self.texts)
@@ -472,7 +472,7 @@ class Bench:
             return []
         losers = self.losers() if arm.needs_losers else None
         reference = {} if arm.follow else base
-        win = self.continued() if arm.winner == "continued" else self.win
+        win = self.continued if arm.winner == "continued" else self.win
         lines = train_arm(
             self.plan, arm, seed, model, win, losers, self.captions, self.texts, reference
         )

@@ -250,27 +250,27 @@ def markdown(summary: Mapping[str, Any], notes: Mapping[str, str]) -> str:
     """Means of prompts nothing was trained on, and the paired differences with their intervals."""
     lines = []
     for group, other in itertools.product(GROUPS, summary["against"]):
-        rows = compared(summary, group, other)
-        lines += [
-            f"{GROUPS[group]}, difference to {other}:",
-            "",
-            "| " + " | ".join(rows[0]) + " |",
-            "|---" * len(rows[0]) + "|",
-            *("| " + " | ".join(row.values()) + " |" for row in rows),
-            "",
-        ]
+        title = f"{GROUPS[group]}, difference to {other}"
+        lines += _table(title, compared(summary, group, other))
     for group, words in GROUPS.items():
-        table = _left_rows(summary, group)
-        lines += [
-            f"{words}, squared distance to the truth in px² by temporal frequency, training seed 0:",
-            "",
-            "| " + " | ".join(table[0]) + " |",
-            "|---" * len(table[0]) + "|",
-            *("| " + " | ".join(row.values()) + " |" for row in table),
-            "",
-        ]
+        title = (
+            f"{words}, squared distance to the truth in px² by temporal frequency, training seed 0"
+        )
+        lines += _table(title, _left_rows(summary, group))
     lines += [f"- {name}: {note}" for name, note in notes.items()]
     return "\n".join(lines) + "\n"
+
+
+def _table(title: str, rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """The lines of a Markdown table under its title."""
+    return [
+        f"{title}:",
+        "",
+        "| " + " | ".join(rows[0]) + " |",
+        "|---" * len(rows[0]) + "|",
+        *("| " + " | ".join(row.values()) + " |" for row in rows),
+        "",
+    ]
 
 
 def compared(summary: Mapping[str, Any], group: str, other: str) -> list[dict[str, str]]:

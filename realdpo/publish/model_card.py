@@ -38,6 +38,7 @@ def model_card(workspace: Workspace, run: Path, repo: str, dataset: str = "") ->
     """
     settings = _settings(run)
     base = str(settings.get("model", ""))
+    objective = str(settings.get("objective", "dpo"))
     lora = (run / "weights" / "pytorch_lora_weights.safetensors").is_file()
     parts = _parts(run)
     held_out = {name: _lines(part / "held_out.jsonl") for name, part in parts.items()}
@@ -56,7 +57,7 @@ def model_card(workspace: Workspace, run: Path, repo: str, dataset: str = "") ->
         name=repo.split("/")[-1],
         kind="A LoRA adapter" if lora else "Transformer weights",
         base=_base_name(base),
-        trained=_trained(run, str(settings.get("objective", "dpo")), workspace, dataset),
+        trained=_trained(run, objective, workspace, dataset),
         version=realdpo.__version__,
         example=md.markdown_block(
             _example(
@@ -80,7 +81,7 @@ def model_card(workspace: Workspace, run: Path, repo: str, dataset: str = "") ->
             evaluations is not None,
             stopped,
             _is_local(base),
-            str(settings.get("objective", "dpo")),
+            objective,
         ),
         dataset=_dataset_link(dataset) if dataset else None,
     )
