@@ -42,14 +42,9 @@ def generate_validation_videos(
     The base is loaded from its folder, and becomes the tuned model by the trained `weights`: the
     policy itself may be in shards. Of n processes that come here the `share` (k, n) makes every n-th.
     """
-    import diffusers
-
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    family, kind = family_of(spec), getattr(diffusers, spec.pipeline)
-    pipe = kind.from_pretrained(
-        spec.folder, **load.in_dtype(load.part_dtypes(spec, dtype)), use_safetensors=True
-    ).to(device)
-    pipe.set_progress_bar_config(disable=True)
+    family = family_of(spec)
+    pipe = load.load_trained_pipeline(spec, dtype, device)
     mine = range(len(pairs))[share[0] :: share[1]]
     base = {n: file_of(folder, f"{n:02d}-base") for n in mine}
     missing = [n for n, path in base.items() if not path.is_file()]

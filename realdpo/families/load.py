@@ -123,15 +123,20 @@ def _loading_told(model: Any) -> Iterator[None]:
 
 def load_encoders(spec: Spec, dtype: torch.dtype, device: torch.device) -> Any:
     """The pipeline without its transformers: text encoders and VAE, for filling the cache."""
+    without = {k: None for k in ("transformer", "transformer_2") if k in spec.classes}
+    return load_trained_pipeline(spec, dtype, device, **without)
+
+
+def load_trained_pipeline(
+    spec: Spec, dtype: torch.dtype, device: torch.device, **parts: Any
+) -> Any:
+    """The pipeline that training knows by `spec`, on `device`, with `parts` in place of its own."""
     import diffusers
 
     kind = getattr(diffusers, spec.pipeline)
-    without: dict[str, Any] = {
-        k: None for k in ("transformer", "transformer_2") if k in spec.classes
-    }
     with _loading_told(spec.folder):
         pipe = kind.from_pretrained(
-            spec.folder, **in_dtype(part_dtypes(spec, dtype)), **without, use_safetensors=True
+            spec.folder, **in_dtype(part_dtypes(spec, dtype)), **parts, use_safetensors=True
         )
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
