@@ -348,11 +348,11 @@ class Step:
 
     def gradient(self) -> float:
         """Ours; returns the loss."""
-        from realdpo.train import objective, step
+        from realdpo.train import step
 
         together = self.rung.together
         if not self.losers:
-            settings = objective.Contrast(self.config.gamma, self.config.contrast_above)
+            settings = step.contrast_of_config(self.config)
             with self.autocast():
                 return step.contrast_step(
                     self.model,

@@ -51,16 +51,6 @@ def _mean(values: Tensor) -> Tensor:
     return values.flatten(1).mean(1)
 
 
-def _smooth(
-    model: Any, task: step.TrainTask, batch: Batch, config: TrainConfig, anchor: Reference
-) -> tuple[Tensor, Tensor]:
-    """The contrast at all levels by DiffusionNFT's weight, u over the sample's mean absolute error."""
-    win, residual, before = _sides(model, task, batch, anchor, batch.win)
-    weight = batch.u.to(win) / _mean(residual.detach().abs())
-    moved = _mean((residual - before).square())
-    return (weight * (win - config.gamma * moved)).mean() * config.plain_weight, win
-
-
 def _sigmoid(
     model: Any, task: step.TrainTask, batch: Batch, config: TrainConfig, anchor: Reference
 ) -> tuple[Tensor, Tensor]:
@@ -94,6 +84,6 @@ def _ddo(
 
 
 LOSSES: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
-    "smooth": _smooth, "sigmoid": _sigmoid, "trusted": _trusted, "ddo": _ddo,
+    "sigmoid": _sigmoid, "trusted": _trusted, "ddo": _ddo,
 }  # fmt: skip
-FORWARDS = {"smooth": 4, "sigmoid": 4, "trusted": 8, "ddo": 8}
+FORWARDS = {"sigmoid": 4, "trusted": 8, "ddo": 8}

@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few minutes; plumbing, no verdicts")
     parser.add_argument("--scale", choices=("small", "large"), default="small")
     parser.add_argument("--sweep", action="store_true", help="settings on other prompts")
-    parser.add_argument("--arms", help="only these, separated by commas")
+    parser.add_argument("--arms", help="only these, separated by commas; `all`: every arm there is")
     parser.add_argument(
         "--bases", default="figures:0,figures:1,machines:0", metavar="WORLD:SEED,...",
         help="the first takes all arms, the others the few that matter",
@@ -69,8 +69,11 @@ def main() -> None:
     known = arms.sweep() if given.sweep else arms.arms()
     if given.sweep:
         plan = dataclasses.replace(plan, prompt_seed=arms.CHOOSING)
-    if given.arms:
-        known = [arm for arm in known if arm.name in given.arms.split(",")]
+    if given.arms != "all" and not (given.sweep and not given.arms):
+        wanted = given.arms.split(",") if given.arms else arms.WHOLE
+        if unknown := set(wanted) - {arm.name for arm in known}:
+            parser.error(f"no such arm: {', '.join(sorted(unknown))}")
+        known = [arm for arm in known if arm.name in wanted]
     bases = given.bases.split(",")[: 1 if given.quick or given.sweep else None]
     tables, pages = {}, []
     for number, text in enumerate(bases):

@@ -41,8 +41,8 @@ class BasePlan:
 
     world: str = "figures"
     seed: int = 0
-    clips: int = 8000
-    steps: int = 6000
+    clips: int = 5000
+    steps: int = 2000
     batch: int = 16
     lr: float = 2.5e-3
     damaged: float = 0.75

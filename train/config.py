@@ -62,7 +62,13 @@ class TrainConfig:
         0.75, "Strength of the contrast, below 1: the optimum is 1 / (1 - gamma) times as far."
     )
     contrast_above: float = _set(
-        0.4, "The contrast acts at noise levels above this share of the schedule."
+        0.4,
+        "With contrast_weight = gate, the contrast acts above this share of the noise schedule.",
+    )
+    contrast_weight: Literal["gate", "smooth"] = _set(
+        "gate",
+        "gate: the contrast acts at the higher noise levels, and each counts the same; smooth: it "
+        "acts at all, weighted as in DiffusionNFT by the level over the clip's own error.",
     )
     beta: float = _set(
         2000.0, "Logit = -beta/2 * (winner's gap - loser's gap), errors per element."

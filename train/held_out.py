@@ -137,7 +137,7 @@ def summarise_held_out(now: Table, base: Table, config: TrainConfig) -> dict[str
     by_pair = lowered(now, base, config)
     if config.objective == "contrast":
         result["contrast"] = float(by_pair.mean())
-        result["contrast_base"] = float(base.win.mean())
+        result["contrast_base"] = float(lowered(base, base, config).mean())
         result["moved"] = float(now.moved.mean())
     if now.lose.shape[2]:
         result |= _against_losers(now, base, config.beta)
@@ -148,8 +148,11 @@ def summarise_held_out(now: Table, base: Table, config: TrainConfig) -> dict[str
 def lowered(now: Table, base: Table, config: TrainConfig) -> Tensor:
     """What training lowers, measured on each held-out pair: [P]."""
     if config.objective == "contrast":
-        gate = torch.tensor(held_out_levels(config)) > config.contrast_above
-        return (now.win - config.gamma * gate * now.moved).mean(1)
+        u = torch.tensor(held_out_levels(config))
+        if config.contrast_weight == "smooth":  # by the base's errors, which stay what they are
+            weight = u / base.win.mean(0).sqrt()
+            return (weight * (now.win - config.gamma * now.moved)).mean(1)
+        return (now.win - config.gamma * (u > config.contrast_above) * now.moved).mean(1)
     error = now.win.mean(1)
     if config.objective == "sft" or not now.lose.shape[2]:
         return error

@@ -182,7 +182,7 @@ class Trainer:
         if config.objective == "dpo" and (line := draws.tell_uneven(self.pairs, config, self.even)):
             progress.say(line)
         self.aim = step.aim_of(config) if config.objective == "dpo" else None
-        self.contrast = objective.Contrast(config.gamma, config.contrast_above)
+        self.contrast = step.contrast_of_config(config)
 
         self.sharded = self.accelerator.distributed_type == "FSDP"
         self.rungs = setup.allowed_rungs(config, self.sharded)

@@ -55,11 +55,13 @@ class Errors:
 class Contrast:
     """The contrast of real clips with the reference's own prediction. See `contrast`.
 
-    gamma: strength, 0 (plain fine-tuning) to below 1. above: it acts at noise levels u above this.
+    gamma: strength, 0 (plain fine-tuning) to below 1. smooth: all noise levels count, by
+    DiffusionNFT's weight. above: otherwise the contrast acts at noise levels u above this.
     """
 
     gamma: float = 0.75
     above: float = 0.4
+    smooth: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.gamma < 1:
@@ -80,6 +82,12 @@ def error(prediction: Tensor, target: Tensor, where: Tensor | None = None) -> Te
         return squares.flatten(1).mean(1)
     share = where.to(wide).expand_as(squares)
     return (squares * share).flatten(1).sum(1) / share.flatten(1).sum(1)
+
+
+def absolute_error(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute error of every sample, [B, ...] -> [B], at least in float32."""
+    wide = torch.promote_types(prediction.dtype, torch.float32)
+    return (prediction.to(wide) - target.to(wide)).abs().flatten(1).mean(1)
 
 
 def contrast(
@@ -106,9 +114,17 @@ def contrast(
     The gradient is that of the positive branch of DiffusionNFT (arXiv 2509.16117) with reward 1
     and beta = 1 - gamma, |beta v + (1 - beta) v_ref - target|^2 / beta. What differs is what it is
     fed with (real clips, and the base as the old policy) and the gate by noise level.
+
+    With `settings.smooth` there is no gate. The loss of every sample is multiplied by DiffusionNFT's
+    weight, u / mean |v - target|, which carries no gradient: its loss of clean videos, divided by
+    the sample's own mean absolute error, written for velocities. A clip that is predicted badly then
+    counts less than by its square, so t above is a mean that leans towards the median.
     """
     reference = reference.detach()
     win, moved = error(prediction, target), error(prediction, reference)
+    if settings.smooth:
+        weight = u.to(win) / absolute_error(prediction.detach(), target)
+        return weight * (win - settings.gamma * moved), win, moved
     gate = (u.to(moved.device) > settings.above).to(moved.dtype)
     return win - settings.gamma * gate * moved, win, moved
 

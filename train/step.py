@@ -47,6 +47,10 @@ def aim_of(config: TrainConfig) -> Objective:
     return Objective(config.beta, config.sft_weight, config.sdpo_mu)
 
 
+def contrast_of_config(config: TrainConfig) -> Contrast:
+    return Contrast(config.gamma, config.contrast_above, config.contrast_weight == "smooth")
+
+
 def branch_error(model: Any, task: TrainTask, batch: Batch, clean: Tensor) -> tuple[Tensor, Tensor]:
     """Error [B] and residual [B, ...] (prediction - target, float32) of `clean` [B, ...].
 

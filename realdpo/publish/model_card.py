@@ -414,7 +414,7 @@ def _evaluations(workspace: Workspace, run: str) -> Markup | None:
 def _settings_table(
     settings: Mapping[str, Any], logs: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> Markup:
-    keys = ("objective", "gamma", "contrast_above", "loss", "beta", "weights", "rank", "alpha", "reference", "losers", "steps", "batch", "accumulation", "lr", "schedule", "precision", "seed")  # fmt: skip
+    keys = ("objective", "gamma", "contrast_weight", "contrast_above", "loss", "beta", "weights", "rank", "alpha", "reference", "losers", "steps", "batch", "accumulation", "lr", "schedule", "precision", "seed")  # fmt: skip
     rows = [
         {"setting": md.markdown_code(key), "value": str(settings[key])}
         for key in keys

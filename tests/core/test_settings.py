@@ -51,7 +51,9 @@ def test_a_wrong_value_names_its_class_field_and_value(kind: Any, values: dict[s
 
 
 @pytest.mark.parametrize(
-    "kind", {load_class(command) for command in CLASSES}, ids=lambda k: k.__name__
+    "kind",
+    sorted({load_class(command) for command in CLASSES}, key=lambda kind: kind.__name__),
+    ids=lambda k: k.__name__,
 )
 def test_defaults_are_what_their_types_say(kind: type) -> None:
     """A default is taken as it is, so that pydantic is not imported for it."""
