@@ -91,6 +91,14 @@ def quiet_peer() -> Iterator[None]:
             raise typer.Exit(130) from None  # process 0 stops as well, and says so
         raise
     except RuntimeError as error:
+        # Gloo says "Timed out waiting 7200000ms", NCCL's watchdog ends the process by itself.
+        if waited := re.search(r"[Tt]imed out waiting (?:for )?(\d+) ?ms", str(error)):
+            raise UserError(
+                f"process {process_rank()} waited {int(waited[1]) / 1000:.0f} s for the others, and "
+                "one of them did not come",
+                "see what that one does (py-spy dump --pid); the same command goes on from the "
+                "newest checkpoint",
+            ) from None
         # "Connection closed by peer", or "reset" when the one that died left data unread
         if "by peer" not in str(error) and type(error).__name__ != "DistBackendError":
             raise

@@ -37,6 +37,18 @@ def test_reference_and_checkpoint_of_sharded_weights():
 
 
 @pytest.mark.slow
+def test_waiting_for_a_process_that_hangs_ends_in_one_line():
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", str(HERE / "waits.py")]
+    done = subprocess.run(command, env={**os.environ, **CPU}, capture_output=True, text=True)
+    assert done.returncode != 0
+    ours = done.stderr.split("torch.distributed.elastic")[0]
+    assert "error: process 0 waited 2 s for the others" in ours, done.stderr
+    assert "py-spy" in ours
+    assert "RuntimeError" not in done.stderr
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shards", "changes"),
     [
