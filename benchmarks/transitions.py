@@ -299,8 +299,10 @@ def judge_joins(shots: list[Shot], count: int, chance: random.Random, encoded: b
     for keys in (dict.fromkeys(KINDS[:-1]), SECONDS, ("all",)):
         cells = (f"{key}{' s' * (keys is SECONDS)} {hits[key]}/{tries[key]}" for key in keys)
         print("  found: " + ", ".join(cells))
-    print(f"  found {hits['all'] / tries['all']:.3f}; with a foreign frame {foreign} of {clips} "
-          f"clips, {foreign / max(clips, 1):.3f}; beside a transition {beside} false")  # fmt: skip
+    print(
+        f"  found {hits['all'] / tries['all']:.3f}; with a foreign frame {foreign} of {clips} "
+        f"clips, {foreign / max(clips, 1):.3f}; beside a transition {beside} false"
+    )
 
 
 def judge_shots(shots: list[Shot], chance: random.Random) -> None:

@@ -120,11 +120,7 @@ def analyse_source(task: AnalysisTask) -> Analysis:
     step = 1 / facts.fps if facts.fps > 0 else Fraction(0)
     damage: list[str] = []
     stream = decode_frames(
-        task.path,
-        size=analysis_size,
-        threads=task.threads,
-        errors=damage,
-        luma_every=LUMA_SECONDS,
+        task.path, size=analysis_size, threads=task.threads, errors=damage, luma_every=LUMA_SECONDS
     )
     looks: list[_Look] = []
     for block in _blocks(stream, step):

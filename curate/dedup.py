@@ -133,10 +133,7 @@ def compare_prints(
         for some in _of_equal_lengths(one.lengths[i], two.lengths[j]):
             left, right = i[some], j[some]
             agree = _same(
-                one.series(left),
-                two.series(right),
-                one.owners[left] == two.owners[right],
-                settings,
+                one.series(left), two.series(right), one.owners[left] == two.owners[right], settings
             )
             found.append(np.stack([one.places[left[agree]], two.places[right[agree]]], axis=1))
     result = np.concatenate(found)

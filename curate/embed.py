@@ -346,8 +346,9 @@ def _vectors(
     with progress_bar("embed", len(rows), "clips", done=len(rows) - len(todo)) as advance:
         for chunk, looks in _ahead(groups, lambda row: _look(ws, row, sources, config)):
             seen = [(r, f) for r, f in zip(chunk, looks, strict=True) if not isinstance(f, str)]
-            failed |= {r["clip_id"]: f for r, f in zip(chunk, looks, strict=True)
-                       if isinstance(f, str)}  # fmt: skip
+            failed |= {
+                r["clip_id"]: f for r, f in zip(chunk, looks, strict=True) if isinstance(f, str)
+            }
             if seen:
                 vectors = embedder.images([frame for _, frames in seen for frame in frames])
                 out, at = [], 0

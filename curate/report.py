@@ -28,9 +28,22 @@ KEPT_SHOWN, KEPT_PLAYABLE = 24, 9
 SOURCES_SHOWN = 500
 
 _COLUMNS = [
-    "clip_id", "source_id", "start_s", "end_s", "keep", "reasons", "prompt", "action", "split",
-    "path", "duplicate_of", "license", "author", "source_url", "title",
-]  # fmt: skip
+    "clip_id",
+    "source_id",
+    "start_s",
+    "end_s",
+    "keep",
+    "reasons",
+    "prompt",
+    "action",
+    "split",
+    "path",
+    "duplicate_of",
+    "license",
+    "author",
+    "source_url",
+    "title",
+]
 
 
 @dataclass(frozen=True)

@@ -125,10 +125,7 @@ def copy_to(path: Path, base: Path, to: str) -> None:
 
     address = f"{to.rstrip('/')}/{path.relative_to(base).as_posix()}"
     try:
-        with (
-            fsspec.open(address, "wb", auto_mkdir=True) as out,
-            open(path, "rb") as source,
-        ):
+        with fsspec.open(address, "wb", auto_mkdir=True) as out, open(path, "rb") as source:
             shutil.copyfileobj(source, out, 1 << 22)
     except Exception as error:  # file systems raise whatever their libraries do
         raise UserError(f"{address} cannot be written: {error}", "check --to") from error

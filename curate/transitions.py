@@ -148,10 +148,7 @@ class _Looks:
 
     @classmethod
     def of(
-        cls,
-        times: list[Fraction],
-        pictures: list[npt.NDArray[np.uint8]],
-        edges: list[Floats],
+        cls, times: list[Fraction], pictures: list[npt.NDArray[np.uint8]], edges: list[Floats]
     ) -> _Looks:
         import numpy as np
 

@@ -218,10 +218,7 @@ class Told:
 
 
 def told_apart(
-    values: Sequence[Floats],
-    tolerance: Floats,
-    prepared: Sequence[int],
-    steady: Sequence[int] = (),
+    values: Sequence[Floats], tolerance: Floats, prepared: Sequence[int], steady: Sequence[int] = ()
 ) -> Told:
     """Test values [1 + N, K] of each pair, the winner's first.
 

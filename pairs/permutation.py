@@ -180,8 +180,9 @@ def _bound(values: Sequence[Floats], tolerance: Floats) -> Floats:
     """
     import numpy as np
 
-    every = np.abs(np.concatenate([_against_others(v, tolerance).reshape(-1, v.shape[1])
-                                   for v in values]))  # fmt: skip
+    every = np.abs(
+        np.concatenate([_against_others(v, tolerance).reshape(-1, v.shape[1]) for v in values])
+    )
     every = np.where(every > 0, every, np.nan)
     known = np.isfinite(every).any(axis=0)
     bound = np.ones(every.shape[1])

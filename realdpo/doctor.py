@@ -58,7 +58,11 @@ def examine_files(workspace: Workspace) -> list[MachineFinding]:
         for damage in workspace_damages(workspace):
             count += 1
             if damage is not None:
-                wrong.append(MachineFinding("damaged", "missing", f"{damage.path}: {damage.what}", damage.hint))  # fmt: skip
+                wrong.append(
+                    MachineFinding(
+                        "damaged", "missing", f"{damage.path}: {damage.what}", damage.hint
+                    )
+                )
             advance()
     if not count:
         hint = f"nothing with a hash lies under {workspace.root}"

@@ -81,8 +81,10 @@ def render_table(
     if not rows:
         return Markup('<p class="none">Nothing to show.</p>')
     numeric = {
-        key for key in headings if all(_is_number(row.get(key)) for row in rows if not _missing(row.get(key)))
-    }  # fmt: skip
+        key
+        for key in headings
+        if all(_is_number(row.get(key)) for row in rows if not _missing(row.get(key)))
+    }
     head = Markup("").join(
         Markup('<th scope="col"{}><button type="button">{}</button></th>').format(
             _number_class(key in numeric), heading
@@ -185,9 +187,9 @@ def histograms_figure(
 
 def render_image(png: bytes, alt: str) -> Markup:
     """Return a PNG picture, kept inside the page, with its description under it."""
-    return Markup('<figure class="picture"><img src="{}" alt="{}"><figcaption>{}</figcaption></figure>').format(
-        _data_uri("image/png", png), alt, alt
-    )  # fmt: skip
+    return Markup(
+        '<figure class="picture"><img src="{}" alt="{}"><figcaption>{}</figcaption></figure>'
+    ).format(_data_uri("image/png", png), alt, alt)
 
 
 def render_video(mp4: bytes, label: str) -> Markup:

@@ -122,9 +122,12 @@ def load_checkpoint(
         for other, stored in ((reference, "reference"), (average, "average")):
             if other is not None and other.weights:
                 with safe_open(folder / f"{stored}.safetensors", framework="pt") as file:
-                    other.load({
-                        n: _like(weight, file.get_tensor(n)) for n, weight in other.weights.items()
-                    })  # fmt: skip
+                    other.load(
+                        {
+                            n: _like(weight, file.get_tensor(n))
+                            for n, weight in other.weights.items()
+                        }
+                    )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(
             f"{folder} is damaged or of another model: {error}",

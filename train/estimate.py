@@ -168,9 +168,13 @@ def estimate_step(
 
 
 def estimate_rungs(
-    spec: Spec, config: TrainConfig, shapes: Shapes, losers: int, rungs: Sequence[Rung] = RUNGS,
+    spec: Spec,
+    config: TrainConfig,
+    shapes: Shapes,
+    losers: int,
+    rungs: Sequence[Rung] = RUNGS,
     **where: Any,
-) -> Iterator[Estimate]:  # fmt: skip
+) -> Iterator[Estimate]:
     """An estimate for each rung, made when it is asked for."""
     counted: dict[tuple[int, bool], tuple[float, float]] = {}
     model = _built(spec, config, dict(spec.transformer))
@@ -181,9 +185,14 @@ def estimate_rungs(
 
 
 def first_that_fits(
-    spec: Spec, config: TrainConfig, shapes: Shapes, losers: int, rungs: Sequence[Rung], room: float,
+    spec: Spec,
+    config: TrainConfig,
+    shapes: Shapes,
+    losers: int,
+    rungs: Sequence[Rung],
+    room: float,
     **where: Any,
-) -> Estimate:  # fmt: skip
+) -> Estimate:
     """The first rung that fits into `room` bytes; the last when none does."""
     for found in estimate_rungs(spec, config, shapes, losers, rungs, **where):
         if found.total <= room:
@@ -249,9 +258,14 @@ def _activations(
 
 
 def peak_of_branch(
-    spec: Spec, config: TrainConfig, settings: dict[str, Any], shapes: Shapes, copies: int,
-    checkpointing: bool, device: str,
-) -> int:  # fmt: skip
+    spec: Spec,
+    config: TrainConfig,
+    settings: dict[str, Any],
+    shapes: Shapes,
+    copies: int,
+    checkpointing: bool,
+    device: str,
+) -> int:
     """Bytes of activations at the peak of a forward and a backward of `copies` branches.
 
     The gradients of weights are there beforehand, as in every micro-batch but the first.
@@ -272,9 +286,14 @@ def peak_of_branch(
 
 
 def branch_work(
-    model: Any, family: Family, config: TrainConfig, shapes: Shapes, copies: int, device: str,
+    model: Any,
+    family: Family,
+    config: TrainConfig,
+    shapes: Shapes,
+    copies: int,
+    device: str,
     backward: bool = True,
-) -> Any:  # fmt: skip
+) -> Any:
     """A function that takes one forward and one backward of `copies` branches, as training does."""
     half = {"fp32": None, "fp16": torch.float16}.get(config.precision, torch.bfloat16)
     spec = family.spec

@@ -257,8 +257,10 @@ def refuse_shortcut(workspace: Workspace, allowed: bool) -> None:
         return
     verdict = json.loads(workspace.audit.read_text(encoding="utf-8")).get("verdict")
     if verdict == "too few":
-        progress.say("the audit has too few pairs to tell whether winners and losers differ in more "
-                     "than motion")  # fmt: skip
+        progress.say(
+            "the audit has too few pairs to tell whether winners and losers differ in more "
+            "than motion"
+        )
     if verdict != "shortcut":
         return
     if not allowed:
@@ -315,11 +317,7 @@ class Cache:
     """Files under one folder, made on demand. The encoders are loaded at the first miss."""
 
     def __init__(
-        self,
-        folder: Path,
-        family: Family,
-        config: TrainConfig,
-        device: torch.device,
+        self, folder: Path, family: Family, config: TrainConfig, device: torch.device
     ) -> None:
         spec = family.spec
         self.folder, self.spec, self.family = folder, spec, family
@@ -382,10 +380,18 @@ class Cache:
     def _place(self, row: Row) -> Path:
         stat = row.shard.stat()
         name = ids.content_id(
-            shard=row.shard.name, size=stat.st_size, time=stat.st_mtime_ns, row=row.number,
-            vae=self.vae_id, text=self.text_id, draws=self.draws, transform=TRANSFORM,
-            pipeline=self.spec.pipeline, dtype=str(self.dtype), tiled=self.tiled,
-        )  # fmt: skip
+            shard=row.shard.name,
+            size=stat.st_size,
+            time=stat.st_mtime_ns,
+            row=row.number,
+            vae=self.vae_id,
+            text=self.text_id,
+            draws=self.draws,
+            transform=TRANSFORM,
+            pipeline=self.spec.pipeline,
+            dtype=str(self.dtype),
+            tiled=self.tiled,
+        )
         return self.folder / "pairs" / f"{name}.json"
 
     def prompt(self, row: Mapping[str, Any]) -> Path:
@@ -411,8 +417,9 @@ class Cache:
         known = (row["pair_id"], row["clip_id"], row["source_id"], row["prompt"], row["fps"])
         size = (row["width"], row["height"], row["frames"])
         shown = None if image is None else self._png(image)
-        regions = tuple(r and Region(**{n: tuple(v) for n, v in r.items()})
-                        for r in row.get("regions") or [])  # fmt: skip
+        regions = tuple(
+            r and Region(**{n: tuple(v) for n, v in r.items()}) for r in row.get("regions") or []
+        )
         return Pair(*known, win, lose, tuple(inputs), shapes.pop(), size, shown, regions)
 
     def _latents(self, video: bytes, side: str) -> Path:
@@ -442,10 +449,7 @@ class Cache:
 
         def make() -> dict[str, Tensor]:
             clean = _pixels(image[None])[:, 0].unsqueeze(0)
-            copies = [
-                clean,
-                *_noised(clean, self.draws, self.family.condition_noise(), image_id),
-            ]
+            copies = [clean, *_noised(clean, self.draws, self.family.condition_noise(), image_id)]
             each = [self.family.condition(self.vae, c, frames) for c in copies]
             return {name: torch.cat([made[name] for made in each]) for name in each[0]}
 

@@ -39,9 +39,13 @@ class Reference:
     """
 
     def __init__(
-        self, model: nn.Module, mode: Mode, rate: float = 0.999, every: int = 100,
+        self,
+        model: nn.Module,
+        mode: Mode,
+        rate: float = 0.999,
+        every: int = 100,
         warm: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.model, self.mode, self.rate, self.every = model, mode, rate, every
         self.warm = warm
         self._trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]

@@ -237,17 +237,23 @@ def make_average(config: TrainConfig, model: nn.Module) -> Reference | None:
 
 
 def open_bank(
-    workspace: Workspace, task: TrainTask, pairs: Sequence[Pair], config: TrainConfig, device: torch.device
-) -> Bank | None:  # fmt: skip
+    workspace: Workspace,
+    task: TrainTask,
+    pairs: Sequence[Pair],
+    config: TrainConfig,
+    device: torch.device,
+) -> Bank | None:
     """Stored reference errors, if asked for: a folder named by everything they depend on."""
     if not config.reference_bank or config.objective != "dpo":
         return None
     c = config
     draw = (c.seed, c.timesteps, c.t_low, c.t_high, c.logit_mean, c.logit_std)
     name = content_id(
-        model=load.fingerprint_parts(task.family.spec, task.family.spec.component), draw=list(draw),
-        losers=c.losers, precision=choose_precision(c, device),
+        model=load.fingerprint_parts(task.family.spec, task.family.spec.component),
+        draw=list(draw),
+        losers=c.losers,
+        precision=choose_precision(c, device),
         condition=c.condition_draws,
         latents=[p.win.name for p in pairs] + [f.name for p in pairs for f in p.lose],
-    )  # fmt: skip
+    )
     return Bank(workspace.step("reference") / name)

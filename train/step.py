@@ -198,9 +198,15 @@ def distance_moved(model: Any, task: TrainTask, batch: Batch, reference: Referen
 
 
 def _together(
-    model: Any, task: TrainTask, batch: Batch, aim: Objective, ref_win: Tensor, ref_lose: Tensor,
-    backward: Callable[[Tensor], None], apart: Any,
-) -> StepOutcome:  # fmt: skip
+    model: Any,
+    task: TrainTask,
+    batch: Batch,
+    aim: Objective,
+    ref_win: Tensor,
+    ref_lose: Tensor,
+    backward: Callable[[Tensor], None],
+    apart: Any,
+) -> StepOutcome:
     errors, residuals = branch_error(model, task, batch, _side_by_side(batch))
     win, *lose = errors.view(-1, len(batch.u))
     scales = []
@@ -215,9 +221,15 @@ def _together(
 
 
 def _one_by_one(
-    model: Any, task: TrainTask, batch: Batch, aim: Objective, ref_win: Tensor, ref_lose: Tensor,
-    backward: Callable[[Tensor], None], apart: Any,
-) -> StepOutcome:  # fmt: skip
+    model: Any,
+    task: TrainTask,
+    batch: Batch,
+    aim: Objective,
+    ref_win: Tensor,
+    ref_lose: Tensor,
+    backward: Callable[[Tensor], None],
+    apart: Any,
+) -> StepOutcome:
     winner, *losers = _branches(batch)
     with torch.no_grad():
         win, win_residual = branch_error(model, task, batch, winner)

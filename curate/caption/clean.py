@@ -183,10 +183,7 @@ _HEDGES = [
             "",
         ),
         (rf"\s+(?:in|throughout|during) (?:the|this) {_MEDIUM}(?=\s*(?:[,.;!?]|$))", ""),
-        (
-            r"\b(at the (?:beginning|start|end)) of the (?:video|clip|footage|recording)\b",
-            r"\1",
-        ),
+        (r"\b(at the (?:beginning|start|end)) of the (?:video|clip|footage|recording)\b", r"\1"),
     )
 ]
 _SMALL_TALK = re.compile(

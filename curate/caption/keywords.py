@@ -59,8 +59,12 @@ _FACTS = {
     "vertical": "The frame is vertical.",
     "portrait": "The frame is vertical.",
 }
-_TWO_WORD_FACTS = {("slow", "motion"): "slowmo", ("close", "up"): "closeup",
-                   ("time", "lapse"): "timelapse", ("hand", "held"): "handheld"}  # fmt: skip
+_TWO_WORD_FACTS = {
+    ("slow", "motion"): "slowmo",
+    ("close", "up"): "closeup",
+    ("time", "lapse"): "timelapse",
+    ("hand", "held"): "handheld",
+}
 _NOISE = re.compile(
     r"(?:\d+|\d+(?:p|k|fps|hz|s|sec|secs|min|mins|mb|x\d+)|x26[45]|h26[45]|hevc|avc|av1|vp[89]|"
     r"hd|uhd|fhd|sd|hdr|sdr|mp4|mov|mkv|avi|webm|final|copy|edit(?:ed)?|export|output|"

@@ -602,11 +602,7 @@ def _from_answer(answer: CaptionAnswer, config: CaptionConfig) -> dict[str, Any]
 
 def _cleaned(text: str, config: CaptionConfig, finish: str) -> dict[str, Any]:
     judged = clean.clean_caption(text, finish=finish, language=config.language)
-    return {
-        "prompt": judged.text or None,
-        "caption_status": judged.status,
-        "caption_raw": text,
-    }
+    return {"prompt": judged.text or None, "caption_status": judged.status, "caption_raw": text}
 
 
 # --- report ---------------------------------------------------------------------------------

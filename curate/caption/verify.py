@@ -154,13 +154,7 @@ def _ask(
             return show.ShownClip(row["clip_id"], frames, seconds, asked)
 
         run.ask_all(
-            todo,
-            look,
-            him.ask,
-            him.folder,
-            workers=him.workers,
-            batch=him.batch,
-            title="verify",
+            todo, look, him.ask, him.folder, workers=him.workers, batch=him.batch, title="verify"
         )
         found = answers.load_answers(him.folder, filed)
     verdicts: dict[str, Verdict] = {}

@@ -385,9 +385,9 @@ def _aligned(before: Bytes, after: Bytes, slopes: _Slopes, matrix: Floats) -> Fl
     steepest = _steepest(slopes, height, width)
     corners = np.array([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]]).T
     # From pixels to half heights from the middle.
-    frame = np.array(
-        [[2, 0, -(width - 1)], [0, 2, -(height - 1)], [0, 0, height]], np.float64
-    ) / height  # fmt: skip
+    frame = (
+        np.array([[2, 0, -(width - 1)], [0, 2, -(height - 1)], [0, 0, height]], np.float64) / height
+    )
     unframe, ridge, step = np.linalg.inv(frame), np.eye(4), np.eye(3)
     whole = np.vstack([matrix, [0, 0, 1]])
     at = whole[:2] @ corners
@@ -439,9 +439,13 @@ def _difference(every: Bytes, after: Bytes, matrix: Floats) -> Floats:
     take = np.asarray(matrix, np.float64) @ np.diag([2.0, 2.0, 1.0])
     # What comes from outside of `after` is left as it is in `before`: no difference.
     steady = cv2.warpAffine(
-        after, take, every.shape[::-1], every.copy(),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_TRANSPARENT,
-    )  # fmt: skip
+        after,
+        take,
+        every.shape[::-1],
+        every.copy(),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_TRANSPARENT,
+    )
     off = cv2.subtract(every, steady, dtype=cv2.CV_32F)
     return cv2.subtract(off, cv2.blur(off, AROUND))
 
@@ -489,9 +493,14 @@ def _subject(
     points = np.stack([x, y], -1).astype(np.float32)
     guess = points + flow[y, x]
     seen, good, left = cv2.calcOpticalFlowPyrLK(
-        before, after, points, guess.copy(), winSize=(PATCH, PATCH), maxLevel=1,
+        before,
+        after,
+        points,
+        guess.copy(),
+        winSize=(PATCH, PATCH),
+        maxLevel=1,
         flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
-    )  # fmt: skip
+    )
     matrix = look.matrix
     still = points @ matrix[:, :2].T + matrix[:, 2]
     residual = np.hypot(*(seen - still).T)

@@ -101,10 +101,7 @@ def guard_command(as_json: bool = False) -> Iterator[None]:
 
 
 def print_result(
-    result: Any,
-    as_json: bool,
-    describe: Callable[[Any], object],
-    failure: UserError | None = None,
+    result: Any, as_json: bool, describe: Callable[[Any], object], failure: UserError | None = None
 ) -> None:
     """What a command did, on stdout: one JSON document, or what `describe` makes of it.
 

@@ -75,8 +75,7 @@ Shard = Annotated[
     typer.Option("--shard", metavar="I/N", help="Do the I-th of N parts, on one shared folder."),
 ]
 Processes = Annotated[
-    int,
-    typer.Option("--num-processes", help="Processes of training on this machine, one per GPU."),
+    int, typer.Option("--num-processes", help="Processes of training on this machine, one per GPU.")
 ]
 Preset = Annotated[
     str,

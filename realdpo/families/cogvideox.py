@@ -143,9 +143,13 @@ class CogVideoX(Family):
 
 @lru_cache(maxsize=4)  # the same for every forward of a run, and made by one thread
 def _rotary_of(
-    head: int, grid: tuple[int, int], base: tuple[int, int], frames: int, per_patch: int | None,
+    head: int,
+    grid: tuple[int, int],
+    base: tuple[int, int],
+    frames: int,
+    per_patch: int | None,
     device: torch.device,
-) -> Any:  # fmt: skip
+) -> Any:
     from diffusers.models.embeddings import get_3d_rotary_pos_embed
     from diffusers.pipelines.cogvideo.pipeline_cogvideox import get_resize_crop_region_for_grid
 

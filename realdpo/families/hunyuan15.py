@@ -82,10 +82,7 @@ _NAMES = (
 
 class Hunyuan15(Family):
     NAME = "hunyuan15"
-    TASKS: ClassVar = {
-        "HunyuanVideo15Pipeline": "t2v",
-        "HunyuanVideo15ImageToVideoPipeline": "i2v",
-    }
+    TASKS: ClassVar = {"HunyuanVideo15Pipeline": "t2v", "HunyuanVideo15ImageToVideoPipeline": "i2v"}
     KEEPS_REGIONS = False
     ORIGINAL = tuple((ours, authors) for ours, authors, _ in _NAMES)
     COMFY = tuple((ours, comfy) for ours, _, comfy in _NAMES)

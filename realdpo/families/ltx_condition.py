@@ -46,9 +46,12 @@ class LTXCondition(LTX):
         )
         frame = coords[:, 0]
         coords = LTXConditionPipeline._scale_video_ids(
-            coords, scale_factor=spatial, scale_factor_t=temporal, frame_index=0,
+            coords,
+            scale_factor=spatial,
+            scale_factor_t=temporal,
+            frame_index=0,
             device=noisy.device,
-        ).float()  # fmt: skip
+        ).float()
         coords[:, 0] = coords[:, 0] * (1.0 / inputs["fps"].float()).view(-1, 1)
         clock = timestep.unsqueeze(-1).float()
         noisy = self.hold_first(noisy, inputs)

@@ -132,10 +132,11 @@ def read_start(model: nn.Module, spec: Spec, folder: Path) -> dict[str, Tensor]:
         found = read_weights(model, spec, folder)
     except (OSError, KeyError, SafetensorError) as error:
         raise UserError(
-            f"cannot train on from {file}: it lacks {error}" if isinstance(error, KeyError)
+            f"cannot train on from {file}: it lacks {error}"
+            if isinstance(error, KeyError)
             else f"cannot train on from {file}: {error}",
             "use the model, rank and targets that it was trained with",
-        ) from None  # fmt: skip
+        ) from None
     if told.get(COMPONENT, spec.component) != spec.component:
         raise UserError(
             f"{file} is for {told[COMPONENT]}, and this run trains {spec.component}",

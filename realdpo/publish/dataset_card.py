@@ -80,7 +80,9 @@ def dataset_card(
     audit = read_audit(workspace) if "pairs" in by_config else None
     if audit is not None:
         files["pairs/audit.json"] = workspace.audit.read_bytes()
-    readme = load_template("dataset.md.j2").render(
+    readme = load_template(
+        "dataset.md.j2"
+    ).render(
         header=Markup(_dataset_header(repo, shards, licence)),  # noqa: S704 (YAML of our own)
         name=repo.split("/")[-1],
         repo=Markup(repo) if re.fullmatch(r"[\w./-]+", repo) else repo,  # noqa: S704
@@ -89,7 +91,11 @@ def dataset_card(
         overrides=[md.markdown_text(line) for line in overrides],
         thumbnails=bool(thumbnails),
         clips=_clips_part(by_config["clips"], facts["clips"]) if "clips" in by_config else None,
-        pairs=_pairs_part(by_config["pairs"], facts["pairs"], audit, _winners_through_vae(workspace)) if "pairs" in by_config else None,
+        pairs=_pairs_part(
+            by_config["pairs"], facts["pairs"], audit, _winners_through_vae(workspace)
+        )
+        if "pairs" in by_config
+        else None,
         split_table=_split_table(shards, facts),
         columns_table=_columns_table(shards),
         actions=_actions(main),
@@ -105,7 +111,7 @@ def dataset_card(
         limits=_limits(main, facts.get("pairs")),
         not_done=_not_done(main, clips),
         settings=md.markdown_block(saved_settings(workspace, ("curate", "pairs"))),
-    )  # fmt: skip
+    )
     return Card(tidy_markdown(readme), files)
 
 
@@ -131,11 +137,13 @@ def attribution_line(source: Mapping[str, Any]) -> Markup:
     """Title, author, source and licence, and what was changed, as CC BY 4.0 section 3(a) asks."""
     licence = licences.read_licence(source["license"])
     title = source["title"] or f"source {source['source_id'][:12]}"
-    return Markup("{}{}, {}. Changes: cut into clips, cropped, resized and encoded again, sound removed.").format(
+    return Markup(
+        "{}{}, {}. Changes: cut into clips, cropped, resized and encoded again, sound removed."
+    ).format(
         Markup("“{}”").format(md.markdown_link(title, source["source_url"])),
         Markup(" by {}").format(md.markdown_text(source["author"])) if source["author"] else "",
         md.markdown_link(f"licence: {licence.name}", licence.url),
-    )  # fmt: skip
+    )
 
 
 def read_thresholds(workspace: Workspace, clips: pa.Table | None) -> dict[str, dict[str, float]]:
@@ -259,15 +267,26 @@ def _pairs_part(
                 "model": public_name(values[0]),
                 "lora": public_name(values[2]),
                 "pairs": len(members),
-                "losers": f"{min(losers)}" if min(losers) == max(losers) else f"{min(losers)}–{max(losers)}",
+                "losers": f"{min(losers)}"
+                if min(losers) == max(losers)
+                else f"{min(losers)}–{max(losers)}",
                 "strategy": ", ".join(f"{way} ({count:,})" for way, count in ways.most_common()),
             }
-        )  # fmt: skip
+        )
     headings = {
-        "model": "model", "revision": "revision", "lora": "LoRA", "guide": "guided by the base", "task": "task", "scheduler": "scheduler",
-        "steps": "steps", "guidance": "guidance", "round": "round", "losers": "losers a pair",
-        "strategy": "how losers were made", "pairs": "pairs",
-    }  # fmt: skip
+        "model": "model",
+        "revision": "revision",
+        "lora": "LoRA",
+        "guide": "guided by the base",
+        "task": "task",
+        "scheduler": "scheduler",
+        "steps": "steps",
+        "guidance": "guidance",
+        "round": "round",
+        "losers": "losers a pair",
+        "strategy": "how losers were made",
+        "pairs": "pairs",
+    }
     used = {
         key: name for key, name in headings.items() if any(row[key] is not None for row in rows)
     }
@@ -432,7 +451,10 @@ def _actions(facts: pa.Table) -> Markup | None:
     counts = Counter(action for given in facts["action"].to_pylist() for action in given or [])
     if not counts:
         return None
-    rows = [{"action": name, "clips": count} for name, count in sorted(counts.items(), key=lambda kv: (-kv[1], kv[0]))]  # fmt: skip
+    rows = [
+        {"action": name, "clips": count}
+        for name, count in sorted(counts.items(), key=lambda kv: (-kv[1], kv[0]))
+    ]
     rest = len(rows) - SHOWN_ACTIONS
     more = f"\n\nand {rest:,} more actions." if rest > 0 else ""
     return Markup("{}{}").format(md.markdown_table(rows[:SHOWN_ACTIONS]), more)
@@ -545,8 +567,12 @@ def _not_done(facts: pa.Table, clips: pa.Table | None) -> Markup:
         group
         for group in groups
         if clips is not None
-        and any(clips[name].null_count < clips.num_rows for name in clips.schema.names if name.startswith(f"{group}."))
-    }  # fmt: skip
+        and any(
+            clips[name].null_count < clips.num_rows
+            for name in clips.schema.names
+            if name.startswith(f"{group}.")
+        )
+    }
     done = [
         "No one was asked for consent, and no face, name or number plate was hidden.",
         "Age was not estimated; people who look young were not searched for.",
@@ -566,7 +592,9 @@ def _not_done(facts: pa.Table, clips: pa.Table | None) -> Markup:
         done.append("No person looked at every clip.")
     if "captioner" in facts.schema.names and "edit" not in set(facts["captioner"].to_pylist()):
         done.append("Prompts were not checked against the clips by a person.")
-    done.append("The licences are as stated where the footage was found; nobody verified them with the authors.")  # fmt: skip
+    done.append(
+        "The licences are as stated where the footage was found; nobody verified them with the authors."
+    )
     return md.markdown_bullets(done)
 
 
@@ -658,7 +686,9 @@ def _dataset_header(repo: str, shards: Sequence[Shards], licence: licences.Licen
         **_licence_header(licence),
         "task_categories": sorted(tasks),
         "tags": [
-            "video", "human-action", "realdpo",
+            "video",
+            "human-action",
+            "realdpo",
             *(["dpo", "preference", "preference-pairs"] if "pairs" in configs else []),
         ],
         "size_categories": [_size_category(total)],
@@ -666,7 +696,8 @@ def _dataset_header(repo: str, shards: Sequence[Shards], licence: licences.Licen
             {
                 "config_name": part.config,
                 "data_files": [
-                    {"split": split, "path": f"{part.folder}/{split}-*.parquet"} for split in part.files
+                    {"split": split, "path": f"{part.folder}/{split}-*.parquet"}
+                    for split in part.files
                 ],
             }
             | ({"default": True} if part is shards[0] and len(shards) > 1 else {})
@@ -677,7 +708,11 @@ def _dataset_header(repo: str, shards: Sequence[Shards], licence: licences.Licen
                 "config_name": part.config,
                 "features": datasets.Features.from_arrow_schema(part.schema)._to_yaml_list(),
                 "splits": [
-                    {"name": split, "num_bytes": part.bytes[split], "num_examples": part.rows[split]}
+                    {
+                        "name": split,
+                        "num_bytes": part.bytes[split],
+                        "num_examples": part.rows[split],
+                    }
                     for split in part.files
                 ],
                 "download_size": sum(
@@ -687,7 +722,7 @@ def _dataset_header(repo: str, shards: Sequence[Shards], licence: licences.Licen
             }
             for part in shards
         ],
-    }  # fmt: skip
+    }
     return header_text(header)
 
 

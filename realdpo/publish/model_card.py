@@ -76,13 +76,7 @@ def model_card(workspace: Workspace, run: Path, repo: str, dataset: str = "") ->
         exported=_exported(run),
         settings_table=_settings_table(settings, log),
         settings=md.markdown_block(saved_settings_of([run / "config.toml"])),
-        limits=_limits(
-            held_out,
-            evaluations is not None,
-            stopped,
-            _is_local(base),
-            objective,
-        ),
+        limits=_limits(held_out, evaluations is not None, stopped, _is_local(base), objective),
         dataset=_dataset_link(dataset) if dataset else None,
     )
     return Card(tidy_markdown(readme), files)
@@ -124,7 +118,17 @@ def _sample(workspace: Workspace) -> dict[str, Any] | None:
     """A pair for the example, of a held-out split where there is one, without its videos."""
     for split in ("validation", "test", "train"):
         for path in sorted(workspace.pair_data.glob(f"{split}-*.parquet")):
-            columns = ["prompt", "first_frame", "width", "height", "frames", "fps", "task", "steps", "guidance"]  # fmt: skip
+            columns = [
+                "prompt",
+                "first_frame",
+                "width",
+                "height",
+                "frames",
+                "fps",
+                "task",
+                "steps",
+                "guidance",
+            ]
             file = pq.ParquetFile(path)
             if file.metadata.num_rows:
                 return dict(file.read_row_group(0, columns=columns).slice(0, 1).to_pylist()[0])
@@ -225,9 +229,14 @@ def _told_by(base: str) -> dict[str, Any]:
 
 
 def _example(
-    repo: str, base: str, revision: str | None, lora: bool, sample: Mapping[str, Any] | None,
-    told: Mapping[str, str], both: bool = False,
-) -> str:  # fmt: skip
+    repo: str,
+    base: str,
+    revision: str | None,
+    lora: bool,
+    sample: Mapping[str, Any] | None,
+    told: Mapping[str, str],
+    both: bool = False,
+) -> str:
     """Python that runs as it stands: loads base and weights, generates one clip, writes it.
 
     told: what the LoRA's file says of itself: the pipeline's class and the transformer. both:
@@ -240,10 +249,7 @@ def _example(
     dtype = "float32" if tiny else "bfloat16"
     where = "str(tiny_folder())" if tiny else repr(public_name(base) if _is_local(base) else base)
     given = f", revision={revision!r}" if revision and not tiny else ""
-    lines = [
-        "import torch",
-        f"from diffusers import {'' if lora else 'AutoModel, '}{kind}",
-    ]
+    lines = ["import torch", f"from diffusers import {'' if lora else 'AutoModel, '}{kind}"]
     i2v = sample is not None and sample["task"] == "i2v"
     lines.append(f"from diffusers.utils import export_to_video{', load_image' if i2v else ''}")
     if i2v:
@@ -253,10 +259,7 @@ def _example(
     lines.append("")
     parts = f"{where}{given}, torch_dtype=torch.{dtype}"
     if lora:
-        lines += [
-            f"pipe = {kind}.from_pretrained({parts})",
-            _loading(kind, component, repo),
-        ]
+        lines += [f"pipe = {kind}.from_pretrained({parts})", _loading(kind, component, repo)]
         if both:
             second = f'weight_name="{LOW_LORA_FILE}", load_into_transformer_2=True'
             lines[-1] = f'pipe.load_lora_weights({repo!r}, weight_name="{LORA_FILE}")'
@@ -414,12 +417,32 @@ def _evaluations(workspace: Workspace, run: str) -> Markup | None:
 def _settings_table(
     settings: Mapping[str, Any], logs: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> Markup:
-    keys = ("objective", "gamma", "contrast_weight", "contrast_above", "loss", "beta", "weights", "rank", "alpha", "reference", "losers", "steps", "batch", "accumulation", "lr", "schedule", "precision", "seed")  # fmt: skip
+    keys = (
+        "objective",
+        "gamma",
+        "contrast_weight",
+        "contrast_above",
+        "loss",
+        "beta",
+        "weights",
+        "rank",
+        "alpha",
+        "reference",
+        "losers",
+        "steps",
+        "batch",
+        "accumulation",
+        "lr",
+        "schedule",
+        "precision",
+        "seed",
+    )
     rows = [
         {"setting": md.markdown_code(key), "value": str(settings[key])}
         for key in keys
-        if settings.get(key) not in (None, "") and (key not in ("rank", "alpha") or settings.get("weights") == "lora")
-    ]  # fmt: skip
+        if settings.get(key) not in (None, "")
+        and (key not in ("rank", "alpha") or settings.get("weights") == "lora")
+    ]
     for part, log in logs.items():
         if log:
             name = f"steps taken{', ' if part else ''}{part}"
@@ -428,12 +451,15 @@ def _settings_table(
 
 
 def _limits(
-    held_out: Mapping[str, Sequence[Mapping[str, Any]]], evaluated: bool, stopped: str, local: bool,
+    held_out: Mapping[str, Sequence[Mapping[str, Any]]],
+    evaluated: bool,
+    stopped: str,
+    local: bool,
     objective: str,
-) -> Markup:  # fmt: skip
+) -> Markup:
     lasts = [rows[-1] for rows in held_out.values() if rows]
     limits = [
-        "It keeps the limits of its base model, also those that the training clips never touch.",
+        "It keeps the limits of its base model, also those that the training clips never touch."
     ]
     if objective == "dpo":
         limits.append(
@@ -452,7 +478,9 @@ def _limits(
     if lasts and min(last.get("pairs") or 0 for last in lasts) < 30:
         limits.append("The held-out clips are few; differences of a few points are noise.")
     if any((last.get("winner_change") or 0) > 0 for last in lasts):
-        limits.append("The winner's held-out error rose: the model fits real clips less well than its base.")  # fmt: skip
+        limits.append(
+            "The winner's held-out error rose: the model fits real clips less well than its base."
+        )
     if stopped:
         limits.append(f"Training ended early: {stopped}")
     if not evaluated:

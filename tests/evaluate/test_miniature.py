@@ -230,10 +230,19 @@ def test_the_whole_experiment_in_a_nutshell_goes_on_where_it_stopped(
     import miniature
 
     plan = {
-        "base.clips": 8, "base.steps": 2, "base.batch": 2, "base.layers": 1, "base.heads": 1,
-        "pairs": 10, "length": 0.004, "batch": 2, "seeds": 1, "prompts_seen": 4,
-        "prompts_held_out": 2, "sampling_steps": 2,
-    }  # fmt: skip
+        "base.clips": 8,
+        "base.steps": 2,
+        "base.batch": 2,
+        "base.layers": 1,
+        "base.heads": 1,
+        "pairs": 10,
+        "length": 0.004,
+        "batch": 2,
+        "seeds": 1,
+        "prompts_seen": 4,
+        "prompts_held_out": 2,
+        "sampling_steps": 2,
+    }
     chosen = "sft,contrast,sft-guided,sft-scaled,lora-contrast,paper,continuation,round-2"
     arguments = ["miniature", "--out", str(tmp_path), "--scale", "large", "--workers", "1"]
     arguments += ["--bases", "figures:0,machines:0", "--arms", chosen]

@@ -298,11 +298,17 @@ def test_videos_are_the_pipelines_own_and_regions_are_kept(case, monkeypatch):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)  # some parts of diffusers draw from the global generator
         arguments = {
-            "prompt": PROMPT, "width": case.side, "height": case.side, "num_frames": case.frames,
-            "num_inference_steps": 2, "guidance_scale": family.traits.guidance,
-            "generator": torch.Generator().manual_seed(1), "output_type": "np",
-            **family.traits.call, **named,
-        }  # fmt: skip
+            "prompt": PROMPT,
+            "width": case.side,
+            "height": case.side,
+            "num_frames": case.frames,
+            "num_inference_steps": 2,
+            "guidance_scale": family.traits.guidance,
+            "generator": torch.Generator().manual_seed(1),
+            "output_type": "np",
+            **family.traits.call,
+            **named,
+        }
         direct = pipe(**{k: v for k, v in arguments.items() if v is not None}).frames[0]
     pipe.scheduler = own if shift else pipe.scheduler
     assert np.array_equal(made, (np.asarray(direct) * 255).round().clip(0, 255).astype(np.uint8))
@@ -411,9 +417,15 @@ def test_what_is_trained_is_saved_loaded_and_sampled(case, weights, tmp_path):
     losses = []
     for _ in range(2):
         outcome = step.dpo_step(
-            model, task, batch, objective.Objective(beta=10.0), ref_win, ref_lose[:, None],
-            lambda loss: loss.backward(), together=True,
-        )  # fmt: skip
+            model,
+            task,
+            batch,
+            objective.Objective(beta=10.0),
+            ref_win,
+            ref_lose[:, None],
+            lambda loss: loss.backward(),
+            together=True,
+        )
         losses.append(outcome.loss)
         optimizer.step()
         optimizer.zero_grad()
@@ -466,9 +478,18 @@ def check_validation_videos(case: Case, trained, config, tuned, folder: Path) ->
     pq.write_table(pa.Table.from_pylist([row]), place.pair_data / "pairs.parquet")
     Image.fromarray(case.clip[0]).save(folder / "first.png")
     pair = latents.Pair(
-        "p", "c", "s", PROMPT, 8.0, folder, (), (), (), (case.side, case.side, case.frames),
+        "p",
+        "c",
+        "s",
+        PROMPT,
+        8.0,
+        folder,
+        (),
+        (),
+        (),
+        (case.side, case.side, case.frames),
         folder / "first.png" if case.image is not None else None,
-    )  # fmt: skip
+    )
     config = dataclasses.replace(config, validation_steps=2, validation_guidance=1.0)
     cpu = torch.device("cpu")
     videos.generate_validation_videos(
@@ -584,8 +605,11 @@ def test_shared_code_names_no_family():
     """Facts of a model live in its family: nothing else imports one, or compares with its name."""
     root = Path(realdpo.__file__).parent
     names = "|".join({kind.__module__.rpartition(".")[2] for kind in FAMILIES})
-    named = re.compile(rf"realdpo\.families\.({names})\b|realdpo\.families import .*\b({names})\b"
-                       rf"|(==|!=|\bin) *\"({names})\b|\"({names})\" *(==|!=|in)\b", re.I)  # fmt: skip
+    named = re.compile(
+        rf"realdpo\.families\.({names})\b|realdpo\.families import .*\b({names})\b"
+        rf"|(==|!=|\bin) *\"({names})\b|\"({names})\" *(==|!=|in)\b",
+        re.I,
+    )
     for place in ("pairs", "train", "publish", "cli", "evaluate", "curate", "."):
         for file in (root / place).glob("**/*.py" if place != "." else "*.py"):
             found = named.search(file.read_text(encoding="utf-8"))

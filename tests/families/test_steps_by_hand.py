@@ -152,9 +152,13 @@ def test_contrast_with_the_base(hand, smooth) -> None:
     loss.backward()
     expected = hand.slopes()
     made = step.contrast_step(
-        hand.model, hand.task, batch, settings, Reference(hand.model, "adapter-off"),
+        hand.model,
+        hand.task,
+        batch,
+        settings,
+        Reference(hand.model, "adapter-off"),
         lambda x: x.backward(),
-    )  # fmt: skip
+    )
     assert made.loss == pytest.approx(loss.item(), rel=1e-5)
     torch.testing.assert_close(hand.slopes(), expected, rtol=1e-3, atol=1e-4 * expected.abs().max())
 

@@ -60,8 +60,19 @@ class Host(BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def film(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("film") / "a.mp4"
-    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=640x360:r=24:d=2", "-vf", "noise=alls=40:allf=t",
-           "-c:v", "mpeg4", "-q:v", 2, path)  # fmt: skip
+    ffmpeg(
+        "-f",
+        "lavfi",
+        "-i",
+        "testsrc2=s=640x360:r=24:d=2",
+        "-vf",
+        "noise=alls=40:allf=t",
+        "-c:v",
+        "mpeg4",
+        "-q:v",
+        2,
+        path,
+    )
     assert path.stat().st_size > 1 << 20
     return path.read_bytes()
 

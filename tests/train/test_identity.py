@@ -20,9 +20,16 @@ from realdpo.train.loop import Trainer
 @pytest.fixture
 def config(model) -> TrainConfig:
     return TrainConfig(
-        model=str(model), objective="dpo", steps=1, rank=2, warmup=0, held_out_levels=1, held_out_pairs=1,
-        condition_draws=0, schedule="constant",
-    )  # fmt: skip
+        model=str(model),
+        objective="dpo",
+        steps=1,
+        rank=2,
+        warmup=0,
+        held_out_levels=1,
+        held_out_pairs=1,
+        condition_draws=0,
+        schedule="constant",
+    )
 
 
 def rewrite(workspace, split, change):
@@ -58,9 +65,8 @@ def test_what_changes_nothing_learnt_may_change(fresh, config, model):
     linked = fresh.root / "the same model"
     linked.symlink_to(model)
     other = replace(
-        config, steps=2, model=str(linked), memory="one-by-one",
-        batch=1, accumulation=2,
-    )  # fmt: skip
+        config, steps=2, model=str(linked), memory="one-by-one", batch=1, accumulation=2
+    )
     assert loop.run_training(fresh, other).steps == 2
 
 

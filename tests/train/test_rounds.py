@@ -24,9 +24,19 @@ from realdpo.train.config import TrainConfig
 @pytest.fixture
 def config(model) -> TrainConfig:
     return TrainConfig(
-        model=str(model), steps=2, rank=2, lr=1e-2, warmup=0, held_out_every=1, held_out_levels=2,
-        data="pairs", policy_ema=0.0, schedule="constant", condition_draws=0, targets=("attention",),
-    )  # fmt: skip
+        model=str(model),
+        steps=2,
+        rank=2,
+        lr=1e-2,
+        warmup=0,
+        held_out_every=1,
+        held_out_levels=2,
+        data="pairs",
+        policy_ema=0.0,
+        schedule="constant",
+        condition_draws=0,
+        targets=("attention",),
+    )
 
 
 def adapters(folder):
@@ -123,9 +133,17 @@ def test_the_last_rounds_model_makes_the_losers_of_the_next(tmp_path, model, bik
         for row in tables.read_table(work.pairs, tables.PAIRS).to_pylist()
     }
     settings = TrainConfig(
-        model=str(model), objective="dpo", steps=1, rank=2, lr=1e-3, warmup=0, held_out_levels=1,
-        policy_ema=0.0, condition_draws=0, targets=("attention",),
-    )  # fmt: skip
+        model=str(model),
+        objective="dpo",
+        steps=1,
+        rank=2,
+        lr=1e-3,
+        warmup=0,
+        held_out_levels=1,
+        policy_ema=0.0,
+        condition_draws=0,
+        targets=("attention",),
+    )
     with pytest.raises(UserError, match="no pairs for training"):
         run_rounds(work, settings, 2, prompts=0, keep_going=True)
     build_pairs(work, BuildConfig(model=str(model), losers=1, steps=1), devices="cpu")

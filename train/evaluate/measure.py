@@ -125,10 +125,14 @@ def add_with_weights(
         with progress.progress_bar("open_clip", len(rows), "videos") as advance:
             for row in rows:
                 found = _kept(
-                    planned.folder / "clip", {"model": config.clip, "video": _hash(planned.folder, row),
-                    "prompt": items[row["item"]].prompt},
+                    planned.folder / "clip",
+                    {
+                        "model": config.clip,
+                        "video": _hash(planned.folder, row),
+                        "prompt": items[row["item"]].prompt,
+                    },
                     lambda: ask(_video(planned.folder, row), items[row["item"]].prompt),  # noqa: B023
-                )  # fmt: skip
+                )
                 row["metrics"].update(found)
                 advance()
     if config.vbench:

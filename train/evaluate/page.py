@@ -63,8 +63,13 @@ def _verdicts(made: Mapping[str, Any]) -> Markup:
         told: dict[str, list[str]] = {}
         for metric, c in by_metric.items():
             told.setdefault(c["verdict"], []).append(metric)
-        rows.append({"system": name} | {verdict: ", ".join(told.get(verdict, [])) or "–" for verdict in
-                    ("better", "worse", "more", "less", "no evidence")})  # fmt: skip
+        rows.append(
+            {"system": name}
+            | {
+                verdict: ", ".join(told.get(verdict, [])) or "–"
+                for verdict in ("better", "worse", "more", "less", "no evidence")
+            }
+        )
     notes = Markup("").join(Markup("<p>{}</p>").format(text) for text in made["cautions"])
     return report.render_table(rows) + notes
 

@@ -98,10 +98,16 @@ def make_trials(
         trial_id = content_id(check=file_hash(trial.first_video), item=trial.item)
         checks.append(
             Trial(
-                trial_id, trial.item, trial.prompt, trial.first, "shuffled",
-                trial.first_video, str(shuffled), check=True,
+                trial_id,
+                trial.item,
+                trial.prompt,
+                trial.first,
+                "shuffled",
+                trial.first_video,
+                str(shuffled),
+                check=True,
             )
-        )  # fmt: skip
+        )
     return trials + checks
 
 
@@ -163,9 +169,14 @@ class Study:
         if self.swapped(rater, trial):
             videos.reverse()
         return {
-            "finished": False, "trial": trial.trial_id, "prompt": trial.prompt,
-            "left": videos[0], "right": videos[1], "done": len(done), "total": len(self.trials),
-        }  # fmt: skip
+            "finished": False,
+            "trial": trial.trial_id,
+            "prompt": trial.prompt,
+            "left": videos[0],
+            "right": videos[1],
+            "done": len(done),
+            "total": len(self.trials),
+        }
 
     def vote(self, rater: str, trial_id: str, answer: str, seconds: float) -> None:
         """Store a vote; a second one on the same trial changes nothing. ValueError if malformed."""
@@ -175,11 +186,17 @@ class Study:
         swapped = self.swapped(rater, trial)
         score = 0.5 if answer == "tie" else float((answer == "left") != swapped)
         row = {
-            "rater": rater, "trial": trial_id, "item": trial.item, "first": trial.first,
-            "second": trial.second, "left": trial.second if swapped else trial.first,
-            "score": score, "check": trial.check, "seconds": seconds,
+            "rater": rater,
+            "trial": trial_id,
+            "item": trial.item,
+            "first": trial.first,
+            "second": trial.second,
+            "left": trial.second if swapped else trial.first,
+            "score": score,
+            "check": trial.check,
+            "seconds": seconds,
             "at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        }  # fmt: skip
+        }
         with self.lock:
             if any(v["rater"] == rater and v["trial"] == trial_id for v in self.votes):
                 return

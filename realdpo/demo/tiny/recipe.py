@@ -309,8 +309,11 @@ def _loop(
                 state["average"].update_parameters(state["model"])
             running.append(float(value.detach()))
             if (step + 1) % 20 == 0 or step + 1 == steps:
-                line = {"step": step + 1, "loss": float(np.mean(running)),
-                        "seconds": seconds + time.monotonic() - began}  # fmt: skip
+                line = {
+                    "step": step + 1,
+                    "loss": float(np.mean(running)),
+                    "seconds": seconds + time.monotonic() - began,
+                }
                 log.write(json.dumps(line) + "\n")
                 log.flush()
                 running.clear()
