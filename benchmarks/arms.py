@@ -316,7 +316,7 @@ def settings_of(arm: Arm, plan: Plan) -> TrainConfig:
         lr=arm.lr,
         steps=steps,
         warmup=min(50, max(1, steps // 10)),
-    )  # type: ignore[arg-type]
+    )  # type: ignore[arg-type]  # an arm names its objective as text
     return dataclasses.replace(settings, **arm.changes)
 
 

@@ -29,7 +29,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-import realdpo  # noqa: E402
+import realdpo  # noqa: E402 - the path is set above
 
 if str(ROOT) not in realdpo.__path__:
     realdpo.__path__.append(str(ROOT))  # train/ and pairs/ stand beside realdpo/
@@ -370,7 +370,7 @@ def batch_of(spec: Any, shapes: Any, losers: int, where: Any, seed: int = 0) -> 
     from realdpo.train.draws import Batch
 
     random = torch.Generator().manual_seed(seed)
-    make = lambda *shape: torch.randn(*shape, generator=random)  # noqa: E731
+    make = lambda *shape: torch.randn(*shape, generator=random)  # noqa: E731 - one line, used below
     inputs = {n: make(1, *s) for n, s in shapes.inputs.items()}
     inputs = {n: torch.ones_like(t).bool() if "mask" in n else t for n, t in inputs.items()}
     inputs["fps"] = torch.tensor([8.0])
@@ -603,7 +603,7 @@ def check_adamw8bit() -> tuple[bool | None, str]:
     import torch
 
     try:
-        import bitsandbytes  # noqa: F401
+        import bitsandbytes  # noqa: F401 - is it installed?
     except ImportError:
         return None, "bitsandbytes is not installed"
     ends = []

@@ -213,7 +213,7 @@ def main() -> None:
     parser.add_argument("--each", action="store_true", help="print the clips that are wrong")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # stdout is a text stream here
     for folder in arguments.folders:
         table(folder, arguments.frames, arguments.each)
 

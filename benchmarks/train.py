@@ -143,7 +143,7 @@ def variants_of(
 ) -> dict[str, Callable[[], None]]:
     spec = Spec("CogVideoXPipeline", {"transformer": dict(model.config)})
     family = family_of(spec)
-    task = step.TrainTask(family, noise.from_scheduler(SCHEDULER))  # type: ignore[arg-type]
+    task = step.TrainTask(family, noise.from_scheduler(SCHEDULER))  # type: ignore[arg-type]  # a dictionary stands for the scheduler's configuration
     aim = objective.Objective(beta=BETA)
 
     def ours(together: bool, stored: tuple[Tensor, Tensor] | None = None) -> Callable[[], None]:
@@ -171,14 +171,14 @@ def plain_of(
 ) -> dict[str, Callable[[], None]]:
     """A step of plain fine-tuning and of the contrast, on winners alone."""
     spec = Spec("CogVideoXPipeline", {"transformer": dict(model.config)})
-    task = step.TrainTask(family_of(spec), noise.from_scheduler(SCHEDULER))  # type: ignore[arg-type]
+    task = step.TrainTask(family_of(spec), noise.from_scheduler(SCHEDULER))  # type: ignore[arg-type]  # a dictionary stands for the scheduler's configuration
     aim = objective.Contrast()
     return {
         "sft": lambda: step.sft_step(model, task, batch, lambda loss: loss.backward()),
         "contrast": lambda: step.contrast_step(
             model, task, batch, aim, reference, lambda loss: loss.backward()
         ),
-    }  # type: ignore[dict-item]
+    }  # type: ignore[dict-item]  # a dictionary of both kinds
 
 
 def released(model: nn.Module, twin: nn.Module, batch: Batch, rotary: object) -> None:
@@ -226,7 +226,7 @@ def timed(
             run()
             wall[name].append(time.perf_counter() - begin[0])
             cpu[name].append(time.process_time() - begin[1])
-    return tuple({n: statistics.median(v) for n, v in t.items()} for t in (wall, cpu))  # type: ignore[return-value]
+    return tuple({n: statistics.median(v) for n, v in t.items()} for t in (wall, cpu))  # type: ignore[return-value]  # one for wall, one for CPU
 
 
 class _Saved:
@@ -245,7 +245,7 @@ class _Ledger:
     """Bytes of distinct storages alive now, and the most there have been."""
 
     def __init__(self, ignored: set[int]) -> None:
-        self.ignored, self.users, self.bytes = ignored, {}, {}  # type: ignore[var-annotated]
+        self.ignored, self.users, self.bytes = ignored, {}, {}  # type: ignore[var-annotated]  # filled below
         self.peak = 0
 
     def add(self, key: int, size: int) -> None:

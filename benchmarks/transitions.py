@@ -173,7 +173,7 @@ def moved(film: Film, move: str, fps: float, chance: random.Random) -> Film:
             top, left = (height - high) // 2, (width - wide) // 2
             cropped = picture[top : top + high, left : left + wide]
             pictures.append(cv2.resize(cropped, (96, 72), interpolation=cv2.INTER_AREA))
-        return np.stack(pictures)  # type: ignore[arg-type]
+        return np.stack(pictures)  # type: ignore[arg-type]  # OpenCV's stubs know no uint8 view
     if move == "whip":
         still = film[chance.randrange(count)]
         strip = np.hstack([still, still[:, ::-1], still[::-1], still])

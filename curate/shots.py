@@ -248,7 +248,7 @@ def _threshold(settings: ShotSettings) -> float:
 def _quick(kind: type) -> type:
     """A detector whose frame score, the same number, takes a quarter of the time."""
 
-    class Quick(kind):  # type: ignore[misc]
+    class Quick(kind):  # type: ignore[misc]  # the class is chosen at run time
         _before: npt.NDArray[np.uint8] | None = None
 
         def _calculate_frame_score(self, timecode: Any, frame_img: npt.NDArray[np.uint8]) -> float:

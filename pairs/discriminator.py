@@ -118,7 +118,7 @@ def draw_patches(win: Video, lose: Video, same_first_frame: bool, seed: int) -> 
     cut = [
         np.stack([video[t, y : y + side, x : x + side] for t, y, x in at]) for video in (win, lose)
     ]
-    return tuple(torch.from_numpy(c).permute(0, 3, 1, 2).contiguous() for c in cut)  # type: ignore[return-value]
+    return tuple(torch.from_numpy(c).permute(0, 3, 1, 2).contiguous() for c in cut)  # type: ignore[return-value]  # two crops in, two out
 
 
 def train_discriminator(

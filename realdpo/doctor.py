@@ -93,7 +93,7 @@ def _packages() -> Iterator[MachineFinding]:
         yield MachineFinding("package", "missing", problem, "pip install --upgrade realdpo")
     try:
         import torch
-        import torchvision.ops  # noqa: F401 (fails when it does not fit torch)
+        import torchvision.ops  # noqa: F401 - fails when it does not fit torch
     except (ImportError, OSError, RuntimeError) as error:
         text = (str(error).splitlines() or [type(error).__name__])[0]
         yield MachineFinding(

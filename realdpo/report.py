@@ -118,7 +118,7 @@ def render_figure(fig: Figure, alt: str = "") -> Markup:
         r'^<svg ([^>]*?)width="[^"]*"', f'<svg role="img" aria-label="{html.escape(alt)}" \\1', svg
     )
     svg = re.sub(r'^(<svg [^>]*?) height="[^"]*"', r"\1", svg)
-    return Markup(f'<figure class="chart" style="max-width:{width:.0f}px">{svg}</figure>')  # noqa: S704 (matplotlib escapes text)
+    return Markup(f'<figure class="chart" style="max-width:{width:.0f}px">{svg}</figure>')  # noqa: S704 - matplotlib escapes text
 
 
 def plot_lines(
@@ -363,7 +363,7 @@ def _cell(value: object, numeric: bool) -> Markup:
     elif isinstance(value, bool):
         shown = "yes" if value else "no"
     elif _is_number(value):
-        exact = float(value)  # type: ignore[arg-type]
+        exact = float(value)  # type: ignore[arg-type]  # what is no number is caught below
         shown = f"{exact:,.0f}" if exact.is_integer() and abs(exact) < 1e15 else f"{exact:,.4g}"
         key = Markup(' data-key="{}"').format(repr(exact))
     else:

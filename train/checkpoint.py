@@ -75,7 +75,7 @@ def save_checkpoint(
         del moments
         for other, file in ((reference, "reference"), (average, "average")):
             if _has(other):
-                averages = _gathered(other.weights.items(), main)  # type: ignore[union-attr]
+                averages = _gathered(other.weights.items(), main)  # type: ignore[union-attr]  # it has averages where `main` says so
                 if main:
                     _save(averages, unfinished / f"{file}.safetensors")
         if not main:

@@ -358,8 +358,8 @@ def _contents_assumed() -> Iterator[None]:
     def nonzero(mask: Tensor, **_: Any) -> Tensor:
         return torch.arange(mask.numel()).unsqueeze(1)
 
-    torch.nonzero = nonzero  # type: ignore[assignment]
-    FakeTensor.__float__ = lambda _: 8.0  # type: ignore[method-assign]
+    torch.nonzero = nonzero  # type: ignore[assignment]  # fake tensors have no values to look at
+    FakeTensor.__float__ = lambda _: 8.0  # type: ignore[method-assign]  # fake tensors have no values to look at
     try:
         yield
     finally:

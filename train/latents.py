@@ -33,11 +33,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from realdpo import ids, integrity, progress, tables
-from realdpo import models as names
 from realdpo.errors import UserError
-from realdpo.families import Family, Spec, trainable_family
-from realdpo.families import load as loading
+from realdpo.families import Family, Spec, load, trainable_family
 from realdpo.files import atomic_path, write_text
+from realdpo.models import model_name
 from realdpo.regions import Region
 from realdpo.train.config import TrainConfig
 from realdpo.workspace import Workspace
@@ -283,9 +282,9 @@ def refuse_other_model(workspace: Workspace, spec: Spec, config: TrainConfig) ->
     for shard in sorted(workspace.pair_data.glob("*.parquet")):
         told += pq.read_table(shard, columns=["pair_id", "model", "task"]).to_pylist()
     task = trainable_family(spec).task
-    name = names.model_name(config.model)
+    name = model_name(config.model)
     own = name.rpartition("/")[2].lower()
-    made = lambda row: (row["model"] or own).rpartition("/")[2].lower()  # noqa: E731
+    made = lambda row: (row["model"] or own).rpartition("/")[2].lower()  # noqa: E731 - one line, used in the next
     tasks = [row for row in told if row["task"] not in (None, task)]
     others = [row for row in told if made(row) != own] if config.objective == "dpo" else []
     for rows, words in (
@@ -518,7 +517,7 @@ class Cache:
             )
 
     def _id(self, *components: str) -> str:
-        return loading.fingerprint_parts(self.spec, *components)
+        return load.fingerprint_parts(self.spec, *components)
 
     def _narrow(self, tensor: Tensor) -> Tensor:
         """As it is kept: bfloat16 where the encoders compute in it."""
@@ -527,7 +526,7 @@ class Cache:
 
     def _load(self) -> None:
         if self._pipe is None and self._vae is None:
-            self._pipe = loading.load_encoders(self.spec, self.dtype, torch.device("cpu"))
+            self._pipe = load.load_encoders(self.spec, self.dtype, torch.device("cpu"))
             # Apart, since a pipeline thinks that it is where the first of its parts is.
             self._vae, self._pipe.vae = self._pipe.vae, None
 
@@ -641,7 +640,7 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]] | None:
     """Shapes of a file's tensors; None when it is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
-            return {n: tuple(file.get_slice(n).get_shape()) for n in file.keys()}  # noqa: SIM118
+            return {n: tuple(file.get_slice(n).get_shape()) for n in file.keys()}  # noqa: SIM118 - it is no dictionary
     except Exception:  # safetensors raises its own type, which it does not export
         return None
 

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from realdpo import config as configs
 from realdpo import memory, progress
+from realdpo.config import settings_to_toml
 from realdpo.errors import UserError
 from realdpo.families import load
 from realdpo.families.weights import save_weights
@@ -361,7 +361,7 @@ class Trainer:
                 began = self._measure() if self.config.start else self.base
                 self.before = self.after = self._held_out(began)
         if self.main:  # only now: a start that failed binds nobody to its settings
-            write_text(self.folder / "config.toml", configs.settings_to_toml("train", self.config))
+            write_text(self.folder / "config.toml", settings_to_toml("train", self.config))
         self.accelerator.wait_for_everyone()
 
     def _begin_from_start(self) -> None:
@@ -554,7 +554,7 @@ class Trainer:
         if state["base"]:
             stored = {n: np.array(rows, dtype=np.float64) for n, rows in state["base"].items()}
             self.base = held_out.Table(**{n: torch.from_numpy(t) for n, t in stored.items()})
-        self.best = tuple(state["best"]) if state["best"] else None  # type: ignore[assignment]
+        self.best = tuple(state["best"]) if state["best"] else None
         self.before, self.after = state["before"], state["after"]
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])

@@ -150,7 +150,7 @@ class Reference:
             weight = self.weights[name]
             if hasattr(parameter, "to_local"):
                 # A sharded parameter's storage belongs to FSDP: exchange contents, both ways.
-                here, there = parameter.to_local(), weight.to_local()  # type: ignore[attr-defined]
+                here, there = parameter.to_local(), weight.to_local()  # type: ignore[attr-defined]  # both are DTensors here
                 kept = here.clone()
                 here.copy_(there)
                 there.copy_(kept)

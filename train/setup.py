@@ -133,7 +133,7 @@ def compute_in(model: nn.Module, config: TrainConfig, device: torch.device) -> N
         with torch.autocast(device.type, half, cache_enabled=False):
             return real(*args, **kwargs)
 
-    model.forward = forward  # type: ignore[method-assign]
+    model.forward = forward
 
 
 def allowed_rungs(config: TrainConfig, sharded: bool) -> list[Rung]:
@@ -162,7 +162,7 @@ def make_policy(config: TrainConfig, spec: Spec, device: torch.device, rung: Run
     model = load.load_transformer(spec, dtype, rung.bits, device)
     open_weights(model, config, spec)
     if rung.checkpointing:
-        model.enable_gradient_checkpointing()  # type: ignore[operator]
+        model.enable_gradient_checkpointing()  # type: ignore[operator]  # nn.Module types its attributes as Tensor | Module
     if rung.blocks:
         memory.keep_blocks_apart(model, device)
     return model

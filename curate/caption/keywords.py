@@ -121,7 +121,7 @@ def _words(name: str) -> tuple[list[str], list[str]]:
     words: list[str] = []
     i = 0
     while i < len(tokens):
-        two = _TWO_WORD_FACTS.get(tuple(tokens[i : i + 2]))  # type: ignore[arg-type]
+        two = _TWO_WORD_FACTS.get(tuple(tokens[i : i + 2]))  # type: ignore[arg-type]  # a slice of two is a pair
         fact = _FACTS.get(two or tokens[i])
         if fact:
             facts += [] if fact in facts else [fact]

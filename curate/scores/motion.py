@@ -266,7 +266,7 @@ def _dense(before: Bytes, after: Bytes) -> Floats:
             cv2.copyMakeBorder(picture, 0, down, 0, right, cv2.BORDER_REPLICATE)
             for picture in (before, after)
         )
-    flow = _flow().calc(before, after, None)  # type: ignore[call-overload]
+    flow = _flow().calc(before, after, None)  # type: ignore[call-overload]  # OpenCV takes None and scalars that its stubs do not
     return flow[:height, :width]
 
 
@@ -276,7 +276,7 @@ def _unexplained(before: Bytes, after: Bytes, flow: Floats) -> float:
     Of every other pixel of every other line: it is a mean, and theirs is the same.
     """
     places = flow[::2, ::2] + _pixels(*before.shape)
-    back = cv2.remap(  # type: ignore[call-overload]
+    back = cv2.remap(  # type: ignore[call-overload]  # OpenCV takes None and scalars that its stubs do not
         after, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
     )
     contrast = float(cv2.meanStdDev(before)[1][0, 0])

@@ -184,7 +184,7 @@ def with_settings(command: str, *keys: str, **spelled: str) -> Callable[[Command
             if parameter.name != "given"
         ]
         everything = sorted([*mine, *generated], key=_is_common)
-        run.__signature__ = own.replace(parameters=everything)  # type: ignore[attr-defined]
+        run.__signature__ = own.replace(parameters=everything)  # type: ignore[attr-defined]  # functions take attributes
         run.__annotations__ = {one.name: one.annotation for one in everything}
         return typing.cast(Command, run)
 

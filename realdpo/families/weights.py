@@ -39,7 +39,7 @@ def add_lora(model: Any, rank: int, alpha: float, dropout: float, targets: tuple
 
     config = LoraConfig(
         r=rank,
-        lora_alpha=alpha,  # type: ignore[arg-type]
+        lora_alpha=alpha,  # type: ignore[arg-type]  # peft takes fractions
         lora_dropout=dropout,
         target_modules=list(targets),
     )
@@ -253,7 +253,7 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(file, framework="pt") as opened:
             # it is no dictionary
-            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - it is no dictionary
             return tensors, dict(opened.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise UserError(

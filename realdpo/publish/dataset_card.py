@@ -25,7 +25,7 @@ from markupsafe import Markup
 import realdpo
 from realdpo import licences, tables
 from realdpo.config import load_toml
-from realdpo.publish import markdown as md
+from realdpo.publish import markdown
 from realdpo.publish.published import Shards
 from realdpo.reasons import Reason, count_reasons, parse_reasons
 from realdpo.workspace import Workspace
@@ -74,7 +74,7 @@ def dataset_card(
     files |= {"images/scores.png": scores} if scores else {}
     attribution = [attribution_line(row) for row in sources]
     files["ATTRIBUTION.md"] = (
-        "# Attribution\n\n" + str(md.markdown_bullets(attribution)) + "\n"
+        "# Attribution\n\n" + str(markdown.markdown_bullets(attribution)) + "\n"
     ).encode()
     licence = licences.overall_licence([row["license"] for row in sources])
     audit = read_audit(workspace) if "pairs" in by_config else None
@@ -83,12 +83,12 @@ def dataset_card(
     readme = load_template(
         "dataset.md.j2"
     ).render(
-        header=Markup(_dataset_header(repo, shards, licence)),  # noqa: S704 (YAML of our own)
+        header=Markup(_dataset_header(repo, shards, licence)),  # noqa: S704 - YAML of our own
         name=repo.split("/")[-1],
-        repo=Markup(repo) if re.fullmatch(r"[\w./-]+", repo) else repo,  # noqa: S704
+        repo=Markup(repo) if re.fullmatch(r"[\w./-]+", repo) else repo,  # noqa: S704 - our own words
         version=realdpo.__version__,
         total=_total(main, sources),
-        overrides=[md.markdown_text(line) for line in overrides],
+        overrides=[markdown.markdown_text(line) for line in overrides],
         thumbnails=bool(thumbnails),
         clips=_clips_part(by_config["clips"], facts["clips"]) if "clips" in by_config else None,
         pairs=_pairs_part(
@@ -105,12 +105,12 @@ def dataset_card(
         splits=_splits(facts),
         licence_note=_licence_note(licence),
         licence_table=_licence_table(sources),
-        attribution=md.markdown_bullets(attribution[:SHOWN_SOURCES]),
+        attribution=markdown.markdown_bullets(attribution[:SHOWN_SOURCES]),
         attribution_rest=len(attribution) > SHOWN_SOURCES,
         attribution_shown=min(SHOWN_SOURCES, len(attribution)),
         limits=_limits(main, facts.get("pairs")),
         not_done=_not_done(main, clips),
-        settings=md.markdown_block(saved_settings(workspace, ("curate", "pairs"))),
+        settings=markdown.markdown_block(saved_settings(workspace, ("curate", "pairs"))),
     )
     return Card(tidy_markdown(readme), files)
 
@@ -140,9 +140,11 @@ def attribution_line(source: Mapping[str, Any]) -> Markup:
     return Markup(
         "{}{}, {}. Changes: cut into clips, cropped, resized and encoded again, sound removed."
     ).format(
-        Markup("“{}”").format(md.markdown_link(title, source["source_url"])),
-        Markup(" by {}").format(md.markdown_text(source["author"])) if source["author"] else "",
-        md.markdown_link(f"licence: {licence.name}", licence.url),
+        Markup("“{}”").format(markdown.markdown_link(title, source["source_url"])),
+        Markup(" by {}").format(markdown.markdown_text(source["author"]))
+        if source["author"]
+        else "",
+        markdown.markdown_link(f"licence: {licence.name}", licence.url),
     )
 
 
@@ -187,7 +189,11 @@ def funnel_rows(clips: pa.Table, rules: Mapping[str, Mapping[str, float]]) -> li
     }
     for rule, label in sorted(thresholds.items(), key=lambda item: -counts[item[0]]):
         rows.append(
-            {"step": md.markdown_code(label), "dropped": counts.pop(rule, 0), "alone": alone[rule]}
+            {
+                "step": markdown.markdown_code(label),
+                "dropped": counts.pop(rule, 0),
+                "alone": alone[rule],
+            }
         )
     for rule, count in counts.most_common():
         rows.append({"step": " ".join(rule), "dropped": count, "alone": alone[rule]})
@@ -294,10 +300,10 @@ def _pairs_part(
     return {
         "count": facts.num_rows,
         "first_split": next(iter(shards.files)),
-        "models": Markup(", ").join(md.markdown_code(model) for model in models),
+        "models": Markup(", ").join(markdown.markdown_code(model) for model in models),
         "i2v": all(row["task"] == "i2v" for row in rows),
         "through_vae": through_vae,
-        "table": md.markdown_table(rows, used),
+        "table": markdown.markdown_table(rows, used),
         "audit": _audit_text(audit),
     }
 
@@ -335,9 +341,9 @@ def _audit_text(audit: Mapping[str, Any] | None) -> Markup:
     }
     return Markup("\n\n").join(
         [
-            Markup(verdict),  # noqa: S704
-            Markup(" ").join(md.markdown_sentence(text) for text in said if text),
-            *([md.markdown_table(rows, columns)] if rows else []),
+            Markup(verdict),  # noqa: S704 - our own words
+            Markup(" ").join(markdown.markdown_sentence(text) for text in said if text),
+            *([markdown.markdown_table(rows, columns)] if rows else []),
         ]
     )
 
@@ -359,7 +365,7 @@ def _split_table(shards: Sequence[Shards], facts: Mapping[str, pa.Table]) -> Mar
             )
             rows.append(
                 {
-                    "config": md.markdown_code(part.config),
+                    "config": markdown.markdown_code(part.config),
                     "split": split,
                     "rows": count,
                     "length": _length(seconds),
@@ -368,7 +374,7 @@ def _split_table(shards: Sequence[Shards], facts: Mapping[str, pa.Table]) -> Mar
                     "size": size_text(sum(path.stat().st_size for path in part.files[split])),
                 }
             )
-    return md.markdown_table(rows)
+    return markdown.markdown_table(rows)
 
 
 _MEANING = {
@@ -424,7 +430,7 @@ def _columns_table(shards: Sequence[Shards]) -> Markup:
     both = len(shards) > 1
     rows = [
         {
-            "column": md.markdown_code(name),
+            "column": markdown.markdown_code(name),
             "in": ", ".join(configs),
             "meaning": _MEANING.get(name, ""),
         }
@@ -434,13 +440,15 @@ def _columns_table(shards: Sequence[Shards]) -> Markup:
         groups = sorted({name.split(".")[0] for name in scores})
         rows.append(
             {
-                "column": Markup(", ").join(md.markdown_code(f"{group}.*") for group in groups),
+                "column": Markup(", ").join(
+                    markdown.markdown_code(f"{group}.*") for group in groups
+                ),
                 "in": "",
                 "meaning": f"{len(set(scores))} measurements",
             }
         )
     columns = {"column": "column", "in": "config", "meaning": "meaning"}
-    return md.markdown_table(
+    return markdown.markdown_table(
         rows, columns if both else {key: columns[key] for key in ("column", "meaning")}
     )
 
@@ -457,12 +465,12 @@ def _actions(facts: pa.Table) -> Markup | None:
     ]
     rest = len(rows) - SHOWN_ACTIONS
     more = f"\n\nand {rest:,} more actions." if rest > 0 else ""
-    return Markup("{}{}").format(md.markdown_table(rows[:SHOWN_ACTIONS]), more)
+    return Markup("{}{}").format(markdown.markdown_table(rows[:SHOWN_ACTIONS]), more)
 
 
 def _funnel_table(clips: pa.Table, rules: Mapping[str, Mapping[str, float]]) -> Markup:
     columns = {"step": "step", "dropped": "dropped", "alone": "by this alone", "left": "left"}
-    return md.markdown_table(funnel_rows(clips, rules), columns)
+    return markdown.markdown_table(funnel_rows(clips, rules), columns)
 
 
 def _captions(facts: pa.Table) -> Markup:
@@ -478,7 +486,8 @@ def _captions(facts: pa.Table) -> Markup:
     }
     shown = Markup("; ").join(
         Markup("{} ({})").format(
-            known.get(name, md.markdown_code(public_name(name))), md.markdown_text(count)
+            known.get(name, markdown.markdown_code(public_name(name))),
+            markdown.markdown_text(count),
         )
         for name, count in counts.most_common()
     )
@@ -508,23 +517,25 @@ def _licence_note(licence: licences.Licence) -> Markup:
         return Markup("Sources differ in their licences; each clip carries its own in `license`.")
     if licence.problem:
         return Markup("**{}** for all clips: {}.").format(
-            md.markdown_text(licence.name), licence.problem
+            markdown.markdown_text(licence.name), licence.problem
         )
-    return Markup("All sources: {}.").format(md.markdown_link(licence.name, licence.url))
+    return Markup("All sources: {}.").format(markdown.markdown_link(licence.name, licence.url))
 
 
 def _licence_table(sources: Sequence[Mapping[str, Any]]) -> Markup:
     rows = [
         {
-            "source": md.markdown_link(row["title"] or row["source_id"][:12], row["source_url"]),
+            "source": markdown.markdown_link(
+                row["title"] or row["source_id"][:12], row["source_url"]
+            ),
             "author": row["author"],
-            "licence": md.markdown_link(*_licence_name(row["license"])),
+            "licence": markdown.markdown_link(*_licence_name(row["license"])),
             "clips": row["clips"],
             "length": _length(row["seconds"]),
         }
         for row in sources[:SHOWN_SOURCES]
     ]
-    return md.markdown_table(rows)
+    return markdown.markdown_table(rows)
 
 
 def _licence_name(text: str | None) -> tuple[str, str]:
@@ -555,7 +566,7 @@ def _limits(facts: pa.Table, pairs: pa.Table | None) -> Markup:
         rounds = len(set(pairs["model"].to_pylist()))
         if rounds == 1:
             limits.append("Losers come from one model; its failures need not be another model's.")
-    return md.markdown_bullets(limits)
+    return markdown.markdown_bullets(limits)
 
 
 def _not_done(facts: pa.Table, clips: pa.Table | None) -> Markup:
@@ -595,7 +606,7 @@ def _not_done(facts: pa.Table, clips: pa.Table | None) -> Markup:
     done.append(
         "The licences are as stated where the footage was found; nobody verified them with the authors."
     )
-    return md.markdown_bullets(done)
+    return markdown.markdown_bullets(done)
 
 
 # -- pictures ------------------------------------------------------------------------------------
@@ -755,11 +766,11 @@ def _size_category(rows: int) -> str:
 def load_template(name: str) -> Template:
     from jinja2 import Environment, StrictUndefined
 
-    environment = Environment(  # noqa: S701 (Markdown; `finalize` escapes for it)
+    environment = Environment(  # noqa: S701 - Markdown; `finalize` escapes for it
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
-        finalize=md.markdown_text,
+        finalize=markdown.markdown_text,
         keep_trailing_newline=True,
     )
     source = resources.files("realdpo.data_cards").joinpath(name).read_text(encoding="utf-8")

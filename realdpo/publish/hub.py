@@ -68,7 +68,7 @@ class File:
         if remote.lfs is not None:
             return remote.lfs.sha256 == self._sha256()
         data = self.source if isinstance(self.source, bytes) else self.source.read_bytes()
-        return remote.blob_id == hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()  # noqa: S324 (git's)
+        return remote.blob_id == hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()  # noqa: S324 - as git names its files
 
     def _sha256(self) -> str:
         if isinstance(self.source, bytes):
@@ -541,7 +541,7 @@ def verify_push(api: HfApi, item: PushPlan, commit: str, samples: int = 8) -> di
         for part in item.shards:
             compared[part.config] = retry_call(
                 lambda part=part: _verify_shards(api, item, part, commit, samples)
-            )  # type: ignore[misc]
+            )
         if item.repo_type == "model":
             compared["weights"] = retry_call(lambda: _verify_weights(api, item, commit))
     return compared
@@ -719,9 +719,9 @@ def clean_message(error: BaseException) -> str:
 @contextlib.contextmanager
 def _quiet_hub() -> Iterator[None]:
     """Hold huggingface_hub's own progress bars while ours is on the screen."""
-    from huggingface_hub import utils as hub_utils
+    import huggingface_hub
 
-    utils: Any = hub_utils  # it does not export these by name
+    utils: Any = huggingface_hub.utils  # it does not export these by name
     if utils.are_progress_bars_disabled():
         yield
         return

@@ -17,7 +17,7 @@ from realdpo.families import family_of
 from realdpo.families.spec import spec_of_folder
 from realdpo.families.weights import LORA_FILE, LOW_LORA_FILE
 from realdpo.models import TINY, tiny_folder
-from realdpo.publish import markdown as md
+from realdpo.publish import markdown
 from realdpo.publish.dataset_card import (
     Card,
     header_text,
@@ -53,13 +53,13 @@ def model_card(workspace: Workspace, run: Path, repo: str, dataset: str = "") ->
         files["images/first_frame.png"] = sample["first_frame"]["bytes"]
     evaluations = _evaluations(workspace, run.name)
     readme = load_template("model.md.j2").render(
-        header=Markup(header_text(_header(base, lora, sample, dataset))),  # noqa: S704 (our YAML)
+        header=Markup(header_text(_header(base, lora, sample, dataset))),  # noqa: S704 - our YAML
         name=repo.split("/")[-1],
         kind="A LoRA adapter" if lora else "Transformer weights",
         base=_base_name(base),
         trained=_trained(run, objective, workspace, dataset),
         version=realdpo.__version__,
-        example=md.markdown_block(
+        example=markdown.markdown_block(
             _example(
                 repo,
                 base,
@@ -75,7 +75,7 @@ def model_card(workspace: Workspace, run: Path, repo: str, dataset: str = "") ->
         evaluations=evaluations,
         exported=_exported(run),
         settings_table=_settings_table(settings, log),
-        settings=md.markdown_block(saved_settings_of([run / "config.toml"])),
+        settings=markdown.markdown_block(saved_settings_of([run / "config.toml"])),
         limits=_limits(held_out, evaluations is not None, stopped, _is_local(base), objective),
         dataset=_dataset_link(dataset) if dataset else None,
     )
@@ -141,10 +141,10 @@ def _is_local(base: str) -> bool:
 
 def _base_name(base: str) -> Markup:
     if base != TINY and not _is_local(base):
-        return md.markdown_link(base, f"https://huggingface.co/{base}")
+        return markdown.markdown_link(base, f"https://huggingface.co/{base}")
     if base == TINY:
         return Markup("`tiny`, the small image-to-video model that comes with realdpo,")
-    return md.markdown_code(public_name(base) or "an unnamed base model")
+    return markdown.markdown_code(public_name(base) or "an unnamed base model")
 
 
 def _trained(run: Path, objective: str, workspace: Workspace, dataset: str) -> Markup:
@@ -158,7 +158,7 @@ def _trained(run: Path, objective: str, workspace: Workspace, dataset: str) -> M
         unit = "pair" if count == 1 else "pairs"
     else:
         unit = "real clip" if count == 1 else "real clips"
-    data = Markup(f"{count:,} {unit}" if count else unit)  # noqa: S704 (numbers and our words)
+    data = Markup(f"{count:,} {unit}" if count else unit)  # noqa: S704 - numbers and our words
     if dataset:
         data = Markup("{} of {}").format(data, _dataset_link(dataset))
     method = {
@@ -170,19 +170,19 @@ def _trained(run: Path, objective: str, workspace: Workspace, dataset: str) -> M
         "wins over what the model made of the same prompt.",
         "sft": "fine-tuned on {}, without a preference.",
     }
-    return Markup(method[objective]).format(data)  # noqa: S704 (our words)
+    return Markup(method[objective]).format(data)  # noqa: S704 - our words
 
 
 def _exported(run: Path) -> Markup | None:
     """The files under other tools' names that are published beside the weights."""
     tools = {"comfyui": "ComfyUI", "kohya": "kohya's tools and musubi-tuner"}
     rows = [
-        Markup("{}, for {}").format(md.markdown_code(f"export/{path.name}"), tools[kind])
+        Markup("{}, for {}").format(markdown.markdown_code(f"export/{path.name}"), tools[kind])
         for path in exported_files(run)
         for kind in (path.stem.rpartition("-")[2],)
         if kind in tools
     ]
-    return md.markdown_bullets(rows) if rows else None
+    return markdown.markdown_bullets(rows) if rows else None
 
 
 def exported_files(run: Path) -> list[Path]:
@@ -196,7 +196,7 @@ def exported_files(run: Path) -> list[Path]:
 
 
 def _dataset_link(dataset: str) -> Markup:
-    return md.markdown_link(dataset, f"https://huggingface.co/datasets/{dataset}")
+    return markdown.markdown_link(dataset, f"https://huggingface.co/datasets/{dataset}")
 
 
 def _header(
@@ -365,7 +365,7 @@ def _held_out(parts: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any
     lasts = [rows[-1] for rows in parts.values()]
     return {
         "pairs": max(last.get("pairs", 0) for last in lasts),
-        "table": md.markdown_table(table),
+        "table": markdown.markdown_table(table),
         "unit": "pair" if any("accuracy" in last for last in lasts) else "clip",
         "accuracy": any("accuracy" in last for last in lasts),
         "contrast": any("contrast" in last for last in lasts),
@@ -410,8 +410,8 @@ def _evaluations(workspace: Workspace, run: str) -> Markup | None:
         made = json.loads(path.read_text(encoding="utf-8"))
         if run in made["systems"].values():
             table = path.with_name("table.md").read_text(encoding="utf-8").strip()
-            found.append(f"#### {md.markdown_text(path.parent.name)}\n\n{table}")
-    return Markup("\n\n".join(found)) if found else None  # noqa: S704 (written by realdpo itself)
+            found.append(f"#### {markdown.markdown_text(path.parent.name)}\n\n{table}")
+    return Markup("\n\n".join(found)) if found else None  # noqa: S704 - written by realdpo itself
 
 
 def _settings_table(
@@ -438,7 +438,7 @@ def _settings_table(
         "seed",
     )
     rows = [
-        {"setting": md.markdown_code(key), "value": str(settings[key])}
+        {"setting": markdown.markdown_code(key), "value": str(settings[key])}
         for key in keys
         if settings.get(key) not in (None, "")
         and (key not in ("rank", "alpha") or settings.get("weights") == "lora")
@@ -447,7 +447,9 @@ def _settings_table(
         if log:
             name = f"steps taken{', ' if part else ''}{part}"
             rows.append({"setting": name, "value": str(log[-1].get("step", len(log)))})
-    return md.markdown_table(rows) if rows else Markup("The settings of this run were not kept.")
+    return (
+        markdown.markdown_table(rows) if rows else Markup("The settings of this run were not kept.")
+    )
 
 
 def _limits(
@@ -485,4 +487,4 @@ def _limits(
         limits.append(f"Training ended early: {stopped}")
     if not evaluated:
         limits.append("No person and no metric has compared its videos with the base model's.")
-    return md.markdown_bullets(limits)
+    return markdown.markdown_bullets(limits)

@@ -44,7 +44,7 @@ def test_joints_read_from_pixels_are_where_they_were_drawn(figures, world):
 def test_true_bones_are_constant_and_every_damage_is_seen(figures, world):
     rng = np.random.default_rng(1)
     sound = [world.make_clip(rng, action, None) for action in world.actions * 3]
-    of = lambda clip: figures.true_motion(clip.joints, world.bones)["true.bone"]  # noqa: E731
+    of = lambda clip: figures.true_motion(clip.joints, world.bones)["true.bone"]
     assert max(map(of, sound)) < 1e-6
     rough = mean_motion(figures, world, sound, "true.roughness")
     for damage in figures.DAMAGES:

@@ -177,7 +177,7 @@ def test_training_gives_the_transformer_what_its_pipeline_gives_it(case, dtype, 
     for prompt in (PROMPT, "", "a man walking on the street " * 100)[
         : 3 if dtype == "float32" else 1
     ]:
-        sample = lambda: generate_video(pipe, family, prompt, case.image, 0, settings)  # noqa: B023, E731
+        sample = lambda: generate_video(pipe, family, prompt, case.image, 0, settings)  # noqa: B023 - called in this turn
         theirs = calls_of(transformer, sample)[-1]
         hidden, timestep = theirs["hidden_states"], theirs["timestep"]
         with torch.no_grad():
@@ -189,7 +189,7 @@ def test_training_gives_the_transformer_what_its_pipeline_gives_it(case, dtype, 
         clock = timestep.flatten().max().view(1)
         clock = clock * 1000 if family.NAME == "cosmos2.5" else clock  # told the level itself
         inputs = case.inputs(pipe, prompt)
-        run = lambda: family.forward(transformer, noisy, clock, inputs)  # noqa: B023, E731
+        run = lambda: family.forward(transformer, noisy, clock, inputs)  # noqa: B023 - called in this turn
         (ours,) = calls_of(transformer, run)
         for key in theirs.keys() | ours.keys():
             their, our = theirs.get(key), ours.get(key)
@@ -225,7 +225,7 @@ def test_encoding_is_undone_by_decoding_and_legal_shapes_come_back_whole(case):
             ours = family.encode(vae, clip)
             seen = []
             whole = vae.decode
-            vae.decode = lambda z, *a, **k: seen.append(z) or whole(z, *a, **k)  # noqa: B023
+            vae.decode = lambda z, *a, **k: seen.append(z) or whole(z, *a, **k)  # noqa: B023 - called in this turn
             try:
                 decoded = family.decode(vae, ours)
             finally:
@@ -248,7 +248,7 @@ def test_a_generator_that_reproduces_the_clip_gives_the_winners_bytes(case, monk
     """Both sides are decoded alike: by the same scale, decode timestep and decode noise."""
     pipe, family = case.pipe, case.family
     monkeypatch.setattr(DiagonalGaussianDistribution, "sample", lambda self, *_, **__: self.mode())
-    noise_of = lambda shape, **_: torch.randn(shape, generator=torch.Generator().manual_seed(0))  # noqa: E731
+    noise_of = lambda shape, **_: torch.randn(shape, generator=torch.Generator().manual_seed(0))
     for module in ("pipeline_ltx", "pipeline_ltx_condition", "pipeline_ltx_image2video"):
         monkeypatch.setattr(f"diffusers.pipelines.ltx.{module}.randn_tensor", noise_of)
     with torch.no_grad():
@@ -523,7 +523,7 @@ def test_the_video_of_ltx2_does_not_hear_the_sound_and_the_sound_stays_as_it_is(
         "fps": torch.tensor([8.0]),
     }
     family = family_of(spec)
-    forward = lambda: family.forward(  # noqa: E731
+    forward = lambda: family.forward(
         model, torch.ones(1, 8, 2, 2, 2), torch.tensor([500.0]), inputs
     )
     before = forward()

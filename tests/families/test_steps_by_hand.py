@@ -73,7 +73,7 @@ class Hand:
 
     def residual(self, clean: torch.Tensor, adapted: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Prediction and target, [B, ...]."""
-        wide = lambda x: x.view(-1, *[1] * (clean.dim() - 1)).float()  # noqa: E731
+        wide = lambda x: x.view(-1, *[1] * (clean.dim() - 1)).float()
         signal, sigma, clock = self.levels()
         noisy = wide(signal) * clean + wide(sigma) * self.batch.noise
         if self.task.process.prediction == "v":

@@ -514,7 +514,7 @@ def running(port: int = 0) -> Iterator[tuple[Hub, str]]:
     handler = type("BoundHandler", (Handler,), {"hub": hub})
     server = ThreadingHTTPServer(("127.0.0.1", port), handler)
     server.daemon_threads = True
-    server.handle_error = lambda *args: None  # type: ignore[method-assign]  # clients that were killed
+    server.handle_error = lambda *args: None  # clients that were killed
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield hub, f"http://127.0.0.1:{server.server_address[1]}"

@@ -151,13 +151,13 @@ def test_a_push_that_stops_half_way_shows_nothing_and_goes_on(
             hub.faults[0].times = 1
         return original(request)
 
-    hub.fault = after_four  # type: ignore[method-assign]
+    hub.fault = after_four
     with pytest.raises(UserError, match="403"):
         pushing.push_repository(api, plan, CONFIG)
     assert published(hub) == set()
     assert len(hub.large) == 4
 
-    hub.fault = lambda request: None  # type: ignore[method-assign]
+    hub.fault = lambda request: None
     before = hub.count("PUT /lfs/")
     pushing.push_repository(api, plan, CONFIG)
     assert hub.count("PUT /lfs/") - before == large - 4

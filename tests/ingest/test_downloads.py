@@ -25,8 +25,8 @@ class Host(BaseHTTPRequestHandler):
     """Sends a film and knows ranges; hangs up after a third, sends a page first, or is busy."""
 
     film = b""
-    asked: list[str | None] = []  # noqa: RUF012
-    busy: list[tuple[int, dict[str, str]]] = []  # noqa: RUF012
+    asked: list[str | None] = []  # noqa: RUF012 - of one server
+    busy: list[tuple[int, dict[str, str]]] = []  # noqa: RUF012 - of one server
 
     def do_GET(self) -> None:
         wanted = self.headers.get("Range")

@@ -355,7 +355,7 @@ def test_other_formats(done: Workspace, footage: Path, tmp_path: Path, form: str
                 format=form, validation=0.2, test=0.2, to=f"file://{tmp_path}/copy"
             ),
         }
-    )  # type: ignore[arg-type]
+    )
     kept = ingest_footage(workspace, [str(footage)], changed)["kept"]
     assert not list(workspace.data.glob("*.parquet"))
     files = [f for f in workspace.data.rglob("*") if f.is_file()]

@@ -48,7 +48,7 @@ def test_cuts_are_those_of_pyscenedetect_itself(
         "content": scenedetect.ContentDetector(threshold=31.0, min_scene_len=0.6),
     }[detector]
     expected = [scene[0].seconds for scene in scenedetect.detect(str(bikes), theirs)][1:]
-    finder = CutFinder(ShotSettings(detector=detector), RATE)  # type: ignore[arg-type]
+    finder = CutFinder(ShotSettings(detector=detector), RATE)
     for frame in bikes_frames:
         finder.feed(frame.time, frame.rgb)
     ours = finder.cuts([frame.time for frame in bikes_frames])

@@ -218,7 +218,7 @@ def test_any_argument_of_call_and_scheduler_is_reached_and_recorded(
         asked.append((kwargs["use_dynamic_cfg"], pipe.scheduler.config.snr_shift_scale))
         return call(pipe, *args, **kwargs)
 
-    seen.__signature__ = inspect.signature(call)  # type: ignore[attr-defined]
+    seen.__signature__ = inspect.signature(call)
     monkeypatch.setattr(diffusers.CogVideoXImageToVideoPipeline, "__call__", seen)
     workspace = fabricate(tmp_path, bikes, clips=1)
     config = BuildConfig(

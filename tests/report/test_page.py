@@ -67,7 +67,7 @@ def hostile_page() -> str:
             ),
             report.Section(
                 "histogram", report.plot_histogram([1.0, 2.0, None], HOSTILE, {HOSTILE: 1.5})
-            ),  # type: ignore[list-item]
+            ),
             report.Section("clips", report.in_step([(HOSTILE, b"\0mp4"), ("b", b"\0mp4")])),
             report.Section("clip", report.render_video(b"\0mp4", HOSTILE)),
             report.Section("picture", report.render_image(b"\x89PNG", HOSTILE)),
@@ -135,9 +135,9 @@ def test_charts_take_the_colours_of_the_theme() -> None:
 def test_a_histogram_leaves_out_what_was_not_measured_and_marks_thresholds() -> None:
     axes = report.histogram_figure(
         [1, 2, 2, None, float("nan"), float("inf")], "t", {"min": 1.5}
-    ).axes[0]  # type: ignore[list-item]
+    ).axes[0]
     assert sum(patch.get_height() for patch in axes.patches if isinstance(patch, Rectangle)) == 3
-    assert [line.get_xdata()[0] for line in axes.lines] == [1.5]  # type: ignore[index]
+    assert [line.get_xdata()[0] for line in axes.lines] == [1.5]
     assert "no values" in report.plot_histogram([], "t")
 
 

@@ -38,7 +38,7 @@ def clips(count: int, seed: int = 0) -> tuple[pa.Table, list[tuple[int, int]]]:
                     else rng.choice(np.array([None, []], object)),
                 }
             )
-    rng.shuffle(rows)  # type: ignore[arg-type]
+    rng.shuffle(rows)
     table = tables.from_rows(tables.CLIPS, rows[:count])
     prints = [row["phash"] for row in table.to_pylist()]
     arrays = [None if p is None else np.array(p, np.uint64) for p in prints]
@@ -77,7 +77,7 @@ def test_a_stopped_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         asked.append(task)
         if task == (1, 2):
             raise MemoryError
-        return real(task, **rest)  # type: ignore[arg-type]
+        return real(task, **rest)
 
     monkeypatch.setattr(dedup_blocks, "_compare_files", failing)
     with pytest.raises(

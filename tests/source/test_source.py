@@ -211,7 +211,7 @@ def test_busy_servers_are_asked_again_when_they_say(
         "__kwdefaults__",
         {
             **client.Client.__init__.__kwdefaults__,
-            "sleep": slept.append,  # type: ignore[dict-item]
+            "sleep": slept.append,
         },
     )
     loopback_services.fill(services)

@@ -47,7 +47,7 @@ def workspace(
         rows = []
         for index in range(first, first + count):
             win = clip(index, 3.0, frames=frames)
-            video = lambda c: {"bytes": encode_video(c, 8, EncodeSettings()), "path": None}  # noqa: E731
+            video = lambda c: {"bytes": encode_video(c, 8, EncodeSettings()), "path": None}
             png = io.BytesIO()
             Image.fromarray(win[0]).save(png, "PNG")
             rows.append(

@@ -31,7 +31,7 @@ def test_the_gradient_is_the_closed_form_and_that_of_diffusion_nft(gamma: float)
     found = slope(lambda x: objective.contrast(x, before, target, u, Contrast(gamma, 0.0))[0], v)
     assert torch.allclose(found, 2 * ((v - target) - gamma * (v - before)) / n, atol=1e-14)
     beta = 1 - gamma
-    nft = lambda x: ((beta * x + gamma * before - target) ** 2 / beta).flatten(1).mean(1)  # noqa: E731
+    nft = lambda x: ((beta * x + gamma * before - target) ** 2 / beta).flatten(1).mean(1)
     assert torch.allclose(found, slope(nft, v), atol=1e-14)
 
 

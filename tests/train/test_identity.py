@@ -147,7 +147,7 @@ def test_logs_are_json_everywhere_and_trackers_know_the_run(tmp_path):
 
     written = log.Log(tmp_path / "one", 0, True, Accelerator(), TrainConfig(name="one"))
     written.step({"step": 1, "loss": 0.5, "grad_norm": math.inf})
-    strict = lambda name: pytest.fail(f"{name} is no JSON")  # noqa: E731
+    strict = lambda name: pytest.fail(f"{name} is no JSON")
     text = (tmp_path / "one" / "log.jsonl").read_text()
     assert json.loads(text, parse_constant=strict)["grad_norm"] is None
     assert math.isnan(log.read_log(tmp_path / "one" / "log.jsonl")[0]["grad_norm"])

@@ -454,7 +454,7 @@ def test_killed_at_any_moment_and_resumed(fresh, config, model):
 
 def test_latents_are_one_function_and_keyed_by_what_they_are_made_of(fresh, config, model):
     spec = load.read_spec(str(model))
-    prepare = lambda c=config: latents.prepare_pairs(fresh, spec, c, torch.device("cpu"))  # noqa: E731
+    prepare = lambda c=config: latents.prepare_pairs(fresh, spec, c, torch.device("cpu"))
     pair = prepare()["train"][0]
     times = {p: p.stat().st_mtime_ns for p in fresh.step("latents").iterdir()}
     assert prepare()["train"][0] == pair  # nothing is made again

@@ -161,7 +161,7 @@ def test_the_ladder_goes_down_and_parts_add_up(narrow):
 def test_the_first_way_that_fits_is_taken(narrow, monkeypatch):
     spec, shapes = narrow
     monkeypatch.setattr(estimate, "_activations", lambda *a: (a[3] * 1e9, 1e6))
-    choose = lambda room: estimate.first_that_fits(  # noqa: E731
+    choose = lambda room: estimate.first_that_fits(
         spec, TrainConfig(objective="dpo", rank=4), shapes, 3, RUNGS, room
     )
     assert choose(1e12).rung == "side-by-side"

@@ -13,7 +13,7 @@ from realdpo.train.objective import Errors, Objective
 
 def errors_of(win, lose, ref_win, ref_lose, dtype=torch.float64) -> Errors:
     """Errors from plain lists; `lose` may be [B] (one loser each) or [B, N]."""
-    as_tensor = lambda x: torch.tensor(x, dtype=dtype)  # noqa: E731
+    as_tensor = lambda x: torch.tensor(x, dtype=dtype)
     lose, ref_lose = as_tensor(lose), as_tensor(ref_lose)
     if lose.dim() == 1:
         lose, ref_lose = lose[:, None], ref_lose[:, None]

@@ -128,7 +128,7 @@ def test_a_round_that_does_not_help_is_the_last(fresh, config):
 @pytest.mark.slow
 def test_the_last_rounds_model_makes_the_losers_of_the_next(tmp_path, model, bikes, said):
     work = pair_workspace.fabricate(tmp_path / "work", bikes, clips=4)
-    made_by = lambda: {  # noqa: E731
+    made_by = lambda: {
         (row["round"], row["lora"])
         for row in tables.read_table(work.pairs, tables.PAIRS).to_pylist()
     }

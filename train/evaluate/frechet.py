@@ -98,9 +98,9 @@ def _load_videomae(kind: str, path: Path, device: str) -> FeatureNetwork:
 
 def _load_torchvision(kind: str, path: Path, device: str) -> FeatureNetwork:
     import torch
-    from torchvision.models import video as zoo
+    import torchvision.models.video
 
-    model: Any = getattr(zoo, kind)(weights=None)
+    model: Any = getattr(torchvision.models.video, kind)(weights=None)
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

@@ -148,7 +148,7 @@ def flow_jerk(grey: np.ndarray) -> float:
     bytes_ = (grey * 255).astype(np.uint8)
     flows = np.stack(
         [
-            cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 3, 15, 3, 5, 1.2, 0)  # type: ignore[call-overload]
+            cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 3, 15, 3, 5, 1.2, 0)  # type: ignore[call-overload]  # OpenCV takes None for flow
             for a, b in itertools.pairwise(bytes_)
         ]
     )

@@ -73,7 +73,7 @@ def generate_videos(planned: EvalPlan, devices: Sequence[str], shard: tuple[int,
             model = model_folder(system, planned.folder / "models")
             work = partial(_generate, planned, model, system)
             if len(devices) == 1:
-                work(rows[0], lambda: advance(note=system.name))  # noqa: B023
+                work(rows[0], lambda: advance(note=system.name))  # noqa: B023 - called before the loop goes on
                 continue
             for outcome in engine.run_rows(work, rows, workers=len(devices)):
                 advance(len(outcome.row[1]))

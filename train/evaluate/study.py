@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from realdpo.errors import UserError
 from realdpo.files import atomic_path, write_bytes, write_text
 from realdpo.ids import content_id, file_hash, seed_of, unit_interval
-from realdpo.train.evaluate import votes as counting
+from realdpo.train.evaluate.votes import bradley_terry_intervals, krippendorff_alpha
 
 VOTES = pa.schema(
     [
@@ -314,7 +314,7 @@ def summarise_votes(votes: Sequence[Mapping[str, Any]], systems: Sequence[str]) 
         if v["rater"] in attentive and not v["check"] and {v["first"], v["second"]} <= set(systems)
     ]
     index = {name: k for k, name in enumerate(systems)}
-    strengths = counting.bradley_terry_intervals(
+    strengths = bradley_terry_intervals(
         [(v["rater"], v["item"], index[v["first"]], index[v["second"]], v["score"]) for v in kept],
         len(systems),
     )
@@ -325,7 +325,7 @@ def summarise_votes(votes: Sequence[Mapping[str, Any]], systems: Sequence[str]) 
     # Which system is called first is our choice: with every vote told the other way round as well,
     # chance is a coin, and raters who all prefer one system are not said to agree by chance.
     both_ways = np.concatenate([ratings, 1 - ratings], axis=1)
-    agreement = counting.krippendorff_alpha(both_ways) if trials else float("nan")
+    agreement = krippendorff_alpha(both_ways) if trials else float("nan")
     chose_left = [
         (v["score"] == 1.0) == (v["left"] == v["first"]) for v in kept if v["score"] != 0.5
     ]

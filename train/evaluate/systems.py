@@ -60,7 +60,7 @@ def resolve_system(workspace: Workspace, name: str, text: str, task: str | None 
     if "scale" in how and not found.lora:
         raise UserError(f"{name}={text}: only adapters can be scaled", "use @guide=")
     joint = "," if base_revision else "@"
-    return replace(found, text=f"{found.text}{joint}{_told(how)}", **how)  # type: ignore[arg-type]
+    return replace(found, text=f"{found.text}{joint}{_told(how)}", **how)  # type: ignore[arg-type]  # the fields are checked by the class
 
 
 def _how(name: str, text: str) -> tuple[str, dict[str, Guide], str | None]:
