@@ -378,4 +378,5 @@ def load_notes(path: Path) -> dict[str, Any]:
     """The facts, cuts and soft transitions of a stored result without its frames."""
     import pyarrow.parquet as pq
 
-    return json.loads(pq.read_schema(path).metadata[_NOTES])
+    found: dict[str, Any] = json.loads(pq.read_schema(path).metadata[_NOTES])
+    return found

@@ -76,7 +76,8 @@ def find_duplicates(
     )
     kept = folder / f"{key}.npy"
     if kept.exists():
-        return np.load(kept)
+        result: Pairs = np.load(kept)
+        return result
     if not keep:
         with tempfile.TemporaryDirectory() as other:
             return find_duplicates(
@@ -249,5 +250,7 @@ def _rows(clips: pa.Table | Path) -> int:
     import pyarrow.parquet as pq
 
     if isinstance(clips, pa.Table):
-        return clips.num_rows
-    return pq.read_metadata(clips).num_rows
+        count: int = clips.num_rows
+    else:
+        count = pq.read_metadata(clips).num_rows
+    return count

@@ -111,7 +111,8 @@ def texts_width(model: Any, tokenizer: Any, device: Any) -> int:
     import torch
 
     with torch.inference_mode():
-        return model.encode_text(tokenizer(["a"]).to(device)).shape[-1]
+        count: int = model.encode_text(tokenizer(["a"]).to(device)).shape[-1]
+        return count
 
 
 def embed_clips(ws: Workspace, config: EmbedConfig) -> dict[str, Any]:
@@ -288,7 +289,8 @@ def _fixed(column: pa.ChunkedArray) -> Vectors:
     if not len(column):
         return np.zeros((0, width), np.float32)
     flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return flat.reshape(-1, width).astype(np.float32)
+    found: Vectors = flat.reshape(-1, width).astype(np.float32)
+    return found
 
 
 def _schema(width: int) -> pa.Schema:

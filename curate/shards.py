@@ -252,7 +252,8 @@ def _key_of(path: Path) -> str | None:
         metadata = pq.read_schema(path).metadata or {}
     except (OSError, pa.ArrowException):
         return None
-    return metadata.get(_KEY, b"").decode()
+    found: str | None = metadata.get(_KEY, b"").decode()
+    return found
 
 
 def _groups(sources: Sequence[str], linked: Sequence[tuple[str, str]]) -> dict[str, list[str]]:

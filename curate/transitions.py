@@ -128,7 +128,8 @@ def _edges(fine: npt.NDArray[np.uint8]) -> Floats:
     np.multiply(across, across, out=energy[:, 1:])
     energy[1:] += down * down
     means: Any = cv2.resize(energy, (BLOCKS, BLOCKS), interpolation=cv2.INTER_AREA)
-    return means.ravel()
+    found: Floats = means.ravel()
+    return found
 
 
 @dataclass(frozen=True)
@@ -337,7 +338,8 @@ def _of_edges(
     def off(expected: Floats) -> npt.NDArray[np.floating]:
         total = np.maximum(expected.sum(axis=-1), 1)
         gone: npt.NDArray[np.floating] = np.abs(inner - expected).sum(axis=-1) / total
-        return (gone * weight).sum(axis=1)
+        values: npt.NDArray[np.floating] = (gone * weight).sum(axis=1)
+        return values
 
     sunk = ((without - inner) * weight[..., None]).sum(axis=1)
     due = ((without - mixture) * weight[..., None]).sum(axis=1)

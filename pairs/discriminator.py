@@ -94,7 +94,8 @@ def load_features(name: str) -> Features:
     def features(patches: torch.Tensor) -> torch.Tensor:
         batch = torch.stack([prepare(to_pil_image(patch)) for patch in patches])
         with torch.inference_mode():
-            return model.encode_image(batch).float()
+            found: torch.Tensor = model.encode_image(batch).float()
+            return found
 
     return features
 

@@ -262,7 +262,7 @@ def count_peak(work: Callable[[], Any]) -> int:
         live = peak = 0
 
         def __init__(self) -> None:
-            super().__init__()
+            super().__init__()  # type: ignore[no-untyped-call]  # torch has no types there
             self.sizes: dict[int, int] = {}  # by storage; 0 for one that was there before
 
         def __torch_dispatch__(
@@ -292,4 +292,5 @@ def count_peak(work: Callable[[], Any]) -> int:
 
     with Count() as counted:
         work()
-    return counted.peak
+    count: int = counted.peak
+    return count

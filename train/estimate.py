@@ -58,7 +58,8 @@ class Estimate:
 
     @property
     def total(self) -> float:
-        return sum(value for key, value in asdict(self).items() if key != "rung")
+        result: float = sum(value for key, value in asdict(self).items() if key != "rung")
+        return result
 
     @property
     def line(self) -> str:

@@ -284,16 +284,19 @@ def refuse_other_model(workspace: Workspace, spec: Spec, config: TrainConfig) ->
     task = trainable_family(spec).task
     name = model_name(config.model)
     own = name.rpartition("/")[2].lower()
-    made = lambda row: (row["model"] or own).rpartition("/")[2].lower()  # noqa: E731 - one line, used in the next
+
+    def made(row: Mapping[str, Any]) -> str:
+        return str((row["model"] or own).rpartition("/")[2].lower())
+
     tasks = [row for row in told if row["task"] not in (None, task)]
     others = [row for row in told if made(row) != own] if config.objective == "dpo" else []
-    for rows, words in (
-        (tasks, lambda row: f"is of the task {row['task']}, and {name} is trained for {task}"),
-        (others, lambda row: f"has losers of the model {row['model']}, not of {name}"),
+    for rows, words, key, wanted in (
+        (tasks, "is of the task", "task", f"and {name} is trained for {task}"),
+        (others, "has losers of the model", "model", f"not of {name}"),
     ):
         if not rows:
             continue
-        line = f"pair {rows[0]['pair_id']} {words(rows[0])} ({len(rows)} of {len(told)} pairs)"
+        line = f"pair {rows[0]['pair_id']} {words} {rows[0][key]}, {wanted} ({len(rows)} of {len(told)} pairs)"
         if not config.allow_other_model:
             raise UserError(
                 line,

@@ -92,7 +92,8 @@ class Reference:
             weight.add_(change)
             moved += float(change.square().sum())
             size += float(weight.square().sum())
-        return (moved / max(size, 1e-30)) ** 0.5
+        found: float | None = (moved / max(size, 1e-30)) ** 0.5
+        return found
 
     @torch.no_grad()
     def distance(self) -> float | None:
@@ -105,7 +106,8 @@ class Reference:
             apart.append((parameter.detach() - weight).square().sum())
             size.append(weight.square().sum())
         far, long = (float(whole_tensor(sum(parts[1:], parts[0]))) for parts in (apart, size))
-        return (far / max(long, 1e-30)) ** 0.5
+        found: float | None = (far / max(long, 1e-30)) ** 0.5
+        return found
 
     def restart(self) -> None:
         """Begin again from the trained weights as they are now."""

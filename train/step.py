@@ -324,4 +324,5 @@ def _repeat(tensor: Tensor, copies: int) -> Tensor:
 def _dtype(model: Any) -> torch.dtype:
     # A wrapped model (DDP) has no dtype; adapters are float32 on bfloat16 weights, so ask the base.
     inner = getattr(model, "module", model)
-    return next(p.dtype for n, p in inner.named_parameters() if "lora_" not in n)
+    found: torch.dtype = next(p.dtype for n, p in inner.named_parameters() if "lora_" not in n)
+    return found

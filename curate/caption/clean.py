@@ -229,7 +229,8 @@ def _unwrap(raw: str) -> str:
             return text
         for key in ("caption", "description", "prompt", "text"):
             if isinstance(document, dict) and isinstance(document.get(key), str):
-                return document[key].strip()
+                result: str = document[key].strip()
+                return result
     return text
 
 

@@ -355,7 +355,10 @@ def _is_media(file: Any, name: str) -> bool:
     import pyarrow as pa
 
     kind = file.schema_arrow.field(name).type
-    return pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    holds: bool = (
+        pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    )
+    return holds
 
 
 # -- captions and times ------------------------------------------------------------------------------

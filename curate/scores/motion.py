@@ -204,7 +204,8 @@ def motion_map(rows: Columns) -> Floats:
     inside = ~np.isnan(rows["camera"])
     if not inside.any():
         return np.zeros((CELLS_KEPT, CELLS_KEPT))
-    return (rows["moving"][inside].mean(axis=0) / 255).reshape(CELLS_KEPT, CELLS_KEPT)
+    found: Floats = (rows["moving"][inside].mean(axis=0) / 255).reshape(CELLS_KEPT, CELLS_KEPT)
+    return found
 
 
 def camera_shake(pan_x: Floats, pan_y: Floats) -> float:
@@ -267,7 +268,8 @@ def _dense(before: Bytes, after: Bytes) -> Floats:
             for picture in (before, after)
         )
     flow = _flow().calc(before, after, None)  # type: ignore[call-overload]  # OpenCV takes None and scalars that its stubs do not
-    return flow[:height, :width]
+    found: Floats = flow[:height, :width]
+    return found
 
 
 def _unexplained(before: Bytes, after: Bytes, flow: Floats) -> float:
@@ -280,7 +282,10 @@ def _unexplained(before: Bytes, after: Bytes, flow: Floats) -> float:
         after, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
     )
     contrast = float(cv2.meanStdDev(before)[1][0, 0])
-    return min(1.0, cv2.norm(before[::2, ::2], back, cv2.NORM_L1) / back.size / (contrast + 4))
+    value: float = min(
+        1.0, cv2.norm(before[::2, ::2], back, cv2.NORM_L1) / back.size / (contrast + 4)
+    )
+    return value
 
 
 @lru_cache(maxsize=8)
@@ -365,7 +370,8 @@ def _camera(before: Bytes, after: Bytes, slopes: _Slopes, right: Floats, down: F
 def _rim(rows: int, columns: int) -> Bools:
     """Which grid points lie in the outer cells."""
     row, column = _cell_of(rows, columns)
-    return (row % (CELLS - 1) == 0) | (column % (CELLS - 1) == 0)
+    found: Bools = (row % (CELLS - 1) == 0) | (column % (CELLS - 1) == 0)
+    return found
 
 
 @lru_cache(maxsize=8)

@@ -116,7 +116,7 @@ class CogVideoX(Family):
             held[:, 0] = inputs["image_latents"]
             noisy = torch.cat([noisy, held], dim=2)
         ofs = self.spec.transformer.get("ofs_embed_dim")
-        return transformer(
+        made: Tensor = transformer(
             hidden_states=noisy,
             encoder_hidden_states=inputs["prompt_embeds"].to(noisy.dtype),
             timestep=timestep,
@@ -124,6 +124,7 @@ class CogVideoX(Family):
             image_rotary_emb=self._rotary(frames, height, width, noisy.device),
             return_dict=False,
         )[0]
+        return made
 
     def _rotary(self, frames: int, height: int, width: int, device: torch.device) -> Any:
         """The rotary embedding of a latent grid. Without it a 5B model runs, and predicts nonsense."""

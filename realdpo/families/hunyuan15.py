@@ -166,7 +166,7 @@ class Hunyuan15(Family):
         text = {
             name: inputs[name].to(noisy.dtype) for name in ("text", "mask", "glyphs", "glyph_mask")
         }
-        return transformer(
+        made: Tensor = transformer(
             hidden_states=torch.cat([noisy, held, mask], dim=1),
             timestep=timestep,
             encoder_hidden_states=text["text"],
@@ -176,3 +176,4 @@ class Hunyuan15(Family):
             image_embeds=shown.to(noisy.dtype),
             return_dict=False,
         )[0]
+        return made

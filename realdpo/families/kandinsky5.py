@@ -132,4 +132,5 @@ class Kandinsky5(Family):
             sparse_params=None,
             return_dict=True,
         ).sample
-        return prediction.permute(0, 4, 1, 2, 3)
+        made: Tensor = prediction.permute(0, 4, 1, 2, 3)
+        return made

@@ -133,4 +133,5 @@ class LTX2(LTX):
             use_cross_timestep=bool(config.get("cross_attn_mod")),
             return_dict=False,
         )
-        return LTX2Pipeline._unpack_latents(prediction, *size, *patches)
+        made: Tensor = LTX2Pipeline._unpack_latents(prediction, *size, *patches)
+        return made

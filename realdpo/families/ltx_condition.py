@@ -65,4 +65,5 @@ class LTXCondition(LTX):
             video_coords=coords,
             return_dict=False,
         )[0]
-        return LTXConditionPipeline._unpack_latents(prediction, *size, *patches)
+        made: Tensor = LTXConditionPipeline._unpack_latents(prediction, *size, *patches)
+        return made

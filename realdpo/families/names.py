@@ -72,7 +72,10 @@ def to_original(
     called = (comfy and family.COMFY) or family.ORIGINAL
     linears = linear_modules(model)
     stems = {name.partition(".lora_")[0] for name in layers}
-    factor = lambda name, which: layers[f"{name}.lora_{which}.weight"].float()  # noqa: E731 - one line, used in the next
+
+    def factor(name: str, which: str) -> Tensor:
+        return layers[f"{name}.lora_{which}.weight"].float()
+
     made, done = {}, set()
     for original, names in original_names(called, model).items():
         present = [name for name in names if name in stems]

@@ -206,7 +206,8 @@ def read_audit(workspace: Workspace) -> dict[str, Any] | None:
     """The saved verdict of `pairs audit`, or None when none was made."""
     if not workspace.audit.exists():
         return None
-    return json.loads(workspace.audit.read_text(encoding="utf-8"))
+    found: dict[str, Any] | None = json.loads(workspace.audit.read_text(encoding="utf-8"))
+    return found
 
 
 def saved_settings(workspace: Workspace, commands: Iterable[str]) -> str:

@@ -427,7 +427,8 @@ def push_repository(api: HfApi, item: PushPlan, config: PushConfig) -> Pushed:
                     item.repo, branch=config.revision, repo_type=item.repo_type, exist_ok=True
                 )
             )
-        return retry_call(lambda: _push_once(api, item, config))
+        found: Pushed = retry_call(lambda: _push_once(api, item, config))
+        return found
 
 
 def _push_once(api: HfApi, item: PushPlan, config: PushConfig) -> Pushed:

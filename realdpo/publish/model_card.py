@@ -93,7 +93,8 @@ def _settings(run: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     document = load_toml(path)
-    return document.get("train", document)
+    found: dict[str, Any] = document.get("train", document)
+    return found
 
 
 def _stopped(run: Path) -> str:

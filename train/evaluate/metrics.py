@@ -181,7 +181,10 @@ def colour_drift(frames: np.ndarray) -> float:
 
     def mean_lab(part: np.ndarray) -> np.ndarray:
         pixels = part.reshape(-1, part.shape[2], 3).astype(np.float32) / 255
-        return cv2.cvtColor(pixels, cv2.COLOR_RGB2Lab).mean(axis=(0, 1), dtype=np.float64)
+        values: np.ndarray = cv2.cvtColor(pixels, cv2.COLOR_RGB2Lab).mean(
+            axis=(0, 1), dtype=np.float64
+        )
+        return values
 
     return float(np.linalg.norm(mean_lab(frames[-n:]) - mean_lab(frames[:n])))
 

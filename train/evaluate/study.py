@@ -211,7 +211,8 @@ def read_votes(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     try:
-        return pq.read_table(path, schema=VOTES).to_pylist()
+        found: list[dict[str, Any]] = pq.read_table(path, schema=VOTES).to_pylist()
+        return found
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path} is damaged: {error}", "restore it, or move it away") from None
 
