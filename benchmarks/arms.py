@@ -71,9 +71,14 @@ class Plan:
 
 CHOOSING = 21
 QUICK = Plan(
-    BasePlan(clips=1500, steps=300), pairs=40, length=0.03, seeds=1, prompts_seen=20,
-    prompts_held_out=8, sampling_steps=6,
-)  # fmt: skip
+    BasePlan(clips=1500, steps=300),
+    pairs=40,
+    length=0.03,
+    seeds=1,
+    prompts_seen=20,
+    prompts_held_out=8,
+    sampling_steps=6,
+)
 # A transformer of about 100 million parameters; for a GPU, where bfloat16 multiplies.
 LARGE = Plan(
     BasePlan(clips=40000, steps=6000, batch=64, lr=4e-4, layers=16, heads=20),
@@ -132,23 +137,48 @@ def arms() -> list[Arm]:
     paper = {k: v for k, v in PRESETS["realdpo-paper"].items() if k not in ("objective", "targets")}
     released = {
         key: PRESETS["realdpo-released"][key]
-        for key in ("beta", "sft_weight", "t_high", "reference", "ema_rate", "ema_every",
-                    "schedule", "policy_ema")
-    }  # fmt: skip
+        for key in (
+            "beta",
+            "sft_weight",
+            "t_high",
+            "reference",
+            "ema_rate",
+            "ema_every",
+            "schedule",
+            "policy_ema",
+        )
+    }
     both = (*ATTENTION, *FEED_FORWARD)
     return [
         Arm("sft", "plain fine-tuning at the rate of contrast, equal compute", "sft", 800),
         Arm("contrast", "contrast above u = 0.4, gamma 0.75", "contrast", 600),
         sampled("sft-guided", "sft, sampled with guidance 2 by the base", "sft", guide=2),
         sampled("contrast-guided", "contrast, sampled with guidance 1", "contrast", guide=1),
-        sampled("smooth-guided", "contrast-smooth, sampled with guidance 1", "contrast-smooth", guide=1),
+        sampled(
+            "smooth-guided", "contrast-smooth, sampled with guidance 1", "contrast-smooth", guide=1
+        ),
         sampled("sft-scaled", "sft, its move from the base doubled: free", "sft", scale=2),
         Arm("lora-sft", "sft, rank 16, attention and feed-forward", "sft", 800, 3e-3, 16, both),
-        Arm("lora-contrast", "the preset: contrast, the same adapters", "contrast", 600, 3e-3, 16,
-            both),
+        Arm(
+            "lora-contrast",
+            "the preset: contrast, the same adapters",
+            "contrast",
+            600,
+            3e-3,
+            16,
+            both,
+        ),
         sampled("lora-scaled", "lora-sft, adapters doubled", "lora-sft", scale=2),
-        Arm("lora-smooth", "contrast-smooth, the same adapters", "contrast", 600, 3e-3, 16, both,
-            changes=SMOOTH),
+        Arm(
+            "lora-smooth",
+            "contrast-smooth, the same adapters",
+            "contrast",
+            600,
+            3e-3,
+            16,
+            both,
+            changes=SMOOTH,
+        ),
         Arm("lora-attention-sft", "sft, rank 16, attention alone", "sft", 800, 3e-3, 16),
         Arm("lora-attention", "contrast, attention alone", "contrast", 600, 3e-3, 16),
         Arm("contrast-all", "contrast at all levels", changes={"contrast_above": 0.0}),
@@ -159,23 +189,40 @@ def arms() -> list[Arm]:
         Arm("contrast-fast", "contrast at the same rate", "contrast", 600, 1e-3),
         Arm("sft-long", "sft, twice the compute", "sft", 1600),
         Arm("paper", "preset realdpo-paper, equal compute", "dpo", 150, 1e-4, changes=paper),
-        Arm("released", "the published settings, equal compute", "dpo", 150, 1e-4,
-            changes=released),
-        Arm("spin", "DPO against own samples without SFT's term, as SPIN-Diffusion's first round", "dpo",
-            150, 1e-4, changes={**paper, "sft_weight": 0.0}),
+        Arm(
+            "released", "the published settings, equal compute", "dpo", 150, 1e-4, changes=released
+        ),
+        Arm(
+            "spin",
+            "DPO against own samples without SFT's term, as SPIN-Diffusion's first round",
+            "dpo",
+            150,
+            1e-4,
+            changes={**paper, "sft_weight": 0.0},
+        ),
         Arm("ddo", "direct discriminative optimisation, one own sample", steps=300, loss="ddo"),
         Arm("contrast-smooth", "contrast at all levels, DiffusionNFT's weight", changes=SMOOTH),
         Arm("contrast-sigmoid", "contrast's pair under the logistic loss", loss="sigmoid"),
-        Arm("contrast-trusted", "contrast, and DiffusionNFT's negative branch on own samples",
-            steps=300, loss="trusted"),
-        Arm("continuation", "DPO of the base's continuation of five true frames against that of one",
-            "dpo", 300, 1e-4, changes={**paper, "sft_weight": 0.0, "losers": 1},
-            winner="continued"),
+        Arm(
+            "contrast-trusted",
+            "contrast, and DiffusionNFT's negative branch on own samples",
+            steps=300,
+            loss="trusted",
+        ),
+        Arm(
+            "continuation",
+            "DPO of the base's continuation of five true frames against that of one",
+            "dpo",
+            300,
+            1e-4,
+            changes={**paper, "sft_weight": 0.0, "losers": 1},
+            winner="continued",
+        ),
         Arm("sft-contrast", "contrast from sft, reference the base", of="sft"),
         Arm("round-2", "contrast again from contrast, reference the base", of="contrast"),
         Arm("round-2-follow", "the same, reference the first round", of="contrast", follow=True),
         Arm("round-3", "once more from round-2", of="round-2"),
-    ]  # fmt: skip
+    ]
 
 
 def sweep() -> list[Arm]:
@@ -186,22 +233,37 @@ def sweep() -> list[Arm]:
         for lr in (1e-4, 3e-4, 1e-3, 2e-3)
     ]
     contrast = [
-        Arm(f"contrast-{lr:g}-{gamma:g}", f"contrast at {lr:g}, gamma {gamma:g}", lr=lr,
-            changes={"gamma": gamma})
+        Arm(
+            f"contrast-{lr:g}-{gamma:g}",
+            f"contrast at {lr:g}, gamma {gamma:g}",
+            lr=lr,
+            changes={"gamma": gamma},
+        )
         for lr, gamma in ((3e-4, 0.75), (3e-4, 0.85), (6e-4, 0.75), (1e-3, 0.75), (1e-3, 0.5))
-    ]  # fmt: skip
+    ]
     others = [
         dataclasses.replace(arm, name=f"{arm.name}-{lr:g}", note=f"{arm.note}; at {lr:g}", lr=lr)
         for arm in arms()
-        if arm.name in ("spin", "ddo", "continuation", "contrast-smooth", "contrast-sigmoid",
-                        "contrast-trusted")
+        if arm.name
+        in (
+            "spin",
+            "ddo",
+            "continuation",
+            "contrast-smooth",
+            "contrast-sigmoid",
+            "contrast-trusted",
+        )
         for lr in (1e-4, 3e-4, 1e-3)
-    ]  # fmt: skip
+    ]
     smooth = [
-        Arm(f"contrast-smooth-{lr:g}-{gamma:g}", f"its smooth form at {lr:g}, gamma {gamma:g}", lr=lr,
-            changes={**SMOOTH, "gamma": gamma})
+        Arm(
+            f"contrast-smooth-{lr:g}-{gamma:g}",
+            f"its smooth form at {lr:g}, gamma {gamma:g}",
+            lr=lr,
+            changes={**SMOOTH, "gamma": gamma},
+        )
         for lr, gamma in ((3e-4, 0.85), (3e-4, 0.5), (6e-4, 0.75), (1e-3, 0.5))
-    ]  # fmt: skip
+    ]
     low_rank = [
         dataclasses.replace(arm, name=f"{arm.name}-{lr:g}", note=f"{arm.note}; at {lr:g}", lr=lr)
         for arm in arms()
@@ -211,18 +273,32 @@ def sweep() -> list[Arm]:
     long = [
         Arm("sft-2400-0.001", "sft, the compute of three rounds", "sft", 2400, 1e-3),
         *(
-            Arm(f"contrast-1800-{lr:g}-{gamma:g}", f"contrast of the same compute at {lr:g}",
-                steps=1800, lr=lr, changes={"gamma": gamma})
+            Arm(
+                f"contrast-1800-{lr:g}-{gamma:g}",
+                f"contrast of the same compute at {lr:g}",
+                steps=1800,
+                lr=lr,
+                changes={"gamma": gamma},
+            )
             for lr, gamma in ((3e-4, 0.75), (6e-4, 0.75), (1e-3, 0.5))
         ),
         Arm("contrast-smooth-1800", "its smooth form, the same", steps=1800, changes=SMOOTH),
-    ]  # fmt: skip
+    ]
     return [*sft, *contrast, *smooth, *others, *low_rank, *long]
 
 
 # What the whole plan compares: with all of `arms()` it would take a day.
-WHOLE = ("sft-fast", "contrast", "contrast-smooth", "lora-sft", "lora-contrast", "lora-smooth",
-         "paper", "sft-fast-guided", "smooth-guided")  # fmt: skip
+WHOLE = (
+    "sft-fast",
+    "contrast",
+    "contrast-smooth",
+    "lora-sft",
+    "lora-contrast",
+    "lora-smooth",
+    "paper",
+    "sft-fast-guided",
+    "smooth-guided",
+)
 CORE = ("sft", "sft-fast", "contrast", "contrast-smooth")  # on a second base, and in a second world
 
 
@@ -234,9 +310,13 @@ def settings_of(arm: Arm, plan: Plan) -> TrainConfig:
     """The product's settings of an arm's training."""
     steps = max(1, round(arm.steps * plan.length))
     settings = TrainConfig(
-        objective=arm.objective, weights="lora" if arm.rank else "full", losers=3, lr=arm.lr,
-        steps=steps, warmup=min(50, max(1, steps // 10)),
-    )  # type: ignore[arg-type]  # fmt: skip
+        objective=arm.objective,
+        weights="lora" if arm.rank else "full",
+        losers=3,
+        lr=arm.lr,
+        steps=steps,
+        warmup=min(50, max(1, steps // 10)),
+    )  # type: ignore[arg-type]  # an arm names its objective as text
     return dataclasses.replace(settings, **arm.changes)
 
 
@@ -249,9 +329,16 @@ def open_weights(model: Any, arm: Arm) -> list[torch.nn.Parameter]:
 
 
 def train_arm(
-    plan: Plan, arm: Arm, seed: int, model: Any, win: Tensor, losers: Tensor | None,
-    captions: Sequence[str], texts: Mapping[str, Tensor], base: Mapping[str, Tensor],
-) -> list[dict[str, float]]:  # fmt: skip
+    plan: Plan,
+    arm: Arm,
+    seed: int,
+    model: Any,
+    win: Tensor,
+    losers: Tensor | None,
+    captions: Sequence[str],
+    texts: Mapping[str, Tensor],
+    base: Mapping[str, Tensor],
+) -> list[dict[str, float]]:
     """Fine-tune `model`; returns one line of diagnostics a step. It is left with its average.
 
     base: weights of the reference, where it is not the model as it comes.
@@ -282,9 +369,13 @@ def train_arm(
         # Both sides were given the same frames or true ones: what was made by both is compared.
         regions = (MADE,) * len(index) if arm.winner == "continued" else ()
         batch = Batch(
-            clean, lose, torch.randn(clean.shape, generator=grain), u,
-            inputs_of(clean, [captions[i] for i in index], texts), regions=regions,
-        ).to(small_model.device())  # fmt: skip
+            clean,
+            lose,
+            torch.randn(clean.shape, generator=grain),
+            u,
+            inputs_of(clean, [captions[i] for i in index], texts),
+            regions=regions,
+        ).to(small_model.device())
         optimizer.zero_grad()
         if arm.loss:
             outcome = losses.train_step(arm.loss, model, task, batch, config, anchor)

@@ -232,7 +232,7 @@ def passed_through_vae(video: Video) -> Video:
     return passed
 
 
-def _pipe(kept: list[object] = []) -> object:  # noqa: B006
+def _pipe(kept: list[object] = []) -> object:  # noqa: B006 - the default is the cache
     if not kept:
         from realdpo.families.load import load_pipeline
 

@@ -130,10 +130,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         ws = workspace(Path(folder), given.video, given.clips)
         command = [
-            sys.executable, "-m", "realdpo", "curate", "caption", "-w", folder, "--json",
-            "--captioner", f"openai:http://127.0.0.1:{server.server_port}/v1",
-            "--model", "local", "--set", "frames=4", "--set", f"concurrency={given.in_flight}",
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "realdpo",
+            "curate",
+            "caption",
+            "-w",
+            folder,
+            "--json",
+            "--captioner",
+            f"openai:http://127.0.0.1:{server.server_port}/v1",
+            "--model",
+            "local",
+            "--set",
+            "frames=4",
+            "--set",
+            f"concurrency={given.in_flight}",
+        ]
         began = time.monotonic()
         child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         while server.answered < given.clips // 2 and child.poll() is None:

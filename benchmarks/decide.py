@@ -40,11 +40,16 @@ def made_up(count: int) -> list[dict[str, Any]]:
     numbers = np.random.default_rng(0).gamma(2, 0.2, (count, len(names)))
     return [
         {
-            "clip_id": f"{i:032x}", "source_id": f"{i // 20}", "start_s": 0.0, "end_s": 5.0,
-            "status": "ok", "reasons": [], **dict(zip(names, values, strict=True)),
+            "clip_id": f"{i:032x}",
+            "source_id": f"{i // 20}",
+            "start_s": 0.0,
+            "end_s": 5.0,
+            "status": "ok",
+            "reasons": [],
+            **dict(zip(names, values, strict=True)),
         }
         for i, values in enumerate(numbers.tolist())
-    ]  # fmt: skip
+    ]
 
 
 def row_by_row(rows: list[dict[str, Any]], limits: dict[str, float]) -> list[list[str]]:
@@ -99,7 +104,10 @@ def write_workspace(work: Workspace, count: int) -> None:
                 "license": ["CC-BY-4.0"] * len(some),
             }
             for name in names:
-                low, high = (limits.get(f"{name}_{side}", other) for side, other in (("min", 0.0), ("max", 1e3)))  # fmt: skip
+                low, high = (
+                    limits.get(f"{name}_{side}", other)
+                    for side, other in (("min", 0.0), ("max", 1e3))
+                )
                 inside = rng.uniform(low, min(high, low + 10), len(some))
                 broken = rng.random(len(some)) < 0.015
                 outside = low - 1 if f"{name}_min" in limits else high + 1
@@ -113,7 +121,10 @@ def write_workspace(work: Workspace, count: int) -> None:
                 for field in schema
             ]
             out.write_table(pa.table(arrays, schema=schema))
-    sources = [{"source_id": f"{i:064x}", "path": f"/f/{i}.mp4", "status": "ok"} for i in range(-(-count // 20))]  # fmt: skip
+    sources = [
+        {"source_id": f"{i:064x}", "path": f"/f/{i}.mp4", "status": "ok"}
+        for i in range(-(-count // 20))
+    ]
     tables.write_table(work.sources, tables.from_rows(tables.SOURCES, sources), tables.SOURCES)
 
 
@@ -144,9 +155,13 @@ def run_step(step: str, work: Workspace) -> str:
     ready = clips.filter(clips["keep"]).sort_by("clip_id")
     sizes = dict.fromkeys(ready["clip_id"].to_pylist(), 1_250_000)
     parts = {
-        split: len(shards.divide_rows(ready.filter(pc.equal(ready["split"], split)), sizes, ShardSettings()))
+        split: len(
+            shards.divide_rows(
+                ready.filter(pc.equal(ready["split"], split)), sizes, ShardSettings()
+            )
+        )
         for split in ("train", "validation", "test")
-    }  # fmt: skip
+    }
     return f"shards {parts}"
 
 

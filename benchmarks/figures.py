@@ -192,9 +192,11 @@ def to_pixels(body: np.ndarray, height: float, centre: float, ground: float) -> 
 
 
 def make_clip(
-    rng: np.random.Generator, action: str, damage: str | None = None,
+    rng: np.random.Generator,
+    action: str,
+    damage: str | None = None,
     tempo: np.random.Generator | None = None,
-) -> Clip:  # fmt: skip
+) -> Clip:
     """One clip with a body, place, tempo and starting pose drawn from `rng`.
 
     The first frame is never damaged: it is what the model is given. tempo: draws the tempo in place
@@ -250,9 +252,13 @@ Maker = Callable[[np.random.Generator, str, str | None, np.random.Generator | No
 
 
 def make_clips(
-    seed: int, count: int, actions: tuple[str, ...], damaged_share: float = 0.0,
-    make: Maker = make_clip, tempo: np.random.Generator | None = None,
-) -> list[Clip]:  # fmt: skip
+    seed: int,
+    count: int,
+    actions: tuple[str, ...],
+    damaged_share: float = 0.0,
+    make: Maker = make_clip,
+    tempo: np.random.Generator | None = None,
+) -> list[Clip]:
     """`count` clips, actions in turn, a share of them damaged in a way drawn per clip."""
     rng = np.random.default_rng(seed)
     clips = []

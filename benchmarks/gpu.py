@@ -29,21 +29,28 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-import realdpo  # noqa: E402
+import realdpo  # noqa: E402 - the path is set above
 
 if str(ROOT) not in realdpo.__path__:
     realdpo.__path__.append(str(ROOT))  # train/ and pairs/ stand beside realdpo/
 
 FLOW = {"num_train_timesteps": 1000, "shift": 3.0}
 COG = {
-    "num_train_timesteps": 1000, "beta_schedule": "scaled_linear", "beta_start": 0.00085,
-    "beta_end": 0.012, "prediction_type": "v_prediction", "rescale_betas_zero_snr": True,
+    "num_train_timesteps": 1000,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
     "snr_shift_scale": 1.0,
-}  # fmt: skip
+}
 COG_VAE = {
-    "down_block_types": ("CogVideoXDownBlock3D",) * 4, "block_out_channels": (128, 256, 256, 512),
-    "up_block_types": ("CogVideoXUpBlock3D",) * 4, "layers_per_block": 3, "scaling_factor": 0.7,
-}  # fmt: skip
+    "down_block_types": ("CogVideoXDownBlock3D",) * 4,
+    "block_out_channels": (128, 256, 256, 512),
+    "up_block_types": ("CogVideoXUpBlock3D",) * 4,
+    "layers_per_block": 3,
+    "scaling_factor": 0.7,
+}
 WAN = ("WanPipeline", "WanTransformer3DModel", "AutoencoderKLWan")
 
 # name: (pipeline, transformer, VAE), settings beyond the classes' defaults of the transformer and
@@ -51,46 +58,111 @@ WAN = ("WanPipeline", "WanTransformer3DModel", "AutoencoderKLWan")
 MODELS: dict[str, tuple[Any, ...]] = {
     "cogvideox-5b-i2v": (
         ("CogVideoXImageToVideoPipeline", "CogVideoXTransformer3DModel", "AutoencoderKLCogVideoX"),
-        {"num_attention_heads": 48, "num_layers": 42, "in_channels": 32,
-         "use_rotary_positional_embeddings": True, "use_learned_positional_embeddings": True},
-        COG_VAE, COG, (720, 480, 49),
-        {"num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 2, "text_embed_dim": 32,
-         "sample_width": 8, "sample_height": 8, "sample_frames": 9, "max_text_seq_length": 16},
+        {
+            "num_attention_heads": 48,
+            "num_layers": 42,
+            "in_channels": 32,
+            "use_rotary_positional_embeddings": True,
+            "use_learned_positional_embeddings": True,
+        },
+        COG_VAE,
+        COG,
+        (720, 480, 49),
+        {
+            "num_attention_heads": 2,
+            "attention_head_dim": 16,
+            "num_layers": 2,
+            "text_embed_dim": 32,
+            "sample_width": 8,
+            "sample_height": 8,
+            "sample_frames": 9,
+            "max_text_seq_length": 16,
+        },
     ),
     "wan-1.3b": (
-        WAN, {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}, {}, FLOW,
+        WAN,
+        {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30},
+        {},
+        FLOW,
         (832, 480, 81),
-        {"num_attention_heads": 2, "attention_head_dim": 12, "ffn_dim": 32, "num_layers": 2,
-         "text_dim": 32, "freq_dim": 32},
+        {
+            "num_attention_heads": 2,
+            "attention_head_dim": 12,
+            "ffn_dim": 32,
+            "num_layers": 2,
+            "text_dim": 32,
+            "freq_dim": 32,
+        },
     ),
     "wan-14b": (
-        WAN, {"num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40}, {}, FLOW,
+        WAN,
+        {"num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40},
+        {},
+        FLOW,
         (832, 480, 81),
-        {"num_attention_heads": 2, "attention_head_dim": 12, "ffn_dim": 32, "num_layers": 2,
-         "text_dim": 32, "freq_dim": 32},
+        {
+            "num_attention_heads": 2,
+            "attention_head_dim": 12,
+            "ffn_dim": 32,
+            "num_layers": 2,
+            "text_dim": 32,
+            "freq_dim": 32,
+        },
     ),
     "ltx-2b": (
-        ("LTXPipeline", "LTXVideoTransformer3DModel", "AutoencoderKLLTXVideo"), {}, {},
-        {**FLOW, "use_dynamic_shifting": True, "base_shift": 0.95, "max_shift": 2.05,
-         "base_image_seq_len": 1024, "max_image_seq_len": 4096},
+        ("LTXPipeline", "LTXVideoTransformer3DModel", "AutoencoderKLLTXVideo"),
+        {},
+        {},
+        {
+            **FLOW,
+            "use_dynamic_shifting": True,
+            "base_shift": 0.95,
+            "max_shift": 2.05,
+            "base_image_seq_len": 1024,
+            "max_image_seq_len": 4096,
+        },
         (704, 480, 121),
-        {"num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 2,
-         "cross_attention_dim": 32, "caption_channels": 32},
+        {
+            "num_attention_heads": 2,
+            "attention_head_dim": 16,
+            "num_layers": 2,
+            "cross_attention_dim": 32,
+            "caption_channels": 32,
+        },
     ),
     "hunyuan": (
-        ("HunyuanVideoPipeline", "HunyuanVideoTransformer3DModel", "AutoencoderKLHunyuanVideo"), {}, {},
-        {**FLOW, "shift": 7.0}, (960, 544, 61),
-        {"num_attention_heads": 2, "attention_head_dim": 10, "num_layers": 1, "text_embed_dim": 16,
-         "num_single_layers": 1, "num_refiner_layers": 1, "pooled_projection_dim": 8,
-         "rope_axes_dim": (2, 4, 4)},
+        ("HunyuanVideoPipeline", "HunyuanVideoTransformer3DModel", "AutoencoderKLHunyuanVideo"),
+        {},
+        {},
+        {**FLOW, "shift": 7.0},
+        (960, 544, 61),
+        {
+            "num_attention_heads": 2,
+            "attention_head_dim": 10,
+            "num_layers": 1,
+            "text_embed_dim": 16,
+            "num_single_layers": 1,
+            "num_refiner_layers": 1,
+            "pooled_projection_dim": 8,
+            "rope_axes_dim": (2, 4, 4),
+        },
     ),
     "mochi": (
-        ("MochiPipeline", "MochiTransformer3DModel", "AutoencoderKLMochi"), {"num_layers": 48}, {},
-        {**FLOW, "invert_sigmas": True}, (848, 480, 85),
-        {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2, "text_embed_dim": 32,
-         "pooled_projection_dim": 16, "time_embed_dim": 4},
+        ("MochiPipeline", "MochiTransformer3DModel", "AutoencoderKLMochi"),
+        {"num_layers": 48},
+        {},
+        {**FLOW, "invert_sigmas": True},
+        (848, 480, 85),
+        {
+            "num_attention_heads": 2,
+            "attention_head_dim": 8,
+            "num_layers": 2,
+            "text_embed_dim": 32,
+            "pooled_projection_dim": 16,
+            "time_embed_dim": 4,
+        },
     ),
-}  # fmt: skip
+}
 
 # (model, weights, rung, losers); the most telling first. No losers: the contrast.
 ROWS = [
@@ -217,9 +289,11 @@ def spec_of(name: str, tiny: bool) -> tuple[Any, tuple[int, int, int]]:
         if name == "mochi":
             size = (64, 64, 7)
     parts = {
-        "transformer": settings(transformer, **changes), "vae": settings(vae, **vae_changes),
-        "scheduler": scheduler, "pipeline": {},
-    }  # fmt: skip
+        "transformer": settings(transformer, **changes),
+        "vae": settings(vae, **vae_changes),
+        "scheduler": scheduler,
+        "pipeline": {},
+    }
     return Spec(pipeline, parts, {"transformer": transformer, "vae": vae}), size
 
 
@@ -296,7 +370,7 @@ def batch_of(spec: Any, shapes: Any, losers: int, where: Any, seed: int = 0) -> 
     from realdpo.train.draws import Batch
 
     random = torch.Generator().manual_seed(seed)
-    make = lambda *shape: torch.randn(*shape, generator=random)  # noqa: E731
+    make = lambda *shape: torch.randn(*shape, generator=random)  # noqa: E731 - one line, used below
     inputs = {n: make(1, *s) for n, s in shapes.inputs.items()}
     inputs = {n: torch.ones_like(t).bool() if "mask" in n else t for n, t in inputs.items()}
     inputs["fps"] = torch.tensor([8.0])
@@ -367,9 +441,14 @@ class Step:
                 self.model, self.task, self.batch, self.reference, together, None
             )
             return step.dpo_step(
-                self.model, self.task, self.batch, step.aim_of(self.config), *ref, lambda x: x.backward(),
+                self.model,
+                self.task,
+                self.batch,
+                step.aim_of(self.config),
+                *ref,
+                lambda x: x.backward(),
                 together=together,
-            ).loss  # fmt: skip
+            ).loss
 
     def released(self) -> None:
         """The winner again for every loser, through policy and reference: 4 N forwards."""
@@ -451,12 +530,16 @@ def measure(name: str, weights: str, rung: str, losers: int, tiny: bool) -> dict
         // one.shapes.latent[1 if one.task.family.TIME_AXIS == 1 else 0]
     )
     return {
-        "card": card, "torch": torch.__version__, "preference": first, "peak_gb": peak / 1e9,
-        "estimate_gb": (estimated.total - estimated.reserve) / 1e9, "seconds": seconds,
+        "card": card,
+        "torch": torch.__version__,
+        "preference": first,
+        "peak_gb": peak / 1e9,
+        "estimate_gb": (estimated.total - estimated.reserve) / 1e9,
+        "seconds": seconds,
         "tokens_a_second": tokens * (1 + losers) / seconds,
         "share": None if best is None else work / seconds / best,
         "against_released": None if math.isnan(against) else seconds / against,
-    }  # fmt: skip
+    }
 
 
 def flops_of_forward(one: Step) -> float:
@@ -520,7 +603,7 @@ def check_adamw8bit() -> tuple[bool | None, str]:
     import torch
 
     try:
-        import bitsandbytes  # noqa: F401
+        import bitsandbytes  # noqa: F401 - is it installed?
     except ImportError:
         return None, "bitsandbytes is not installed"
     ends = []

@@ -84,6 +84,8 @@ def _ddo(
 
 
 LOSSES: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
-    "sigmoid": _sigmoid, "trusted": _trusted, "ddo": _ddo,
-}  # fmt: skip
+    "sigmoid": _sigmoid,
+    "trusted": _trusted,
+    "ddo": _ddo,
+}
 FORWARDS = {"sigmoid": 4, "trusted": 8, "ddo": 8}

@@ -53,13 +53,18 @@ def main() -> None:
     parser.add_argument("--sweep", action="store_true", help="settings on other prompts")
     parser.add_argument("--arms", help="only these, separated by commas; `all`: every arm there is")
     parser.add_argument(
-        "--bases", default="figures:0,figures:1,machines:0", metavar="WORLD:SEED,...",
+        "--bases",
+        default="figures:0,figures:1,machines:0",
+        metavar="WORLD:SEED,...",
         help="the first takes all arms, the others the few that matter",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE",
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
         help="change the plan, such as length=0.5 or base.steps=2000",
-    )  # fmt: skip
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args()
     progress.speak_on_stderr()

@@ -125,9 +125,12 @@ def window(
     half = np.array([(WIDTH * fine - 1) / 2, (HEIGHT * fine - 1) / 2])
     take = np.column_stack([turn / fine, centre - turn / fine @ half])
     drawn = cv2.warpAffine(
-        picture, take, (WIDTH * fine, HEIGHT * fine),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT,
-    )  # fmt: skip
+        picture,
+        take,
+        (WIDTH * fine, HEIGHT * fine),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REFLECT,
+    )
     return cv2.resize(drawn, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
 
 
@@ -177,8 +180,10 @@ def table(folder: Path, frames: int, each: bool) -> None:
                         )
                     )
     print(f"\nAll that move: {share(moving)} pass as subject motion.\n")
-    print("| subject: diameter, speed, pan | passes | speed read / true: median (10th, 90th) "
-          "| within 10 % | share read / true |")  # fmt: skip
+    print(
+        "| subject: diameter, speed, pan | passes | speed read / true: median (10th, 90th) "
+        "| within 10 % | share read / true |"
+    )
     print("|---|---|---|---|---|")
     few = pictures[:: max(1, len(pictures) // SUBJECT_STILLS)]
     for size, speed, pan in SUBJECTS:
@@ -193,8 +198,10 @@ def table(folder: Path, frames: int, each: bool) -> None:
         true = np.pi / 4 * size**2 * HEIGHT / WIDTH
         cover = np.median([scores["motion.subject_share"] / true for scores in kept])
         low, middle, high = np.quantile(ratio, [0.1, 0.5, 0.9])
-        print(f"| {size}, {speed}, {pan} | {share(seen)} | {middle:.2f} ({low:.2f}, {high:.2f}) "
-              f"| {share(list(abs(ratio - 1) <= 0.1))} | {cover:.2f} |")  # fmt: skip
+        print(
+            f"| {size}, {speed}, {pan} | {share(seen)} | {middle:.2f} ({low:.2f}, {high:.2f}) "
+            f"| {share(list(abs(ratio - 1) <= 0.1))} | {cover:.2f} |"
+        )
 
 
 def main() -> None:
@@ -206,7 +213,7 @@ def main() -> None:
     parser.add_argument("--each", action="store_true", help="print the clips that are wrong")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # stdout is a text stream here
     for folder in arguments.folders:
         table(folder, arguments.frames, arguments.each)
 

@@ -47,11 +47,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3600.0, help="after which to stop")
     options = parser.parse_args()
     # what every run imports is imported once; the runs are forks of this process
-    import diffusers  # noqa: F401
-    import sklearn.linear_model  # noqa: F401
-    from diffusers import CogVideoXImageToVideoPipeline  # noqa: F401
+    import diffusers  # noqa: F401 - imported before the clock runs
+    import sklearn.linear_model  # noqa: F401 - imported before the clock runs
+    from diffusers import CogVideoXImageToVideoPipeline  # noqa: F401 - imported before the clock runs
 
-    from realdpo.pairs import building, generate, statistics  # noqa: F401
+    from realdpo.pairs import building, generate, statistics  # noqa: F401 - imported before the clock runs
 
     with tempfile.TemporaryDirectory() as folder:
         same = trial(Path(folder), options.kills, random.Random(options.seed), options.seconds)

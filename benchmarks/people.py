@@ -62,8 +62,10 @@ def main() -> None:
     there = sum(true > 0 for true, _ in pairs)
     persons = sum(true for true, _ in pairs)
     seen = sum(min(true, found) for true, found in pairs)
-    print(f"\nframes: precision {right / max(said, 1):.2f}, recall {right / max(there, 1):.2f}; "
-          f"persons found {seen} of {persons}")  # fmt: skip
+    print(
+        f"\nframes: precision {right / max(said, 1):.2f}, recall {right / max(there, 1):.2f}; "
+        f"persons found {seen} of {persons}"
+    )
     print(f"{unlabelled} frames hard to tell, {away} of films that are not there")
 
 

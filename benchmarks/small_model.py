@@ -110,21 +110,37 @@ def text_embeddings() -> dict[str, Tensor]:
 def new_model(plan: BasePlan) -> CogVideoXTransformer3DModel:
     torch.manual_seed(plan.seed)
     return CogVideoXTransformer3DModel(
-        num_attention_heads=plan.heads, attention_head_dim=32, in_channels=2 * CHANNELS,
-        out_channels=CHANNELS, time_embed_dim=64, text_embed_dim=32, num_layers=plan.layers,
-        sample_width=GRID, sample_height=GRID, sample_frames=figures.FRAMES, patch_size=2,
-        temporal_compression_ratio=1, max_text_seq_length=TOKENS, dropout=0.0,
+        num_attention_heads=plan.heads,
+        attention_head_dim=32,
+        in_channels=2 * CHANNELS,
+        out_channels=CHANNELS,
+        time_embed_dim=64,
+        text_embed_dim=32,
+        num_layers=plan.layers,
+        sample_width=GRID,
+        sample_height=GRID,
+        sample_frames=figures.FRAMES,
+        patch_size=2,
+        temporal_compression_ratio=1,
+        max_text_seq_length=TOKENS,
+        dropout=0.0,
         use_rotary_positional_embeddings=True,
-    )  # fmt: skip
+    )
 
 
 def scheduler() -> CogVideoXDDIMScheduler:
     """The settings of CogVideoX-5B: v-prediction, zero terminal SNR, trailing timesteps."""
     return CogVideoXDDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", snr_shift_scale=1.0,
-        prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing",
-        clip_sample=False, set_alpha_to_one=True,
-    )  # fmt: skip
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        snr_shift_scale=1.0,
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+    )
 
 
 def task_of(model: Any) -> step.TrainTask:
@@ -144,9 +160,14 @@ def inputs_of(
 
 @torch.no_grad()
 def sample(
-    model: Any, inputs: Mapping[str, Tensor], seed: int, steps: int,
-    start: Tensor | None = None, strength: float = 1.0, held: Tensor | None = None,
-) -> Tensor:  # fmt: skip
+    model: Any,
+    inputs: Mapping[str, Tensor],
+    seed: int,
+    steps: int,
+    start: Tensor | None = None,
+    strength: float = 1.0,
+    held: Tensor | None = None,
+) -> Tensor:
     """Latents [B, F, C, GRID, GRID]. With `start`, those noised to `strength` and denoised.
 
     held: the first frames of every sample, [B, K, C, GRID, GRID], kept: before every step they are
@@ -211,9 +232,12 @@ def pretrain(
         index = rng.integers(0, len(clips), plan.batch)
         clean = latents[index]
         batch = Batch(
-            clean, clean[:, None, :0], torch.randn(clean.shape), torch.rand(len(index)).double(),
+            clean,
+            clean[:, None, :0],
+            torch.randn(clean.shape),
+            torch.rand(len(index)).double(),
             inputs_of(clean, [clips[i].caption for i in index], texts),
-        ).to(device())  # fmt: skip
+        ).to(device())
         optimizer.zero_grad()
         with quick():
             outcome = step.sft_step(model, task, batch, lambda loss: loss.backward())

@@ -33,10 +33,14 @@ from realdpo.train.reference import Reference
 
 BETA = 500.0
 SCHEDULER = {
-    "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012,
-    "prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "snr_shift_scale": 1.0,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "snr_shift_scale": 1.0,
     "num_train_timesteps": 1000,
-}  # fmt: skip
+}
 BARS = {"together": 0.70, "one by one": 0.75, "together, bank": 0.55}
 MEMORY_BAR = 0.55
 CONTRAST_BAR = 1.4  # of a step of SFT
@@ -53,8 +57,10 @@ def main() -> int:
 
     model = transformer(asked.heads, asked.layers)
     size = sum(p.numel() for p in model.parameters())
-    print(f"CogVideoX transformer of {size / 1e6:.1f} M parameters, {torch.get_num_threads()} threads, "
-          f"{'LoRA' if asked.lora else 'full weights'}")  # fmt: skip
+    print(
+        f"CogVideoX transformer of {size / 1e6:.1f} M parameters, {torch.get_num_threads()} threads, "
+        f"{'LoRA' if asked.lora else 'full weights'}"
+    )
     twin = copy.deepcopy(model).requires_grad_(False)  # the released loop's second copy
     if asked.lora:
         model.requires_grad_(False)
@@ -68,8 +74,10 @@ def main() -> int:
 
     plain = plain_of(model, reference, batch_of(model, 1))
     wall, cpu = timed(model, plain, asked.repeats)
-    print(f"\ncontrast, in steps of SFT: {wall['contrast'] / wall['sft']:.2f}, of its CPU time "
-          f"{(share := cpu['contrast'] / cpu['sft']):.2f} (bar {CONTRAST_BAR})")  # fmt: skip
+    print(
+        f"\ncontrast, in steps of SFT: {wall['contrast'] / wall['sft']:.2f}, of its CPU time "
+        f"{(share := cpu['contrast'] / cpu['sft']):.2f} (bar {CONTRAST_BAR})"
+    )
     failed = failed or share > CONTRAST_BAR
 
     for losers in asked.losers:
@@ -81,12 +89,16 @@ def main() -> int:
             assert apart < 1e-3, f"{name}: gradient differs by {apart:.1e}"
         wall, cpu = timed(model, variants, asked.repeats)
         memory = {name: activations(model, run) for name, run in variants.items()}
-        print(f"\nN = {losers:<14}{'s/step':>9}{'ratio':>8}{'cpu s':>9}{'ratio':>8}"
-              f"{'activations MB':>17}{'ratio':>8}")  # fmt: skip
+        print(
+            f"\nN = {losers:<14}{'s/step':>9}{'ratio':>8}{'cpu s':>9}{'ratio':>8}"
+            f"{'activations MB':>17}{'ratio':>8}"
+        )
         for name in variants:
             ratios = [table[name] / table["released"] for table in (wall, cpu, memory)]
-            print(f"{name:<18}{wall[name]:>9.3f}{ratios[0]:>8.2f}{cpu[name]:>9.3f}{ratios[1]:>8.2f}"
-                  f"{memory[name] / 2**20:>17.1f}{ratios[2]:>8.2f}")  # fmt: skip
+            print(
+                f"{name:<18}{wall[name]:>9.3f}{ratios[0]:>8.2f}{cpu[name]:>9.3f}{ratios[1]:>8.2f}"
+                f"{memory[name] / 2**20:>17.1f}{ratios[2]:>8.2f}"
+            )
             # A busy machine stretches wall time at random; without a GPU, CPU time is the work.
             if losers == 3 and name in BARS and ratios[1] > BARS[name]:
                 print(f"  above the bar of {BARS[name]}")
@@ -100,11 +112,20 @@ def main() -> int:
 def transformer(heads: int, layers: int) -> CogVideoXTransformer3DModel:
     torch.manual_seed(0)
     return CogVideoXTransformer3DModel(
-        num_attention_heads=heads, attention_head_dim=64, in_channels=16, out_channels=16,
-        time_embed_dim=256, text_embed_dim=64, num_layers=layers, sample_width=16,
-        sample_height=16, sample_frames=17, patch_size=2, max_text_seq_length=32,
+        num_attention_heads=heads,
+        attention_head_dim=64,
+        in_channels=16,
+        out_channels=16,
+        time_embed_dim=256,
+        text_embed_dim=64,
+        num_layers=layers,
+        sample_width=16,
+        sample_height=16,
+        sample_frames=17,
+        patch_size=2,
+        max_text_seq_length=32,
         use_rotary_positional_embeddings=True,
-    )  # fmt: skip
+    )
 
 
 def batch_of(model: CogVideoXTransformer3DModel, losers: int) -> Batch:
@@ -122,7 +143,7 @@ def variants_of(
 ) -> dict[str, Callable[[], None]]:
     spec = Spec("CogVideoXPipeline", {"transformer": dict(model.config)})
     family = family_of(spec)
-    task = step.TrainTask(family, noise.from_scheduler(SCHEDULER))  # type: ignore[arg-type]
+    task = step.TrainTask(family, noise.from_scheduler(SCHEDULER))  # type: ignore[arg-type]  # a dictionary stands for the scheduler's configuration
     aim = objective.Objective(beta=BETA)
 
     def ours(together: bool, stored: tuple[Tensor, Tensor] | None = None) -> Callable[[], None]:
@@ -150,14 +171,14 @@ def plain_of(
 ) -> dict[str, Callable[[], None]]:
     """A step of plain fine-tuning and of the contrast, on winners alone."""
     spec = Spec("CogVideoXPipeline", {"transformer": dict(model.config)})
-    task = step.TrainTask(family_of(spec), noise.from_scheduler(SCHEDULER))  # type: ignore[arg-type]
+    task = step.TrainTask(family_of(spec), noise.from_scheduler(SCHEDULER))  # type: ignore[arg-type]  # a dictionary stands for the scheduler's configuration
     aim = objective.Contrast()
     return {
         "sft": lambda: step.sft_step(model, task, batch, lambda loss: loss.backward()),
         "contrast": lambda: step.contrast_step(
             model, task, batch, aim, reference, lambda loss: loss.backward()
         ),
-    }  # type: ignore[dict-item]
+    }  # type: ignore[dict-item]  # a dictionary of both kinds
 
 
 def released(model: nn.Module, twin: nn.Module, batch: Batch, rotary: object) -> None:
@@ -168,9 +189,12 @@ def released(model: nn.Module, twin: nn.Module, batch: Batch, rotary: object) ->
     def mse(network: nn.Module, clean: Tensor) -> Tensor:
         noisy = scheduler.add_noise(clean, batch.noise, t)
         prediction = network(
-            hidden_states=noisy, encoder_hidden_states=batch.inputs["prompt_embeds"], timestep=t,
-            image_rotary_emb=rotary, return_dict=False,
-        )[0]  # fmt: skip
+            hidden_states=noisy,
+            encoder_hidden_states=batch.inputs["prompt_embeds"],
+            timestep=t,
+            image_rotary_emb=rotary,
+            return_dict=False,
+        )[0]
         velocity = scheduler.get_velocity(clean, batch.noise, t)
         return (prediction - velocity).square().mean((1, 2, 3, 4))
 
@@ -202,7 +226,7 @@ def timed(
             run()
             wall[name].append(time.perf_counter() - begin[0])
             cpu[name].append(time.process_time() - begin[1])
-    return tuple({n: statistics.median(v) for n, v in t.items()} for t in (wall, cpu))  # type: ignore[return-value]
+    return tuple({n: statistics.median(v) for n, v in t.items()} for t in (wall, cpu))  # type: ignore[return-value]  # one for wall, one for CPU
 
 
 class _Saved:
@@ -221,7 +245,7 @@ class _Ledger:
     """Bytes of distinct storages alive now, and the most there have been."""
 
     def __init__(self, ignored: set[int]) -> None:
-        self.ignored, self.users, self.bytes = ignored, {}, {}  # type: ignore[var-annotated]
+        self.ignored, self.users, self.bytes = ignored, {}, {}  # type: ignore[var-annotated]  # filled below
         self.peak = 0
 
     def add(self, key: int, size: int) -> None:

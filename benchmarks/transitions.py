@@ -173,7 +173,7 @@ def moved(film: Film, move: str, fps: float, chance: random.Random) -> Film:
             top, left = (height - high) // 2, (width - wide) // 2
             cropped = picture[top : top + high, left : left + wide]
             pictures.append(cv2.resize(cropped, (96, 72), interpolation=cv2.INTER_AREA))
-        return np.stack(pictures)  # type: ignore[arg-type]
+        return np.stack(pictures)  # type: ignore[arg-type]  # OpenCV's stubs know no uint8 view
     if move == "whip":
         still = film[chance.randrange(count)]
         strip = np.hstack([still, still[:, ::-1], still[::-1], still])
@@ -299,8 +299,10 @@ def judge_joins(shots: list[Shot], count: int, chance: random.Random, encoded: b
     for keys in (dict.fromkeys(KINDS[:-1]), SECONDS, ("all",)):
         cells = (f"{key}{' s' * (keys is SECONDS)} {hits[key]}/{tries[key]}" for key in keys)
         print("  found: " + ", ".join(cells))
-    print(f"  found {hits['all'] / tries['all']:.3f}; with a foreign frame {foreign} of {clips} "
-          f"clips, {foreign / max(clips, 1):.3f}; beside a transition {beside} false")  # fmt: skip
+    print(
+        f"  found {hits['all'] / tries['all']:.3f}; with a foreign frame {foreign} of {clips} "
+        f"clips, {foreign / max(clips, 1):.3f}; beside a transition {beside} false"
+    )
 
 
 def judge_shots(shots: list[Shot], chance: random.Random) -> None:

@@ -140,9 +140,11 @@ def draw_machine(rng: np.random.Generator, pixels: np.ndarray, shift: np.ndarray
 
 
 def make_machine(
-    rng: np.random.Generator, action: str, damage: str | None = None,
+    rng: np.random.Generator,
+    action: str,
+    damage: str | None = None,
     tempo: np.random.Generator | None = None,
-) -> Clip:  # fmt: skip
+) -> Clip:
     """One clip; the camera's way is drawn with it and is damaged with nothing."""
     cycles = figures.draw_tempo(rng, tempo)
     m = machine_motion(action, rng.uniform(0, 0.3) + cycles * np.arange(FRAMES) / FRAMES)
@@ -161,10 +163,14 @@ def make_machine(
 
 FIGURES = World(
     {name: f"a person {text}" for name, text in figures.ACTIONS.items()},
-    figures.HELD_OUT, figures.BONES, figures.make_clip,
-)  # fmt: skip
+    figures.HELD_OUT,
+    figures.BONES,
+    figures.make_clip,
+)
 MACHINES = World(
     {name: f"a machine {text}" for name, text in MACHINE_ACTIONS.items()},
-    ("rock", "beckon"), MACHINE_BONES, make_machine,
-)  # fmt: skip
+    ("rock", "beckon"),
+    MACHINE_BONES,
+    make_machine,
+)
 BY_NAME = {"figures": FIGURES, "machines": MACHINES}

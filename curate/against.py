@@ -66,7 +66,9 @@ def add_set(
     )
     count = 0
     with atomic_path(file) as temporary, pq.ParquetWriter(temporary, schema) as out:
-        for batch in _of_workspace(theirs) if theirs.clips.is_file() else _of_videos(workspace, other, where):  # fmt: skip
+        for batch in (
+            _of_workspace(theirs) if theirs.clips.is_file() else _of_videos(workspace, other, where)
+        ):
             table = batch.select(schema.names).cast(schema)
             count += table.num_rows
             out.write_table(table)
@@ -96,11 +98,7 @@ def list_sets(workspace: Workspace) -> list[KnownSet]:
 
 
 def known_rows(
-    workspace: Workspace,
-    clips: pa.Table | Path,
-    where: Where | None = None,
-    *,
-    keep: bool = True,
+    workspace: Workspace, clips: pa.Table | Path, where: Where | None = None, *, keep: bool = True
 ) -> dict[int, str]:
     """Row of the clips table to `NAME/ID` of the first footage of another set that it shows."""
     import pyarrow.parquet as pq
@@ -142,12 +140,19 @@ def _of_videos(workspace: Workspace, other: Path, where: Where | None) -> Iterat
     where = where or Where()
     tasks = list(_tasks(other))
     with Ledger(workspace.step("against")) as done:
-        keys = {task: ids.content_id(task=list(map(str, task)), stamp=_stamp(task[0]), version=VERSION) for task in tasks}  # fmt: skip
+        keys = {
+            task: ids.content_id(task=list(map(str, task)), stamp=_stamp(task[0]), version=VERSION)
+            for task in tasks
+        }
         todo = [task for task in tasks if done.get(keys[task]) is None]
         with progress_bar("read", len(tasks), "parts", done=len(tasks) - len(todo)) as advance:
             for outcome in engine.run_rows(
-                fingerprints_of, todo, engine=where.engine, workers=where.workers, address=where.address
-            ):  # fmt: skip
+                fingerprints_of,
+                todo,
+                engine=where.engine,
+                workers=where.workers,
+                address=where.address,
+            ):
                 if outcome.error is not None:
                     say(f"{outcome.row[0]}: {outcome.error}")
                 else:

@@ -120,11 +120,7 @@ def analyse_source(task: AnalysisTask) -> Analysis:
     step = 1 / facts.fps if facts.fps > 0 else Fraction(0)
     damage: list[str] = []
     stream = decode_frames(
-        task.path,
-        size=analysis_size,
-        threads=task.threads,
-        errors=damage,
-        luma_every=LUMA_SECONDS,
+        task.path, size=analysis_size, threads=task.threads, errors=damage, luma_every=LUMA_SECONDS
     )
     looks: list[_Look] = []
     for block in _blocks(stream, step):
@@ -382,4 +378,5 @@ def load_notes(path: Path) -> dict[str, Any]:
     """The facts, cuts and soft transitions of a stored result without its frames."""
     import pyarrow.parquet as pq
 
-    return json.loads(pq.read_schema(path).metadata[_NOTES])
+    found: dict[str, Any] = json.loads(pq.read_schema(path).metadata[_NOTES])
+    return found

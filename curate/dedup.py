@@ -65,7 +65,8 @@ def pack_fingerprint(times: npt.NDArray[Any], thumbs: npt.NDArray[np.uint8]) -> 
     low, high = times[right - 1], times[right]
     part = np.clip((grid - low) / np.maximum(high - low, 1e-9), 0, 1)[:, None]
     cells = thumbs[right - 1] * (1 - part) + thumbs[right] * part
-    return np.round(cells).astype(np.uint8).reshape(-1).view(np.uint64).tolist()
+    found: list[int] = np.round(cells).astype(np.uint8).reshape(-1).view(np.uint64).tolist()
+    return found
 
 
 def unpack_fingerprint(words: Sequence[int] | npt.NDArray[np.uint64]) -> Floats:
@@ -133,10 +134,7 @@ def compare_prints(
         for some in _of_equal_lengths(one.lengths[i], two.lengths[j]):
             left, right = i[some], j[some]
             agree = _same(
-                one.series(left),
-                two.series(right),
-                one.owners[left] == two.owners[right],
-                settings,
+                one.series(left), two.series(right), one.owners[left] == two.owners[right], settings
             )
             found.append(np.stack([one.places[left[agree]], two.places[right[agree]]], axis=1))
     result = np.concatenate(found)
@@ -182,7 +180,7 @@ def _same(a: Floats, b: Floats, one_source: Bools, settings: DedupSettings) -> B
     still = np.maximum(_power(a), _power(b)) <= settings.still**2
     # Nothing moves: of two files it is the same still, of one source the same moment never.
     likeness = (mean_pictures(mean_a) * mean_pictures(mean_b)).sum(axis=-1)
-    result = still & ~one_source & (likeness >= settings.picture)
+    result: Bools = still & ~one_source & (likeness >= settings.picture)
     least = np.where(one_source, settings.loop, settings.motion).astype(np.float32)
     moving = np.flatnonzero(~still)
     moving = moving[_hopeful(a[moving], b[moving], least[moving], settings)]
@@ -234,24 +232,28 @@ def mean_pictures(cells: Floats) -> Floats:
     drop out.
     """
     waves = (cells @ _COSINES.T) * _WEIGHTS
-    return waves / np.maximum(np.linalg.norm(waves, axis=-1, keepdims=True), 1e-6)
+    found: Floats = waves / np.maximum(np.linalg.norm(waves, axis=-1, keepdims=True), 1e-6)
+    return found
 
 
 def _covariance(one: Floats, two: Floats, mean_one: Floats, mean_two: Floats) -> Floats:
     """Of two series [P, T, 64] of the same length over time, averaged over cells: [P]."""
     products = np.einsum("ptc,ptc->p", one, two) / one.shape[1]
-    return (products - np.einsum("pc,pc->p", mean_one, mean_two)) / one.shape[2]
+    found: Floats = (products - np.einsum("pc,pc->p", mean_one, mean_two)) / one.shape[2]
+    return found
 
 
 def _power(cells: Floats) -> Floats:
     """Mean square of how cells [P, T, 64] change over time."""
-    return cells.var(axis=1).mean(axis=-1)
+    found: Floats = cells.var(axis=1).mean(axis=-1)
+    return found
 
 
 def _overlap(a: Floats, b: Floats, settings: DedupSettings) -> int:
     """Samples that both must show: a second tells movements apart, half of one does not."""
     shorter = min(a.shape[1], b.shape[1])
-    return max(2, min(RATE, shorter), int(settings.overlap * shorter))
+    count: int = max(2, min(RATE, shorter), int(settings.overlap * shorter))
+    return count
 
 
 def _hopeful(a: Floats, b: Floats, least: Floats, settings: DedupSettings) -> Bools:

@@ -76,7 +76,8 @@ def find_duplicates(
     )
     kept = folder / f"{key}.npy"
     if kept.exists():
-        return np.load(kept)
+        result: Pairs = np.load(kept)
+        return result
     if not keep:
         with tempfile.TemporaryDirectory() as other:
             return find_duplicates(
@@ -114,9 +115,7 @@ def _in_blocks(
     owners: dict[str, int] = {}
     left = _write_blocks(clips, folder / "left", owners, block)
     right = left if against is None else _write_blocks(against, folder / "right", owners, block)
-    tasks = [
-        (i, j) for i in range(left) for j in range(i if against is None else 0, right)
-    ]  # fmt: skip
+    tasks = [(i, j) for i in range(left) for j in range(i if against is None else 0, right)]
     step = functools.partial(
         _compare_files,
         left=folder / "left",
@@ -159,20 +158,18 @@ def _write_blocks(clips: pa.Table | Path, folder: Path, owners: dict[str, int], 
             with atomic_path(path) as temporary, open(temporary, "wb") as out:
                 np.savez(
                     out,
-                    cells=prints.cells, lengths=prints.lengths, means=prints.means,
-                    owners=prints.owners, places=prints.places,
-                )  # fmt: skip
+                    cells=prints.cells,
+                    lengths=prints.lengths,
+                    means=prints.means,
+                    owners=prints.owners,
+                    places=prints.places,
+                )
         count = number + 1
     return count
 
 
 def _compare_files(
-    task: tuple[int, int],
-    left: Path,
-    right: Path,
-    out: Path,
-    settings: DedupSettings,
-    within: bool,
+    task: tuple[int, int], left: Path, right: Path, out: Path, settings: DedupSettings, within: bool
 ) -> int:
     i, j = task
     same = within and i == j
@@ -229,9 +226,7 @@ def _batches(clips: pa.Table | Path, block: int) -> Iterator[Any]:
         yield pa.Table.from_batches(waiting).combine_chunks().to_batches()[0]
 
 
-def _words(
-    column: pa.Array,
-) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+def _words(column: pa.Array) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
     """All words of a list column one after another, and how many belong to each row."""
     import pyarrow.compute as pc
 
@@ -255,5 +250,7 @@ def _rows(clips: pa.Table | Path) -> int:
     import pyarrow.parquet as pq
 
     if isinstance(clips, pa.Table):
-        return clips.num_rows
-    return pq.read_metadata(clips).num_rows
+        count: int = clips.num_rows
+    else:
+        count = pq.read_metadata(clips).num_rows
+    return count

@@ -112,7 +112,7 @@ def _fetch(url: str, part: Path, max_bytes: int) -> str:
     if have and mark.exists():
         headers["If-Range"] = mark.read_text()  # a file that changed is sent whole
     with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=30) as answer:
-        kind = answer.headers.get("content-type", "").partition(";")[0].strip()
+        kind: str = answer.headers.get("content-type", "").partition(";")[0].strip()
         if answer.status_code == 416 and answer.headers.get("content-range", "").endswith(
             f"/{have}"
         ):

@@ -182,7 +182,9 @@ def carried_clips(earlier: Earlier, known: KnownSources) -> pa.Table | None:
         for row in clips["reasons"].to_pylist()
     ]
     where = clips.schema.get_field_index("reasons")
-    return clips.set_column(where, clips.schema.field(where), pa.array(reasons, pa.list_(pa.string())))  # fmt: skip
+    return clips.set_column(
+        where, clips.schema.field(where), pa.array(reasons, pa.list_(pa.string()))
+    )
 
 
 def owning_rows(

@@ -111,7 +111,8 @@ def texts_width(model: Any, tokenizer: Any, device: Any) -> int:
     import torch
 
     with torch.inference_mode():
-        return model.encode_text(tokenizer(["a"]).to(device)).shape[-1]
+        count: int = model.encode_text(tokenizer(["a"]).to(device)).shape[-1]
+        return count
 
 
 def embed_clips(ws: Workspace, config: EmbedConfig) -> dict[str, Any]:
@@ -288,7 +289,8 @@ def _fixed(column: pa.ChunkedArray) -> Vectors:
     if not len(column):
         return np.zeros((0, width), np.float32)
     flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return flat.reshape(-1, width).astype(np.float32)
+    found: Vectors = flat.reshape(-1, width).astype(np.float32)
+    return found
 
 
 def _schema(width: int) -> pa.Schema:
@@ -346,8 +348,9 @@ def _vectors(
     with progress_bar("embed", len(rows), "clips", done=len(rows) - len(todo)) as advance:
         for chunk, looks in _ahead(groups, lambda row: _look(ws, row, sources, config)):
             seen = [(r, f) for r, f in zip(chunk, looks, strict=True) if not isinstance(f, str)]
-            failed |= {r["clip_id"]: f for r, f in zip(chunk, looks, strict=True)
-                       if isinstance(f, str)}  # fmt: skip
+            failed |= {
+                r["clip_id"]: f for r, f in zip(chunk, looks, strict=True) if isinstance(f, str)
+            }
             if seen:
                 vectors = embedder.images([frame for _, frames in seen for frame in frames])
                 out, at = [], 0

@@ -140,7 +140,8 @@ def _overlap(start: float, end: float, count: int) -> npt.NDArray[np.float64]:
     """The share of each of `count` equal parts of [0, 1] that lies in [start, end]."""
     edges = np.arange(count + 1) / count
     covered = np.minimum(edges[1:], end) - np.maximum(edges[:-1], start)
-    return np.clip(covered, 0, None) * count
+    values: npt.NDArray[np.float64] = np.clip(covered, 0, None) * count
+    return values
 
 
 def moving_share(box: Box, moving: npt.NDArray[np.floating], share: float) -> float:

@@ -186,9 +186,7 @@ def identify_sources(
     """Fetch what is remote over HTTP and hash every file that is new or has changed."""
     found: dict[str, Source] = {}
     fetch = functools.partial(
-        _fetch,
-        folder=workspace.step("downloads"),
-        max_bytes=config.sources.max_download_mb << 20,
+        _fetch, folder=workspace.step("downloads"), max_bytes=config.sources.max_download_mb << 20
     )
     wanted = [c for c in candidates if _is_web(c.path) and not c.error]
     for outcome in _run("fetch", "files", fetch, wanted, config, engine_name="local"):
@@ -305,9 +303,14 @@ def score_clips(
             analysis = task.file(workspace.step("analyse"))
             times = [(span["start"], span["end"]) for span in row["spans"] or ()]
             plan = ids.content_id(
-                analysis=task.key, clips=config.clips, target=TARGETS[config.target],
-                encode=config.encode, crop=_placing(config), version=_plan_version(), spans=times,
-            )  # fmt: skip
+                analysis=task.key,
+                clips=config.clips,
+                target=TARGETS[config.target],
+                encode=config.encode,
+                crop=_placing(config),
+                version=_plan_version(),
+                spans=times,
+            )
             stored = folder / f"{plan}.parquet"
             if not stored.exists():
                 given = [(Fraction(a), None if b is None else Fraction(b)) for a, b in times]
@@ -557,20 +560,26 @@ def _look_at(
     width, height = part.width, part.height
     bars = {name: value for name, value in clip.items() if name.startswith("box.") and value}
     choose = functools.partial(
-        framing.frame_clip, framing.without_bars(bars, width, height), width, height,
+        framing.frame_clip,
+        framing.without_bars(bars, width, height),
+        width,
+        height,
         TARGETS[config.target],
-    )  # fmt: skip
+    )
     seen = sampled.score_samples(
-        source["path"], clip["start_s"], clip["end_s"], config.extras, config.models,
-        framing.from_scores(clip), choose if config.clips.crop == "subject" else None,
-    )  # fmt: skip
+        source["path"],
+        clip["start_s"],
+        clip["end_s"],
+        config.extras,
+        config.models,
+        framing.from_scores(clip),
+        choose if config.clips.crop == "subject" else None,
+    )
     return {**_known(seen.scores), **framing.scores_of(seen.crop)}
 
 
 def _of_crop(
-    numbers: Mapping[str, Any],
-    found: Mapping[str, Any],
-    clip: Mapping[str, Any],
+    numbers: Mapping[str, Any], found: Mapping[str, Any], clip: Mapping[str, Any]
 ) -> dict[str, float]:
     """The scores of a clip that change with the part of the picture that it shows."""
     from realdpo.curate.scores import span_motion_map, summarise_span

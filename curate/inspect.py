@@ -44,10 +44,7 @@ def inspect_file(
     for span in spans:
         start, end = float(span.start), float(span.end)
         part = analyse.part_at(parts, span.start)
-        scores = {
-            "source.fps": float(part.fps),
-            **summarise_span(seen.scores, start, end),
-        }
+        scores = {"source.fps": float(part.fps), **summarise_span(seen.scores, start, end)}
         size = part.width, part.height
         crop = framing.without_bars(scores, *size)
         scores["source.short_side"] = min(crop.width * size[0], crop.height * size[1])

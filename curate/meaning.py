@@ -46,7 +46,8 @@ def unit_vectors(vectors: npt.ArrayLike) -> Vectors:
 
 def text_likeness(clips: Vectors, texts: Vectors) -> Vectors:
     """Cosine of each clip with its own text: [N, D] and [N, D] to [N], in -1..1."""
-    return np.einsum("nd,nd->n", clips, texts).astype(np.float32)
+    found: Vectors = np.einsum("nd,nd->n", clips, texts).astype(np.float32)
+    return found
 
 
 def zero_shot(clips: Vectors, classes: Vectors, scale: float) -> Vectors:
@@ -57,7 +58,8 @@ def zero_shot(clips: Vectors, classes: Vectors, scale: float) -> Vectors:
     logits = (clips.astype(np.float64) @ classes.T.astype(np.float64)) * scale
     logits -= logits.max(axis=1, keepdims=True)
     odds = np.exp(logits)
-    return (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
+    found: Vectors = (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
+    return found
 
 
 def text_standing(clips: Vectors, texts: Vectors) -> Vectors:

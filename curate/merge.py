@@ -250,10 +250,7 @@ def merged_thresholds(work: Workspace) -> dict[str, float]:
 
 
 def _write_clips(
-    given: Sequence[Workspace],
-    into: Workspace,
-    sources: Sequence[Row],
-    conflicts: Counter[str],
+    given: Sequence[Workspace], into: Workspace, sources: Sequence[Row], conflicts: Counter[str]
 ) -> int:
     """Write the clips table a batch at a time; returns its rows."""
     import pyarrow as pa
@@ -328,7 +325,9 @@ def _settled(given: Sequence[Workspace], conflicts: Counter[str]) -> dict[str, R
     import pyarrow.parquet as pq
 
     ids = [pq.read_table(work.clips, columns=["clip_id"])["clip_id"] for work in given]
-    counts = pa.chunked_array([c for column in ids for c in column.chunks], pa.string()).value_counts()  # fmt: skip
+    counts = pa.chunked_array(
+        [c for column in ids for c in column.chunks], pa.string()
+    ).value_counts()
     twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
     found: dict[str, list[Row]] = {}
     for work in given if len(twice) else ():
@@ -351,7 +350,11 @@ def _one(rows: Sequence[Row], conflicts: Counter[str]) -> Row:
         if row["sha256"] and row["sha256"] != best["sha256"]:
             conflicts["clips whose bytes differ; the first counts"] += 1
         _settle_rights(result, row, conflicts, "clips")
-        if any(_differ(result[name], row[name]) for name in row if "." in name and not name.startswith(_ON_CAPTION)):  # fmt: skip
+        if any(
+            _differ(result[name], row[name])
+            for name in row
+            if "." in name and not name.startswith(_ON_CAPTION)
+        ):
             conflicts["clips with other scores; the first count"] += 1
     told = max(rows, key=_trust)  # the first of those trusted alike
     for name in {n for row in rows for n in row if n in _CAPTION or n.startswith(_ON_CAPTION)}:
@@ -403,8 +406,10 @@ def _judge(into: Workspace, config: IngestConfig, where: Where) -> dict[str, Any
         "not_cut_yet": clips.filter(clips["keep"]).num_rows - ready.num_rows,
         "dropped": count_reasons(clips["reasons"]),
         "duplicates": judged["dropped"].get("duplicate", 0),
-        "splits": {c["values"]: c["counts"] for c in sorted(counts, key=lambda c: str(c["values"]))},
-    }  # fmt: skip
+        "splits": {
+            c["values"]: c["counts"] for c in sorted(counts, key=lambda c: str(c["values"]))
+        },
+    }
 
 
 def _count_moved(given: Sequence[Workspace], into: Workspace, conflicts: Counter[str]) -> None:

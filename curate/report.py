@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup
 
-from realdpo import report as page
+from realdpo import report
 from realdpo.curate import decide
 from realdpo.media import MediaError
 from realdpo.progress import progress_bar
@@ -28,9 +28,22 @@ KEPT_SHOWN, KEPT_PLAYABLE = 24, 9
 SOURCES_SHOWN = 500
 
 _COLUMNS = [
-    "clip_id", "source_id", "start_s", "end_s", "keep", "reasons", "prompt", "action", "split",
-    "path", "duplicate_of", "license", "author", "source_url", "title",
-]  # fmt: skip
+    "clip_id",
+    "source_id",
+    "start_s",
+    "end_s",
+    "keep",
+    "reasons",
+    "prompt",
+    "action",
+    "split",
+    "path",
+    "duplicate_of",
+    "license",
+    "author",
+    "source_url",
+    "title",
+]
 
 
 @dataclass(frozen=True)
@@ -44,7 +57,7 @@ class Preview:
 def write_curate_report(workspace: Workspace, path: Path | None = None) -> Path:
     """Write the report of a workspace and return its path. Raises UserError without clips."""
     path = path or workspace.reports / "curate.html"
-    return page.write_page(path, curate_report_html(workspace))
+    return report.write_page(path, curate_report_html(workspace))
 
 
 def curate_report_html(workspace: Workspace) -> str:
@@ -63,21 +76,21 @@ def curate_report_html(workspace: Workspace) -> str:
     previews = _previews(workspace, chosen, sources)
     kept = [clip for clip in clips if clip["keep"]]
     seconds = sum(clip["end_s"] - clip["start_s"] for clip in kept)
-    return page.render_page(
+    return report.render_page(
         "Curation report",
         [
-            page.Section("Funnel", _funnel(clips, sources, dropped)),
-            page.Section("Kept", _clips(chosen["kept"], previews, KEPT_PLAYABLE, "kept")),
+            report.Section("Funnel", _funnel(clips, sources, dropped)),
+            report.Section("Kept", _clips(chosen["kept"], previews, KEPT_PLAYABLE, "kept")),
             *(
-                page.Section(
+                report.Section(
                     f"Dropped: {reason}", _clips(rows, previews, PLAYABLE_PER_REASON, reason)
                 )
                 for reason, rows in chosen.items()
                 if reason != "kept"
             ),
-            page.Section("Scores and thresholds", _histograms(scores, limits)),
-            page.Section("Actions", _actions(kept)),
-            page.Section("Provenance", _provenance(sources, clips)),
+            report.Section("Scores and thresholds", _histograms(scores, limits)),
+            report.Section("Actions", _actions(kept)),
+            report.Section("Provenance", _provenance(sources, clips)),
         ],
         subtitle=f"{len(sources)} sources, {len(clips)} clips, {len(kept)} kept, {_long(seconds)}",
     )
@@ -125,12 +138,12 @@ def _funnel(
     ]
     note = Markup("<p>A clip that has several reasons counts under each of them.</p>")
     errors = (
-        page.render_table([{"file": s["path"], "why": s["error"]} for s in failed])
+        report.render_table([{"file": s["path"], "why": s["error"]} for s in failed])
         if failed
         else ""
     )
     return (
-        page.render_table(steps, {"step": "", "count": "clips or files", "of": "of clips"})
+        report.render_table(steps, {"step": "", "count": "clips or files", "of": "of clips"})
         + note
         + errors
     )
@@ -201,17 +214,17 @@ def _clips(
     shown = [(clip, previews[clip["clip_id"]]) for clip in rows if clip["clip_id"] in previews]
     if not shown:
         return Markup("<p>{}</p>").format("No pictures: the footage is not where it was.")
-    sheet = page.contact_sheet(
+    sheet = report.contact_sheet(
         [(_label(clip, title), p.frames[len(p.frames) // 2]) for clip, p in shown], columns=4
     )
     from realdpo.media.encode import EncodeSettings, encode_video
 
     settings = EncodeSettings(crf=PREVIEW_CRF, preset="veryfast")
     players = Markup("").join(
-        page.render_video(encode_video(preview.frames, preview.fps, settings), _caption(clip))
+        report.render_video(encode_video(preview.frames, preview.fps, settings), _caption(clip))
         for clip, preview in shown[:playable]
     )
-    return page.render_image(sheet, f"{title}, {len(shown)} shown") + Markup(
+    return report.render_image(sheet, f"{title}, {len(shown)} shown") + Markup(
         '<div class="row" style="display:flex;flex-wrap:wrap;gap:1rem">{}</div>'
     ).format(players)
 
@@ -241,7 +254,7 @@ def _histograms(scores: Mapping[str, np.ndarray], limits: Mapping[str, float]) -
         marks = {
             side: limits[key] for side in ("min", "max") if (key := f"{name}_{side}") in limits
         }
-        parts.append(page.plot_histogram(known.tolist(), name, marks))
+        parts.append(report.plot_histogram(known.tolist(), name, marks))
     return Markup(
         '<div style="display:grid;grid-template-columns:repeat(auto-fill,minmax(20rem,1fr));'
         'gap:1rem">{}</div>'
@@ -254,7 +267,7 @@ def _actions(kept: Sequence[Mapping[str, Any]]) -> Markup:
         for name in clip["action"] or ["(no action found)"]:
             counts[name] = counts.get(name, 0) + 1
     rows = [{"action": n, "clips": c} for n, c in sorted(counts.items(), key=lambda x: -x[1])]
-    return page.render_table(rows)
+    return report.render_table(rows)
 
 
 def _provenance(sources: Sequence[Mapping[str, Any]], clips: Iterable[Mapping[str, Any]]) -> Markup:
@@ -279,4 +292,4 @@ def _provenance(sources: Sequence[Mapping[str, Any]], clips: Iterable[Mapping[st
     ]
     more = len(sources) - len(rows)
     note = Markup("<p>{}</p>").format(f"and {more} more in sources.parquet") if more > 0 else ""
-    return page.render_table(rows) + note
+    return report.render_table(rows) + note

@@ -125,10 +125,7 @@ def copy_to(path: Path, base: Path, to: str) -> None:
 
     address = f"{to.rstrip('/')}/{path.relative_to(base).as_posix()}"
     try:
-        with (
-            fsspec.open(address, "wb", auto_mkdir=True) as out,
-            open(path, "rb") as source,
-        ):
+        with fsspec.open(address, "wb", auto_mkdir=True) as out, open(path, "rb") as source:
             shutil.copyfileobj(source, out, 1 << 22)
     except Exception as error:  # file systems raise whatever their libraries do
         raise UserError(f"{address} cannot be written: {error}", "check --to") from error
@@ -255,7 +252,8 @@ def _key_of(path: Path) -> str | None:
         metadata = pq.read_schema(path).metadata or {}
     except (OSError, pa.ArrowException):
         return None
-    return metadata.get(_KEY, b"").decode()
+    found: str | None = metadata.get(_KEY, b"").decode()
+    return found
 
 
 def _groups(sources: Sequence[str], linked: Sequence[tuple[str, str]]) -> dict[str, list[str]]:

@@ -248,7 +248,7 @@ def _threshold(settings: ShotSettings) -> float:
 def _quick(kind: type) -> type:
     """A detector whose frame score, the same number, takes a quarter of the time."""
 
-    class Quick(kind):  # type: ignore[misc]
+    class Quick(kind):  # type: ignore[misc]  # the class is chosen at run time
         _before: npt.NDArray[np.uint8] | None = None
 
         def _calculate_frame_score(self, timecode: Any, frame_img: npt.NDArray[np.uint8]) -> float:
@@ -261,9 +261,9 @@ def _quick(kind: type) -> type:
 
 def _hsv(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     import cv2
+    import numpy as np
 
-    hsv: Any = cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)
-    return hsv
+    return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV), np.uint8)
 
 
 def _change(before: npt.NDArray[np.uint8] | None, hsv: npt.NDArray[np.uint8]) -> float:

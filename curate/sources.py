@@ -374,7 +374,7 @@ _WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 WORDS = frozenset(name for names in _WORDS.values() for name in names) | {
-    *("keywords", "tags", "split", "sha256", "sha1", "url"),
+    *("keywords", "tags", "split", "sha256", "sha1", "url")
 }
 """Columns of manifests and of tables above films that say where footage is from."""
 
@@ -418,7 +418,11 @@ def _with_captions(candidate: Candidate, layout: Layout) -> Candidate:
 
 def _words_of_table(words: Mapping[str, Any]) -> dict[str, Any]:
     """Provenance of a row of a table above the film, whose columns may mean other things."""
-    plain = {k: v for k, v in words.items() if isinstance(v, (str, int, float)) or k in ("keywords", "tags")}  # fmt: skip
+    plain = {
+        k: v
+        for k, v in words.items()
+        if isinstance(v, (str, int, float)) or k in ("keywords", "tags")
+    }
     given = {k: v for k, v in _words(plain, "").items() if not k.startswith("sha")}
     given["split"] = _SPLIT_NAMES.get(str(given["split"]).lower())
     if given["split"] is None:

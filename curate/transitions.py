@@ -82,8 +82,8 @@ class DissolveFinder:
             return
         fine = cv2.resize(rgb, (FINE, FINE), interpolation=cv2.INTER_AREA)
         self._times.append(time)
-        self._pictures.append(cv2.resize(fine, (SIDE, SIDE), interpolation=cv2.INTER_AREA))  # type: ignore[arg-type]
-        self._edges.append(_edges(fine))  # type: ignore[arg-type]
+        self._pictures.append(cv2.resize(fine, (SIDE, SIDE), interpolation=cv2.INTER_AREA))  # type: ignore[arg-type]  # OpenCV's stubs know no uint8 view
+        self._edges.append(_edges(fine))  # type: ignore[arg-type]  # OpenCV's stubs know no uint8 view
         if len(self._times) >= BATCH:
             self._search(time - REACH)
             known = bisect_left(self._times, time - 2 * REACH)
@@ -128,7 +128,8 @@ def _edges(fine: npt.NDArray[np.uint8]) -> Floats:
     np.multiply(across, across, out=energy[:, 1:])
     energy[1:] += down * down
     means: Any = cv2.resize(energy, (BLOCKS, BLOCKS), interpolation=cv2.INTER_AREA)
-    return means.ravel()  # type: ignore[no-any-return]
+    found: Floats = means.ravel()
+    return found
 
 
 @dataclass(frozen=True)
@@ -148,10 +149,7 @@ class _Looks:
 
     @classmethod
     def of(
-        cls,
-        times: list[Fraction],
-        pictures: list[npt.NDArray[np.uint8]],
-        edges: list[Floats],
+        cls, times: list[Fraction], pictures: list[npt.NDArray[np.uint8]], edges: list[Floats]
     ) -> _Looks:
         import numpy as np
 
@@ -340,7 +338,8 @@ def _of_edges(
     def off(expected: Floats) -> npt.NDArray[np.floating]:
         total = np.maximum(expected.sum(axis=-1), 1)
         gone: npt.NDArray[np.floating] = np.abs(inner - expected).sum(axis=-1) / total
-        return (gone * weight).sum(axis=1)
+        values: npt.NDArray[np.floating] = (gone * weight).sum(axis=1)
+        return values
 
     sunk = ((without - inner) * weight[..., None]).sum(axis=1)
     due = ((without - mixture) * weight[..., None]).sum(axis=1)

@@ -12,9 +12,16 @@ from realdpo.train import objective
 
 torch.manual_seed(0)
 model = WanTransformer3DModel(
-    num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=8,
-    freq_dim=16, ffn_dim=32, num_layers=2, rope_max_seq_len=32,
-)  # fmt: skip
+    num_attention_heads=2,
+    attention_head_dim=12,
+    in_channels=4,
+    out_channels=4,
+    text_dim=8,
+    freq_dim=16,
+    ffn_dim=32,
+    num_layers=2,
+    rope_max_seq_len=32,
+)
 model.add_adapter(LoraConfig(r=4, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
 win, lose = torch.randn(2, 1, 4, 3, 8, 8)  # [B, C, F, H, W]
 prompt = torch.randn(1, 5, 8)

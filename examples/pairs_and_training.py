@@ -32,11 +32,6 @@ print(made["page"])
 
 # %% Compare the tuned model with its base on the same prompts and seeds.
 evidence = realdpo.evaluate(
-    work,
-    systems={"base": "tiny", "ours": run},
-    split="train",
-    prompts=1,
-    seeds=1,
-    **quick,
+    work, systems={"base": "tiny", "ours": run}, split="train", prompts=1, seeds=1, **quick
 )
 print(evidence)

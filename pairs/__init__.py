@@ -43,7 +43,7 @@ def build(
     Raises:
         UserError: a wrong setting, a model that is not there, no clips.
     """
-    from realdpo import config as configs
+    from realdpo.config import build_settings
     from realdpo.pairs import building, interchange
     from realdpo.pairs.config import BuildConfig
     from realdpo.pairs.publish import apply_review as take_review
@@ -51,7 +51,7 @@ def build(
     from realdpo.workspace import Workspace
 
     workspace = Workspace.of(work)
-    chosen = config or configs.build_settings(BuildConfig, settings, "pairs")
+    chosen = config or build_settings(BuildConfig, settings, "pairs")
     with show_progress(progress):
         if apply_review is not None:
             take_review(workspace, apply_review)

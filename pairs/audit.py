@@ -218,10 +218,7 @@ class Told:
 
 
 def told_apart(
-    values: Sequence[Floats],
-    tolerance: Floats,
-    prepared: Sequence[int],
-    steady: Sequence[int] = (),
+    values: Sequence[Floats], tolerance: Floats, prepared: Sequence[int], steady: Sequence[int] = ()
 ) -> Told:
     """Test values [1 + N, K] of each pair, the winner's first.
 
@@ -410,7 +407,8 @@ def audit_verdict(found: Mapping[str, Any], rule: Rule) -> str:
     def reaches(prefix: str, level: float) -> bool:
         together = found[f"{prefix}auc"] or 0.5
         sure = found[f"{prefix}p"] <= ALPHA
-        return sure and max(together, found[f"{prefix}clearest"]) >= level
+        holds: bool = sure and max(together, found[f"{prefix}clearest"]) >= level
+        return holds
 
     if found["smallest_p"] > ALPHA:
         return TOO_FEW

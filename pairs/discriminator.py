@@ -94,7 +94,8 @@ def load_features(name: str) -> Features:
     def features(patches: torch.Tensor) -> torch.Tensor:
         batch = torch.stack([prepare(to_pil_image(patch)) for patch in patches])
         with torch.inference_mode():
-            return model.encode_image(batch).float()
+            found: torch.Tensor = model.encode_image(batch).float()
+            return found
 
     return features
 
@@ -118,7 +119,7 @@ def draw_patches(win: Video, lose: Video, same_first_frame: bool, seed: int) -> 
     cut = [
         np.stack([video[t, y : y + side, x : x + side] for t, y, x in at]) for video in (win, lose)
     ]
-    return tuple(torch.from_numpy(c).permute(0, 3, 1, 2).contiguous() for c in cut)  # type: ignore[return-value]
+    return tuple(torch.from_numpy(c).permute(0, 3, 1, 2).contiguous() for c in cut)  # type: ignore[return-value]  # two crops in, two out
 
 
 def train_discriminator(

@@ -255,10 +255,7 @@ def _first_level(
     def stop() -> None:
         raise Stop
 
-    with (
-        _late_start(pipe.scheduler, strength, after=stop),
-        contextlib.suppress(Stop),
-    ):
+    with _late_start(pipe.scheduler, strength, after=stop), contextlib.suppress(Stop):
         sample_frames(pipe, family, prompt, real[0], seed, settings)
     return scheduler_levels(pipe.scheduler)[0]
 

@@ -170,7 +170,8 @@ def _against_others(values: Floats, tolerance: Floats) -> Floats:
     gaps = (values[:, None] - values[None]) / tolerance
     beyond = np.sign(gaps) * np.maximum(0.0, np.abs(gaps) - 1)
     others = ~np.eye(len(values), dtype=bool)
-    return beyond[others].reshape(len(values), len(values) - 1, -1)
+    found: Floats = beyond[others].reshape(len(values), len(values) - 1, -1)
+    return found
 
 
 def _bound(values: Sequence[Floats], tolerance: Floats) -> Floats:
@@ -180,8 +181,9 @@ def _bound(values: Sequence[Floats], tolerance: Floats) -> Floats:
     """
     import numpy as np
 
-    every = np.abs(np.concatenate([_against_others(v, tolerance).reshape(-1, v.shape[1])
-                                   for v in values]))  # fmt: skip
+    every = np.abs(
+        np.concatenate([_against_others(v, tolerance).reshape(-1, v.shape[1]) for v in values])
+    )
     every = np.where(every > 0, every, np.nan)
     known = np.isfinite(every).any(axis=0)
     bound = np.ones(every.shape[1])
@@ -192,7 +194,8 @@ def _bound(values: Sequence[Floats], tolerance: Floats) -> Floats:
 def _mean_gaps(values: Floats) -> Floats:
     """Each video minus the mean of the others: [1 + N, K]."""
     count = len(values)
-    return values - (values.sum(axis=0) - values) / (count - 1)
+    found: Floats = values - (values.sum(axis=0) - values) / (count - 1)
+    return found
 
 
 def _is_steady(chosen: Floats, gaps: Floats, pairs: int, level: float) -> npt.NDArray[np.bool_]:

@@ -60,10 +60,7 @@ def publish_pairs(
             workspace.audit.unlink(missing_ok=True)  # it spoke of pairs that are no more
         write_text(state, json.dumps({"digest": now, "shards": shards}, indent=1))
     if not accepted:
-        raise UserError(
-            f"no pair came of {len(rows)} clips: {_reason_of(rows)}",
-            _way_out(rows),
-        )
+        raise UserError(f"no pair came of {len(rows)} clips: {_reason_of(rows)}", _way_out(rows))
     verdict = _read_json(workspace.audit)
     count: dict[str, int] = {}
     for row in rows:
@@ -119,10 +116,7 @@ def digest_of(rows: Sequence[dict[str, Any]], shard_rows: int) -> str:
 
 
 def write_shards(
-    workspace: Workspace,
-    rows: Sequence[dict[str, Any]],
-    shard_rows: int,
-    before: dict[str, Any],
+    workspace: Workspace, rows: Sequence[dict[str, Any]], shard_rows: int, before: dict[str, Any]
 ) -> dict[str, Any]:
     """Write the accepted rows with their videos as pairs/data/<split>-*.parquet.
 

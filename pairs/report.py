@@ -95,10 +95,10 @@ def _pairs(workspace: Workspace, rows: Sequence[Mapping[str, Any]]) -> Markup:
     items = Markup("").join(_pair(workspace, row) for row in rows)
     # the script comes last: it looks for the pairs above it. Both files are the product's own.
     return Markup("<style>{}</style>{}{}<script>{}</script>").format(
-        Markup(style),  # noqa: S704
+        Markup(style),  # noqa: S704 - our own files
         tools,
         items,
-        Markup(script),  # noqa: S704
+        Markup(script),  # noqa: S704 - our own files
     )
 
 

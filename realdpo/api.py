@@ -94,9 +94,15 @@ def run_rounds(
     chosen = config or _train_settings(preset, settings)
     with show_progress(progress):
         return rounds.run_rounds(
-            Workspace.of(work), chosen, count, against=reference, prompts=prompts,
-            keep_going=keep_going, processes=processes, devices=device_names(devices),
-        )  # fmt: skip
+            Workspace.of(work),
+            chosen,
+            count,
+            against=reference,
+            prompts=prompts,
+            keep_going=keep_going,
+            processes=processes,
+            devices=device_names(devices),
+        )
 
 
 def evaluate(

@@ -43,7 +43,7 @@ def settings(kind: type[T]) -> type[T]:
         if own is not None:
             own(self)
 
-    kind.__post_init__ = __post_init__  # type: ignore[attr-defined]
+    kind.__post_init__ = __post_init__  # type: ignore[attr-defined]  # a class is given its method here
     return dataclasses.dataclass(frozen=True)(kind)
 
 
@@ -177,7 +177,7 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
 def _check_keys(kind: type, values: Mapping[str, Any], where: str) -> None:
     """Refuse keys that `kind`, or a dataclass nested in it, does not have."""
     types = typing.get_type_hints(kind)
-    names = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    names = [f.name for f in dataclasses.fields(kind)]
     for key, value in values.items():
         if key not in names:
             close = difflib.get_close_matches(key, names, n=1)

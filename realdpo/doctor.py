@@ -58,7 +58,11 @@ def examine_files(workspace: Workspace) -> list[MachineFinding]:
         for damage in workspace_damages(workspace):
             count += 1
             if damage is not None:
-                wrong.append(MachineFinding("damaged", "missing", f"{damage.path}: {damage.what}", damage.hint))  # fmt: skip
+                wrong.append(
+                    MachineFinding(
+                        "damaged", "missing", f"{damage.path}: {damage.what}", damage.hint
+                    )
+                )
             advance()
     if not count:
         hint = f"nothing with a hash lies under {workspace.root}"
@@ -89,7 +93,7 @@ def _packages() -> Iterator[MachineFinding]:
         yield MachineFinding("package", "missing", problem, "pip install --upgrade realdpo")
     try:
         import torch
-        import torchvision.ops  # noqa: F401 (fails when it does not fit torch)
+        import torchvision.ops  # noqa: F401 - fails when it does not fit torch
     except (ImportError, OSError, RuntimeError) as error:
         text = (str(error).splitlines() or [type(error).__name__])[0]
         yield MachineFinding(

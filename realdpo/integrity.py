@@ -78,7 +78,11 @@ def shard_damages(path: Path, kind: tables.TableKind) -> Iterator[Damage | None]
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    names = ["clip_id", "video", "sha256"] if kind is tables.DATASET else ["pair_id", "win", "lose", "first_frame"]  # fmt: skip
+    names = (
+        ["clip_id", "video", "sha256"]
+        if kind is tables.DATASET
+        else ["pair_id", "win", "lose", "first_frame"]
+    )
     try:
         file = pq.ParquetFile(path)
         for batch in file.iter_batches(batch_size=4, columns=names):
@@ -153,7 +157,11 @@ PAIR_HINT = (
 
 def _file_damage(path: Path, sha256: str, hint: str) -> Damage | None:
     try:
-        return None if ids.file_hash(path) == sha256 else Damage(path, "other bytes than its sha256 says", hint)  # fmt: skip
+        return (
+            None
+            if ids.file_hash(path) == sha256
+            else Damage(path, "other bytes than its sha256 says", hint)
+        )
     except OSError as error:
         return Damage(path, f"cannot be read: {error.strerror}", hint)
 

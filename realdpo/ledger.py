@@ -76,7 +76,7 @@ class Ledger:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 # files are read in the order of their names: later runs have the last word
                 who = f"{time.time_ns():020d}-{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
-                self._own = open(self.folder / f"{who}.jsonl", "a", encoding="utf-8")  # noqa: SIM115
+                self._own = open(self.folder / f"{who}.jsonl", "a", encoding="utf-8")  # noqa: SIM115 - it stays open as long as the ledger
             self._own.write(json.dumps([key, value], sort_keys=True) + "\n")
             self._own.flush()
             if time.monotonic() - self._synced > _SYNC_EVERY:

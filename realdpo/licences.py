@@ -149,10 +149,7 @@ _FILLERS = frozenset(
     )
 )
 _CC0 = Licence(
-    "cc0-1.0",
-    "CC0 1.0",
-    "https://creativecommons.org/publicdomain/zero/1.0/",
-    spdx="CC0-1.0",
+    "cc0-1.0", "CC0 1.0", "https://creativecommons.org/publicdomain/zero/1.0/", spdx="CC0-1.0"
 )
 _MARK = Licence(
     "other",
@@ -230,33 +227,87 @@ _KNOWN = (
         r"|(united states|u.?s.?) gov(ernment|t)?( work)?s?( public domain)?|nasa( public domain)?",
         _MARK,
     ),
-    (r"own|own work|own footage|self|self made|mine", Licence("other", "published by the owner of the footage")),
-    (rf"(the )?(mit|expat){_LICENSE}", Licence("mit", "MIT", "https://opensource.org/license/mit", spdx="MIT")),
+    (
+        r"own|own work|own footage|self|self made|mine",
+        Licence("other", "published by the owner of the footage"),
+    ),
+    (
+        rf"(the )?(mit|expat){_LICENSE}",
+        Licence("mit", "MIT", "https://opensource.org/license/mit", spdx="MIT"),
+    ),
     (
         r"(the )?apache( software)?( license)?( version)? ?(v?2|v?2.0)?( license)?",
-        Licence("apache-2.0", "Apache 2.0", "https://www.apache.org/licenses/LICENSE-2.0", spdx="Apache-2.0"),
+        Licence(
+            "apache-2.0",
+            "Apache 2.0",
+            "https://www.apache.org/licenses/LICENSE-2.0",
+            spdx="Apache-2.0",
+        ),
     ),
     (
         rf"(new bsd|modified bsd|bsd|bsd 3|bsd 3 clause|3 clause bsd){_LICENSE}",
-        Licence("bsd-3-clause", "BSD 3-Clause", "https://opensource.org/license/bsd-3-clause", spdx="BSD-3-Clause"),
+        Licence(
+            "bsd-3-clause",
+            "BSD 3-Clause",
+            "https://opensource.org/license/bsd-3-clause",
+            spdx="BSD-3-Clause",
+        ),
     ),
     (
         rf"(simplified bsd|bsd 2|bsd 2 clause|2 clause bsd){_LICENSE}",
-        Licence("bsd-2-clause", "BSD 2-Clause", "https://opensource.org/license/bsd-2-clause", spdx="BSD-2-Clause"),
+        Licence(
+            "bsd-2-clause",
+            "BSD 2-Clause",
+            "https://opensource.org/license/bsd-2-clause",
+            spdx="BSD-2-Clause",
+        ),
     ),
-    (r"odc by( 1.0)?", Licence("odc-by", "ODC-By", "https://opendatacommons.org/licenses/by/", spdx="ODC-By-1.0")),
-    (r"odbl( 1.0)?", Licence("odbl", "ODbL", "https://opendatacommons.org/licenses/odbl/", spdx="ODbL-1.0")),
-    (r"pddl( 1.0)?", Licence("pddl", "PDDL", "https://opendatacommons.org/licenses/pddl/", spdx="PDDL-1.0")),
-    (r"cdla permissive 2.0", Licence("cdla-permissive-2.0", "CDLA Permissive 2.0", "https://cdla.dev/permissive-2-0/", spdx="CDLA-Permissive-2.0")),
-    (r"(fal|free art|licence art libre|lal)( licen[sc]e)?( 1.3)?", Licence("other", "Free Art License 1.3", "https://artlibre.org/licence/lal/en/", spdx="LAL-1.3")),
-    (r"(gnu )?(gfdl|free documentation licen[sc]e)( 1.[123])?( or later)?", Licence("gfdl", "GFDL", "https://www.gnu.org/licenses/fdl-1.3.html", spdx="GFDL-1.3-or-later")),
-    (rf"(the )?({_SITES})( (content|video|free|stock|stock video free|royalty free|attribution|standard))*( licen[sc]e| terms)?( 1.0)?|royalty free",
-     Licence("other", "stock-site terms", problem=_STOCK)),
-    (r"(c )?(copyright )?all rights reserved|.*\b(all rights reserved|proprietary|unlicensed)\b.*|copyrighted"
-     r"|(the )?(standard )?(youtube|vimeo|dailymotion|facebook|tiktok|instagram)( standard)?( licen[sc]e| terms)?"
-     r"|in copyright( .*)?|https? rightsstatements.org vocab inc .*",
-     Licence("other", "all rights reserved", problem="it allows no redistribution")),
+    (
+        r"odc by( 1.0)?",
+        Licence("odc-by", "ODC-By", "https://opendatacommons.org/licenses/by/", spdx="ODC-By-1.0"),
+    ),
+    (
+        r"odbl( 1.0)?",
+        Licence("odbl", "ODbL", "https://opendatacommons.org/licenses/odbl/", spdx="ODbL-1.0"),
+    ),
+    (
+        r"pddl( 1.0)?",
+        Licence("pddl", "PDDL", "https://opendatacommons.org/licenses/pddl/", spdx="PDDL-1.0"),
+    ),
+    (
+        r"cdla permissive 2.0",
+        Licence(
+            "cdla-permissive-2.0",
+            "CDLA Permissive 2.0",
+            "https://cdla.dev/permissive-2-0/",
+            spdx="CDLA-Permissive-2.0",
+        ),
+    ),
+    (
+        r"(fal|free art|licence art libre|lal)( licen[sc]e)?( 1.3)?",
+        Licence(
+            "other", "Free Art License 1.3", "https://artlibre.org/licence/lal/en/", spdx="LAL-1.3"
+        ),
+    ),
+    (
+        r"(gnu )?(gfdl|free documentation licen[sc]e)( 1.[123])?( or later)?",
+        Licence(
+            "gfdl", "GFDL", "https://www.gnu.org/licenses/fdl-1.3.html", spdx="GFDL-1.3-or-later"
+        ),
+    ),
+    (
+        rf"(the )?({_SITES})( (content|video|free|stock|stock video free|royalty free|attribution|standard))*( licen[sc]e| terms)?( 1.0)?|royalty free",
+        Licence("other", "stock-site terms", problem=_STOCK),
+    ),
+    (
+        r"(c )?(copyright )?all rights reserved|.*\b(all rights reserved|proprietary|unlicensed)\b.*|copyrighted"
+        r"|(the )?(standard )?(youtube|vimeo|dailymotion|facebook|tiktok|instagram)( standard)?( licen[sc]e| terms)?"
+        r"|in copyright( .*)?|https? rightsstatements.org vocab inc .*",
+        Licence("other", "all rights reserved", problem="it allows no redistribution"),
+    ),
     (rf".*\b({_SITES})\b.*", Licence("other", "stock-site terms", problem=_STOCK)),
-    (r".*\b(standard youtube licen[sc]e|youtube)\b.*",
-     Licence("other", "all rights reserved", problem="it allows no redistribution")),
-)  # fmt: skip
+    (
+        r".*\b(standard youtube licen[sc]e|youtube)\b.*",
+        Licence("other", "all rights reserved", problem="it allows no redistribution"),
+    ),
+)

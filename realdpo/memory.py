@@ -140,11 +140,11 @@ def keep_blocks_apart(model: nn.Module, device: torch.device) -> list[_Carrier]:
     blocks = blocks_of(model)
     carriers = [_Carrier(block, device) for block in blocks]
     for index, block in enumerate(blocks):
-        block.forward = _brought(block.forward, carriers, index)  # type: ignore[method-assign]
+        block.forward = _brought(block.forward, carriers, index)
     kept = {id(p) for carrier in carriers for p in carrier.masters}
-    model._kept_apart = kept  # type: ignore[assignment]
+    model._kept_apart = kept  # type: ignore[assignment]  # modules take attributes that nn.Module does not declare
     # DDP would want every parameter on one device; these have no gradients to exchange.
-    model._ddp_params_and_buffers_to_ignore = [  # type: ignore[assignment]
+    model._ddp_params_and_buffers_to_ignore = [  # type: ignore[assignment]  # modules take attributes that nn.Module does not declare
         name for name, p in model.named_parameters() if id(p) in kept
     ]
     real = model.forward
@@ -156,13 +156,13 @@ def keep_blocks_apart(model: nn.Module, device: torch.device) -> list[_Carrier]:
         with torch.autograd.graph.save_on_cpu(pin_memory=pinned):
             return real(*args, **kwargs)
 
-    model.forward = forward  # type: ignore[method-assign]
+    model.forward = forward
     return carriers
 
 
 def move_rest(model: nn.Module, device: torch.device) -> nn.Module:
     """Move all of a model to `device` but the weights that are kept apart."""
-    kept: set[int] = getattr(model, "_kept_apart", set())  # type: ignore[arg-type]
+    kept: set[int] = getattr(model, "_kept_apart", set())
     for part in model.modules():
         for parameter in part._parameters.values():
             if parameter is not None and id(parameter) not in kept:
@@ -218,7 +218,7 @@ class _Carrier:
             for tensor in here:
                 tensor.record_stream(current)
         for (part, name, _), tensor in zip(self.places, here, strict=True):
-            part._parameters[name] = tensor  # type: ignore[assignment]
+            part._parameters[name] = tensor  # type: ignore[assignment]  # modules take attributes that nn.Module does not declare
         try:
             yield
         finally:
@@ -262,7 +262,7 @@ def count_peak(work: Callable[[], Any]) -> int:
         live = peak = 0
 
         def __init__(self) -> None:
-            super().__init__()
+            super().__init__()  # type: ignore[no-untyped-call]  # torch has no types there
             self.sizes: dict[int, int] = {}  # by storage; 0 for one that was there before
 
         def __torch_dispatch__(
@@ -292,4 +292,5 @@ def count_peak(work: Callable[[], Any]) -> int:
 
     with Count() as counted:
         work()
-    return counted.peak
+    count: int = counted.peak
+    return count

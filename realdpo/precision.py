@@ -13,9 +13,9 @@ _SHORT = {long: short for short, long in _LONG.items()}
 
 def long_name(dtype: str) -> Dtype:
     """The name as torch has it: bfloat16 for bf16."""
-    return _LONG.get(dtype, dtype)  # type: ignore[return-value]
+    return _LONG.get(dtype, dtype)  # type: ignore[return-value]  # the names are those of the Literal
 
 
 def short_name(dtype: str) -> Dtype:
     """The name as accelerate has it: bf16 for bfloat16."""
-    return _SHORT.get(dtype, dtype)  # type: ignore[return-value]
+    return _SHORT.get(dtype, dtype)  # type: ignore[return-value]  # the names are those of the Literal

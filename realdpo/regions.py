@@ -17,7 +17,7 @@ class Region:
         """Where it lies in an array of so many frames, rows and columns; one of each at least."""
         sizes = (frames, rows, columns)
         parts = zip((self.time, self.rows, self.columns), sizes, strict=True)
-        return tuple(_span(low, high, size) for (low, high), size in parts)  # type: ignore[return-value]
+        return tuple(_span(low, high, size) for (low, high), size in parts)  # type: ignore[return-value]  # as many parts as axes
 
 
 def _span(low: float, high: float, size: int) -> slice:

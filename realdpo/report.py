@@ -81,8 +81,10 @@ def render_table(
     if not rows:
         return Markup('<p class="none">Nothing to show.</p>')
     numeric = {
-        key for key in headings if all(_is_number(row.get(key)) for row in rows if not _missing(row.get(key)))
-    }  # fmt: skip
+        key
+        for key in headings
+        if all(_is_number(row.get(key)) for row in rows if not _missing(row.get(key)))
+    }
     head = Markup("").join(
         Markup('<th scope="col"{}><button type="button">{}</button></th>').format(
             _number_class(key in numeric), heading
@@ -116,7 +118,7 @@ def render_figure(fig: Figure, alt: str = "") -> Markup:
         r'^<svg ([^>]*?)width="[^"]*"', f'<svg role="img" aria-label="{html.escape(alt)}" \\1', svg
     )
     svg = re.sub(r'^(<svg [^>]*?) height="[^"]*"', r"\1", svg)
-    return Markup(f'<figure class="chart" style="max-width:{width:.0f}px">{svg}</figure>')  # noqa: S704 (matplotlib escapes text)
+    return Markup(f'<figure class="chart" style="max-width:{width:.0f}px">{svg}</figure>')  # noqa: S704 - matplotlib escapes text
 
 
 def plot_lines(
@@ -185,9 +187,9 @@ def histograms_figure(
 
 def render_image(png: bytes, alt: str) -> Markup:
     """Return a PNG picture, kept inside the page, with its description under it."""
-    return Markup('<figure class="picture"><img src="{}" alt="{}"><figcaption>{}</figcaption></figure>').format(
-        _data_uri("image/png", png), alt, alt
-    )  # fmt: skip
+    return Markup(
+        '<figure class="picture"><img src="{}" alt="{}"><figcaption>{}</figcaption></figure>'
+    ).format(_data_uri("image/png", png), alt, alt)
 
 
 def render_video(mp4: bytes, label: str) -> Markup:
@@ -361,7 +363,7 @@ def _cell(value: object, numeric: bool) -> Markup:
     elif isinstance(value, bool):
         shown = "yes" if value else "no"
     elif _is_number(value):
-        exact = float(value)  # type: ignore[arg-type]
+        exact = float(value)  # type: ignore[arg-type]  # what is no number is caught below
         shown = f"{exact:,.0f}" if exact.is_integer() and abs(exact) < 1e15 else f"{exact:,.4g}"
         key = Markup(' data-key="{}"').format(repr(exact))
     else:

@@ -191,10 +191,17 @@ def _judge(
     enough = LEAST_SHARE * first.change[0] if first and first.change else 0.0
     helped = change.high < 0 and change.estimate <= enough
     return Round(
-        number, run.name, config.start, summary["steps"], float(np.mean(before["by_pair"])),
-        float(np.mean(after["by_pair"])), (change.estimate, change.low, change.high),
-        helped if math.isfinite(change.high) else None, after["winner_change"], summary["better_than_base"],
-    )  # fmt: skip
+        number,
+        run.name,
+        config.start,
+        summary["steps"],
+        float(np.mean(before["by_pair"])),
+        float(np.mean(after["by_pair"])),
+        (change.estimate, change.low, change.high),
+        helped if math.isfinite(change.high) else None,
+        after["winner_change"],
+        summary["better_than_base"],
+    )
 
 
 def _line(done: Round) -> str:
@@ -242,17 +249,24 @@ def _advice(rounds: Sequence[Round], best: str) -> str:
 
 
 def _compare(
-    workspace: Workspace, config: TrainConfig, rounds: Sequence[Round], prompts: int,
+    workspace: Workspace,
+    config: TrainConfig,
+    rounds: Sequence[Round],
+    prompts: int,
     devices: Sequence[str],
-) -> tuple[dict[str, Any] | None, str]:  # fmt: skip
+) -> tuple[dict[str, Any] | None, str]:
     """`realdpo eval` of the base and all rounds on validation prompts; or why there is none."""
     from realdpo.train.evaluate import commands
     from realdpo.train.evaluate.config import EvalConfig
 
     settings = EvalConfig(
-        name=f"{config.run_name}-rounds", split="validation", prompts=prompts, seeds=1,
-        task=config.task, systems={"base": config.model, **{f"round-{r.number}": r.run for r in rounds}},
-    )  # fmt: skip
+        name=f"{config.run_name}-rounds",
+        split="validation",
+        prompts=prompts,
+        seeds=1,
+        task=config.task,
+        systems={"base": config.model, **{f"round-{r.number}": r.run for r in rounds}},
+    )
     try:
         with workspace.lock(f"eval --name {settings.name}"):
             return commands.evaluate_and_report(workspace, settings, devices, (1, 1)), ""
@@ -262,9 +276,14 @@ def _compare(
 
 
 def _write(
-    workspace: Workspace, folder: Path, config: TrainConfig, against: Against,
-    rounds: Sequence[Round], compared: Mapping[str, Any] | None, unseen: str,
-) -> dict[str, Any]:  # fmt: skip
+    workspace: Workspace,
+    folder: Path,
+    config: TrainConfig,
+    against: Against,
+    rounds: Sequence[Round],
+    compared: Mapping[str, Any] | None,
+    unseen: str,
+) -> dict[str, Any]:
     page = workspace.reports / f"rounds-{config.run_name}.html"
     made = {
         "rounds": [asdict(done) for done in rounds],
@@ -279,23 +298,32 @@ def _write(
 
 
 def build_page(
-    config: TrainConfig, against: Against, rounds: Sequence[Round],
-    compared: Mapping[str, Any] | None, unseen: str,
-) -> str:  # fmt: skip
+    config: TrainConfig,
+    against: Against,
+    rounds: Sequence[Round],
+    compared: Mapping[str, Any] | None,
+    unseen: str,
+) -> str:
     """All rounds on one page: what each lowered on held-out clips, and how their videos compare."""
     best = find_best(rounds)
     words = Markup("<p>{}</p>").format(_advice(rounds, best))
     verdict = {True: "helped", False: "no evidence", None: "too few clips"}
     table = [
         {
-            "round": done.number, "run": done.run, "from": done.start or "the base",
-            "steps": done.steps, "before": done.before, "after": done.after,
+            "round": done.number,
+            "run": done.run,
+            "from": done.start or "the base",
+            "steps": done.steps,
+            "before": done.before,
+            "after": done.after,
             "change, 95 % interval": _interval(done.change) if done.change else None,
             "verdict": verdict[done.helped] if done.change else "nothing held out",
-            "error on real clips": None if done.error_change is None else f"{done.error_change:+.2%}",
+            "error on real clips": None
+            if done.error_change is None
+            else f"{done.error_change:+.2%}",
         }
         for done in rounds
-    ]  # fmt: skip
+    ]
     note = Markup("<p>{}</p>").format(
         f"Before and after: what {config.objective} lowers, on held-out clips, with the reference "
         f"“{against}”. A round helped when the interval of the change lies below zero and the gain "

@@ -69,10 +69,7 @@ def describe_settings(kind: type, prefix: str = "") -> Iterator[Setting]:
             yield from describe_settings(nested, f"{prefix}{field.name}.")
             continue
         yield Setting(
-            prefix + field.name,
-            types[field.name],
-            _default_text(field),
-            texts.get(field.name, ""),
+            prefix + field.name, types[field.name], _default_text(field), texts.get(field.name, "")
         )
 
 

@@ -66,8 +66,8 @@ def seconds_to_wait(attempt: int, asked: float | None = None, most: float = 60.0
     comes back at once; else between half and all of 1, 2, 4 ... seconds, `most` at most.
     """
     if asked is not None:
-        return asked + random.uniform(0, 0.25)  # noqa: S311
-    return min(2.0 ** (attempt - 1), most) * random.uniform(0.5, 1)  # noqa: S311
+        return asked + random.uniform(0, 0.25)  # noqa: S311 - spreads the load; nothing secret
+    return min(2.0 ** (attempt - 1), most) * random.uniform(0.5, 1)  # noqa: S311 - spreads the load; nothing secret
 
 
 class Pace:

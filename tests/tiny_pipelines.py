@@ -192,11 +192,21 @@ def wan(image: bool = False, two: bool = False, dense: bool = False) -> Any:
         parts["expand_timesteps"] = True
         parts["transformer"] = wan_transformer(False, None, channels=48)
         parts["vae"] = AutoencoderKLWan(
-            base_dim=3, decoder_base_dim=3, z_dim=48, dim_mult=[1, 1, 1, 1], num_res_blocks=1,
-            temperal_downsample=[False, True, True], in_channels=12, out_channels=12, patch_size=2,
-            is_residual=True, scale_factor_spatial=16, scale_factor_temporal=4,
-            latents_mean=[0.0] * 48, latents_std=[1.5] * 48,
-        )  # fmt: skip
+            base_dim=3,
+            decoder_base_dim=3,
+            z_dim=48,
+            dim_mult=[1, 1, 1, 1],
+            num_res_blocks=1,
+            temperal_downsample=[False, True, True],
+            in_channels=12,
+            out_channels=12,
+            patch_size=2,
+            is_residual=True,
+            scale_factor_spatial=16,
+            scale_factor_temporal=4,
+            latents_mean=[0.0] * 48,
+            latents_std=[1.5] * 48,
+        )
         parts["scheduler"] = UniPCMultistepScheduler(
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0
         )
@@ -493,13 +503,21 @@ def hunyuan15(image: bool = False) -> Any:
     letters = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *special]
     parts: dict[str, Any] = {
         "tokenizer": Qwen2Tokenizer(
-            vocab={token: i for i, token in enumerate(letters)}, merges=[], eos_token="<|im_end|>",
-            pad_token="<|endoftext|>", additional_special_tokens=special, chat_template=CHAT,
+            vocab={token: i for i, token in enumerate(letters)},
+            merges=[],
+            eos_token="<|im_end|>",
+            pad_token="<|endoftext|>",
+            additional_special_tokens=special,
+            chat_template=CHAT,
         ),
         "text_encoder": Qwen2_5_VLTextModel(
             Qwen2_5_VLTextConfig(
-                vocab_size=len(letters), hidden_size=16, intermediate_size=16, num_hidden_layers=3,
-                num_attention_heads=2, num_key_value_heads=2,
+                vocab_size=len(letters),
+                hidden_size=16,
+                intermediate_size=16,
+                num_hidden_layers=3,
+                num_attention_heads=2,
+                num_key_value_heads=2,
                 rope_parameters={"type": "mrope", "mrope_section": [1, 1, 2], "rope_theta": 1e4},
             )
         ),
@@ -508,25 +526,37 @@ def hunyuan15(image: bool = False) -> Any:
             T5Config(vocab_size=384, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
         ),
         "transformer": HunyuanVideo15Transformer3DModel(
-            in_channels=9, out_channels=4, num_attention_heads=2, attention_head_dim=10,
-            num_layers=2, num_refiner_layers=1, text_embed_dim=16, text_embed_2_dim=8,
-            image_embed_dim=8, rope_axes_dim=(2, 4, 4), target_size=64,
+            in_channels=9,
+            out_channels=4,
+            num_attention_heads=2,
+            attention_head_dim=10,
+            num_layers=2,
+            num_refiner_layers=1,
+            text_embed_dim=16,
+            text_embed_2_dim=8,
+            image_embed_dim=8,
+            rope_axes_dim=(2, 4, 4),
+            target_size=64,
             task_type="i2v" if image else "t2v",
         ),
         "vae": AutoencoderKLHunyuanVideo15(
-            latent_channels=4, block_out_channels=(8, 8, 8, 8, 8), layers_per_block=1,
+            latent_channels=4, block_out_channels=(8, 8, 8, 8, 8), layers_per_block=1
         ),
         "scheduler": FlowMatchEulerDiscreteScheduler(shift=5.0),
         "guider": ClassifierFreeGuidance(guidance_scale=6.0),
-    }  # fmt: skip
+    }
     if not image:
         return HunyuanVideo15Pipeline(**parts)
     parts["image_encoder"] = SiglipVisionModel(
         SiglipVisionConfig(
-            hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2,
-            image_size=27, patch_size=1,
+            hidden_size=8,
+            intermediate_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            image_size=27,
+            patch_size=1,
         )
-    )  # fmt: skip
+    )
     parts["feature_extractor"] = SiglipImageProcessor(size={"height": 27, "width": 27})
     return HunyuanVideo15ImageToVideoPipeline(**parts)
 
@@ -559,23 +589,34 @@ def qwen(text: str, **sizes: Any) -> tuple[Any, Any]:
     )
     model = json.loads(trained.to_str())["model"]
     tokenizer = Qwen2Tokenizer(
-        vocab=model["vocab"], merges=[tuple(m) for m in model["merges"]], eos_token="<|im_end|>",
-        pad_token="<|endoftext|>", additional_special_tokens=special,
-    )  # fmt: skip
+        vocab=model["vocab"],
+        merges=[tuple(m) for m in model["merges"]],
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=special,
+    )
     encoder = Qwen2_5_VLForConditionalGeneration(
         Qwen2_5_VLConfig(
             text_config={
-                "vocab_size": len(model["vocab"]), "hidden_size": 16, "intermediate_size": 16,
-                "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2,
+                "vocab_size": len(model["vocab"]),
+                "hidden_size": 16,
+                "intermediate_size": 16,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 2,
                 "rope_parameters": {"type": "mrope", "mrope_section": [1, 1, 2], "rope_theta": 1e4},
                 **sizes,
             },
             vision_config={
-                "depth": 1, "hidden_size": 8, "intermediate_size": 8, "num_heads": 2,
-                "out_hidden_size": 16, "fullatt_block_indexes": [0],
+                "depth": 1,
+                "hidden_size": 8,
+                "intermediate_size": 8,
+                "num_heads": 2,
+                "out_hidden_size": 16,
+                "fullatt_block_indexes": [0],
             },
         )
-    )  # fmt: skip
+    )
     pictures = (Qwen2VLImageProcessor(), Qwen2VLVideoProcessor())
     return encoder, Qwen2VLProcessor(pictures[0], tokenizer, pictures[1])
 
@@ -591,10 +632,19 @@ def kandinsky5(image: bool = False, attention: str = "regular") -> Any:
     )
 
     transformer = Kandinsky5Transformer3DModel(
-        in_visual_dim=4, out_visual_dim=4, in_text_dim=16, in_text_dim2=8, time_dim=16, model_dim=24,
-        ff_dim=32, num_text_blocks=1, num_visual_blocks=2, axes_dims=(4, 4, 4), visual_cond=True,
+        in_visual_dim=4,
+        out_visual_dim=4,
+        in_text_dim=16,
+        in_text_dim2=8,
+        time_dim=16,
+        model_dim=24,
+        ff_dim=32,
+        num_text_blocks=1,
+        num_visual_blocks=2,
+        axes_dims=(4, 4, 4),
+        visual_cond=True,
         attention_type=attention,
-    )  # fmt: skip
+    )
     for name, parameter in transformer.named_parameters():
         if "modulation" in name:  # zero before training: nothing of a block would come out
             torch.nn.init.normal_(parameter, std=0.1)
@@ -602,7 +652,9 @@ def kandinsky5(image: bool = False, attention: str = "regular") -> Any:
     parts: dict[str, Any] = {
         "transformer": transformer,
         "vae": AutoencoderKLHunyuanVideo(
-            latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1,
+            latent_channels=4,
+            block_out_channels=(8, 8, 8, 8),
+            layers_per_block=1,
             norm_num_groups=4,
         ),
         "text_encoder": None,
@@ -610,7 +662,7 @@ def kandinsky5(image: bool = False, attention: str = "regular") -> Any:
         "text_encoder_2": clip,
         "tokenizer_2": clip_tokenizer,
         "scheduler": FlowMatchEulerDiscreteScheduler(shift=10.0),
-    }  # fmt: skip
+    }
     kind = Kandinsky5I2VPipeline if image else Kandinsky5T2VPipeline
     encoder, processor = qwen(kind(**parts).prompt_template)
     return kind(**{**parts, "text_encoder": encoder, "tokenizer": processor})
@@ -639,53 +691,92 @@ def ltx2(newer: bool = False) -> Any:
 
     config = Gemma3Config(
         text_config={
-            "vocab_size": 520, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
-            "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 4, "pad_token_id": 3,
-            "bos_token_id": 1, "eos_token_id": 2, "layer_types": ["full_attention"],
+            "vocab_size": 520,
+            "hidden_size": 8,
+            "intermediate_size": 8,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "head_dim": 4,
+            "pad_token_id": 3,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "layer_types": ["full_attention"],
         },
         vision_config={
-            "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
-            "num_attention_heads": 2, "image_size": 16, "patch_size": 8,
+            "hidden_size": 8,
+            "intermediate_size": 8,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 16,
+            "patch_size": 8,
         },
         mm_tokens_per_image=4,
-    )  # fmt: skip
+    )
     width = {"video_hidden_dim": 24, "audio_hidden_dim": 8} if newer else {}
     return LTX2Pipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(
-            use_dynamic_shifting=True, base_shift=0.95, max_shift=2.05, base_image_seq_len=1024,
-            max_image_seq_len=4096, shift_terminal=0.1,
+            use_dynamic_shifting=True,
+            base_shift=0.95,
+            max_shift=2.05,
+            base_image_seq_len=1024,
+            max_image_seq_len=4096,
+            shift_terminal=0.1,
         ),
         vae=AutoencoderKLLTX2Video(
-            latent_channels=8, block_out_channels=(8, 8, 8, 8), layers_per_block=(1, 1, 1, 1, 1),
-            decoder_block_out_channels=(8, 16, 32), decoder_layers_per_block=(1, 1, 1, 1),
-            spatial_compression_ratio=32, temporal_compression_ratio=8,
+            latent_channels=8,
+            block_out_channels=(8, 8, 8, 8),
+            layers_per_block=(1, 1, 1, 1, 1),
+            decoder_block_out_channels=(8, 16, 32),
+            decoder_layers_per_block=(1, 1, 1, 1),
+            spatial_compression_ratio=32,
+            temporal_compression_ratio=8,
         ),
         audio_vae=AutoencoderKLLTX2Audio(
-            base_channels=8, ch_mult=(1, 1, 1), num_res_blocks=1, latent_channels=2, mel_bins=16,
+            base_channels=8, ch_mult=(1, 1, 1), num_res_blocks=1, latent_channels=2, mel_bins=16
         ),
         text_encoder=Gemma3ForConditionalGeneration(config),
         tokenizer=gemma_tokenizer(),
         connectors=LTX2TextConnectors(
-            caption_channels=8, text_proj_in_factor=2,
+            caption_channels=8,
+            text_proj_in_factor=2,
             video_connector_num_attention_heads=2,
             video_connector_attention_head_dim=12 if newer else 4,
-            video_connector_num_layers=1, video_connector_num_learnable_registers=8,
-            audio_connector_num_attention_heads=2, audio_connector_attention_head_dim=4,
-            audio_connector_num_layers=1, audio_connector_num_learnable_registers=8,
-            per_modality_projections=newer, **width,
+            video_connector_num_layers=1,
+            video_connector_num_learnable_registers=8,
+            audio_connector_num_attention_heads=2,
+            audio_connector_attention_head_dim=4,
+            audio_connector_num_layers=1,
+            audio_connector_num_learnable_registers=8,
+            per_modality_projections=newer,
+            **width,
         ),
         transformer=LTX2VideoTransformer3DModel(
-            in_channels=8, out_channels=8, num_attention_heads=2, attention_head_dim=12,
-            cross_attention_dim=24, audio_in_channels=8, audio_out_channels=8,
-            audio_num_attention_heads=2, audio_attention_head_dim=4, audio_cross_attention_dim=8,
-            caption_channels=8, num_layers=2, cross_attn_mod=newer, audio_cross_attn_mod=newer,
+            in_channels=8,
+            out_channels=8,
+            num_attention_heads=2,
+            attention_head_dim=12,
+            cross_attention_dim=24,
+            audio_in_channels=8,
+            audio_out_channels=8,
+            audio_num_attention_heads=2,
+            audio_attention_head_dim=4,
+            audio_cross_attention_dim=8,
+            caption_channels=8,
+            num_layers=2,
+            cross_attn_mod=newer,
+            audio_cross_attn_mod=newer,
             use_prompt_embeddings=not newer,
         ),
         vocoder=LTX2Vocoder(
-            in_channels=32, hidden_channels=8, upsample_kernel_sizes=[4, 4],
-            upsample_factors=[2, 2], resnet_kernel_sizes=[3], resnet_dilations=[[1, 3, 5]],
+            in_channels=32,
+            hidden_channels=8,
+            upsample_kernel_sizes=[4, 4],
+            upsample_factors=[2, 2],
+            resnet_kernel_sizes=[3],
+            resnet_dilations=[[1, 3, 5]],
         ),
-    )  # fmt: skip
+    )
 
 
 def sana_video() -> Any:
@@ -706,24 +797,38 @@ def sana_video() -> Any:
         tokenizer=gemma_tokenizer(" ".join(call["complex_human_instruction"].default)),
         text_encoder=Gemma2Model(
             Gemma2Config(
-                vocab_size=520, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
-                num_attention_heads=2, num_key_value_heads=1, head_dim=4, pad_token_id=3,
-                bos_token_id=1, eos_token_id=2,
+                vocab_size=520,
+                hidden_size=8,
+                intermediate_size=8,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+                head_dim=4,
+                pad_token_id=3,
+                bos_token_id=1,
+                eos_token_id=2,
             )
         ),
         vae=AutoencoderKLWan(
-            base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1,
+            base_dim=3,
+            z_dim=16,
+            dim_mult=[1, 1, 1, 1],
+            num_res_blocks=1,
             temperal_downsample=[False, True, True],
         ),
         transformer=SanaVideoTransformer3DModel(
-            num_attention_heads=2, attention_head_dim=12, num_layers=2,
-            num_cross_attention_heads=2, cross_attention_head_dim=12, cross_attention_dim=24,
+            num_attention_heads=2,
+            attention_head_dim=12,
+            num_layers=2,
+            num_cross_attention_heads=2,
+            cross_attention_head_dim=12,
+            cross_attention_dim=24,
             caption_channels=8,
         ),
         scheduler=DPMSolverMultistepScheduler(
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=8.0
         ),
-    )  # fmt: skip
+    )
 
 
 LISTS = (
@@ -762,21 +867,36 @@ def cosmos25() -> Any:
         text_encoder=encoder,
         tokenizer=processor.tokenizer,
         transformer=CosmosTransformer3DModel(
-            in_channels=17, out_channels=16, num_attention_heads=2, attention_head_dim=16,
-            num_layers=2, mlp_ratio=2, text_embed_dim=16, adaln_lora_dim=4, max_size=(4, 32, 32),
-            extra_pos_embed_type=None, use_crossattn_projection=True,
-            crossattn_proj_in_channels=32, encoder_hidden_states_channels=16,
+            in_channels=17,
+            out_channels=16,
+            num_attention_heads=2,
+            attention_head_dim=16,
+            num_layers=2,
+            mlp_ratio=2,
+            text_embed_dim=16,
+            adaln_lora_dim=4,
+            max_size=(4, 32, 32),
+            extra_pos_embed_type=None,
+            use_crossattn_projection=True,
+            crossattn_proj_in_channels=32,
+            encoder_hidden_states_channels=16,
         ),
         vae=AutoencoderKLWan(
-            base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1,
+            base_dim=3,
+            z_dim=16,
+            dim_mult=[1, 1, 1, 1],
+            num_res_blocks=1,
             temperal_downsample=[False, True, True],
         ),
         scheduler=UniPCMultistepScheduler(
-            prediction_type="flow_prediction", use_flow_sigmas=True, use_karras_sigmas=True,
-            sigma_max=200.0, sigma_min=0.01,
+            prediction_type="flow_prediction",
+            use_flow_sigmas=True,
+            use_karras_sigmas=True,
+            sigma_max=200.0,
+            sigma_min=0.01,
         ),
         safety_checker=Unguarded(),
-    )  # fmt: skip
+    )
 
 
 def wan_vace() -> Any:
@@ -785,14 +905,25 @@ def wan_vace() -> Any:
 
     like = wan()
     return WanVACEPipeline(
-        tokenizer=like.tokenizer, text_encoder=like.text_encoder, vae=like.vae,
+        tokenizer=like.tokenizer,
+        text_encoder=like.text_encoder,
+        vae=like.vae,
         scheduler=like.scheduler,
         transformer=WanVACETransformer3DModel(
-            num_attention_heads=2, attention_head_dim=12, in_channels=16, out_channels=16, text_dim=32,
-            freq_dim=16, ffn_dim=32, num_layers=2, cross_attn_norm=True, rope_max_seq_len=32,
-            vace_layers=[0, 1], vace_in_channels=96,
+            num_attention_heads=2,
+            attention_head_dim=12,
+            in_channels=16,
+            out_channels=16,
+            text_dim=32,
+            freq_dim=16,
+            ffn_dim=32,
+            num_layers=2,
+            cross_attn_norm=True,
+            rope_max_seq_len=32,
+            vace_layers=[0, 1],
+            vace_in_channels=96,
         ),
-    )  # fmt: skip
+    )
 
 
 def allegro() -> Any:
@@ -805,20 +936,33 @@ def allegro() -> Any:
     )
 
     return AllegroPipeline(
-        tokenizer=t5_tokenizer(512), text_encoder=t5_encoder(),
+        tokenizer=t5_tokenizer(512),
+        text_encoder=t5_encoder(),
         transformer=AllegroTransformer3DModel(
-            num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, num_layers=1,
-            cross_attention_dim=24, sample_width=8, sample_height=8, sample_frames=8,
+            num_attention_heads=2,
+            attention_head_dim=12,
+            in_channels=4,
+            out_channels=4,
+            num_layers=1,
+            cross_attention_dim=24,
+            sample_width=8,
+            sample_height=8,
+            sample_frames=8,
             caption_channels=32,
         ),
         vae=AutoencoderKLAllegro(
-            in_channels=3, out_channels=3,
-            down_block_types=("AllegroDownBlock3D",) * 4, up_block_types=("AllegroUpBlock3D",) * 4,
-            block_out_channels=(8, 8, 8, 8), latent_channels=4, layers_per_block=1, norm_num_groups=2,
+            in_channels=3,
+            out_channels=3,
+            down_block_types=("AllegroDownBlock3D",) * 4,
+            up_block_types=("AllegroUpBlock3D",) * 4,
+            block_out_channels=(8, 8, 8, 8),
+            latent_channels=4,
+            layers_per_block=1,
+            norm_num_groups=2,
             temporal_compression_ratio=4,
         ),
         scheduler=EulerAncestralDiscreteScheduler(),
-    )  # fmt: skip
+    )
 
 
 # Pipelines that no family knows.

@@ -75,7 +75,7 @@ def save_checkpoint(
         del moments
         for other, file in ((reference, "reference"), (average, "average")):
             if _has(other):
-                averages = _gathered(other.weights.items(), main)  # type: ignore[union-attr]
+                averages = _gathered(other.weights.items(), main)  # type: ignore[union-attr]  # it has averages where `main` says so
                 if main:
                     _save(averages, unfinished / f"{file}.safetensors")
         if not main:
@@ -122,9 +122,12 @@ def load_checkpoint(
         for other, stored in ((reference, "reference"), (average, "average")):
             if other is not None and other.weights:
                 with safe_open(folder / f"{stored}.safetensors", framework="pt") as file:
-                    other.load({
-                        n: _like(weight, file.get_tensor(n)) for n, weight in other.weights.items()
-                    })  # fmt: skip
+                    other.load(
+                        {
+                            n: _like(weight, file.get_tensor(n))
+                            for n, weight in other.weights.items()
+                        }
+                    )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(
             f"{folder} is damaged or of another model: {error}",

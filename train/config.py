@@ -177,9 +177,7 @@ class TrainConfig:
             "beta must be above 0": self.beta > 0,
             "gamma must be in [0, 1)": 0 <= self.gamma < 1,
             "contrast_above must be in [0, 1]": 0 <= self.contrast_above <= 1,
-            "only dpo has a reference_bank": not (
-                self.reference_bank and self.objective != "dpo"
-            ),
+            "only dpo has a reference_bank": not (self.reference_bank and self.objective != "dpo"),
             "dpo needs data = pairs": not (self.objective == "dpo" and self.data == "clips"),
             "sdpo_mu must be in [0, 1]": self.sdpo_mu is None or 0 <= self.sdpo_mu <= 1,
             "0 <= t_low < t_high <= 1 must hold": 0 <= self.t_low < self.t_high <= 1,
@@ -187,14 +185,23 @@ class TrainConfig:
             "policy_ema must be in [0, 1)": 0 <= self.policy_ema < 1,
             "steps, batch, accumulation, ema_every, checkpoint_every, "
             "keep_checkpoints and held_out_levels must be at least 1": min(
-                self.steps, self.batch, self.accumulation, self.ema_every,
-                self.checkpoint_every, self.keep_checkpoints, self.held_out_levels,
+                self.steps,
+                self.batch,
+                self.accumulation,
+                self.ema_every,
+                self.checkpoint_every,
+                self.keep_checkpoints,
+                self.held_out_levels,
             )
             >= 1,
             "losers, reference_bank, condition_draws, warmup, held_out_every and held_out_pairs "
             "must not be negative": min(
-                self.losers, self.reference_bank, self.condition_draws, self.warmup,
-                self.held_out_every, self.held_out_pairs,
+                self.losers,
+                self.reference_bank,
+                self.condition_draws,
+                self.warmup,
+                self.held_out_every,
+                self.held_out_pairs,
             )
             >= 0,
             "lr and clip must be above 0": self.lr > 0 and self.clip > 0,
@@ -209,7 +216,7 @@ class TrainConfig:
             "adapter-off needs weights = lora": not (
                 self.reference == "adapter-off" and self.weights == "full"
             ),
-        }  # fmt: skip
+        }
         for rule, holds in checks.items():
             if not holds:
                 raise UserError(f"[train] {rule}")
@@ -292,9 +299,26 @@ def preset_settings(name: str) -> Mapping[str, Any]:
 # never what is learnt. Model and pairs a step are compared by what they are (see `identity`).
 FREE_ON_RESUME = frozenset(
     {
-        "steps", "checkpoint_every", "keep_checkpoints", "held_out_every", "trackers",
-        "validation_videos", "validation_every", "validation_steps", "validation_guidance",
-        "stop_on_win_gap", "spike", "allow_shortcut", "allow_other_model", "name",
-        "model", "revision", "batch", "accumulation", "memory", "vae_tiling", "deterministic",
+        "steps",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "held_out_every",
+        "trackers",
+        "validation_videos",
+        "validation_every",
+        "validation_steps",
+        "validation_guidance",
+        "stop_on_win_gap",
+        "spike",
+        "allow_shortcut",
+        "allow_other_model",
+        "name",
+        "model",
+        "revision",
+        "batch",
+        "accumulation",
+        "memory",
+        "vae_tiling",
+        "deterministic",
     }
-)  # fmt: skip
+)

@@ -58,7 +58,8 @@ class Estimate:
 
     @property
     def total(self) -> float:
-        return sum(value for key, value in asdict(self).items() if key != "rung")
+        result: float = sum(value for key, value in asdict(self).items() if key != "rung")
+        return result
 
     @property
     def line(self) -> str:
@@ -168,9 +169,13 @@ def estimate_step(
 
 
 def estimate_rungs(
-    spec: Spec, config: TrainConfig, shapes: Shapes, losers: int, rungs: Sequence[Rung] = RUNGS,
+    spec: Spec,
+    config: TrainConfig,
+    shapes: Shapes,
+    losers: int,
+    rungs: Sequence[Rung] = RUNGS,
     **where: Any,
-) -> Iterator[Estimate]:  # fmt: skip
+) -> Iterator[Estimate]:
     """An estimate for each rung, made when it is asked for."""
     counted: dict[tuple[int, bool], tuple[float, float]] = {}
     model = _built(spec, config, dict(spec.transformer))
@@ -181,9 +186,14 @@ def estimate_rungs(
 
 
 def first_that_fits(
-    spec: Spec, config: TrainConfig, shapes: Shapes, losers: int, rungs: Sequence[Rung], room: float,
+    spec: Spec,
+    config: TrainConfig,
+    shapes: Shapes,
+    losers: int,
+    rungs: Sequence[Rung],
+    room: float,
     **where: Any,
-) -> Estimate:  # fmt: skip
+) -> Estimate:
     """The first rung that fits into `room` bytes; the last when none does."""
     for found in estimate_rungs(spec, config, shapes, losers, rungs, **where):
         if found.total <= room:
@@ -249,9 +259,14 @@ def _activations(
 
 
 def peak_of_branch(
-    spec: Spec, config: TrainConfig, settings: dict[str, Any], shapes: Shapes, copies: int,
-    checkpointing: bool, device: str,
-) -> int:  # fmt: skip
+    spec: Spec,
+    config: TrainConfig,
+    settings: dict[str, Any],
+    shapes: Shapes,
+    copies: int,
+    checkpointing: bool,
+    device: str,
+) -> int:
     """Bytes of activations at the peak of a forward and a backward of `copies` branches.
 
     The gradients of weights are there beforehand, as in every micro-batch but the first.
@@ -272,9 +287,14 @@ def peak_of_branch(
 
 
 def branch_work(
-    model: Any, family: Family, config: TrainConfig, shapes: Shapes, copies: int, device: str,
+    model: Any,
+    family: Family,
+    config: TrainConfig,
+    shapes: Shapes,
+    copies: int,
+    device: str,
     backward: bool = True,
-) -> Any:  # fmt: skip
+) -> Any:
     """A function that takes one forward and one backward of `copies` branches, as training does."""
     half = {"fp32": None, "fp16": torch.float16}.get(config.precision, torch.bfloat16)
     spec = family.spec
@@ -339,8 +359,8 @@ def _contents_assumed() -> Iterator[None]:
     def nonzero(mask: Tensor, **_: Any) -> Tensor:
         return torch.arange(mask.numel()).unsqueeze(1)
 
-    torch.nonzero = nonzero  # type: ignore[assignment]
-    FakeTensor.__float__ = lambda _: 8.0  # type: ignore[method-assign]
+    torch.nonzero = nonzero  # type: ignore[assignment]  # fake tensors have no values to look at
+    FakeTensor.__float__ = lambda _: 8.0  # type: ignore[method-assign]  # fake tensors have no values to look at
     try:
         yield
     finally:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Literal
 
 from accelerate import PartialState
 
-from realdpo import config as configs
 from realdpo import memory, progress
+from realdpo.config import settings_to_toml
 from realdpo.families.load import read_spec
 from realdpo.families.weights import LORA_FILE, LOW_LORA_FILE
 from realdpo.files import replace_folder, write_text
@@ -56,7 +56,7 @@ def run_both(
     found = join(made, folder)
     if PartialState().is_main_process:
         write_together({expert: done.weights for expert, done in made.items()}, folder / "weights")
-        write_text(folder / "config.toml", configs.settings_to_toml("train", config))
+        write_text(folder / "config.toml", settings_to_toml("train", config))
         shown = asdict(found) | {"folder": folder.name, "weights": "weights"}
         for expert, part in shown["experts"].items():
             part |= {"folder": f"{folder.name}/{expert}", "weights": f"{expert}/weights"}

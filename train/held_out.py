@@ -72,9 +72,14 @@ def measure_held_out(
 
 
 def measure_shared(
-    model: Any, task: TrainTask, pairs: Sequence[Pair], config: TrainConfig, together: bool,
-    accelerator: Any, reference: Reference | None = None,
-) -> Table:  # fmt: skip
+    model: Any,
+    task: TrainTask,
+    pairs: Sequence[Pair],
+    config: TrainConfig,
+    together: bool,
+    accelerator: Any,
+    reference: Reference | None = None,
+) -> Table:
     """As `measure_held_out`, with the pairs shared out among the processes; all get the whole table."""
     world, rank, count = accelerator.num_processes, accelerator.process_index, len(pairs)
     share = -(-count // world)

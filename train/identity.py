@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from realdpo import config as configs
 from realdpo import progress
+from realdpo.config import load_toml
 from realdpo.errors import UserError
 from realdpo.ids import content_id
 from realdpo.train.config import FREE_ON_RESUME, TrainConfig, read_stored
@@ -108,7 +108,7 @@ def require_same_settings(folder: Path, config: TrainConfig) -> None:
     path = folder / "config.toml"
     if not path.is_file():
         return
-    kept = read_stored(configs.load_toml(path).get("train", {}), str(path))
+    kept = read_stored(load_toml(path).get("train", {}), str(path))
     free = FREE_ON_RESUME - ({"steps"} if config.schedule != "constant" else set())
     other = [
         f.name

@@ -33,11 +33,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from realdpo import ids, integrity, progress, tables
-from realdpo import models as names
 from realdpo.errors import UserError
-from realdpo.families import Family, Spec, trainable_family
-from realdpo.families import load as loading
+from realdpo.families import Family, Spec, load, trainable_family
 from realdpo.files import atomic_path, write_text
+from realdpo.models import model_name
 from realdpo.regions import Region
 from realdpo.train.config import TrainConfig
 from realdpo.workspace import Workspace
@@ -257,8 +256,10 @@ def refuse_shortcut(workspace: Workspace, allowed: bool) -> None:
         return
     verdict = json.loads(workspace.audit.read_text(encoding="utf-8")).get("verdict")
     if verdict == "too few":
-        progress.say("the audit has too few pairs to tell whether winners and losers differ in more "
-                     "than motion")  # fmt: skip
+        progress.say(
+            "the audit has too few pairs to tell whether winners and losers differ in more "
+            "than motion"
+        )
     if verdict != "shortcut":
         return
     if not allowed:
@@ -281,18 +282,21 @@ def refuse_other_model(workspace: Workspace, spec: Spec, config: TrainConfig) ->
     for shard in sorted(workspace.pair_data.glob("*.parquet")):
         told += pq.read_table(shard, columns=["pair_id", "model", "task"]).to_pylist()
     task = trainable_family(spec).task
-    name = names.model_name(config.model)
+    name = model_name(config.model)
     own = name.rpartition("/")[2].lower()
-    made = lambda row: (row["model"] or own).rpartition("/")[2].lower()  # noqa: E731
+
+    def made(row: Mapping[str, Any]) -> str:
+        return str((row["model"] or own).rpartition("/")[2].lower())
+
     tasks = [row for row in told if row["task"] not in (None, task)]
     others = [row for row in told if made(row) != own] if config.objective == "dpo" else []
-    for rows, words in (
-        (tasks, lambda row: f"is of the task {row['task']}, and {name} is trained for {task}"),
-        (others, lambda row: f"has losers of the model {row['model']}, not of {name}"),
+    for rows, words, key, wanted in (
+        (tasks, "is of the task", "task", f"and {name} is trained for {task}"),
+        (others, "has losers of the model", "model", f"not of {name}"),
     ):
         if not rows:
             continue
-        line = f"pair {rows[0]['pair_id']} {words(rows[0])} ({len(rows)} of {len(told)} pairs)"
+        line = f"pair {rows[0]['pair_id']} {words} {rows[0][key]}, {wanted} ({len(rows)} of {len(told)} pairs)"
         if not config.allow_other_model:
             raise UserError(
                 line,
@@ -315,11 +319,7 @@ class Cache:
     """Files under one folder, made on demand. The encoders are loaded at the first miss."""
 
     def __init__(
-        self,
-        folder: Path,
-        family: Family,
-        config: TrainConfig,
-        device: torch.device,
+        self, folder: Path, family: Family, config: TrainConfig, device: torch.device
     ) -> None:
         spec = family.spec
         self.folder, self.spec, self.family = folder, spec, family
@@ -382,10 +382,18 @@ class Cache:
     def _place(self, row: Row) -> Path:
         stat = row.shard.stat()
         name = ids.content_id(
-            shard=row.shard.name, size=stat.st_size, time=stat.st_mtime_ns, row=row.number,
-            vae=self.vae_id, text=self.text_id, draws=self.draws, transform=TRANSFORM,
-            pipeline=self.spec.pipeline, dtype=str(self.dtype), tiled=self.tiled,
-        )  # fmt: skip
+            shard=row.shard.name,
+            size=stat.st_size,
+            time=stat.st_mtime_ns,
+            row=row.number,
+            vae=self.vae_id,
+            text=self.text_id,
+            draws=self.draws,
+            transform=TRANSFORM,
+            pipeline=self.spec.pipeline,
+            dtype=str(self.dtype),
+            tiled=self.tiled,
+        )
         return self.folder / "pairs" / f"{name}.json"
 
     def prompt(self, row: Mapping[str, Any]) -> Path:
@@ -411,8 +419,9 @@ class Cache:
         known = (row["pair_id"], row["clip_id"], row["source_id"], row["prompt"], row["fps"])
         size = (row["width"], row["height"], row["frames"])
         shown = None if image is None else self._png(image)
-        regions = tuple(r and Region(**{n: tuple(v) for n, v in r.items()})
-                        for r in row.get("regions") or [])  # fmt: skip
+        regions = tuple(
+            r and Region(**{n: tuple(v) for n, v in r.items()}) for r in row.get("regions") or []
+        )
         return Pair(*known, win, lose, tuple(inputs), shapes.pop(), size, shown, regions)
 
     def _latents(self, video: bytes, side: str) -> Path:
@@ -442,10 +451,7 @@ class Cache:
 
         def make() -> dict[str, Tensor]:
             clean = _pixels(image[None])[:, 0].unsqueeze(0)
-            copies = [
-                clean,
-                *_noised(clean, self.draws, self.family.condition_noise(), image_id),
-            ]
+            copies = [clean, *_noised(clean, self.draws, self.family.condition_noise(), image_id)]
             each = [self.family.condition(self.vae, c, frames) for c in copies]
             return {name: torch.cat([made[name] for made in each]) for name in each[0]}
 
@@ -514,7 +520,7 @@ class Cache:
             )
 
     def _id(self, *components: str) -> str:
-        return loading.fingerprint_parts(self.spec, *components)
+        return load.fingerprint_parts(self.spec, *components)
 
     def _narrow(self, tensor: Tensor) -> Tensor:
         """As it is kept: bfloat16 where the encoders compute in it."""
@@ -523,7 +529,7 @@ class Cache:
 
     def _load(self) -> None:
         if self._pipe is None and self._vae is None:
-            self._pipe = loading.load_encoders(self.spec, self.dtype, torch.device("cpu"))
+            self._pipe = load.load_encoders(self.spec, self.dtype, torch.device("cpu"))
             # Apart, since a pipeline thinks that it is where the first of its parts is.
             self._vae, self._pipe.vae = self._pipe.vae, None
 
@@ -637,7 +643,7 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]] | None:
     """Shapes of a file's tensors; None when it is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
-            return {n: tuple(file.get_slice(n).get_shape()) for n in file.keys()}  # noqa: SIM118
+            return {n: tuple(file.get_slice(n).get_shape()) for n in file.keys()}  # noqa: SIM118 - it is no dictionary
     except Exception:  # safetensors raises its own type, which it does not export
         return None
 

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from realdpo import config as configs
 from realdpo import memory, progress
+from realdpo.config import settings_to_toml
 from realdpo.errors import UserError
 from realdpo.families import load
 from realdpo.families.weights import save_weights
@@ -115,9 +115,11 @@ def run_one(
 
 
 def _train(
-    trainer: Trainer, config: TrainConfig, on_step: Callable[[Mapping[str, float]], None] | None,
+    trainer: Trainer,
+    config: TrainConfig,
+    on_step: Callable[[Mapping[str, float]], None] | None,
     last: bool,
-) -> RunSummary:  # fmt: skip
+) -> RunSummary:
     trainer.start_or_resume()
     stopped = None
     with stops.collect_interrupts() as interrupted, trainer.bar() as advance:
@@ -171,10 +173,14 @@ class Trainer:
         if self.main:
             progress.say(
                 noise.tell_levels(
-                    self.task.process, config.timesteps, config.t_low, config.t_high,
-                    config.logit_mean, config.logit_std,
+                    self.task.process,
+                    config.timesteps,
+                    config.t_low,
+                    config.t_high,
+                    config.logit_mean,
+                    config.logit_std,
                 )
-            )  # fmt: skip
+            )
         # In shards, processes with other numbers of losers would wait for each other's forwards.
         self.even = config.batch > 1 or self.accelerator.distributed_type == "FSDP"
         # by the number of values, all branches taken together
@@ -220,9 +226,15 @@ class Trainer:
         room = float(torch.cuda.mem_get_info(self.device)[0])
         shapes = estimate.shapes_of_pair(self.largest)
         found = estimate.first_that_fits(
-            self.task.family.spec, config, shapes, draws.losers_of(self.largest, config), self.rungs, room,
-            processes=self.accelerator.num_processes, sharded=self.sharded,
-        )  # fmt: skip
+            self.task.family.spec,
+            config,
+            shapes,
+            draws.losers_of(self.largest, config),
+            self.rungs,
+            room,
+            processes=self.accelerator.num_processes,
+            sharded=self.sharded,
+        )
         place = self.agree_on(self.rungs.index(memory.rung_of(found.rung)))
         rung = self.rungs[place]
         progress.say(f"memory: {rung.words}: about {found.line} of {room / memory.GB:.1f} GB free")
@@ -349,7 +361,7 @@ class Trainer:
                 began = self._measure() if self.config.start else self.base
                 self.before = self.after = self._held_out(began)
         if self.main:  # only now: a start that failed binds nobody to its settings
-            write_text(self.folder / "config.toml", configs.settings_to_toml("train", self.config))
+            write_text(self.folder / "config.toml", settings_to_toml("train", self.config))
         self.accelerator.wait_for_everyone()
 
     def _begin_from_start(self) -> None:
@@ -455,10 +467,21 @@ class Trainer:
             self._videos(chosen.name, chosen)
         times = [row["seconds"] for row in log.read_log(self.folder / "log.jsonl")]
         summary = RunSummary(
-            self.folder, target, self.step, statistics.median(times or [0.0]), self.parameters, len(self.pairs),
-            len(self.watched), self.watched_by, self.before, self.after, stopped, chosen.name, better,
+            self.folder,
+            target,
+            self.step,
+            statistics.median(times or [0.0]),
+            self.parameters,
+            len(self.pairs),
+            len(self.watched),
+            self.watched_by,
+            self.before,
+            self.after,
+            stopped,
+            chosen.name,
+            better,
             further,
-        )  # fmt: skip
+        )
         if self.main:
             shown = asdict(summary) | {"folder": self.folder.name, "weights": "weights"}
             write_text(self.folder / "summary.json", json.dumps(log.plain_json(shown), indent=1))
@@ -502,9 +525,15 @@ class Trainer:
         }
         folder = self.folder / "checkpoints"
         checkpoint.save_checkpoint(
-            folder / f"step-{self.step:06d}", self.inner, self.task.family.spec,
-            self.optimizer.optimizer, self.reference, state, self.main, self.average,
-        )  # fmt: skip
+            folder / f"step-{self.step:06d}",
+            self.inner,
+            self.task.family.spec,
+            self.optimizer.optimizer,
+            self.reference,
+            state,
+            self.main,
+            self.average,
+        )
         if self.main:
             self.log.write_csv()
             best = {self.best[1]} if self.best else set()
@@ -514,14 +543,18 @@ class Trainer:
     def _take(self, newest: Path) -> None:
         """Go on from the checkpoint `newest`: the other half of `save`."""
         state = checkpoint.load_checkpoint(
-            newest, self.inner, self.task.family.spec, self.optimizer.optimizer, self.reference,
+            newest,
+            self.inner,
+            self.task.family.spec,
+            self.optimizer.optimizer,
+            self.reference,
             self.average,
-        )  # fmt: skip
+        )
         self.step, self.recent = state["step"], state["recent"]
         if state["base"]:
             stored = {n: np.array(rows, dtype=np.float64) for n, rows in state["base"].items()}
             self.base = held_out.Table(**{n: torch.from_numpy(t) for n, t in stored.items()})
-        self.best = tuple(state["best"]) if state["best"] else None  # type: ignore[assignment]
+        self.best = tuple(state["best"]) if state["best"] else None
         self.before, self.after = state["before"], state["after"]
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
@@ -532,11 +565,16 @@ class Trainer:
         config, world = self.config, self.accelerator.num_processes
         own = {draws.losers_of(pair, config) for pair in self.pairs}
         return identity.Identity(
-            identity.digest_pairs(self.pairs), len(self.pairs), identity.digest_pairs(self.watched),
-            len(self.watched), self.fingerprint, config.batch * config.accumulation * world, world,
+            identity.digest_pairs(self.pairs),
+            len(self.pairs),
+            identity.digest_pairs(self.watched),
+            len(self.watched),
+            self.fingerprint,
+            config.batch * config.accumulation * world,
+            world,
             str(min(own)) if self.even or len(own) == 1 else "own",
             self.rung.bits,
-        )  # fmt: skip
+        )
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -593,18 +631,30 @@ class Trainer:
         if self.config.objective == "contrast":
             assert self.reference is not None
             return step.contrast_step(
-                model, self.task, batch, self.contrast, self.reference, backward,
+                model,
+                self.task,
+                batch,
+                self.contrast,
+                self.reference,
+                backward,
                 self.config.plain_weight,
-            )  # fmt: skip
+            )
         if self.reference is None or self.aim is None:
             return step.sft_step(model, self.task, batch, backward, self.config.plain_weight)
         ref_win, ref_lose = step.reference_errors(
             model, self.task, batch, self.reference, self.together, self.bank
         )
         return step.dpo_step(
-            model, self.task, batch, self.aim, ref_win, ref_lose, backward,
-            together=self.together, apart=self._apart,
-        )  # fmt: skip
+            model,
+            self.task,
+            batch,
+            self.aim,
+            ref_win,
+            ref_lose,
+            backward,
+            together=self.together,
+            apart=self._apart,
+        )
 
     # Checks and measurements
 
@@ -629,9 +679,14 @@ class Trainer:
         averaged = self.average.active() if self.average is not None else contextlib.nullcontext()
         with averaged, self._told("measuring held-out pairs"):
             return held_out.measure_shared(
-                self.model, self.task, self.watched, self.config, self.together, self.accelerator,
+                self.model,
+                self.task,
+                self.watched,
+                self.config,
+                self.together,
+                self.accelerator,
                 self.reference if self.config.objective == "contrast" else None,
-            )  # fmt: skip
+            )
 
     def _held_out(self, now: held_out.Table) -> dict[str, Any]:
         assert self.base is not None
@@ -666,9 +721,16 @@ class Trainer:
             with memory.explain_out_of_memory(lambda: "making validation videos", lambda: hint):
                 memory.empty_cache()
                 videos.generate_validation_videos(
-                    weights, self.task.family.spec, chosen, self.config, self.workspace, self.folder,
-                    name, self.device, share,
-                )  # fmt: skip
+                    weights,
+                    self.task.family.spec,
+                    chosen,
+                    self.config,
+                    self.workspace,
+                    self.folder,
+                    name,
+                    self.device,
+                    share,
+                )
                 memory.empty_cache()
         while not all(
             videos.file_of(self.folder, f"{n:02d}-{name}").is_file() for n in range(len(chosen))

@@ -189,7 +189,8 @@ def _dynamic_shift(config: Mapping[str, Any], tokens: int) -> float:
     """The log shift for a sequence length, on the line through the scheduler's two anchors."""
     few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
     low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
-    return low + (high - low) * (tokens - few) / (many - few)
+    value: float = low + (high - low) * (tokens - few) / (many - few)
+    return value
 
 
 def _as(value: Tensor, like: Tensor, dtype: torch.dtype) -> Tensor:

@@ -39,9 +39,13 @@ class Reference:
     """
 
     def __init__(
-        self, model: nn.Module, mode: Mode, rate: float = 0.999, every: int = 100,
+        self,
+        model: nn.Module,
+        mode: Mode,
+        rate: float = 0.999,
+        every: int = 100,
         warm: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.model, self.mode, self.rate, self.every = model, mode, rate, every
         self.warm = warm
         self._trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
@@ -88,7 +92,8 @@ class Reference:
             weight.add_(change)
             moved += float(change.square().sum())
             size += float(weight.square().sum())
-        return (moved / max(size, 1e-30)) ** 0.5
+        found: float | None = (moved / max(size, 1e-30)) ** 0.5
+        return found
 
     @torch.no_grad()
     def distance(self) -> float | None:
@@ -101,7 +106,8 @@ class Reference:
             apart.append((parameter.detach() - weight).square().sum())
             size.append(weight.square().sum())
         far, long = (float(whole_tensor(sum(parts[1:], parts[0]))) for parts in (apart, size))
-        return (far / max(long, 1e-30)) ** 0.5
+        found: float | None = (far / max(long, 1e-30)) ** 0.5
+        return found
 
     def restart(self) -> None:
         """Begin again from the trained weights as they are now."""
@@ -146,7 +152,7 @@ class Reference:
             weight = self.weights[name]
             if hasattr(parameter, "to_local"):
                 # A sharded parameter's storage belongs to FSDP: exchange contents, both ways.
-                here, there = parameter.to_local(), weight.to_local()  # type: ignore[attr-defined]
+                here, there = parameter.to_local(), weight.to_local()  # type: ignore[attr-defined]  # both are DTensors here
                 kept = here.clone()
                 here.copy_(there)
                 there.copy_(kept)

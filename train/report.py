@@ -187,18 +187,20 @@ def _held_out(held: Sequence[Row]) -> Markup:
     if not held:
         return Markup("<p>No pairs were held out.</p>")
     wanted = {
-        "step": "step", "accuracy": "accuracy", "control_accuracy": "control", "margin": "margin",
-        "winner_change": "winner's error", "contrast": "contrast", "loser_change": "loser's error",
+        "step": "step",
+        "accuracy": "accuracy",
+        "control_accuracy": "control",
+        "margin": "margin",
+        "winner_change": "winner's error",
+        "contrast": "contrast",
+        "loser_change": "loser's error",
         "loser_dominant_ratio": "won by pushing",
-    }  # fmt: skip
+    }
     accuracy = {
         "own losers": _series(held, "accuracy"),
         "losers of other prompts": _series(held, "control_accuracy"),
     }
-    change = {
-        "winner": _series(held, "winner_change"),
-        "loser": _series(held, "loser_change"),
-    }
+    change = {"winner": _series(held, "winner_change"), "loser": _series(held, "loser_change")}
     change = {name: line for name, line in change.items() if line[0]}
     contrast = {"contrast": _series(held, "contrast"), "error": _series(held, "winner_error")}
     charts = [report.plot_lines(change, "Error relative to the base", "step", "relative change")]

@@ -133,7 +133,7 @@ def compute_in(model: nn.Module, config: TrainConfig, device: torch.device) -> N
         with torch.autocast(device.type, half, cache_enabled=False):
             return real(*args, **kwargs)
 
-    model.forward = forward  # type: ignore[method-assign]
+    model.forward = forward
 
 
 def allowed_rungs(config: TrainConfig, sharded: bool) -> list[Rung]:
@@ -162,7 +162,7 @@ def make_policy(config: TrainConfig, spec: Spec, device: torch.device, rung: Run
     model = load.load_transformer(spec, dtype, rung.bits, device)
     open_weights(model, config, spec)
     if rung.checkpointing:
-        model.enable_gradient_checkpointing()  # type: ignore[operator]
+        model.enable_gradient_checkpointing()  # type: ignore[operator]  # nn.Module types its attributes as Tensor | Module
     if rung.blocks:
         memory.keep_blocks_apart(model, device)
     return model
@@ -237,17 +237,23 @@ def make_average(config: TrainConfig, model: nn.Module) -> Reference | None:
 
 
 def open_bank(
-    workspace: Workspace, task: TrainTask, pairs: Sequence[Pair], config: TrainConfig, device: torch.device
-) -> Bank | None:  # fmt: skip
+    workspace: Workspace,
+    task: TrainTask,
+    pairs: Sequence[Pair],
+    config: TrainConfig,
+    device: torch.device,
+) -> Bank | None:
     """Stored reference errors, if asked for: a folder named by everything they depend on."""
     if not config.reference_bank or config.objective != "dpo":
         return None
     c = config
     draw = (c.seed, c.timesteps, c.t_low, c.t_high, c.logit_mean, c.logit_std)
     name = content_id(
-        model=load.fingerprint_parts(task.family.spec, task.family.spec.component), draw=list(draw),
-        losers=c.losers, precision=choose_precision(c, device),
+        model=load.fingerprint_parts(task.family.spec, task.family.spec.component),
+        draw=list(draw),
+        losers=c.losers,
+        precision=choose_precision(c, device),
         condition=c.condition_draws,
         latents=[p.win.name for p in pairs] + [f.name for p in pairs for f in p.lose],
-    )  # fmt: skip
+    )
     return Bank(workspace.step("reference") / name)

@@ -198,9 +198,15 @@ def distance_moved(model: Any, task: TrainTask, batch: Batch, reference: Referen
 
 
 def _together(
-    model: Any, task: TrainTask, batch: Batch, aim: Objective, ref_win: Tensor, ref_lose: Tensor,
-    backward: Callable[[Tensor], None], apart: Any,
-) -> StepOutcome:  # fmt: skip
+    model: Any,
+    task: TrainTask,
+    batch: Batch,
+    aim: Objective,
+    ref_win: Tensor,
+    ref_lose: Tensor,
+    backward: Callable[[Tensor], None],
+    apart: Any,
+) -> StepOutcome:
     errors, residuals = branch_error(model, task, batch, _side_by_side(batch))
     win, *lose = errors.view(-1, len(batch.u))
     scales = []
@@ -215,9 +221,15 @@ def _together(
 
 
 def _one_by_one(
-    model: Any, task: TrainTask, batch: Batch, aim: Objective, ref_win: Tensor, ref_lose: Tensor,
-    backward: Callable[[Tensor], None], apart: Any,
-) -> StepOutcome:  # fmt: skip
+    model: Any,
+    task: TrainTask,
+    batch: Batch,
+    aim: Objective,
+    ref_win: Tensor,
+    ref_lose: Tensor,
+    backward: Callable[[Tensor], None],
+    apart: Any,
+) -> StepOutcome:
     winner, *losers = _branches(batch)
     with torch.no_grad():
         win, win_residual = branch_error(model, task, batch, winner)
@@ -312,4 +324,5 @@ def _repeat(tensor: Tensor, copies: int) -> Tensor:
 def _dtype(model: Any) -> torch.dtype:
     # A wrapped model (DDP) has no dtype; adapters are float32 on bfloat16 weights, so ask the base.
     inner = getattr(model, "module", model)
-    return next(p.dtype for n, p in inner.named_parameters() if "lora_" not in n)
+    found: torch.dtype = next(p.dtype for n, p in inner.named_parameters() if "lora_" not in n)
+    return found

@@ -15,8 +15,7 @@ from realdpo.errors import UserError
 from realdpo.families import Spec, trainable_family
 from realdpo.families.load import read_spec
 from realdpo.memory import GB
-from realdpo.train import estimate as estimates
-from realdpo.train import numbers, setup
+from realdpo.train import estimate, numbers, setup
 from realdpo.train.config import TrainConfig
 from realdpo.train.loop import Trainer
 from realdpo.workspace import Workspace
@@ -57,19 +56,19 @@ def memory_of(workspace: Workspace, config: TrainConfig, gigabytes: int | None) 
     without pairs, the model's own size and three losers. Raises UserError for an unknown card.
     """
     spec = read_spec(config.model, config.revision, config.expert, config.task)
-    if gigabytes is not None and gigabytes not in estimates.CARDS:
-        known = ", ".join(str(size) for size in estimates.CARDS)
+    if gigabytes is not None and gigabytes not in estimate.CARDS:
+        known = ", ".join(str(size) for size in estimate.CARDS)
         raise UserError(f"--gpu {gigabytes}: no such card is known", f"choose of {known}")
     if gigabytes is not None:
-        room, card = estimates.CARDS[gigabytes], f"a card of {gigabytes} GB"
+        room, card = estimate.CARDS[gigabytes], f"a card of {gigabytes} GB"
     else:
         room, card = float(torch.cuda.mem_get_info()[0]), torch.cuda.get_device_name()
     (width, height, frames), losers, what = _largest(workspace, spec, config)
-    shapes = estimates.shapes_of(spec, width, height, frames)
+    shapes = estimate.shapes_of(spec, width, height, frames)
     rungs = setup.allowed_rungs(config, sharded=False)
     found: dict[str, Any] = {"pair": f"{width}x{height}, {frames} frames, {losers} losers ({what})"}
     fits = None
-    for entry in estimates.estimate_rungs(spec, config, shapes, losers, rungs):
+    for entry in estimate.estimate_rungs(spec, config, shapes, losers, rungs):
         found[entry.rung] = entry.line
         if fits is None and entry.total <= room:
             fits = entry.rung

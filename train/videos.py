@@ -69,9 +69,14 @@ def generate_validation_videos(
 def _write(pipe: Any, family: Family, pair: Pair, config: TrainConfig, path: Path) -> None:
     width, height, frames = pair.size
     settings = settings_from(
-        family, width=width, height=height, frames=frames, fps=pair.fps,
-        steps=config.validation_steps, guidance=config.validation_guidance,
-    )  # fmt: skip
+        family,
+        width=width,
+        height=height,
+        frames=frames,
+        fps=pair.fps,
+        steps=config.validation_steps,
+        guidance=config.validation_guidance,
+    )
     first = None
     if pair.first_frame is not None:
         first = np.asarray(Image.open(pair.first_frame).convert("RGB"))

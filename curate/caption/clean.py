@@ -183,10 +183,7 @@ _HEDGES = [
             "",
         ),
         (rf"\s+(?:in|throughout|during) (?:the|this) {_MEDIUM}(?=\s*(?:[,.;!?]|$))", ""),
-        (
-            r"\b(at the (?:beginning|start|end)) of the (?:video|clip|footage|recording)\b",
-            r"\1",
-        ),
+        (r"\b(at the (?:beginning|start|end)) of the (?:video|clip|footage|recording)\b", r"\1"),
     )
 ]
 _SMALL_TALK = re.compile(
@@ -232,7 +229,8 @@ def _unwrap(raw: str) -> str:
             return text
         for key in ("caption", "description", "prompt", "text"):
             if isinstance(document, dict) and isinstance(document.get(key), str):
-                return document[key].strip()
+                result: str = document[key].strip()
+                return result
     return text
 
 

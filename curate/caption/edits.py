@@ -19,8 +19,18 @@ from realdpo.files import write_text
 from realdpo.workspace import Workspace
 
 FIELDS = ("clip_id", "source_id", "start", "end", "prompt")
-EXPORTED = ("clip_id", "prompt", "captioner", "caption_status", "path", "title", "start", "end",
-            "source_id", "caption_raw")  # fmt: skip
+EXPORTED = (
+    "clip_id",
+    "prompt",
+    "captioner",
+    "caption_status",
+    "path",
+    "title",
+    "start",
+    "end",
+    "source_id",
+    "caption_raw",
+)
 Row = Mapping[str, Any]
 
 

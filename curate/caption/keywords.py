@@ -59,8 +59,12 @@ _FACTS = {
     "vertical": "The frame is vertical.",
     "portrait": "The frame is vertical.",
 }
-_TWO_WORD_FACTS = {("slow", "motion"): "slowmo", ("close", "up"): "closeup",
-                   ("time", "lapse"): "timelapse", ("hand", "held"): "handheld"}  # fmt: skip
+_TWO_WORD_FACTS = {
+    ("slow", "motion"): "slowmo",
+    ("close", "up"): "closeup",
+    ("time", "lapse"): "timelapse",
+    ("hand", "held"): "handheld",
+}
 _NOISE = re.compile(
     r"(?:\d+|\d+(?:p|k|fps|hz|s|sec|secs|min|mins|mb|x\d+)|x26[45]|h26[45]|hevc|avc|av1|vp[89]|"
     r"hd|uhd|fhd|sd|hdr|sdr|mp4|mov|mkv|avi|webm|final|copy|edit(?:ed)?|export|output|"
@@ -117,7 +121,7 @@ def _words(name: str) -> tuple[list[str], list[str]]:
     words: list[str] = []
     i = 0
     while i < len(tokens):
-        two = _TWO_WORD_FACTS.get(tuple(tokens[i : i + 2]))  # type: ignore[arg-type]
+        two = _TWO_WORD_FACTS.get(tuple(tokens[i : i + 2]))  # type: ignore[arg-type]  # a slice of two is a pair
         fact = _FACTS.get(two or tokens[i])
         if fact:
             facts += [] if fact in facts else [fact]

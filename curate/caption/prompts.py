@@ -355,7 +355,10 @@ def _is_media(file: Any, name: str) -> bool:
     import pyarrow as pa
 
     kind = file.schema_arrow.field(name).type
-    return pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    holds: bool = (
+        pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    )
+    return holds
 
 
 # -- captions and times ------------------------------------------------------------------------------
@@ -402,7 +405,9 @@ def _spans(row: Mapping[str, Any]) -> list[tuple[Fraction, Fraction | None]]:
             raise UserError(f"{name} {value!r} is no span", "such as [0, 2.5] or a list of these")
         pairs = [value] if not isinstance(value[0], (list, tuple)) else value
         return [_span(pair, name) for pair in pairs]
-    start, end = (next((row[n] for n in names if _given(row.get(n))), None) for names in (STARTS, ENDS))  # fmt: skip
+    start, end = (
+        next((row[n] for n in names if _given(row.get(n))), None) for names in (STARTS, ENDS)
+    )
     if start is None and end is None:
         return []
     return [_span((0 if start is None else start, end), "start, end")]

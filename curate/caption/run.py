@@ -574,7 +574,7 @@ def _again(folder: Path, only_failed: bool, recaption: bool) -> dict[str, Any]:
     path = _again_file(folder)
     what = "all" if recaption else "failed" if only_failed else None
     if path.is_file():
-        under_way = json.loads(path.read_text())
+        under_way: dict[str, Any] = json.loads(path.read_text())
         if what is None or under_way["what"] == what:
             return under_way
     if what is None:
@@ -602,11 +602,7 @@ def _from_answer(answer: CaptionAnswer, config: CaptionConfig) -> dict[str, Any]
 
 def _cleaned(text: str, config: CaptionConfig, finish: str) -> dict[str, Any]:
     judged = clean.clean_caption(text, finish=finish, language=config.language)
-    return {
-        "prompt": judged.text or None,
-        "caption_status": judged.status,
-        "caption_raw": text,
-    }
+    return {"prompt": judged.text or None, "caption_status": judged.status, "caption_raw": text}
 
 
 # --- report ---------------------------------------------------------------------------------

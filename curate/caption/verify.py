@@ -115,7 +115,7 @@ def parse_judgement(text: str) -> tuple[float | None, float | None, str]:
 
 def _share(value: object) -> float | None:
     try:
-        number = float(value) / 10  # type: ignore[arg-type]
+        number = float(value) / 10  # type: ignore[arg-type]  # what is no number is caught below
     except (TypeError, ValueError):
         return None
     return number if math.isfinite(number) and 0 <= number <= 1 else None
@@ -154,13 +154,7 @@ def _ask(
             return show.ShownClip(row["clip_id"], frames, seconds, asked)
 
         run.ask_all(
-            todo,
-            look,
-            him.ask,
-            him.folder,
-            workers=him.workers,
-            batch=him.batch,
-            title="verify",
+            todo, look, him.ask, him.folder, workers=him.workers, batch=him.batch, title="verify"
         )
         found = answers.load_answers(him.folder, filed)
     verdicts: dict[str, Verdict] = {}

@@ -40,7 +40,7 @@ BEYOND = 0.06
 def require_blazepose() -> None:
     """Raises UserError when the models or the runtime are not installed."""
     try:
-        import ai_edge_litert.interpreter  # noqa: F401
+        import ai_edge_litert.interpreter  # noqa: F401 - is it installed?
     except ImportError:
         raise UserError("the people scores need ai-edge-litert", HINT) from None
     for name in (DETECTOR, LANDMARKS):

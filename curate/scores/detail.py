@@ -130,9 +130,9 @@ def measure_combing(luma: Bytes) -> float:
     # Subtraction stops at 0, so each of the two holds only one sign.
     bright = cv2.min(cv2.subtract(line, above), cv2.subtract(line, below))
     dark = cv2.min(cv2.subtract(above, line), cv2.subtract(below, line))
-    agree = cv2.compare(cv2.absdiff(above, below), COMB_LEVELS // 2, cv2.CMP_LT)  # type: ignore[call-overload]
+    agree = cv2.compare(cv2.absdiff(above, below), COMB_LEVELS // 2, cv2.CMP_LT)  # type: ignore[call-overload]  # OpenCV takes scalars that its stubs do not
     bright, dark = (
-        cv2.bitwise_and(cv2.compare(part, COMB_LEVELS, cv2.CMP_GT), agree)  # type: ignore[call-overload]
+        cv2.bitwise_and(cv2.compare(part, COMB_LEVELS, cv2.CMP_GT), agree)  # type: ignore[call-overload]  # OpenCV takes scalars that its stubs do not
         for part in (bright, dark)
     )
     torn = cv2.bitwise_or(bright, dark)

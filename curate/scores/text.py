@@ -27,7 +27,7 @@ NAMES = ("text.area", "text.share", "text.static")
 def require_text() -> None:
     """Raises UserError when RapidOCR is not installed."""
     try:
-        import rapidocr_onnxruntime  # noqa: F401
+        import rapidocr_onnxruntime  # noqa: F401 - is it installed?
     except ImportError:
         raise UserError("the text scores need RapidOCR", "pip install 'realdpo[text]'") from None
 

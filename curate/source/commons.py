@@ -19,9 +19,17 @@ AT_ONCE = 50  # titles that one request may describe without a bot's rights
 MERGES = 20
 
 _FIELDS = (
-    "Artist", "Categories", "Credit", "ImageDescription", "License", "LicenseShortName",
-    "LicenseUrl", "ObjectName", "Restrictions", "UsageTerms",
-)  # fmt: skip
+    "Artist",
+    "Categories",
+    "Credit",
+    "ImageDescription",
+    "License",
+    "LicenseShortName",
+    "LicenseUrl",
+    "ObjectName",
+    "Restrictions",
+    "UsageTerms",
+)
 # Categories that sort files rather than say what they show.
 _HOUSEKEEPING = re.compile(
     r"^(cc[- ]|pd[- ]|gfdl|self-published|uploaded|files |media |pages |all |license|license)|"

@@ -9,9 +9,22 @@ from realdpo.errors import UserError
 
 PER_ACTION = 20
 COLUMNS = (
-    "url", "path", "license", "author", "source_url", "title", "keywords", "description",
-    "seconds", "width", "height", "bytes", "sha1", "sha256", "id",
-)  # fmt: skip
+    "url",
+    "path",
+    "license",
+    "author",
+    "source_url",
+    "title",
+    "keywords",
+    "description",
+    "seconds",
+    "width",
+    "height",
+    "bytes",
+    "sha1",
+    "sha256",
+    "id",
+)
 """Names that a foreign table's columns may be given with `columns`."""
 
 
@@ -53,7 +66,15 @@ class SourceConfig:
     refresh: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("per_action", "hours", "min_height", "min_seconds", "max_seconds", "max_mb", "pace"):  # fmt: skip
+        for name in (
+            "per_action",
+            "hours",
+            "min_height",
+            "min_seconds",
+            "max_seconds",
+            "max_mb",
+            "pace",
+        ):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name} must be 0 or more")
         if self.max_seconds and self.min_seconds > self.max_seconds:

@@ -13,11 +13,7 @@ from realdpo import report
 SHOWN = 2000
 """Rows of the list of films; a page with more is slow to open. The manifest has them all."""
 
-_ASKS = (
-    ("by", "credit"),
-    ("nc", "no commercial use"),
-    ("sa", "same licence"),
-)
+_ASKS = (("by", "credit"), ("nc", "no commercial use"), ("sa", "same licence"))
 
 
 def write_source_page(
@@ -84,7 +80,9 @@ def _licences(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> 
         )
     terms = Markup("").join(Markup("<p>{}</p>").format(text) for text in summary["terms"])
     if summary["restrictions"]:
-        terms += Markup("<p>{} films carry a warning of other rights, such as those of the people shown; see the list.</p>").format(summary["restrictions"])  # fmt: skip
+        terms += Markup(
+            "<p>{} films carry a warning of other rights, such as those of the people shown; see the list.</p>"
+        ).format(summary["restrictions"])
     return report.render_table(table) + terms
 
 

@@ -58,7 +58,10 @@ def search(
 def _film(hit: Mapping[str, Any], retrieved_at: str) -> SourceFilm:
     sizes = hit.get("videos") or {}
     # From the best; "large" is there without an address where the film is smaller.
-    file = next((s for n in ("large", "medium", "small", "tiny") if (s := sizes.get(n) or {}).get("url")), {})  # fmt: skip
+    file = next(
+        (s for n in ("large", "medium", "small", "tiny") if (s := sizes.get(n) or {}).get("url")),
+        {},
+    )
     tags = [tag for text in str(hit.get("tags") or "").split(",") if (tag := strip_html(text))]
     return SourceFilm(
         provider=NAME,

@@ -104,10 +104,14 @@ def plan_searches(where: Sequence[str], config: SourceConfig) -> list[dict[str, 
     check_sourcing(where, config)
     searched = [name for name in where if name in PROVIDERS]
     return [
-        {"group": group.name, "queries": list(group.queries), "providers": searched,
-         "films": config.per_action or PER_ACTION}
+        {
+            "group": group.name,
+            "queries": list(group.queries),
+            "providers": searched,
+            "films": config.per_action or PER_ACTION,
+        }
         for group in (select.list_groups(config) if searched else ())
-    ]  # fmt: skip
+    ]
 
 
 class Found:
@@ -194,10 +198,12 @@ class Found:
             "restrictions": sum(bool(film.restrictions) for film in films),
             "left_out": dict(self.left_out.most_common()),
             "failed": dict(self.failed),
-            "terms": [PROVIDERS[w].TERMS for w in self.where if w in PROVIDERS and PROVIDERS[w].TERMS],
+            "terms": [
+                PROVIDERS[w].TERMS for w in self.where if w in PROVIDERS and PROVIDERS[w].TERMS
+            ],
             "requests": sum(self.asked.values()),
             "answers_kept_from_before": sum(self.stored.values()),
-        }  # fmt: skip
+        }
 
 
 def find_films(workspace: Workspace, where: Sequence[str], config: SourceConfig) -> Found:
@@ -393,10 +399,14 @@ def source_table(result: Mapping[str, Any]) -> str:
         f"actions   {sum(n > 0 for n in result['actions'].values()):>6}   "
         + _listing(result["actions"]),
         f"authors   {result['authors']:>6}"
-        + (f"   and {result['author_unknown']} films without one" if result["author_unknown"] else ""),
+        + (
+            f"   and {result['author_unknown']} films without one"
+            if result["author_unknown"]
+            else ""
+        ),
         f"licences  {len(result['licenses']):>6}   {_listing(result['licenses'])}",
         f"from      {len(result['providers']):>6}   {_listing(result['providers'])}",
-    ]  # fmt: skip
+    ]
     lines += [f"  left out {n:>6}   {reason}" for reason, n in result["left_out"].items()]
     if short := result["fewer_than_wanted"]:
         few = ", ".join(f"{name} {have} of {want}" for name, (have, want) in [*short.items()][:8])

@@ -38,9 +38,23 @@ def read_film_table(path: Path, columns: Mapping[str, str]) -> Iterator[SourceFi
 
 
 _NAMES = (
-    "url", "path", "license", "author", "source_url", "title", "keywords", "description",
-    "seconds", "width", "height", "bytes", "sha1", "sha256", "id", "retrieved_at",
-)  # fmt: skip
+    "url",
+    "path",
+    "license",
+    "author",
+    "source_url",
+    "title",
+    "keywords",
+    "description",
+    "seconds",
+    "width",
+    "height",
+    "bytes",
+    "sha1",
+    "sha256",
+    "id",
+    "retrieved_at",
+)
 
 
 def _film(path: Path, row: Mapping[str, Any], now: str) -> SourceFilm | None:

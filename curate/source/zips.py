@@ -37,9 +37,8 @@ def _unpacked(archive: zipfile.ZipFile, path: Path, folder: Path) -> list[Source
     members = [m for m in archive.infolist() if not m.is_dir() and _suffix(m) in EXTENSIONS]
     named = {member.filename for member in members}
     sidecars = [
-        m for m in archive.infolist()
-        if _suffix(m) == ".json" and _film_of(m.filename, named)
-    ]  # fmt: skip
+        m for m in archive.infolist() if _suffix(m) == ".json" and _film_of(m.filename, named)
+    ]
     for member in (*members, *sidecars):
         if member.flag_bits & 1:
             raise UserError(

@@ -33,7 +33,7 @@ class _InOrder(typer.core.TyperGroup):
         command = super().get_command(ctx, cmd_name)
         for panel, names in _PANELS.items():
             if command is not None and cmd_name in names:
-                command.rich_help_panel = panel  # type: ignore[attr-defined]
+                command.rich_help_panel = panel  # type: ignore[attr-defined]  # Typer's own commands have it, click's have not
         return command
 
 
@@ -101,10 +101,7 @@ def guard_command(as_json: bool = False) -> Iterator[None]:
 
 
 def print_result(
-    result: Any,
-    as_json: bool,
-    describe: Callable[[Any], object],
-    failure: UserError | None = None,
+    result: Any, as_json: bool, describe: Callable[[Any], object], failure: UserError | None = None
 ) -> None:
     """What a command did, on stdout: one JSON document, or what `describe` makes of it.
 

@@ -19,10 +19,19 @@ cli.app.add_typer(app, name="curate")
     epilog="Example: realdpo curate ingest FOOTAGE -w work --target cogvideox --caption keywords"
 )
 @options.with_settings(
-    "curate ingest", "target", "caption", "engine", "address", "workers", "per_action",
-    extras="--extra", sources__require_license="--require-license", sources__licenses="--license",
-    shards__format="--format", shards__to="--to",
-)  # fmt: skip
+    "curate ingest",
+    "target",
+    "caption",
+    "engine",
+    "address",
+    "workers",
+    "per_action",
+    extras="--extra",
+    sources__require_license="--require-license",
+    sources__licenses="--license",
+    shards__format="--format",
+    shards__to="--to",
+)
 def ingest(
     given: options.Given,
     footage: Annotated[

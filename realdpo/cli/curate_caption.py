@@ -20,8 +20,7 @@ def caption(
     given: options.Given,
     workspace: options.Workspace = options.WORK,
     only_failed: Annotated[
-        bool,
-        typer.Option("--only-failed", help="Ask again about clips whose caption is not ok."),
+        bool, typer.Option("--only-failed", help="Ask again about clips whose caption is not ok.")
     ] = False,
     recaption: Annotated[
         bool, typer.Option("--recaption", help="Ask again about every clip.")

@@ -19,10 +19,21 @@ from realdpo.cli.curate import app
     "--column url=content_loc"
 )
 @options.with_settings(
-    "curate source", "words", "per_action", "hours", "min_height", "min_seconds", "max_seconds",
-    "default_license", "private", "contact", "refresh", actions="--action", licenses="--license",
+    "curate source",
+    "words",
+    "per_action",
+    "hours",
+    "min_height",
+    "min_seconds",
+    "max_seconds",
+    "default_license",
+    "private",
+    "contact",
+    "refresh",
+    actions="--action",
+    licenses="--license",
     columns="--column",
-)  # fmt: skip
+)
 def source(
     given: options.Given,
     where: Annotated[

@@ -39,20 +39,18 @@ def demo(
     It takes minutes on two CPU cores. Stopped anywhere, the same command goes on.
     """
     with cli.guard_command(as_json):
-        from realdpo.demo import run as whole
+        from realdpo.demo import run
         from realdpo.workspace import Workspace
 
         place = Workspace(workspace)
         if dry_run:
-            plan = whole.list_commands(place, footage, quick)
+            plan = run.list_commands(place, footage, quick)
             cli.print_result({"commands": plan}, as_json, lambda _: "\n".join(plan))
             return
-        result = whole.run_demo(place, footage, quick=quick)
+        result = run.run_demo(place, footage, quick=quick)
         if pictures is not None:
-            result["pictures"] = [
-                str(path) for path in whole.write_pictures(place, result, pictures)
-            ]
-        cli.print_result(result, as_json, whole.describe_demo)
+            result["pictures"] = [str(path) for path in run.write_pictures(place, result, pictures)]
+        cli.print_result(result, as_json, run.describe_demo)
 
 
 @cli.app.command(epilog="Example: [bold]realdpo doctor -w work --deep[/bold]")
@@ -71,14 +69,14 @@ def doctor(
     With --deep also whether every stored clip, shard and video of a pair is what was written.
     """
     with cli.guard_command(as_json):
-        from realdpo import doctor as machine
+        from realdpo.doctor import can_run, examine_files, examine_machine
 
-        findings = machine.examine_machine(workspace)
+        findings = examine_machine(workspace)
         if deep:
             from realdpo.workspace import Workspace
 
-            findings += machine.examine_files(Workspace(workspace))
-        works = machine.can_run(findings)
+            findings += examine_files(Workspace(workspace))
+        works = can_run(findings)
         found = {"works": works, "findings": [vars(one) for one in findings]}
         cli.print_result(found, as_json, lambda _: _lines(findings))
         if not works:

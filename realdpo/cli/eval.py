@@ -20,9 +20,22 @@ Name = Annotated[str, typer.Option("--name", help="Folder of the evaluation unde
     epilog="Example: [bold]realdpo eval --system base=tiny --system dpo=dpo -w work[/bold]",
 )
 @options.with_settings(
-    "eval", "name", "benchmark", "split", "prompts", "seeds", "steps", "guidance", "task", "clip",
-    "frechet", "seed", systems="--system", judge__url="--judge", judge__model="--judge-model",
-)  # fmt: skip
+    "eval",
+    "name",
+    "benchmark",
+    "split",
+    "prompts",
+    "seeds",
+    "steps",
+    "guidance",
+    "task",
+    "clip",
+    "frechet",
+    "seed",
+    systems="--system",
+    judge__url="--judge",
+    judge__model="--judge-model",
+)
 def evaluate(
     context: typer.Context,
     given: options.Given,

@@ -12,8 +12,7 @@ from realdpo.cli import options
 
 
 @cli.app.command(
-    "export-lora",
-    epilog="Example: [bold]realdpo export-lora dpo -w work --format comfyui[/bold]",
+    "export-lora", epilog="Example: [bold]realdpo export-lora dpo -w work --format comfyui[/bold]"
 )
 def export_lora(
     run: Annotated[str, typer.Argument(help="Training run whose LoRA is meant.")],
@@ -23,12 +22,10 @@ def export_lora(
         typer.Option("--format", help="Whose layer names the file has."),
     ] = "comfyui",
     dtype: Annotated[
-        Literal["bfloat16", "float16", "float32"],
-        typer.Option(help="Of the numbers in the file."),
+        Literal["bfloat16", "float16", "float32"], typer.Option(help="Of the numbers in the file.")
     ] = "bfloat16",
     to: Annotated[
-        Path | None,
-        typer.Option("--to", "--out", help="The file; in runs/RUN/export/ by default."),
+        Path | None, typer.Option("--to", "--out", help="The file; in runs/RUN/export/ by default.")
     ] = None,
     as_json: options.Json = False,
 ) -> None:

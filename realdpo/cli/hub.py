@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
 
 @cli.app.command(
-    "push-hub",
-    epilog="Example: [bold]realdpo push-hub me/my-actions -w work --dry-run[/bold]",
+    "push-hub", epilog="Example: [bold]realdpo push-hub me/my-actions -w work --dry-run[/bold]"
 )
 @options.with_settings(
     "push-hub", "what", "private", "revision", "pr", "run", "allow_unlicensed", "allow_shortcut"

@@ -75,8 +75,7 @@ Shard = Annotated[
     typer.Option("--shard", metavar="I/N", help="Do the I-th of N parts, on one shared folder."),
 ]
 Processes = Annotated[
-    int,
-    typer.Option("--num-processes", help="Processes of training on this machine, one per GPU."),
+    int, typer.Option("--num-processes", help="Processes of training on this machine, one per GPU.")
 ]
 Preset = Annotated[
     str,
@@ -185,7 +184,7 @@ def with_settings(command: str, *keys: str, **spelled: str) -> Callable[[Command
             if parameter.name != "given"
         ]
         everything = sorted([*mine, *generated], key=_is_common)
-        run.__signature__ = own.replace(parameters=everything)  # type: ignore[attr-defined]
+        run.__signature__ = own.replace(parameters=everything)  # type: ignore[attr-defined]  # functions take attributes
         run.__annotations__ = {one.name: one.annotation for one in everything}
         return typing.cast(Command, run)
 

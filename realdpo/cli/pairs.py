@@ -23,10 +23,27 @@ cli.app.add_typer(app, name="pairs")
     epilog="Example: [bold]realdpo pairs build -w work --model THUDM/CogVideoX-5b-I2V[/bold]"
 )
 @options.with_settings(
-    "pairs build", "model", "revision", "losers", "lora", "guide", "round", "steps", "guidance",
-    "width", "height", "frames", "fps", "negative_prompt", "task", "roundtrip_win", "keep_broken",
-    "memory", "dtype", "seed",
-)  # fmt: skip
+    "pairs build",
+    "model",
+    "revision",
+    "losers",
+    "lora",
+    "guide",
+    "round",
+    "steps",
+    "guidance",
+    "width",
+    "height",
+    "frames",
+    "fps",
+    "negative_prompt",
+    "task",
+    "roundtrip_win",
+    "keep_broken",
+    "memory",
+    "dtype",
+    "seed",
+)
 def build(
     given: options.Given,
     workspace: options.Workspace = options.WORK,
@@ -66,9 +83,15 @@ def build(
             cli.print_plan(toml, {**planned, "config": toml}, _lines(planned), as_json)
             return
         done = pairs.build(
-            workspace, config=settings, shard=part, devices=devices, engine=engine,
-            address=address, apply_review=apply_review, progress=not as_json,
-        )  # fmt: skip
+            workspace,
+            config=settings,
+            shard=part,
+            devices=devices,
+            engine=engine,
+            address=address,
+            apply_review=apply_review,
+            progress=not as_json,
+        )
         cli.print_result(done, as_json, _lines)
 
 

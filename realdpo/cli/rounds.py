@@ -27,8 +27,7 @@ def rounds(
         ),
     ] = "base",
     prompts: Annotated[
-        int,
-        typer.Option(help="Validation prompts to make videos of after each round; 0: none."),
+        int, typer.Option(help="Validation prompts to make videos of after each round; 0: none.")
     ] = 8,
     keep_going: Annotated[
         bool, typer.Option("--keep-going", help="Train all rounds, whether they help or not.")
@@ -48,10 +47,16 @@ def rounds(
         from realdpo.train.config import TrainConfig, preset_settings
 
         done = realdpo.run_rounds(
-            workspace, count, config=given.resolve(TrainConfig, base=preset_settings(preset)),
-            reference=reference, prompts=prompts, keep_going=keep_going, processes=processes,
-            devices=devices, progress=not as_json,
-        )  # fmt: skip
+            workspace,
+            count,
+            config=given.resolve(TrainConfig, base=preset_settings(preset)),
+            reference=reference,
+            prompts=prompts,
+            keep_going=keep_going,
+            processes=processes,
+            devices=devices,
+            progress=not as_json,
+        )
         cli.print_result(done, as_json, _best_lines)
 
 

@@ -31,9 +31,18 @@ cli.app.add_typer(app, name="train")
 
 @app.callback(invoke_without_command=True)
 @options.with_settings(
-    "train", "model", "task", "objective", "name", "steps", "lr", "beta", "memory",
-    "reference_bank", "seed",
-)  # fmt: skip
+    "train",
+    "model",
+    "task",
+    "objective",
+    "name",
+    "steps",
+    "lr",
+    "beta",
+    "memory",
+    "reference_bank",
+    "seed",
+)
 def train(
     context: typer.Context,
     given: options.Given,

@@ -164,7 +164,7 @@ def manifest_text(films: Iterable[DemoFilm] = FILMS) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
-        ["path", "license", "author", "source_url", "title", "keywords", "split", "sha256"],
+        ["path", "license", "author", "source_url", "title", "keywords", "split", "sha256"]
     )
     for film in films:
         writer.writerow(

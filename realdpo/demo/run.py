@@ -209,15 +209,42 @@ def _plan(workspace: Workspace, films: str, quick: bool) -> DemoPlan:
         ),
         (
             ("curate", "ingest", films, *place, "--target", "tiny", "--caption", "keywords"),
-            ("pairs", "build", *place, "--model", "tiny", "--losers", str(losers),
-             "--steps", str(sampling), "--set", "guidance=1.0"),
-            ("train", *place, "--model", "tiny", "--steps", str(steps), "--lr", str(rate),
-             "--set", "warmup=5", "--set", f"held_out_every={held_out}",
-             "--set", f"held_out_levels={levels}", "--set", f"checkpoint_every={held_out}",
-             "--set", "allow_shortcut=true"),
+            (
+                "pairs",
+                "build",
+                *place,
+                "--model",
+                "tiny",
+                "--losers",
+                str(losers),
+                "--steps",
+                str(sampling),
+                "--set",
+                "guidance=1.0",
+            ),
+            (
+                "train",
+                *place,
+                "--model",
+                "tiny",
+                "--steps",
+                str(steps),
+                "--lr",
+                str(rate),
+                "--set",
+                "warmup=5",
+                "--set",
+                f"held_out_every={held_out}",
+                "--set",
+                f"held_out_levels={levels}",
+                "--set",
+                f"checkpoint_every={held_out}",
+                "--set",
+                "allow_shortcut=true",
+            ),
             ("push-hub", REPO, *place, "--dry-run"),
         ),
-    )  # fmt: skip
+    )
 
 
 # --- what is shown ------------------------------------------------------------------------------
@@ -243,15 +270,27 @@ def _page(workspace: Workspace, plan: DemoPlan, result: Mapping[str, Any]) -> Pa
         Markup("<h3>{}</h3>{}").format(pair.prompt, report.in_step(pair.clips)) for pair in shown
     )
     sections = [
-        report.Section("In short", Markup("<pre>{}</pre>").format(describe_demo({**result, "seconds": 0,
-                       "page": "this one"}).rsplit("\n", 2)[0])),
+        report.Section(
+            "In short",
+            Markup("<pre>{}</pre>").format(
+                describe_demo({**result, "seconds": 0, "page": "this one"}).rsplit("\n", 2)[0]
+            ),
+        ),
         report.Section("Real and generated, side by side", players),
         report.Section("From footage to clips", _funnel_part(workspace, result["funnel"])),
-        report.Section("Training", report.render_figure(_curves_figure(workspace, training["run"]),
-                       "curves of the training run")),
-        report.Section("The same by hand", Markup("<pre>{}</pre>").format(
-            "\n".join(shlex.join(("realdpo", *words)) for words in plan.words))),
-    ]  # fmt: skip
+        report.Section(
+            "Training",
+            report.render_figure(
+                _curves_figure(workspace, training["run"]), "curves of the training run"
+            ),
+        ),
+        report.Section(
+            "The same by hand",
+            Markup("<pre>{}</pre>").format(
+                "\n".join(shlex.join(("realdpo", *words)) for words in plan.words)
+            ),
+        ),
+    ]
     document = report.render_page(
         "RealDPO demo", sections, "measured in this workspace by this run"
     )
@@ -294,14 +333,21 @@ def _sample_tuned(workspace: Workspace, config: BuildConfig, run: str) -> None:
         for row in todo:
             image = np.asarray(Image.open(workspace.pair_videos / row["first_frame"]))
             settings = settings_for(
-                pipe, width=row["width"], height=row["height"], frames=row["frames"],
-                fps=row["fps"], steps=row["steps"], guidance=row["guidance"],
-            )  # fmt: skip
+                pipe,
+                width=row["width"],
+                height=row["height"],
+                frames=row["frames"],
+                fps=row["fps"],
+                steps=row["steps"],
+                guidance=row["guidance"],
+            )
             video = generate_video(pipe, family, row["prompt"], image, row["seeds"][0], settings)
             form = conform.Form(
-                row["width"], row["height"], row["frames"],
+                row["width"],
+                row["height"],
+                row["frames"],
                 Fraction(row["fps"]).limit_denominator(1001),
-            )  # fmt: skip
+            )
             data = conform.encode_side(conform.with_first_frame(video, image), form, config.crf)
             write_bytes(_tuned_file(workspace, row, run), data)
             advance()

@@ -243,7 +243,8 @@ class Family:
         config = vae.config
         if config.get("latents_mean") is not None:
             latents = normalise_latents(latents, config.latents_mean, config.latents_std)
-        return latents * config.get("scaling_factor", 1)
+        made: Tensor = latents * config.get("scaling_factor", 1)
+        return made
 
     def decode(self, vae: Any, latents: Tensor) -> Tensor:
         """The way back: latents of `encode` to video in about -1..1."""
@@ -251,7 +252,8 @@ class Family:
         latents = latents.float() / config.get("scaling_factor", 1)
         if config.get("latents_mean") is not None:
             latents = denormalise_latents(latents, config.latents_mean, config.latents_std)
-        return vae.decode(latents.to(vae.dtype)).sample
+        made: Tensor = vae.decode(latents.to(vae.dtype)).sample
+        return made
 
     def pack(self, pipe: Any, latents: Tensor) -> Tensor:
         """Latents of `encode` in the layout that the pipeline's `latents` argument takes."""

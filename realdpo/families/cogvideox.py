@@ -116,7 +116,7 @@ class CogVideoX(Family):
             held[:, 0] = inputs["image_latents"]
             noisy = torch.cat([noisy, held], dim=2)
         ofs = self.spec.transformer.get("ofs_embed_dim")
-        return transformer(
+        made: Tensor = transformer(
             hidden_states=noisy,
             encoder_hidden_states=inputs["prompt_embeds"].to(noisy.dtype),
             timestep=timestep,
@@ -124,6 +124,7 @@ class CogVideoX(Family):
             image_rotary_emb=self._rotary(frames, height, width, noisy.device),
             return_dict=False,
         )[0]
+        return made
 
     def _rotary(self, frames: int, height: int, width: int, device: torch.device) -> Any:
         """The rotary embedding of a latent grid. Without it a 5B model runs, and predicts nonsense."""
@@ -143,9 +144,13 @@ class CogVideoX(Family):
 
 @lru_cache(maxsize=4)  # the same for every forward of a run, and made by one thread
 def _rotary_of(
-    head: int, grid: tuple[int, int], base: tuple[int, int], frames: int, per_patch: int | None,
+    head: int,
+    grid: tuple[int, int],
+    base: tuple[int, int],
+    frames: int,
+    per_patch: int | None,
     device: torch.device,
-) -> Any:  # fmt: skip
+) -> Any:
     from diffusers.models.embeddings import get_3d_rotary_pos_embed
     from diffusers.pipelines.cogvideo.pipeline_cogvideox import get_resize_crop_region_for_grid
 

@@ -98,7 +98,7 @@ class Cosmos25(Family):
         if self.clean_frames():
             mask[:, :, 0] = 1
             level[:, :, 0] = GIVEN
-        return transformer(
+        made: Tensor = transformer(
             hidden_states=noisy,
             condition_mask=mask,
             timestep=level,
@@ -106,3 +106,4 @@ class Cosmos25(Family):
             padding_mask=noisy.new_zeros(1, 1, height * self._spatial, width * self._spatial),
             return_dict=False,
         )[0]
+        return made

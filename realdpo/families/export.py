@@ -89,9 +89,11 @@ def export_run(
         )
     settings = load_toml(folder / "config.toml").get("train", {})
     spec = read_spec(
-        settings.get("model", "tiny"), settings.get("revision"), settings.get("expert", "high"),
+        settings.get("model", "tiny"),
+        settings.get("revision"),
+        settings.get("expert", "high"),
         settings.get("task"),
-    )  # fmt: skip
+    )
     written = []
     for lora in loras:
         spec = replace(spec, component=_metadata(lora).get(COMPONENT, spec.component))

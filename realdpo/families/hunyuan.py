@@ -126,7 +126,7 @@ class Hunyuan(Family):
             mask = noisy.new_zeros(len(noisy), 1, *noisy.shape[2:])
             mask[:, :, 0] = 1
             noisy = torch.cat([noisy, held, mask], dim=1)
-        return transformer(
+        made: Tensor = transformer(
             hidden_states=noisy,
             timestep=timestep,
             encoder_hidden_states=inputs["prompt_embeds"].to(noisy.dtype),
@@ -135,3 +135,4 @@ class Hunyuan(Family):
             guidance=noisy.new_full((len(noisy),), GUIDANCE * 1000) if self._guided else None,
             return_dict=False,
         )[0]
+        return made

@@ -82,10 +82,7 @@ _NAMES = (
 
 class Hunyuan15(Family):
     NAME = "hunyuan15"
-    TASKS: ClassVar = {
-        "HunyuanVideo15Pipeline": "t2v",
-        "HunyuanVideo15ImageToVideoPipeline": "i2v",
-    }
+    TASKS: ClassVar = {"HunyuanVideo15Pipeline": "t2v", "HunyuanVideo15ImageToVideoPipeline": "i2v"}
     KEEPS_REGIONS = False
     ORIGINAL = tuple((ours, authors) for ours, authors, _ in _NAMES)
     COMFY = tuple((ours, comfy) for ours, _, comfy in _NAMES)
@@ -169,7 +166,7 @@ class Hunyuan15(Family):
         text = {
             name: inputs[name].to(noisy.dtype) for name in ("text", "mask", "glyphs", "glyph_mask")
         }
-        return transformer(
+        made: Tensor = transformer(
             hidden_states=torch.cat([noisy, held, mask], dim=1),
             timestep=timestep,
             encoder_hidden_states=text["text"],
@@ -179,3 +176,4 @@ class Hunyuan15(Family):
             image_embeds=shown.to(noisy.dtype),
             return_dict=False,
         )[0]
+        return made

@@ -62,7 +62,7 @@ class Kandinsky5(Family):
         return bool(self.spec.get("transformer", "attention_type", "regular") == "nabla")
 
     @property
-    def KEEPS_REGIONS(self) -> bool:  # type: ignore[override]
+    def KEEPS_REGIONS(self) -> bool:  # type: ignore[override]  # a fact of the checkpoint, not of the class
         return self.task == "t2v"
 
     def refusal(self) -> str | None:
@@ -90,11 +90,12 @@ class Kandinsky5(Family):
         return {"text": text[0], "pooled": pooled[0]}
 
     def decode(self, vae: Any, latents: Tensor) -> Tensor:
-        from diffusers import Kandinsky5I2VPipeline as Pipeline
+        from diffusers import Kandinsky5I2VPipeline
 
         if self.task == "i2v":
             last = latents.float().permute(0, 2, 3, 4, 1)
-            latents = Pipeline.normalize_first_frame(Pipeline, last).permute(0, 4, 1, 2, 3)
+            latents = Kandinsky5I2VPipeline.normalize_first_frame(Kandinsky5I2VPipeline, last)
+            latents = latents.permute(0, 4, 1, 2, 3)
         return super().decode(vae, latents)
 
     def pack(self, pipe: Any, latents: Tensor) -> Tensor:
@@ -131,4 +132,5 @@ class Kandinsky5(Family):
             sparse_params=None,
             return_dict=True,
         ).sample
-        return prediction.permute(0, 4, 1, 2, 3)
+        made: Tensor = prediction.permute(0, 4, 1, 2, 3)
+        return made

@@ -177,9 +177,11 @@ def _quantised(dtype: torch.dtype, bits: int) -> Any:
     if bits == 8:
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
-    )  # fmt: skip
+    )
 
 
 def load_pipeline(
@@ -253,11 +255,11 @@ def _bases(pipe: Any, base: str, revision: str | None, device: str) -> dict[str,
     found = spec_of_folder(_fetched(resolve_model(base), revision))
     names = [name for name in ("transformer", "transformer_2") if name in found.classes]
     return {
-        name: load_transformer(
-            replace(found, component=name), getattr(pipe, name).dtype
-        ).to(device).eval()
+        name: load_transformer(replace(found, component=name), getattr(pipe, name).dtype)
+        .to(device)
+        .eval()
         for name in names
-    }  # fmt: skip
+    }
 
 
 def part_dtypes(spec: Spec, dtype: torch.dtype) -> dict[str, torch.dtype]:

@@ -92,10 +92,11 @@ class LTX(Family):
 
     def encode(self, vae: Any, video: Tensor) -> Tensor:
         latents = vae.encode(video.to(vae.device, vae.dtype)).latent_dist.mode().float()
-        return (
+        made: Tensor = (
             normalise_latents(latents, vae.latents_mean, vae.latents_std)
             * vae.config.scaling_factor
         )
+        return made
 
     def decode(self, vae: Any, latents: Tensor) -> Tensor:
         import torch
@@ -107,10 +108,12 @@ class LTX(Family):
             noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
             latents = torch.lerp(latents, noise.to(latents), DECODE_NOISE)
             timestep = torch.tensor([DECODE_TIMESTEP], device=latents.device, dtype=vae.dtype)
-        return vae.decode(latents.to(vae.dtype), timestep).sample
+        made: Tensor = vae.decode(latents.to(vae.dtype), timestep).sample
+        return made
 
     def pack(self, pipe: Any, latents: Tensor) -> Tensor:
-        return pipe._pack_latents(latents, *self._patches)
+        made: Tensor = pipe._pack_latents(latents, *self._patches)
+        return made
 
     def forward(
         self, transformer: Any, noisy: Tensor, timestep: Tensor, inputs: Mapping[str, Tensor]
@@ -141,4 +144,5 @@ class LTX(Family):
             ),
             return_dict=False,
         )[0]
-        return unpack(prediction, frames, height, width, *self._patches)
+        made: Tensor = unpack(prediction, frames, height, width, *self._patches)
+        return made

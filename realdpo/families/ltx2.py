@@ -110,9 +110,11 @@ class LTX2(LTX):
         coords[:, 0] = coords[:, 0] / inputs["fps"].float().view(-1, 1, 1)
         text = inputs["prompt_embeds"].to(noisy.dtype)
         # one token of silence: isolated, it reaches nothing that is trained
-        width = config["caption_channels"] if config.get("use_prompt_embeddings", True) else (
-            config["audio_num_attention_heads"] * config["audio_attention_head_dim"]
-        )  # fmt: skip
+        width = (
+            config["caption_channels"]
+            if config.get("use_prompt_embeddings", True)
+            else (config["audio_num_attention_heads"] * config["audio_attention_head_dim"])
+        )
         prediction, _ = transformer(
             hidden_states=pack(noisy, *patches),
             audio_hidden_states=noisy.new_zeros(len(noisy), 1, config["audio_in_channels"]),
@@ -131,4 +133,5 @@ class LTX2(LTX):
             use_cross_timestep=bool(config.get("cross_attn_mod")),
             return_dict=False,
         )
-        return LTX2Pipeline._unpack_latents(prediction, *size, *patches)
+        made: Tensor = LTX2Pipeline._unpack_latents(prediction, *size, *patches)
+        return made

@@ -46,9 +46,12 @@ class LTXCondition(LTX):
         )
         frame = coords[:, 0]
         coords = LTXConditionPipeline._scale_video_ids(
-            coords, scale_factor=spatial, scale_factor_t=temporal, frame_index=0,
+            coords,
+            scale_factor=spatial,
+            scale_factor_t=temporal,
+            frame_index=0,
             device=noisy.device,
-        ).float()  # fmt: skip
+        ).float()
         coords[:, 0] = coords[:, 0] * (1.0 / inputs["fps"].float()).view(-1, 1)
         clock = timestep.unsqueeze(-1).float()
         noisy = self.hold_first(noisy, inputs)
@@ -62,4 +65,5 @@ class LTXCondition(LTX):
             video_coords=coords,
             return_dict=False,
         )[0]
-        return LTXConditionPipeline._unpack_latents(prediction, *size, *patches)
+        made: Tensor = LTXConditionPipeline._unpack_latents(prediction, *size, *patches)
+        return made

@@ -64,10 +64,11 @@ class Mochi(Family):
     def forward(
         self, transformer: Any, noisy: Tensor, timestep: Tensor, inputs: Mapping[str, Tensor]
     ) -> Tensor:
-        return transformer(
+        made: Tensor = transformer(
             hidden_states=noisy,
             encoder_hidden_states=inputs["prompt_embeds"].to(noisy.dtype),
             timestep=timestep,
             encoder_attention_mask=inputs["prompt_mask"],
             return_dict=False,
         )[0]
+        return made

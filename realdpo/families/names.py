@@ -72,7 +72,10 @@ def to_original(
     called = (comfy and family.COMFY) or family.ORIGINAL
     linears = linear_modules(model)
     stems = {name.partition(".lora_")[0] for name in layers}
-    factor = lambda name, which: layers[f"{name}.lora_{which}.weight"].float()  # noqa: E731
+
+    def factor(name: str, which: str) -> Tensor:
+        return layers[f"{name}.lora_{which}.weight"].float()
+
     made, done = {}, set()
     for original, names in original_names(called, model).items():
         present = [name for name in names if name in stems]
@@ -80,7 +83,7 @@ def to_original(
             continue
         done |= set(present)
         down = torch.cat([factor(name, "A") for name in present])
-        rows = [int(linears[name].out_features) for name in names]  # type: ignore[arg-type]
+        rows = [int(linears[name].out_features) for name in names]  # type: ignore[arg-type]  # nn.Module types its attributes as Tensor | Module
         up = torch.zeros(sum(rows), len(down))
         column = 0
         for k, name in enumerate(names):
@@ -167,7 +170,7 @@ def _known(
         if factor == "alpha":
             alphas |= dict.fromkeys(names, float(tensor))
         elif factor == "lora_B" and len(names) > 1:
-            rows = [int(linears[name].out_features) for name in names]  # type: ignore[arg-type]
+            rows = [int(linears[name].out_features) for name in names]  # type: ignore[arg-type]  # nn.Module types its attributes as Tensor | Module
             if tensor.shape[0] != sum(rows):
                 return None
             parts = tensor.split(rows)

@@ -191,9 +191,11 @@ def sample_frames(
             del arguments[name]
     # some parts draw from the global generator; seeded and restored, it changes nothing else
     with (
-        torch.random.fork_rng(devices=[]), torch.no_grad(), memory_told(pipe),
+        torch.random.fork_rng(devices=[]),
+        torch.no_grad(),
+        memory_told(pipe),
         changed_scheduler(pipe, settings),
-    ):  # fmt: skip
+    ):
         torch.manual_seed(seed)
         family.prepare(pipe, settings)
         try:

@@ -95,9 +95,10 @@ class SanaVideo(Family):
         return normalise_latents(latents, *_statistics(vae))
 
     def decode(self, vae: Any, latents: Tensor) -> Tensor:
-        return vae.decode(
+        made: Tensor = vae.decode(
             denormalise_latents(latents.float(), *_statistics(vae)).to(vae.dtype)
         ).sample
+        return made
 
     def forward(
         self, transformer: Any, noisy: Tensor, timestep: Tensor, inputs: Mapping[str, Tensor]
@@ -109,13 +110,14 @@ class SanaVideo(Family):
             free = timestep.new_ones(1, 1, *grid)
             free[:, :, 0] = 0
             timestep = timestep.view(-1, 1, 1, 1, 1) * free
-        return transformer(
+        made: Tensor = transformer(
             hidden_states=noisy,
             encoder_hidden_states=inputs["prompt_embeds"].to(noisy.dtype),
             encoder_attention_mask=inputs["prompt_mask"],
             timestep=timestep,
             return_dict=False,
         )[0]
+        return made
 
 
 def _statistics(vae: Any) -> tuple[Any, Any]:

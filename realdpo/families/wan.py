@@ -140,13 +140,14 @@ class Wan(Family):
             noisy = torch.cat([noisy, inputs["condition"].to(noisy.dtype)], dim=1)
         if self._per_token:
             timestep = self._expanded(noisy, timestep)
-        return transformer(
+        made: Tensor = transformer(
             hidden_states=noisy,
             timestep=timestep,
             encoder_hidden_states=inputs["prompt_embeds"].to(noisy.dtype),
             encoder_hidden_states_image=None if image is None else image.to(noisy.dtype),
             return_dict=False,
         )[0]
+        return made
 
     def _expanded(self, noisy: Tensor, timestep: Tensor) -> Tensor:
         """A timestep for every token, [B, S]: zero for those of a given first frame."""

@@ -39,7 +39,7 @@ def add_lora(model: Any, rank: int, alpha: float, dropout: float, targets: tuple
 
     config = LoraConfig(
         r=rank,
-        lora_alpha=alpha,  # type: ignore[arg-type]
+        lora_alpha=alpha,  # type: ignore[arg-type]  # peft takes fractions
         lora_dropout=dropout,
         target_modules=list(targets),
     )
@@ -132,10 +132,11 @@ def read_start(model: nn.Module, spec: Spec, folder: Path) -> dict[str, Tensor]:
         found = read_weights(model, spec, folder)
     except (OSError, KeyError, SafetensorError) as error:
         raise UserError(
-            f"cannot train on from {file}: it lacks {error}" if isinstance(error, KeyError)
+            f"cannot train on from {file}: it lacks {error}"
+            if isinstance(error, KeyError)
             else f"cannot train on from {file}: {error}",
             "use the model, rank and targets that it was trained with",
-        ) from None  # fmt: skip
+        ) from None
     if told.get(COMPONENT, spec.component) != spec.component:
         raise UserError(
             f"{file} is for {told[COMPONENT]}, and this run trains {spec.component}",
@@ -252,7 +253,7 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(file, framework="pt") as opened:
             # it is no dictionary
-            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - it is no dictionary
             return tensors, dict(opened.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise UserError(

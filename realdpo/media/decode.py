@@ -193,9 +193,7 @@ def _timed(
 
 
 def _decoded(
-    container: av.container.InputContainer,
-    stream: av.video.stream.VideoStream,
-    notes: list[str],
+    container: av.container.InputContainer, stream: av.video.stream.VideoStream, notes: list[str]
 ) -> Iterator[av.VideoFrame]:
     import av
 

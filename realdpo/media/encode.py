@@ -104,7 +104,8 @@ def ffmpeg_exe() -> str:
     import imageio_ffmpeg
 
     try:
-        return imageio_ffmpeg.get_ffmpeg_exe()
+        text: str = imageio_ffmpeg.get_ffmpeg_exe()
+        return text
     except RuntimeError as error:
         raise MediaError(
             "no ffmpeg with libx264 was found", "install ffmpeg, or pip install imageio-ffmpeg"

@@ -160,9 +160,7 @@ def _remote(address: str) -> Any:
 
 
 def first_frame(
-    container: av.container.InputContainer,
-    stream: av.video.stream.VideoStream,
-    source: Source,
+    container: av.container.InputContainer, stream: av.video.stream.VideoStream, source: Source
 ) -> av.VideoFrame:
     """The first frame that decodes. Raises MediaError when there is none."""
     import av

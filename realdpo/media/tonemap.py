@@ -95,7 +95,8 @@ def _rgb(yuv: npt.NDArray[np.uint16], full_range: bool) -> Floats:
     red = y + np.float32(1.4746) * cr
     blue = y + np.float32(1.8814) * cb
     green = y - np.float32(0.16455313) * cb - np.float32(0.57135313) * cr
-    return np.clip(np.stack([red, green, blue]), 0, 1)
+    found: Floats = np.clip(np.stack([red, green, blue]), 0, 1)
+    return found
 
 
 def _linear(signal: Floats, transfer: str) -> Floats:

@@ -25,7 +25,7 @@ from markupsafe import Markup
 import realdpo
 from realdpo import licences, tables
 from realdpo.config import load_toml
-from realdpo.publish import markdown as md
+from realdpo.publish import markdown
 from realdpo.publish.published import Shards
 from realdpo.reasons import Reason, count_reasons, parse_reasons
 from realdpo.workspace import Workspace
@@ -74,22 +74,28 @@ def dataset_card(
     files |= {"images/scores.png": scores} if scores else {}
     attribution = [attribution_line(row) for row in sources]
     files["ATTRIBUTION.md"] = (
-        "# Attribution\n\n" + str(md.markdown_bullets(attribution)) + "\n"
+        "# Attribution\n\n" + str(markdown.markdown_bullets(attribution)) + "\n"
     ).encode()
     licence = licences.overall_licence([row["license"] for row in sources])
     audit = read_audit(workspace) if "pairs" in by_config else None
     if audit is not None:
         files["pairs/audit.json"] = workspace.audit.read_bytes()
-    readme = load_template("dataset.md.j2").render(
-        header=Markup(_dataset_header(repo, shards, licence)),  # noqa: S704 (YAML of our own)
+    readme = load_template(
+        "dataset.md.j2"
+    ).render(
+        header=Markup(_dataset_header(repo, shards, licence)),  # noqa: S704 - YAML of our own
         name=repo.split("/")[-1],
-        repo=Markup(repo) if re.fullmatch(r"[\w./-]+", repo) else repo,  # noqa: S704
+        repo=Markup(repo) if re.fullmatch(r"[\w./-]+", repo) else repo,  # noqa: S704 - our own words
         version=realdpo.__version__,
         total=_total(main, sources),
-        overrides=[md.markdown_text(line) for line in overrides],
+        overrides=[markdown.markdown_text(line) for line in overrides],
         thumbnails=bool(thumbnails),
         clips=_clips_part(by_config["clips"], facts["clips"]) if "clips" in by_config else None,
-        pairs=_pairs_part(by_config["pairs"], facts["pairs"], audit, _winners_through_vae(workspace)) if "pairs" in by_config else None,
+        pairs=_pairs_part(
+            by_config["pairs"], facts["pairs"], audit, _winners_through_vae(workspace)
+        )
+        if "pairs" in by_config
+        else None,
         split_table=_split_table(shards, facts),
         columns_table=_columns_table(shards),
         actions=_actions(main),
@@ -99,13 +105,13 @@ def dataset_card(
         splits=_splits(facts),
         licence_note=_licence_note(licence),
         licence_table=_licence_table(sources),
-        attribution=md.markdown_bullets(attribution[:SHOWN_SOURCES]),
+        attribution=markdown.markdown_bullets(attribution[:SHOWN_SOURCES]),
         attribution_rest=len(attribution) > SHOWN_SOURCES,
         attribution_shown=min(SHOWN_SOURCES, len(attribution)),
         limits=_limits(main, facts.get("pairs")),
         not_done=_not_done(main, clips),
-        settings=md.markdown_block(saved_settings(workspace, ("curate", "pairs"))),
-    )  # fmt: skip
+        settings=markdown.markdown_block(saved_settings(workspace, ("curate", "pairs"))),
+    )
     return Card(tidy_markdown(readme), files)
 
 
@@ -131,11 +137,15 @@ def attribution_line(source: Mapping[str, Any]) -> Markup:
     """Title, author, source and licence, and what was changed, as CC BY 4.0 section 3(a) asks."""
     licence = licences.read_licence(source["license"])
     title = source["title"] or f"source {source['source_id'][:12]}"
-    return Markup("{}{}, {}. Changes: cut into clips, cropped, resized and encoded again, sound removed.").format(
-        Markup("“{}”").format(md.markdown_link(title, source["source_url"])),
-        Markup(" by {}").format(md.markdown_text(source["author"])) if source["author"] else "",
-        md.markdown_link(f"licence: {licence.name}", licence.url),
-    )  # fmt: skip
+    return Markup(
+        "{}{}, {}. Changes: cut into clips, cropped, resized and encoded again, sound removed."
+    ).format(
+        Markup("“{}”").format(markdown.markdown_link(title, source["source_url"])),
+        Markup(" by {}").format(markdown.markdown_text(source["author"]))
+        if source["author"]
+        else "",
+        markdown.markdown_link(f"licence: {licence.name}", licence.url),
+    )
 
 
 def read_thresholds(workspace: Workspace, clips: pa.Table | None) -> dict[str, dict[str, float]]:
@@ -179,7 +189,11 @@ def funnel_rows(clips: pa.Table, rules: Mapping[str, Mapping[str, float]]) -> li
     }
     for rule, label in sorted(thresholds.items(), key=lambda item: -counts[item[0]]):
         rows.append(
-            {"step": md.markdown_code(label), "dropped": counts.pop(rule, 0), "alone": alone[rule]}
+            {
+                "step": markdown.markdown_code(label),
+                "dropped": counts.pop(rule, 0),
+                "alone": alone[rule],
+            }
         )
     for rule, count in counts.most_common():
         rows.append({"step": " ".join(rule), "dropped": count, "alone": alone[rule]})
@@ -192,7 +206,8 @@ def read_audit(workspace: Workspace) -> dict[str, Any] | None:
     """The saved verdict of `pairs audit`, or None when none was made."""
     if not workspace.audit.exists():
         return None
-    return json.loads(workspace.audit.read_text(encoding="utf-8"))
+    found: dict[str, Any] | None = json.loads(workspace.audit.read_text(encoding="utf-8"))
+    return found
 
 
 def saved_settings(workspace: Workspace, commands: Iterable[str]) -> str:
@@ -259,15 +274,26 @@ def _pairs_part(
                 "model": public_name(values[0]),
                 "lora": public_name(values[2]),
                 "pairs": len(members),
-                "losers": f"{min(losers)}" if min(losers) == max(losers) else f"{min(losers)}–{max(losers)}",
+                "losers": f"{min(losers)}"
+                if min(losers) == max(losers)
+                else f"{min(losers)}–{max(losers)}",
                 "strategy": ", ".join(f"{way} ({count:,})" for way, count in ways.most_common()),
             }
-        )  # fmt: skip
+        )
     headings = {
-        "model": "model", "revision": "revision", "lora": "LoRA", "guide": "guided by the base", "task": "task", "scheduler": "scheduler",
-        "steps": "steps", "guidance": "guidance", "round": "round", "losers": "losers a pair",
-        "strategy": "how losers were made", "pairs": "pairs",
-    }  # fmt: skip
+        "model": "model",
+        "revision": "revision",
+        "lora": "LoRA",
+        "guide": "guided by the base",
+        "task": "task",
+        "scheduler": "scheduler",
+        "steps": "steps",
+        "guidance": "guidance",
+        "round": "round",
+        "losers": "losers a pair",
+        "strategy": "how losers were made",
+        "pairs": "pairs",
+    }
     used = {
         key: name for key, name in headings.items() if any(row[key] is not None for row in rows)
     }
@@ -275,10 +301,10 @@ def _pairs_part(
     return {
         "count": facts.num_rows,
         "first_split": next(iter(shards.files)),
-        "models": Markup(", ").join(md.markdown_code(model) for model in models),
+        "models": Markup(", ").join(markdown.markdown_code(model) for model in models),
         "i2v": all(row["task"] == "i2v" for row in rows),
         "through_vae": through_vae,
-        "table": md.markdown_table(rows, used),
+        "table": markdown.markdown_table(rows, used),
         "audit": _audit_text(audit),
     }
 
@@ -316,9 +342,9 @@ def _audit_text(audit: Mapping[str, Any] | None) -> Markup:
     }
     return Markup("\n\n").join(
         [
-            Markup(verdict),  # noqa: S704
-            Markup(" ").join(md.markdown_sentence(text) for text in said if text),
-            *([md.markdown_table(rows, columns)] if rows else []),
+            Markup(verdict),  # noqa: S704 - our own words
+            Markup(" ").join(markdown.markdown_sentence(text) for text in said if text),
+            *([markdown.markdown_table(rows, columns)] if rows else []),
         ]
     )
 
@@ -340,7 +366,7 @@ def _split_table(shards: Sequence[Shards], facts: Mapping[str, pa.Table]) -> Mar
             )
             rows.append(
                 {
-                    "config": md.markdown_code(part.config),
+                    "config": markdown.markdown_code(part.config),
                     "split": split,
                     "rows": count,
                     "length": _length(seconds),
@@ -349,7 +375,7 @@ def _split_table(shards: Sequence[Shards], facts: Mapping[str, pa.Table]) -> Mar
                     "size": size_text(sum(path.stat().st_size for path in part.files[split])),
                 }
             )
-    return md.markdown_table(rows)
+    return markdown.markdown_table(rows)
 
 
 _MEANING = {
@@ -405,7 +431,7 @@ def _columns_table(shards: Sequence[Shards]) -> Markup:
     both = len(shards) > 1
     rows = [
         {
-            "column": md.markdown_code(name),
+            "column": markdown.markdown_code(name),
             "in": ", ".join(configs),
             "meaning": _MEANING.get(name, ""),
         }
@@ -415,13 +441,15 @@ def _columns_table(shards: Sequence[Shards]) -> Markup:
         groups = sorted({name.split(".")[0] for name in scores})
         rows.append(
             {
-                "column": Markup(", ").join(md.markdown_code(f"{group}.*") for group in groups),
+                "column": Markup(", ").join(
+                    markdown.markdown_code(f"{group}.*") for group in groups
+                ),
                 "in": "",
                 "meaning": f"{len(set(scores))} measurements",
             }
         )
     columns = {"column": "column", "in": "config", "meaning": "meaning"}
-    return md.markdown_table(
+    return markdown.markdown_table(
         rows, columns if both else {key: columns[key] for key in ("column", "meaning")}
     )
 
@@ -432,15 +460,18 @@ def _actions(facts: pa.Table) -> Markup | None:
     counts = Counter(action for given in facts["action"].to_pylist() for action in given or [])
     if not counts:
         return None
-    rows = [{"action": name, "clips": count} for name, count in sorted(counts.items(), key=lambda kv: (-kv[1], kv[0]))]  # fmt: skip
+    rows = [
+        {"action": name, "clips": count}
+        for name, count in sorted(counts.items(), key=lambda kv: (-kv[1], kv[0]))
+    ]
     rest = len(rows) - SHOWN_ACTIONS
     more = f"\n\nand {rest:,} more actions." if rest > 0 else ""
-    return Markup("{}{}").format(md.markdown_table(rows[:SHOWN_ACTIONS]), more)
+    return Markup("{}{}").format(markdown.markdown_table(rows[:SHOWN_ACTIONS]), more)
 
 
 def _funnel_table(clips: pa.Table, rules: Mapping[str, Mapping[str, float]]) -> Markup:
     columns = {"step": "step", "dropped": "dropped", "alone": "by this alone", "left": "left"}
-    return md.markdown_table(funnel_rows(clips, rules), columns)
+    return markdown.markdown_table(funnel_rows(clips, rules), columns)
 
 
 def _captions(facts: pa.Table) -> Markup:
@@ -456,7 +487,8 @@ def _captions(facts: pa.Table) -> Markup:
     }
     shown = Markup("; ").join(
         Markup("{} ({})").format(
-            known.get(name, md.markdown_code(public_name(name))), md.markdown_text(count)
+            known.get(name, markdown.markdown_code(public_name(name))),
+            markdown.markdown_text(count),
         )
         for name, count in counts.most_common()
     )
@@ -486,23 +518,25 @@ def _licence_note(licence: licences.Licence) -> Markup:
         return Markup("Sources differ in their licences; each clip carries its own in `license`.")
     if licence.problem:
         return Markup("**{}** for all clips: {}.").format(
-            md.markdown_text(licence.name), licence.problem
+            markdown.markdown_text(licence.name), licence.problem
         )
-    return Markup("All sources: {}.").format(md.markdown_link(licence.name, licence.url))
+    return Markup("All sources: {}.").format(markdown.markdown_link(licence.name, licence.url))
 
 
 def _licence_table(sources: Sequence[Mapping[str, Any]]) -> Markup:
     rows = [
         {
-            "source": md.markdown_link(row["title"] or row["source_id"][:12], row["source_url"]),
+            "source": markdown.markdown_link(
+                row["title"] or row["source_id"][:12], row["source_url"]
+            ),
             "author": row["author"],
-            "licence": md.markdown_link(*_licence_name(row["license"])),
+            "licence": markdown.markdown_link(*_licence_name(row["license"])),
             "clips": row["clips"],
             "length": _length(row["seconds"]),
         }
         for row in sources[:SHOWN_SOURCES]
     ]
-    return md.markdown_table(rows)
+    return markdown.markdown_table(rows)
 
 
 def _licence_name(text: str | None) -> tuple[str, str]:
@@ -533,7 +567,7 @@ def _limits(facts: pa.Table, pairs: pa.Table | None) -> Markup:
         rounds = len(set(pairs["model"].to_pylist()))
         if rounds == 1:
             limits.append("Losers come from one model; its failures need not be another model's.")
-    return md.markdown_bullets(limits)
+    return markdown.markdown_bullets(limits)
 
 
 def _not_done(facts: pa.Table, clips: pa.Table | None) -> Markup:
@@ -545,8 +579,12 @@ def _not_done(facts: pa.Table, clips: pa.Table | None) -> Markup:
         group
         for group in groups
         if clips is not None
-        and any(clips[name].null_count < clips.num_rows for name in clips.schema.names if name.startswith(f"{group}."))
-    }  # fmt: skip
+        and any(
+            clips[name].null_count < clips.num_rows
+            for name in clips.schema.names
+            if name.startswith(f"{group}.")
+        )
+    }
     done = [
         "No one was asked for consent, and no face, name or number plate was hidden.",
         "Age was not estimated; people who look young were not searched for.",
@@ -566,8 +604,10 @@ def _not_done(facts: pa.Table, clips: pa.Table | None) -> Markup:
         done.append("No person looked at every clip.")
     if "captioner" in facts.schema.names and "edit" not in set(facts["captioner"].to_pylist()):
         done.append("Prompts were not checked against the clips by a person.")
-    done.append("The licences are as stated where the footage was found; nobody verified them with the authors.")  # fmt: skip
-    return md.markdown_bullets(done)
+    done.append(
+        "The licences are as stated where the footage was found; nobody verified them with the authors."
+    )
+    return markdown.markdown_bullets(done)
 
 
 # -- pictures ------------------------------------------------------------------------------------
@@ -658,7 +698,9 @@ def _dataset_header(repo: str, shards: Sequence[Shards], licence: licences.Licen
         **_licence_header(licence),
         "task_categories": sorted(tasks),
         "tags": [
-            "video", "human-action", "realdpo",
+            "video",
+            "human-action",
+            "realdpo",
             *(["dpo", "preference", "preference-pairs"] if "pairs" in configs else []),
         ],
         "size_categories": [_size_category(total)],
@@ -666,7 +708,8 @@ def _dataset_header(repo: str, shards: Sequence[Shards], licence: licences.Licen
             {
                 "config_name": part.config,
                 "data_files": [
-                    {"split": split, "path": f"{part.folder}/{split}-*.parquet"} for split in part.files
+                    {"split": split, "path": f"{part.folder}/{split}-*.parquet"}
+                    for split in part.files
                 ],
             }
             | ({"default": True} if part is shards[0] and len(shards) > 1 else {})
@@ -677,7 +720,11 @@ def _dataset_header(repo: str, shards: Sequence[Shards], licence: licences.Licen
                 "config_name": part.config,
                 "features": datasets.Features.from_arrow_schema(part.schema)._to_yaml_list(),
                 "splits": [
-                    {"name": split, "num_bytes": part.bytes[split], "num_examples": part.rows[split]}
+                    {
+                        "name": split,
+                        "num_bytes": part.bytes[split],
+                        "num_examples": part.rows[split],
+                    }
                     for split in part.files
                 ],
                 "download_size": sum(
@@ -687,7 +734,7 @@ def _dataset_header(repo: str, shards: Sequence[Shards], licence: licences.Licen
             }
             for part in shards
         ],
-    }  # fmt: skip
+    }
     return header_text(header)
 
 
@@ -720,11 +767,11 @@ def _size_category(rows: int) -> str:
 def load_template(name: str) -> Template:
     from jinja2 import Environment, StrictUndefined
 
-    environment = Environment(  # noqa: S701 (Markdown; `finalize` escapes for it)
+    environment = Environment(  # noqa: S701 - Markdown; `finalize` escapes for it
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
-        finalize=md.markdown_text,
+        finalize=markdown.markdown_text,
         keep_trailing_newline=True,
     )
     source = resources.files("realdpo.data_cards").joinpath(name).read_text(encoding="utf-8")

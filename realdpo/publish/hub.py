@@ -68,7 +68,7 @@ class File:
         if remote.lfs is not None:
             return remote.lfs.sha256 == self._sha256()
         data = self.source if isinstance(self.source, bytes) else self.source.read_bytes()
-        return remote.blob_id == hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()  # noqa: S324 (git's)
+        return remote.blob_id == hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()  # noqa: S324 - as git names its files
 
     def _sha256(self) -> str:
         if isinstance(self.source, bytes):
@@ -181,10 +181,13 @@ def _model_plan(workspace: Workspace, repo: str, config: PushConfig, linked: boo
     ]
     data += [File(f"export/{path.name}", path) for path in model_card.exported_files(run)]
     problems = tuple(
-        Problem(f"{file.path} is larger than the Hub takes ({dataset_card.size_text(file.size)})", "save it in shards")
+        Problem(
+            f"{file.path} is larger than the Hub takes ({dataset_card.size_text(file.size)})",
+            "save it in shards",
+        )
         for file in data
         if file.size > LARGEST_FILE
-    )  # fmt: skip
+    )
     return PushPlan(repo, "model", _with_card(data, card), (), problems, (), card.readme)
 
 
@@ -211,7 +214,7 @@ def licence_problems(shards: Sequence[Shards]) -> list[Problem]:
         )
         for licence, who in sorted(clips.items(), key=lambda item: item[0].name)
         if licence.problem
-    ]  # fmt: skip
+    ]
 
 
 def audit_problems(workspace: Workspace, shards: Sequence[Shards]) -> list[Problem]:
@@ -254,7 +257,10 @@ def size_problems(shards: Sequence[Shards]) -> list[Problem]:
         if path.stat().st_size > LARGEST_FILE:
             found.append(Problem(f"{path} is larger than the Hub takes", again))
         metadata = pq.ParquetFile(path).metadata
-        largest = max((metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)), default=0)  # fmt: skip
+        largest = max(
+            (metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)),
+            default=0,
+        )
         if largest > LARGEST_ROW_GROUP:
             found.append(
                 Problem(
@@ -421,7 +427,8 @@ def push_repository(api: HfApi, item: PushPlan, config: PushConfig) -> Pushed:
                     item.repo, branch=config.revision, repo_type=item.repo_type, exist_ok=True
                 )
             )
-        return retry_call(lambda: _push_once(api, item, config))
+        found: Pushed = retry_call(lambda: _push_once(api, item, config))
+        return found
 
 
 def _push_once(api: HfApi, item: PushPlan, config: PushConfig) -> Pushed:
@@ -462,9 +469,15 @@ def _push_once(api: HfApi, item: PushPlan, config: PushConfig) -> Pushed:
             parent_commit=head,
         )
     return Pushed(
-        item.repo, item.repo_type, commit.oid, commit.pr_url or where,
-        tuple(file.path for file in new), tuple(stale), unchanged, total,
-    )  # fmt: skip
+        item.repo,
+        item.repo_type,
+        commit.oid,
+        commit.pr_url or where,
+        tuple(file.path for file in new),
+        tuple(stale),
+        unchanged,
+        total,
+    )
 
 
 def _source(file: File) -> str | bytes:
@@ -527,7 +540,9 @@ def verify_push(api: HfApi, item: PushPlan, commit: str, samples: int = 8) -> di
             raise _differs(item, f"{min(extra)} is there but not part of this push")
         compared: dict[str, Any] = {"files": len(item.files)}
         for part in item.shards:
-            compared[part.config] = retry_call(lambda part=part: _verify_shards(api, item, part, commit, samples))  # type: ignore[misc]  # fmt: skip
+            compared[part.config] = retry_call(
+                lambda part=part: _verify_shards(api, item, part, commit, samples)
+            )
         if item.repo_type == "model":
             compared["weights"] = retry_call(lambda: _verify_weights(api, item, commit))
     return compared
@@ -705,9 +720,9 @@ def clean_message(error: BaseException) -> str:
 @contextlib.contextmanager
 def _quiet_hub() -> Iterator[None]:
     """Hold huggingface_hub's own progress bars while ours is on the screen."""
-    from huggingface_hub import utils as hub_utils
+    import huggingface_hub
 
-    utils: Any = hub_utils  # it does not export these by name
+    utils: Any = huggingface_hub.utils  # it does not export these by name
     if utils.are_progress_bars_disabled():
         yield
         return

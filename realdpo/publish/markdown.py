@@ -23,36 +23,36 @@ def markdown_text(value: object) -> Markup:
     if value is None or value == "":
         return Markup("–")
     if isinstance(value, float):
-        return Markup(f"{value:.4g}")  # noqa: S704
+        return Markup(f"{value:.4g}")
     if isinstance(value, int) and not isinstance(value, bool):
-        return Markup(f"{value:,}")  # noqa: S704
+        return Markup(f"{value:,}")
     line = " ".join(str(value).split())
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return Markup(_SPECIAL.sub(r"\\\1", line))  # noqa: S704 (escaped just above)
+    return Markup(_SPECIAL.sub(r"\\\1", line))
 
 
 def markdown_sentence(value: str) -> Markup:
     """Return text with a capital at its head and a full stop at its end."""
     line = str(markdown_text(value))
-    return Markup(line[:1].upper() + line[1:].rstrip(".") + ".")  # noqa: S704 (escaped by `markdown_text`)
+    return Markup(line[:1].upper() + line[1:].rstrip(".") + ".")
 
 
 def markdown_code(value: object) -> Markup:
     """Return a value as inline code; a backtick in it would end the code, so it becomes a quote."""
     line = " ".join(str(value).split()).replace("`", "'").replace("|", "\\|")
-    return Markup(f"`{line}`")  # noqa: S704
+    return Markup(f"`{line}`")
 
 
 def markdown_block(value: str) -> Markup:
     """Return text for inside a fenced block, which it cannot close."""
-    return Markup(value.replace("```", "'''").rstrip())  # noqa: S704
+    return Markup(value.replace("```", "'''").rstrip())
 
 
 def markdown_link(label: object, url: str | None) -> Markup:
     """Return a link where `url` is a plain web address, else only the label."""
     if not url or not re.fullmatch(r"https?://[^\s<>()\[\]\"'`|\\]+", url):
         return markdown_text(label)
-    return Markup(f"[{markdown_text(label)}]({url})")  # noqa: S704
+    return Markup(f"[{markdown_text(label)}]({url})")
 
 
 def markdown_table(
@@ -75,19 +75,19 @@ def markdown_table(
         [Markup("---:") if key in numeric else Markup("---") for key in headings],
         *[[markdown_text(row.get(key)) for key in headings] for row in rows],
     ]
-    return Markup("\n".join("| " + " | ".join(cells) + " |" for cells in lines))  # noqa: S704
+    return Markup("\n".join("| " + " | ".join(cells) + " |" for cells in lines))
 
 
 def markdown_bullets(items: Sequence[object]) -> Markup:
     """Return items as a list."""
-    return Markup("\n".join(f"- {markdown_text(item)}" for item in items))  # noqa: S704
+    return Markup("\n".join(f"- {markdown_text(item)}" for item in items))
 
 
 def card_sections(document: str, folder: Path) -> list[Section]:
     """Return a card as sections of a page, its pictures (under `folder`) inside it."""
     from markdown_it import MarkdownIt
 
-    header, body = re.fullmatch(r"(?:---\n(.*?)\n---\n)?(.*)", document, re.DOTALL).groups()  # type: ignore[union-attr]
+    header, body = re.fullmatch(r"(?:---\n(.*?)\n---\n)?(.*)", document, re.DOTALL).groups()  # type: ignore[union-attr]  # the pattern matches any text
     body = re.sub(r"^# .*\n", "", body.lstrip())
     html = MarkdownIt("commonmark", {"html": False}).enable("table").render(body)
     html = re.sub(
@@ -96,9 +96,9 @@ def card_sections(document: str, folder: Path) -> list[Section]:
         html,
     )
     parts = re.split(r"<h2>(.*?)</h2>", html)
-    found = [Section("", Markup(parts[0]))]  # noqa: S704 (raw HTML is off in the renderer)
+    found = [Section("", Markup(parts[0]))]
     found += [
-        Section(unescape(title), Markup(part))  # noqa: S704
+        Section(unescape(title), Markup(part))
         for title, part in zip(parts[1::2], parts[2::2], strict=True)
     ]
     if header:

@@ -17,7 +17,7 @@ from realdpo.families import family_of
 from realdpo.families.spec import spec_of_folder
 from realdpo.families.weights import LORA_FILE, LOW_LORA_FILE
 from realdpo.models import TINY, tiny_folder
-from realdpo.publish import markdown as md
+from realdpo.publish import markdown
 from realdpo.publish.dataset_card import (
     Card,
     header_text,
@@ -53,13 +53,13 @@ def model_card(workspace: Workspace, run: Path, repo: str, dataset: str = "") ->
         files["images/first_frame.png"] = sample["first_frame"]["bytes"]
     evaluations = _evaluations(workspace, run.name)
     readme = load_template("model.md.j2").render(
-        header=Markup(header_text(_header(base, lora, sample, dataset))),  # noqa: S704 (our YAML)
+        header=Markup(header_text(_header(base, lora, sample, dataset))),  # noqa: S704 - our YAML
         name=repo.split("/")[-1],
         kind="A LoRA adapter" if lora else "Transformer weights",
         base=_base_name(base),
         trained=_trained(run, objective, workspace, dataset),
         version=realdpo.__version__,
-        example=md.markdown_block(
+        example=markdown.markdown_block(
             _example(
                 repo,
                 base,
@@ -75,14 +75,8 @@ def model_card(workspace: Workspace, run: Path, repo: str, dataset: str = "") ->
         evaluations=evaluations,
         exported=_exported(run),
         settings_table=_settings_table(settings, log),
-        settings=md.markdown_block(saved_settings_of([run / "config.toml"])),
-        limits=_limits(
-            held_out,
-            evaluations is not None,
-            stopped,
-            _is_local(base),
-            objective,
-        ),
+        settings=markdown.markdown_block(saved_settings_of([run / "config.toml"])),
+        limits=_limits(held_out, evaluations is not None, stopped, _is_local(base), objective),
         dataset=_dataset_link(dataset) if dataset else None,
     )
     return Card(tidy_markdown(readme), files)
@@ -99,7 +93,8 @@ def _settings(run: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     document = load_toml(path)
-    return document.get("train", document)
+    found: dict[str, Any] = document.get("train", document)
+    return found
 
 
 def _stopped(run: Path) -> str:
@@ -124,7 +119,17 @@ def _sample(workspace: Workspace) -> dict[str, Any] | None:
     """A pair for the example, of a held-out split where there is one, without its videos."""
     for split in ("validation", "test", "train"):
         for path in sorted(workspace.pair_data.glob(f"{split}-*.parquet")):
-            columns = ["prompt", "first_frame", "width", "height", "frames", "fps", "task", "steps", "guidance"]  # fmt: skip
+            columns = [
+                "prompt",
+                "first_frame",
+                "width",
+                "height",
+                "frames",
+                "fps",
+                "task",
+                "steps",
+                "guidance",
+            ]
             file = pq.ParquetFile(path)
             if file.metadata.num_rows:
                 return dict(file.read_row_group(0, columns=columns).slice(0, 1).to_pylist()[0])
@@ -137,10 +142,10 @@ def _is_local(base: str) -> bool:
 
 def _base_name(base: str) -> Markup:
     if base != TINY and not _is_local(base):
-        return md.markdown_link(base, f"https://huggingface.co/{base}")
+        return markdown.markdown_link(base, f"https://huggingface.co/{base}")
     if base == TINY:
         return Markup("`tiny`, the small image-to-video model that comes with realdpo,")
-    return md.markdown_code(public_name(base) or "an unnamed base model")
+    return markdown.markdown_code(public_name(base) or "an unnamed base model")
 
 
 def _trained(run: Path, objective: str, workspace: Workspace, dataset: str) -> Markup:
@@ -154,7 +159,7 @@ def _trained(run: Path, objective: str, workspace: Workspace, dataset: str) -> M
         unit = "pair" if count == 1 else "pairs"
     else:
         unit = "real clip" if count == 1 else "real clips"
-    data = Markup(f"{count:,} {unit}" if count else unit)  # noqa: S704 (numbers and our words)
+    data = Markup(f"{count:,} {unit}" if count else unit)  # noqa: S704 - numbers and our words
     if dataset:
         data = Markup("{} of {}").format(data, _dataset_link(dataset))
     method = {
@@ -166,19 +171,19 @@ def _trained(run: Path, objective: str, workspace: Workspace, dataset: str) -> M
         "wins over what the model made of the same prompt.",
         "sft": "fine-tuned on {}, without a preference.",
     }
-    return Markup(method[objective]).format(data)  # noqa: S704 (our words)
+    return Markup(method[objective]).format(data)  # noqa: S704 - our words
 
 
 def _exported(run: Path) -> Markup | None:
     """The files under other tools' names that are published beside the weights."""
     tools = {"comfyui": "ComfyUI", "kohya": "kohya's tools and musubi-tuner"}
     rows = [
-        Markup("{}, for {}").format(md.markdown_code(f"export/{path.name}"), tools[kind])
+        Markup("{}, for {}").format(markdown.markdown_code(f"export/{path.name}"), tools[kind])
         for path in exported_files(run)
         for kind in (path.stem.rpartition("-")[2],)
         if kind in tools
     ]
-    return md.markdown_bullets(rows) if rows else None
+    return markdown.markdown_bullets(rows) if rows else None
 
 
 def exported_files(run: Path) -> list[Path]:
@@ -192,7 +197,7 @@ def exported_files(run: Path) -> list[Path]:
 
 
 def _dataset_link(dataset: str) -> Markup:
-    return md.markdown_link(dataset, f"https://huggingface.co/datasets/{dataset}")
+    return markdown.markdown_link(dataset, f"https://huggingface.co/datasets/{dataset}")
 
 
 def _header(
@@ -225,9 +230,14 @@ def _told_by(base: str) -> dict[str, Any]:
 
 
 def _example(
-    repo: str, base: str, revision: str | None, lora: bool, sample: Mapping[str, Any] | None,
-    told: Mapping[str, str], both: bool = False,
-) -> str:  # fmt: skip
+    repo: str,
+    base: str,
+    revision: str | None,
+    lora: bool,
+    sample: Mapping[str, Any] | None,
+    told: Mapping[str, str],
+    both: bool = False,
+) -> str:
     """Python that runs as it stands: loads base and weights, generates one clip, writes it.
 
     told: what the LoRA's file says of itself: the pipeline's class and the transformer. both:
@@ -240,10 +250,7 @@ def _example(
     dtype = "float32" if tiny else "bfloat16"
     where = "str(tiny_folder())" if tiny else repr(public_name(base) if _is_local(base) else base)
     given = f", revision={revision!r}" if revision and not tiny else ""
-    lines = [
-        "import torch",
-        f"from diffusers import {'' if lora else 'AutoModel, '}{kind}",
-    ]
+    lines = ["import torch", f"from diffusers import {'' if lora else 'AutoModel, '}{kind}"]
     i2v = sample is not None and sample["task"] == "i2v"
     lines.append(f"from diffusers.utils import export_to_video{', load_image' if i2v else ''}")
     if i2v:
@@ -253,10 +260,7 @@ def _example(
     lines.append("")
     parts = f"{where}{given}, torch_dtype=torch.{dtype}"
     if lora:
-        lines += [
-            f"pipe = {kind}.from_pretrained({parts})",
-            _loading(kind, component, repo),
-        ]
+        lines += [f"pipe = {kind}.from_pretrained({parts})", _loading(kind, component, repo)]
         if both:
             second = f'weight_name="{LOW_LORA_FILE}", load_into_transformer_2=True'
             lines[-1] = f'pipe.load_lora_weights({repo!r}, weight_name="{LORA_FILE}")'
@@ -362,7 +366,7 @@ def _held_out(parts: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any
     lasts = [rows[-1] for rows in parts.values()]
     return {
         "pairs": max(last.get("pairs", 0) for last in lasts),
-        "table": md.markdown_table(table),
+        "table": markdown.markdown_table(table),
         "unit": "pair" if any("accuracy" in last for last in lasts) else "clip",
         "accuracy": any("accuracy" in last for last in lasts),
         "contrast": any("contrast" in last for last in lasts),
@@ -407,33 +411,58 @@ def _evaluations(workspace: Workspace, run: str) -> Markup | None:
         made = json.loads(path.read_text(encoding="utf-8"))
         if run in made["systems"].values():
             table = path.with_name("table.md").read_text(encoding="utf-8").strip()
-            found.append(f"#### {md.markdown_text(path.parent.name)}\n\n{table}")
-    return Markup("\n\n".join(found)) if found else None  # noqa: S704 (written by realdpo itself)
+            found.append(f"#### {markdown.markdown_text(path.parent.name)}\n\n{table}")
+    return Markup("\n\n".join(found)) if found else None  # noqa: S704 - written by realdpo itself
 
 
 def _settings_table(
     settings: Mapping[str, Any], logs: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> Markup:
-    keys = ("objective", "gamma", "contrast_weight", "contrast_above", "loss", "beta", "weights", "rank", "alpha", "reference", "losers", "steps", "batch", "accumulation", "lr", "schedule", "precision", "seed")  # fmt: skip
+    keys = (
+        "objective",
+        "gamma",
+        "contrast_weight",
+        "contrast_above",
+        "loss",
+        "beta",
+        "weights",
+        "rank",
+        "alpha",
+        "reference",
+        "losers",
+        "steps",
+        "batch",
+        "accumulation",
+        "lr",
+        "schedule",
+        "precision",
+        "seed",
+    )
     rows = [
-        {"setting": md.markdown_code(key), "value": str(settings[key])}
+        {"setting": markdown.markdown_code(key), "value": str(settings[key])}
         for key in keys
-        if settings.get(key) not in (None, "") and (key not in ("rank", "alpha") or settings.get("weights") == "lora")
-    ]  # fmt: skip
+        if settings.get(key) not in (None, "")
+        and (key not in ("rank", "alpha") or settings.get("weights") == "lora")
+    ]
     for part, log in logs.items():
         if log:
             name = f"steps taken{', ' if part else ''}{part}"
             rows.append({"setting": name, "value": str(log[-1].get("step", len(log)))})
-    return md.markdown_table(rows) if rows else Markup("The settings of this run were not kept.")
+    return (
+        markdown.markdown_table(rows) if rows else Markup("The settings of this run were not kept.")
+    )
 
 
 def _limits(
-    held_out: Mapping[str, Sequence[Mapping[str, Any]]], evaluated: bool, stopped: str, local: bool,
+    held_out: Mapping[str, Sequence[Mapping[str, Any]]],
+    evaluated: bool,
+    stopped: str,
+    local: bool,
     objective: str,
-) -> Markup:  # fmt: skip
+) -> Markup:
     lasts = [rows[-1] for rows in held_out.values() if rows]
     limits = [
-        "It keeps the limits of its base model, also those that the training clips never touch.",
+        "It keeps the limits of its base model, also those that the training clips never touch."
     ]
     if objective == "dpo":
         limits.append(
@@ -452,9 +481,11 @@ def _limits(
     if lasts and min(last.get("pairs") or 0 for last in lasts) < 30:
         limits.append("The held-out clips are few; differences of a few points are noise.")
     if any((last.get("winner_change") or 0) > 0 for last in lasts):
-        limits.append("The winner's held-out error rose: the model fits real clips less well than its base.")  # fmt: skip
+        limits.append(
+            "The winner's held-out error rose: the model fits real clips less well than its base."
+        )
     if stopped:
         limits.append(f"Training ended early: {stopped}")
     if not evaluated:
         limits.append("No person and no metric has compared its videos with the base model's.")
-    return md.markdown_bullets(limits)
+    return markdown.markdown_bullets(limits)

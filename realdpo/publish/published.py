@@ -82,10 +82,14 @@ def published_shards(workspace: Workspace, config: str) -> Shards:
         files=files,
         rows={split: sum(item.num_rows for item in items) for split, items in metadata.items()},
         bytes={
-            split: sum(item.row_group(i).total_byte_size for item in items for i in range(item.num_row_groups))
+            split: sum(
+                item.row_group(i).total_byte_size
+                for item in items
+                for i in range(item.num_row_groups)
+            )
             for split, items in metadata.items()
         },
-    )  # fmt: skip
+    )
 
 
 def publishable_parts(workspace: Workspace) -> tuple[str, ...]:

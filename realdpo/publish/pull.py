@@ -35,7 +35,14 @@ if TYPE_CHECKING:
 ROWS_PER_SHARD = 256
 """Rows of a shard that is made here from another dataset."""
 
-_SPLIT_NAMES = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation", "test": "test"}  # fmt: skip
+_SPLIT_NAMES = {
+    "train": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+}
 _KINDS = {"clips": tables.DATASET, "pairs": tables.PAIR_SHARD}
 _NEEDED = {"clips": ("video", "prompt"), "pairs": ("win", "lose", "prompt")}
 
@@ -94,7 +101,11 @@ def plan_pull(repo: str, revision: str = "main", what: str = "all") -> Pull:
         info: Any = retry_call(
             lambda: api.dataset_info(repo, revision=revision, files_metadata=False)
         )
-        entries = retry_call(lambda: list(api.list_repo_tree(repo, recursive=True, revision=info.sha, repo_type="dataset")))  # fmt: skip
+        entries = retry_call(
+            lambda: list(
+                api.list_repo_tree(repo, recursive=True, revision=info.sha, repo_type="dataset")
+            )
+        )
         files = {entry.path: entry for entry in entries if hasattr(entry, "blob_id")}
         parts = retry_call(lambda: _parts(api, repo, info.sha))
     chosen = tuple(part for part in parts if what in ("all", part.kind))
@@ -136,7 +147,11 @@ def fetch_dataset(found: Pull, workspace: Workspace) -> None:
                 _conform(api, found, part, workspace)
     if found.audit:
         with explain_hub_errors(f"fetching {found.repo}"):
-            path = retry_call(lambda: api.hf_hub_download(found.repo, str(found.audit), repo_type="dataset", revision=found.commit))  # fmt: skip
+            path = retry_call(
+                lambda: api.hf_hub_download(
+                    found.repo, str(found.audit), repo_type="dataset", revision=found.commit
+                )
+            )
         write_bytes(workspace.audit, Path(path).read_bytes())
     if any(part.kind == "clips" for part in found.parts):
         _rebuild_clips(workspace, _shard_hashes(workspace) == before)
@@ -260,9 +275,13 @@ def _copy(api: HfApi, found: Pull, part: DatasetPart, workspace: Workspace) -> N
             if not (target.exists() and ids.file_hash(target) == found.hashes[path]):
                 copy = retry_call(
                     lambda path=path: api.hf_hub_download(
-                        found.repo, path, repo_type="dataset", revision=found.commit, local_dir=staging
+                        found.repo,
+                        path,
+                        repo_type="dataset",
+                        revision=found.commit,
+                        local_dir=staging,
                     )
-                )  # fmt: skip
+                )
                 if found.hashes[path] not in (None, ids.file_hash(copy)):
                     os.unlink(copy)
                     raise UserError(f"{path} arrived damaged", "pull again")
@@ -284,7 +303,10 @@ def _conform(api: HfApi, found: Pull, part: DatasetPart, workspace: Workspace) -
             drafts.append(staging / f"{split}-{len(drafts)}.parquet")
             tables.write_table(drafts[-1], tables.from_rows(kind, chunk), kind)
         folder.mkdir(parents=True, exist_ok=True)
-        made = {f"{split}-{number:05d}-of-{len(drafts):05d}.parquet": draft for number, draft in enumerate(drafts)}  # fmt: skip
+        made = {
+            f"{split}-{number:05d}-of-{len(drafts):05d}.parquet": draft
+            for number, draft in enumerate(drafts)
+        }
         _remember(workspace, found.repo, part.kind, made)
         for name, draft in made.items():  # only now is it known how many there are
             os.replace(draft, folder / name)

@@ -28,9 +28,13 @@ def make_workspace(root: Path, video: Path, count: int, uncut: int = 0) -> Works
     ws = Workspace(root)
     source_id = ids.file_hash(video)
     source = {
-        "source_id": source_id, "path": str(video), "status": "ok", "title": "bikes",
-        "keywords": ["street", "city"], "fps": "25/1",
-    }  # fmt: skip
+        "source_id": source_id,
+        "path": str(video),
+        "status": "ok",
+        "title": "bikes",
+        "keywords": ["street", "city"],
+        "fps": "25/1",
+    }
     tables.write_table(ws.sources, tables.from_rows(tables.SOURCES, [source]), tables.SOURCES)
     ws.clip_files.mkdir(parents=True)
     rows = []
@@ -39,12 +43,19 @@ def make_workspace(root: Path, video: Path, count: int, uncut: int = 0) -> Works
         end = start + 1
         clip_id = ids.content_id(source=source_id, start=start, end=end)
         row = {
-            "clip_id": clip_id, "source_id": source_id, "shot": i, "status": "ok", "keep": True,
+            "clip_id": clip_id,
+            "source_id": source_id,
+            "shot": i,
+            "status": "ok",
+            "keep": True,
             "start": f"{start.numerator}/{start.denominator}",
             "end": f"{end.numerator}/{end.denominator}",
-            "start_s": float(start), "end_s": float(end),
-            "title": "bikes", "keywords": ["street", "city"], "luma.mean": 90.0 + i % 7,
-        }  # fmt: skip
+            "start_s": float(start),
+            "end_s": float(end),
+            "title": "bikes",
+            "keywords": ["street", "city"],
+            "luma.mean": 90.0 + i % 7,
+        }
         if i < count - uncut:
             ws.clip_file(clip_id).write_bytes(small_clip(video))
             row |= {"path": f"clips/{clip_id}.mp4", "frames": 25, "fps": "25/1"}

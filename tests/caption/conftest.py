@@ -29,9 +29,15 @@ def save_tiny_qwen(folder: Path) -> Path:
     from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
     special = [
-        "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>",
-        "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>",
-    ]  # fmt: skip
+        "<|endoftext|>",
+        "<|im_start|>",
+        "<|im_end|>",
+        "<|vision_start|>",
+        "<|vision_end|>",
+        "<|vision_pad|>",
+        "<|image_pad|>",
+        "<|video_pad|>",
+    ]
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {token: i for i, token in enumerate([*letters, *special])}
     tokenizer = Qwen2Tokenizer(
@@ -58,7 +64,9 @@ def save_tiny_qwen(folder: Path) -> Path:
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "rope_parameters": {
-                "rope_type": "default", "rope_theta": 1e6, "mrope_section": [1, 1, 2],
+                "rope_type": "default",
+                "rope_theta": 1e6,
+                "mrope_section": [1, 1, 2],
             },
             "bos_token_id": None,
             "eos_token_id": vocab["<|im_end|>"],
@@ -76,7 +84,7 @@ def save_tiny_qwen(folder: Path) -> Path:
         video_token_id=vocab["<|video_pad|>"],
         vision_start_token_id=vocab["<|vision_start|>"],
         vision_end_token_id=vocab["<|vision_end|>"],
-    )  # fmt: skip
+    )
     model = Qwen2_5_VLForConditionalGeneration(config)
     model.generation_config.eos_token_id = vocab["<|im_end|>"]
     model.generation_config.pad_token_id = vocab["<|endoftext|>"]

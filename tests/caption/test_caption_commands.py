@@ -42,9 +42,7 @@ def test_caption_edit_and_caption_again(tmp_path: Path, bikes: Path) -> None:
         assert rows_of(ws)[2]["prompt"] == 'She says "hello", and waves.'
         assert "asked about 3" in call("caption", "-w", ws.root, *model, "--recaption")
         assert [r["captioner"] for r in rows_of(ws)] == ["judge-7b", "judge-7b", "edit"]
-        refused = call(
-            "caption", "-w", ws.root, "--verify", f"openai:{server.url}", code=1
-        )  # fmt: skip
+        refused = call("caption", "-w", ws.root, "--verify", f"openai:{server.url}", code=1)
         assert "does not see its own mistakes" in refused
     kept = (ws.root / "config" / "curate-caption.toml").read_text()
     assert f'captioner = "openai:{server.url}"' in kept

@@ -18,10 +18,8 @@ from realdpo.errors import UserError
 TINY = {
     "embed_dim": 48,
     "vision_cfg": {"image_size": 64, "layers": 2, "width": 64, "patch_size": 16, "head_width": 32},
-    "text_cfg": {
-        "context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2,
-    },
-}  # fmt: skip
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+}
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +32,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("clip")
     torch.manual_seed(0)
     model = open_clip.CLIP(
-        TINY["embed_dim"], open_clip.CLIPVisionCfg(**TINY["vision_cfg"]),
+        TINY["embed_dim"],
+        open_clip.CLIPVisionCfg(**TINY["vision_cfg"]),
         open_clip.CLIPTextCfg(**TINY["text_cfg"]),
-    )  # fmt: skip
+    )
     save_file(model.state_dict(), place / "open_clip_model.safetensors")
     preprocess = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
     (place / "open_clip_config.json").write_text(

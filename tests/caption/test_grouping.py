@@ -77,9 +77,11 @@ def grouped(embed, texts: dict[str, list[str]]) -> tuple[float, float, float]:
     np.fill_diagonal(cosines, -2)
     right = labels[cosines.argmax(axis=1)] == labels
     same = (labels[:, None] == labels[None]) & (cosines > -2)
-    return float(right.mean()), float(cosines[same].mean()), float(
-        cosines[labels[:, None] != labels[None]].mean()
-    )  # fmt: skip
+    return (
+        float(right.mean()),
+        float(cosines[same].mean()),
+        float(cosines[labels[:, None] != labels[None]].mean()),
+    )
 
 
 def test_keyword_captions_group_by_action(embedder) -> None:

@@ -87,11 +87,14 @@ def test_a_wait_beyond_the_limit_is_left_for_another_run() -> None:
 @pytest.mark.parametrize(
     "trouble",
     [
-        Behaviour(500), Behaviour(503), Behaviour(how="break"), Behaviour(how="garbage"),
+        Behaviour(500),
+        Behaviour(503),
+        Behaviour(how="break"),
+        Behaviour(how="garbage"),
         Behaviour(how="silent", delay=0.6),
     ],
     ids=["500", "503", "breaks off", "not JSON", "silent"],
-)  # fmt: skip
+)
 def test_trouble_is_survived(trouble: Behaviour) -> None:
     waits: list[float] = []
     with serve(first(trouble, trouble)) as server:

@@ -55,7 +55,9 @@ def test_a_video_folder(tmp_path: Path, kind: str, column: str) -> None:
     elif kind == "jsonl":
         table.write_text("\n".join(map(json.dumps, rows)))
     else:
-        table.write_text("\n".join([",".join(rows[0]), *(",".join(map(str, r.values())) for r in rows)]))  # fmt: skip
+        table.write_text(
+            "\n".join([",".join(rows[0]), *(",".join(map(str, r.values())) for r in rows)])
+        )
     notes = sources.Notes()
     found = {c.path: c for c in sources.find_footage([str(tmp_path / "set")], notes=notes)}
     assert found[str(a)].captions == ("a bicycle",)
@@ -79,8 +81,10 @@ def test_a_bare_name_means_a_film_only_where_one_has_it(tmp_path: Path) -> None:
     assert layout.find(b) is not None
 
 
-@pytest.mark.parametrize("names", [("prompt.txt", "videos.txt"), ("prompts.txt", "videos.txt"),
-                                   ("captions.txt", "video.txt")])  # fmt: skip
+@pytest.mark.parametrize(
+    "names",
+    [("prompt.txt", "videos.txt"), ("prompts.txt", "videos.txt"), ("captions.txt", "video.txt")],
+)
 def test_two_lists_pair_line_by_line(tmp_path: Path, names: tuple[str, str]) -> None:
     a, b, c = films(tmp_path, "videos/0.mp4", "videos/1.mp4", "videos/2.mp4")
     (tmp_path / names[0]).write_text("one\n\nthree\n")  # the second has none
@@ -147,7 +151,10 @@ def test_spans_and_captions_pair() -> None:
 def test_a_bad_row_or_file_is_that_films_alone(tmp_path: Path) -> None:
     a, b, c = films(tmp_path, "a.mp4", "b.mp4", "c.mp4")
     (tmp_path / "a.txt").write_bytes(b"v\xe9lo")
-    rows = ['{"file_name": "b.mp4", "text": "one", "start": "soon"}', '{"file_name": "c.mp4", "text": "two"}']  # fmt: skip
+    rows = [
+        '{"file_name": "b.mp4", "text": "one", "start": "soon"}',
+        '{"file_name": "c.mp4", "text": "two"}',
+    ]
     (tmp_path / "metadata.jsonl").write_text("\n".join(rows))
     one, two, three = sources.find_footage([str(tmp_path)])
     assert "a.txt is not UTF-8" in str(one.prompt_error)

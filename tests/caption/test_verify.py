@@ -48,9 +48,11 @@ def test_verdicts_are_read(text: str, wanted: tuple) -> None:
 
 def test_same_model_behind_another_door() -> None:
     names = [
-        "Qwen/Qwen2.5-VL-7B-Instruct", "/models/qwen2.5-vl-7b-instruct/",
-        "Qwen/Qwen2.5-VL-7B-Instruct-AWQ", "qwen2.5-vl-7b-instruct",
-    ]  # fmt: skip
+        "Qwen/Qwen2.5-VL-7B-Instruct",
+        "/models/qwen2.5-vl-7b-instruct/",
+        "Qwen/Qwen2.5-VL-7B-Instruct-AWQ",
+        "qwen2.5-vl-7b-instruct",
+    ]
     assert len({model_key(name) for name in names}) == 1
     assert model_key("Qwen2.5-VL-72B-Instruct") != model_key(names[0])
 

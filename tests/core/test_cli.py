@@ -81,13 +81,13 @@ def test_every_example_in_the_help_is_understood() -> None:
     for path in [[], *all_commands()]:
         command = typer.main.get_command(app)
         for name in path:
-            command = command.commands[name]  # type: ignore[attr-defined]
+            command = command.commands[name]
         for example in re.findall(r"realdpo [^|;]+", re.sub(r"\[/?bold\]", "|", command.epilog)):
             words = shlex.split(example)[1:]
             words = words[: words.index("runs")] if "runs" in words else words
             reached = typer.main.get_command(app)
             while words and words[0] in getattr(reached, "commands", {}):
-                reached = reached.commands[words.pop(0)]  # type: ignore[attr-defined]
+                reached = reached.commands[words.pop(0)]
             with reached.make_context(example, words):
                 found += 1
     assert found >= len(all_commands())

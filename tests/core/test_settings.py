@@ -89,11 +89,11 @@ class Choice:
 
 
 def test_values_are_converted_and_frozen() -> None:
-    made = Choice(sizes=[1, "2"], share=1)  # type: ignore[arg-type]
+    made = Choice(sizes=[1, "2"], share=1)
     assert made.sizes == (1, 2)
     assert isinstance(made.share, float)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        made.name = "soft"  # type: ignore[misc]
+        made.name = "soft"
     assert dataclasses.replace(made, name="soft") == Choice("soft", (1, 2), 1.0)
 
 
@@ -101,4 +101,4 @@ def test_the_class_s_own_check_comes_after() -> None:
     with pytest.raises(UserError, match="at most 1"):
         Choice(share=2)
     with pytest.raises(UserError, match="share"):
-        Choice(share="a lot")  # type: ignore[arg-type]
+        Choice(share="a lot")

@@ -54,9 +54,7 @@ def test_what_is_not_our_table_is_told_apart(tmp_path: Path) -> None:
         tables.read_table(tmp_path / "other", tables.CLIPS)
 
     newer = tables.from_rows(tables.CLIPS, ROWS)
-    newer = newer.replace_schema_metadata(
-        {**newer.schema.metadata, tables.VERSION_KEY: b"999"}  # type: ignore[dict-item]
-    )
+    newer = newer.replace_schema_metadata({**newer.schema.metadata, tables.VERSION_KEY: b"999"})
     pq.write_table(newer, tmp_path / "newer")
     with pytest.raises(UserError, match="version 999"):
         tables.read_table(tmp_path / "newer", tables.CLIPS)

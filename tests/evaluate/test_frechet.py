@@ -46,9 +46,14 @@ def test_videomae_loads_from_a_folder_and_refuses_missing_weights(tmp_path, vide
     from transformers import VideoMAEConfig, VideoMAEModel
 
     config = VideoMAEConfig(
-        image_size=32, patch_size=16, num_frames=4, hidden_size=24, num_hidden_layers=1,
-        num_attention_heads=2, intermediate_size=32,
-    )  # fmt: skip
+        image_size=32,
+        patch_size=16,
+        num_frames=4,
+        hidden_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+    )
     torch.manual_seed(0)
     VideoMAEModel(config).save_pretrained(tmp_path)
     network = frechet.load_network(f"videomae:{tmp_path}")

@@ -29,8 +29,11 @@ def serve():
 @pytest.fixture
 def videos():
     shape = (10, 32, 48, 3)
-    return {"base": np.full(shape, 51, np.uint8), "sft": np.full(shape, 102, np.uint8),
-            "dpo": np.full(shape, 204, np.uint8)}  # fmt: skip
+    return {
+        "base": np.full(shape, 51, np.uint8),
+        "sft": np.full(shape, 102, np.uint8),
+        "dpo": np.full(shape, 204, np.uint8),
+    }
 
 
 def test_scores_come_back_to_the_right_system_whatever_the_order(serve, videos):
@@ -42,8 +45,16 @@ def test_scores_come_back_to_the_right_system_whatever_the_order(serve, videos):
         means = {name: np.mean(list(s.values())) for name, s in scores.items()}
         assert means == pytest.approx({"base": 2.0, "sft": 4.0, "dpo": 8.0}, abs=0.05)
         assert set(scores["dpo"]) == set(j.ASPECTS)
-    orders = {json.dumps([p["image_url"]["url"] for p in body["messages"][0]["content"]
-                          if p["type"] == "image_url"]) for _, _, body in server.requests}  # fmt: skip
+    orders = {
+        json.dumps(
+            [
+                p["image_url"]["url"]
+                for p in body["messages"][0]["content"]
+                if p["type"] == "image_url"
+            ]
+        )
+        for _, _, body in server.requests
+    }
     assert len(orders) > 1  # shuffled
     text = json.dumps([body for _, _, body in server.requests])
     assert not any(name in text for name in ("base:", "sft", "dpo"))  # blind
@@ -96,8 +107,10 @@ def test_refusal_and_exhaustion_are_one_clear_error_without_the_key(serve, video
 
 
 def test_a_judge_that_made_the_data_is_refused():
-    for used in ("transformers:Qwen/Qwen2.5-VL-7B-Instruct",
-                 "openai:http://localhost:8000/v1 qwen2.5-vl-7b-instruct"):  # fmt: skip
+    for used in (
+        "transformers:Qwen/Qwen2.5-VL-7B-Instruct",
+        "openai:http://localhost:8000/v1 qwen2.5-vl-7b-instruct",
+    ):
         with pytest.raises(UserError, match="also wrote or filtered"):
             j.refuse_if_used("Qwen/Qwen2.5-VL-7B-Instruct", [used])
         assert j.used_as("Qwen/Qwen2.5-VL-7B-Instruct", ["keywords", used]) == used

@@ -44,7 +44,7 @@ def test_joints_read_from_pixels_are_where_they_were_drawn(figures, world):
 def test_true_bones_are_constant_and_every_damage_is_seen(figures, world):
     rng = np.random.default_rng(1)
     sound = [world.make_clip(rng, action, None) for action in world.actions * 3]
-    of = lambda clip: figures.true_motion(clip.joints, world.bones)["true.bone"]  # noqa: E731
+    of = lambda clip: figures.true_motion(clip.joints, world.bones)["true.bone"]
     assert max(map(of, sound)) < 1e-6
     rough = mean_motion(figures, world, sound, "true.roughness")
     for damage in figures.DAMAGES:
@@ -230,10 +230,19 @@ def test_the_whole_experiment_in_a_nutshell_goes_on_where_it_stopped(
     import miniature
 
     plan = {
-        "base.clips": 8, "base.steps": 2, "base.batch": 2, "base.layers": 1, "base.heads": 1,
-        "pairs": 10, "length": 0.004, "batch": 2, "seeds": 1, "prompts_seen": 4,
-        "prompts_held_out": 2, "sampling_steps": 2,
-    }  # fmt: skip
+        "base.clips": 8,
+        "base.steps": 2,
+        "base.batch": 2,
+        "base.layers": 1,
+        "base.heads": 1,
+        "pairs": 10,
+        "length": 0.004,
+        "batch": 2,
+        "seeds": 1,
+        "prompts_seen": 4,
+        "prompts_held_out": 2,
+        "sampling_steps": 2,
+    }
     chosen = "sft,contrast,sft-guided,sft-scaled,lora-contrast,paper,continuation,round-2"
     arguments = ["miniature", "--out", str(tmp_path), "--scale", "large", "--workers", "1"]
     arguments += ["--bases", "figures:0,machines:0", "--arms", chosen]

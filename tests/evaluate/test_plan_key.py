@@ -20,8 +20,9 @@ def test_a_video_is_made_anew_for_another_version_seed_setting_or_dtype(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings = GenerationSettings(64, 64, 9, 8.0, 4, 6.0)
-    planned = plan.EvalPlan(Path("eval"), EvalConfig(dtype="float32"), (), (), settings,
-                        Form(64, 64, 9, Fraction(8)))  # fmt: skip
+    planned = plan.EvalPlan(
+        Path("eval"), EvalConfig(dtype="float32"), (), (), settings, Form(64, 64, 9, Fraction(8))
+    )
     system, item = System("base", "base", model="tiny"), Item("one", "A man walks.")
 
     def key(planned: plan.EvalPlan = planned) -> str:

@@ -59,8 +59,19 @@ def run(place, *arguments):
 
 
 def test_a_run_its_base_and_guidance_side_by_side_once(place):
-    arguments = ["--run", "lora", "--guide", "2", "--system", "twice=lora@scale=2", "--prompt",
-                 "a person waves", "--image", str(place.root / "first.png"), "--json"]  # fmt: skip
+    arguments = [
+        "--run",
+        "lora",
+        "--guide",
+        "2",
+        "--system",
+        "twice=lora@scale=2",
+        "--prompt",
+        "a person waves",
+        "--image",
+        str(place.root / "first.png"),
+        "--json",
+    ]
     result = run(place, *arguments)
     assert result.exit_code == 0, result.output
     made = json.loads(result.stdout)
@@ -84,8 +95,19 @@ def test_a_run_its_base_and_guidance_side_by_side_once(place):
 
 
 def test_the_base_can_be_the_negative_forward(place):
-    arguments = ["--run", "lora", "--guide", "negative", "--prompt", "a person waves", "--name", "by",
-                 "--image", str(place.root / "first.png"), "--json"]  # fmt: skip
+    arguments = [
+        "--run",
+        "lora",
+        "--guide",
+        "negative",
+        "--prompt",
+        "a person waves",
+        "--name",
+        "by",
+        "--image",
+        str(place.root / "first.png"),
+        "--json",
+    ]
     result = run(place, *arguments)
     assert result.exit_code == 0, result.output
     moved = {row["system"]: row["difference"] for row in json.loads(result.stdout)["moved"]}
@@ -94,9 +116,22 @@ def test_the_base_can_be_the_negative_forward(place):
 
 
 def test_all_weights_are_guided_by_the_base_beside_them(place):
-    result = run(place, "--system", "plain=full", "--system", "none=full@guide=0", "--system",
-                 "far=full@guide=1", "--prompt", "a person waves", "--name", "whole",
-                 "--image", str(place.root / "first.png"), "--json")  # fmt: skip
+    result = run(
+        place,
+        "--system",
+        "plain=full",
+        "--system",
+        "none=full@guide=0",
+        "--system",
+        "far=full@guide=1",
+        "--prompt",
+        "a person waves",
+        "--name",
+        "whole",
+        "--image",
+        str(place.root / "first.png"),
+        "--json",
+    )
     assert result.exit_code == 0, result.output
     made = json.loads(result.stdout)
     moved = {row["system"]: row["difference"] for row in made["moved"]}
@@ -133,6 +168,8 @@ def test_a_base_has_nothing_to_be_guided_by(place):
     assert systems.resolve_system(place, "a", "lora@guide=0").text == "lora"
     found = systems.resolve_system(place, "a", "lora@guide=negative,scale=2")
     assert (found.guide, found.scale, found.text) == (
-        "negative", 2.0, "lora@guide=negative,scale=2",
-    )  # fmt: skip
+        "negative",
+        2.0,
+        "lora@guide=negative,scale=2",
+    )
     assert list(samples.systems_for(place, ["lora"], None, None, base=False)) == ["lora"]

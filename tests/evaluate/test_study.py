@@ -138,11 +138,19 @@ def test_agreement_is_that_of_coins_or_of_people_whatever_system_is_called_first
 
     def agreement(chance, names=("a", "b")):
         votes = [
-            {"rater": f"r{r}", "trial": f"t{t}", "item": f"i{t}", "first": names[0],
-             "second": names[1], "left": names[0], "check": False,
-             "score": float((rng.random() < chance) == (names[0] == "a"))}
-            for r in range(6) for t in range(200)
-        ]  # fmt: skip
+            {
+                "rater": f"r{r}",
+                "trial": f"t{t}",
+                "item": f"i{t}",
+                "first": names[0],
+                "second": names[1],
+                "left": names[0],
+                "check": False,
+                "score": float((rng.random() < chance) == (names[0] == "a")),
+            }
+            for r in range(6)
+            for t in range(200)
+        ]
         return study.summarise_votes(votes, ["a", "b"])["agreement"]
 
     assert agreement(0.5) == pytest.approx(0, abs=0.03)

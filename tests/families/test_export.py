@@ -21,7 +21,16 @@ from realdpo.workspace import Workspace
 
 # what is trained: all that kohya's converter in diffusers wants of Wan; half of Hunyuan's fused
 TARGETS = {
-    "wan2.1-i2v": ("to_q", "to_k", "to_v", "to_out.0", "add_k_proj", "add_v_proj", "ffn.net.0.proj", "ffn.net.2"),
+    "wan2.1-i2v": (
+        "to_q",
+        "to_k",
+        "to_v",
+        "to_out.0",
+        "add_k_proj",
+        "add_v_proj",
+        "ffn.net.0.proj",
+        "ffn.net.2",
+    ),
     "wan2.2-t2v": ("to_q", "to_k", "to_v", "to_out.0"),
     "skyreels-t2v": ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"),
     "ltx-t2v": ("to_q", "to_k", "to_v", "to_out.0"),
@@ -30,8 +39,13 @@ TARGETS = {
     "mochi-t2v": ("to_q", "to_v", "to_out.0", "net.0.proj", "net.2"),
     "cosmos2.5-t2v": ("attn1.to_q", "attn2.to_k", "attn1.to_out.0", "ff.net.0.proj", "ff.net.2"),
     "hunyuan-t2v": ("to_q", "to_v", "add_k_proj", "to_out.0"),
-    "kandinsky5-t2v": ("to_query", "to_value", "cross_attention.out_layer", "feed_forward.in_layer"),
-}  # fmt: skip
+    "kandinsky5-t2v": (
+        "to_query",
+        "to_value",
+        "cross_attention.out_layer",
+        "feed_forward.in_layer",
+    ),
+}
 
 
 @pytest.fixture(scope="module", params=TARGETS)
@@ -59,9 +73,18 @@ def run(request, tmp_path_factory):
 def export(place: Workspace, format_: str) -> str:
     result = CliRunner().invoke(
         app,
-        ["export-lora", "walk", "-w", str(place.root), "--format", format_, "--dtype", "float32",
-         "--json"],
-    )  # fmt: skip
+        [
+            "export-lora",
+            "walk",
+            "-w",
+            str(place.root),
+            "--format",
+            format_,
+            "--dtype",
+            "float32",
+            "--json",
+        ],
+    )
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)["file"]
 

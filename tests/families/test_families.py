@@ -177,7 +177,7 @@ def test_training_gives_the_transformer_what_its_pipeline_gives_it(case, dtype, 
     for prompt in (PROMPT, "", "a man walking on the street " * 100)[
         : 3 if dtype == "float32" else 1
     ]:
-        sample = lambda: generate_video(pipe, family, prompt, case.image, 0, settings)  # noqa: B023, E731
+        sample = lambda: generate_video(pipe, family, prompt, case.image, 0, settings)  # noqa: B023 - called in this turn
         theirs = calls_of(transformer, sample)[-1]
         hidden, timestep = theirs["hidden_states"], theirs["timestep"]
         with torch.no_grad():
@@ -189,7 +189,7 @@ def test_training_gives_the_transformer_what_its_pipeline_gives_it(case, dtype, 
         clock = timestep.flatten().max().view(1)
         clock = clock * 1000 if family.NAME == "cosmos2.5" else clock  # told the level itself
         inputs = case.inputs(pipe, prompt)
-        run = lambda: family.forward(transformer, noisy, clock, inputs)  # noqa: B023, E731
+        run = lambda: family.forward(transformer, noisy, clock, inputs)  # noqa: B023 - called in this turn
         (ours,) = calls_of(transformer, run)
         for key in theirs.keys() | ours.keys():
             their, our = theirs.get(key), ours.get(key)
@@ -225,7 +225,7 @@ def test_encoding_is_undone_by_decoding_and_legal_shapes_come_back_whole(case):
             ours = family.encode(vae, clip)
             seen = []
             whole = vae.decode
-            vae.decode = lambda z, *a, **k: seen.append(z) or whole(z, *a, **k)  # noqa: B023
+            vae.decode = lambda z, *a, **k: seen.append(z) or whole(z, *a, **k)  # noqa: B023 - called in this turn
             try:
                 decoded = family.decode(vae, ours)
             finally:
@@ -248,7 +248,7 @@ def test_a_generator_that_reproduces_the_clip_gives_the_winners_bytes(case, monk
     """Both sides are decoded alike: by the same scale, decode timestep and decode noise."""
     pipe, family = case.pipe, case.family
     monkeypatch.setattr(DiagonalGaussianDistribution, "sample", lambda self, *_, **__: self.mode())
-    noise_of = lambda shape, **_: torch.randn(shape, generator=torch.Generator().manual_seed(0))  # noqa: E731
+    noise_of = lambda shape, **_: torch.randn(shape, generator=torch.Generator().manual_seed(0))
     for module in ("pipeline_ltx", "pipeline_ltx_condition", "pipeline_ltx_image2video"):
         monkeypatch.setattr(f"diffusers.pipelines.ltx.{module}.randn_tensor", noise_of)
     with torch.no_grad():
@@ -298,11 +298,17 @@ def test_videos_are_the_pipelines_own_and_regions_are_kept(case, monkeypatch):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)  # some parts of diffusers draw from the global generator
         arguments = {
-            "prompt": PROMPT, "width": case.side, "height": case.side, "num_frames": case.frames,
-            "num_inference_steps": 2, "guidance_scale": family.traits.guidance,
-            "generator": torch.Generator().manual_seed(1), "output_type": "np",
-            **family.traits.call, **named,
-        }  # fmt: skip
+            "prompt": PROMPT,
+            "width": case.side,
+            "height": case.side,
+            "num_frames": case.frames,
+            "num_inference_steps": 2,
+            "guidance_scale": family.traits.guidance,
+            "generator": torch.Generator().manual_seed(1),
+            "output_type": "np",
+            **family.traits.call,
+            **named,
+        }
         direct = pipe(**{k: v for k, v in arguments.items() if v is not None}).frames[0]
     pipe.scheduler = own if shift else pipe.scheduler
     assert np.array_equal(made, (np.asarray(direct) * 255).round().clip(0, 255).astype(np.uint8))
@@ -411,9 +417,15 @@ def test_what_is_trained_is_saved_loaded_and_sampled(case, weights, tmp_path):
     losses = []
     for _ in range(2):
         outcome = step.dpo_step(
-            model, task, batch, objective.Objective(beta=10.0), ref_win, ref_lose[:, None],
-            lambda loss: loss.backward(), together=True,
-        )  # fmt: skip
+            model,
+            task,
+            batch,
+            objective.Objective(beta=10.0),
+            ref_win,
+            ref_lose[:, None],
+            lambda loss: loss.backward(),
+            together=True,
+        )
         losses.append(outcome.loss)
         optimizer.step()
         optimizer.zero_grad()
@@ -466,9 +478,18 @@ def check_validation_videos(case: Case, trained, config, tuned, folder: Path) ->
     pq.write_table(pa.Table.from_pylist([row]), place.pair_data / "pairs.parquet")
     Image.fromarray(case.clip[0]).save(folder / "first.png")
     pair = latents.Pair(
-        "p", "c", "s", PROMPT, 8.0, folder, (), (), (), (case.side, case.side, case.frames),
+        "p",
+        "c",
+        "s",
+        PROMPT,
+        8.0,
+        folder,
+        (),
+        (),
+        (),
+        (case.side, case.side, case.frames),
         folder / "first.png" if case.image is not None else None,
-    )  # fmt: skip
+    )
     config = dataclasses.replace(config, validation_steps=2, validation_guidance=1.0)
     cpu = torch.device("cpu")
     videos.generate_validation_videos(
@@ -502,7 +523,7 @@ def test_the_video_of_ltx2_does_not_hear_the_sound_and_the_sound_stays_as_it_is(
         "fps": torch.tensor([8.0]),
     }
     family = family_of(spec)
-    forward = lambda: family.forward(  # noqa: E731
+    forward = lambda: family.forward(
         model, torch.ones(1, 8, 2, 2, 2), torch.tensor([500.0]), inputs
     )
     before = forward()
@@ -584,8 +605,11 @@ def test_shared_code_names_no_family():
     """Facts of a model live in its family: nothing else imports one, or compares with its name."""
     root = Path(realdpo.__file__).parent
     names = "|".join({kind.__module__.rpartition(".")[2] for kind in FAMILIES})
-    named = re.compile(rf"realdpo\.families\.({names})\b|realdpo\.families import .*\b({names})\b"
-                       rf"|(==|!=|\bin) *\"({names})\b|\"({names})\" *(==|!=|in)\b", re.I)  # fmt: skip
+    named = re.compile(
+        rf"realdpo\.families\.({names})\b|realdpo\.families import .*\b({names})\b"
+        rf"|(==|!=|\bin) *\"({names})\b|\"({names})\" *(==|!=|in)\b",
+        re.I,
+    )
     for place in ("pairs", "train", "publish", "cli", "evaluate", "curate", "."):
         for file in (root / place).glob("**/*.py" if place != "." else "*.py"):
             found = named.search(file.read_text(encoding="utf-8"))

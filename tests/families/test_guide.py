@@ -39,9 +39,14 @@ def tuned(folder, **options):
 
 def video(pipe, steps=1):
     made = pipe(
-        "a person walks", height=64, width=64, num_frames=9, num_inference_steps=steps,
-        generator=torch.Generator().manual_seed(0), output_type="latent",
-    )  # fmt: skip
+        "a person walks",
+        height=64,
+        width=64,
+        num_frames=9,
+        num_inference_steps=steps,
+        generator=torch.Generator().manual_seed(0),
+        output_type="latent",
+    )
     return made.frames
 
 
@@ -92,10 +97,16 @@ def sampled(pipe, prompt, scale, negative=None, steps=1):
     if hasattr(pipe, "guider"):
         pipe.guider, how = pipe.guider.new(guidance_scale=scale), {}
     return pipe(
-        prompt, negative_prompt=negative, height=64, width=64, num_frames=9,
-        num_inference_steps=steps, generator=torch.Generator().manual_seed(0),
-        output_type="latent", **how,
-    ).frames  # fmt: skip
+        prompt,
+        negative_prompt=negative,
+        height=64,
+        width=64,
+        num_frames=9,
+        num_inference_steps=steps,
+        generator=torch.Generator().manual_seed(0),
+        output_type="latent",
+        **how,
+    ).frames
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ class Hand:
 
     def residual(self, clean: torch.Tensor, adapted: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Prediction and target, [B, ...]."""
-        wide = lambda x: x.view(-1, *[1] * (clean.dim() - 1)).float()  # noqa: E731
+        wide = lambda x: x.view(-1, *[1] * (clean.dim() - 1)).float()
         signal, sigma, clock = self.levels()
         noisy = wide(signal) * clean + wide(sigma) * self.batch.noise
         if self.task.process.prediction == "v":
@@ -152,9 +152,13 @@ def test_contrast_with_the_base(hand, smooth) -> None:
     loss.backward()
     expected = hand.slopes()
     made = step.contrast_step(
-        hand.model, hand.task, batch, settings, Reference(hand.model, "adapter-off"),
+        hand.model,
+        hand.task,
+        batch,
+        settings,
+        Reference(hand.model, "adapter-off"),
         lambda x: x.backward(),
-    )  # fmt: skip
+    )
     assert made.loss == pytest.approx(loss.item(), rel=1e-5)
     torch.testing.assert_close(hand.slopes(), expected, rtol=1e-3, atol=1e-4 * expected.abs().max())
 

@@ -14,8 +14,8 @@ import pytest
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
-import hub_workspaces as workspaces  # noqa: E402
-import loopback_hub  # noqa: E402
+import hub_workspaces as workspaces
+import loopback_hub
 
 
 @pytest.fixture(scope="session")

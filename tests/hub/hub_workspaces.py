@@ -17,10 +17,20 @@ from realdpo.workspace import Workspace
 
 SIZE, FRAMES, FPS = (64, 64), 9, 8.0
 LEDGER = [
-    {"license": "CC-BY-4.0", "author": "Ada <b>One</b> | Co", "title": "Street `at` noon [1]", "source_url": "https://example.org/a"},
+    {
+        "license": "CC-BY-4.0",
+        "author": "Ada <b>One</b> | Co",
+        "title": "Street `at` noon [1]",
+        "source_url": "https://example.org/a",
+    },
     {"license": "CC0-1.0", "author": None, "title": None, "source_url": None},
-    {"license": "CC-BY-SA-4.0", "author": "Grace", "title": "Bikes", "source_url": "javascript:alert(1)"},
-]  # fmt: skip
+    {
+        "license": "CC-BY-SA-4.0",
+        "author": "Grace",
+        "title": "Bikes",
+        "source_url": "javascript:alert(1)",
+    },
+]
 SPLITS = ("train", "validation", "test")
 
 
@@ -57,15 +67,31 @@ def make(
             "retrieved_at": "2026-01-01",
         }
         facts = {
-            "width": SIZE[0], "height": SIZE[1], "frames": FRAMES, "start_s": start / 25, "end_s": start / 25 + 1,
+            "width": SIZE[0],
+            "height": SIZE[1],
+            "frames": FRAMES,
+            "start_s": start / 25,
+            "end_s": start / 25 + 1,
             "action": ["riding a bicycle"] if number % 2 else ["walking", "waiting"],
-            "captioner": "keywords", "sha256": ids.bytes_hash(mp4),
-        }  # fmt: skip
-        clip_rows.append(common | facts | {
-            "status": "ok", "keep": True, "reasons": [], "fps": "8/1", "start": f"{start}/25",
-            "end": f"{start + 25}/25", "path": f"clips/{identity}.mp4", "shot": number,
-            "motion.subject": 2.0 + number / 4, "luma.mean": 100.0 + number,
-        })  # fmt: skip
+            "captioner": "keywords",
+            "sha256": ids.bytes_hash(mp4),
+        }
+        clip_rows.append(
+            common
+            | facts
+            | {
+                "status": "ok",
+                "keep": True,
+                "reasons": [],
+                "fps": "8/1",
+                "start": f"{start}/25",
+                "end": f"{start + 25}/25",
+                "path": f"clips/{identity}.mp4",
+                "shot": number,
+                "motion.subject": 2.0 + number / 4,
+                "luma.mean": 100.0 + number,
+            }
+        )
         video = {"bytes": mp4, "path": f"{identity}.mp4"}
         shard_rows.append(
             common | facts | {"video": video, "fps": FPS, "motion.subject": 2.0 + number / 4}
@@ -77,11 +103,17 @@ def make(
         pair_rows.append(_pair(common, frames, mp4))
         videos[pair_rows[-1]["pair_id"]] = ids.bytes_hash(mp4)
     for number in range(3):  # what the thresholds dropped
-        clip_rows.append(clip_rows[0] | {
-            "clip_id": ids.content_id(dropped=number), "keep": False, "path": None,
-            "reasons": ["motion.subject=0.5<1.5"] + (["luma.mean=9.0<30.0"] if number else []),
-            "motion.subject": 0.5, "luma.mean": 9.0 if number else 90.0,
-        })  # fmt: skip
+        clip_rows.append(
+            clip_rows[0]
+            | {
+                "clip_id": ids.content_id(dropped=number),
+                "keep": False,
+                "path": None,
+                "reasons": ["motion.subject=0.5<1.5"] + (["luma.mean=9.0<30.0"] if number else []),
+                "motion.subject": 0.5,
+                "luma.mean": 9.0 if number else 90.0,
+            }
+        )
     tables.write_table(workspace.clips, tables.from_rows(tables.CLIPS, clip_rows), tables.CLIPS)
     sources = {row["source_id"]: row for row in clip_rows}
     tables.write_table(
@@ -103,10 +135,7 @@ def make(
         "curate decide",
         '[decide.motion]\nsubject_min = 1.5\n[decide.luma]\nmean_min = 30.0\nmean_max = 240.0\nhue_max = "off"\n',
     )
-    workspace.save_config(
-        "curate ingest",
-        '[ingest]\nfootage = "/home/somebody/footage"\n',
-    )
+    workspace.save_config("curate ingest", '[ingest]\nfootage = "/home/somebody/footage"\n')
     return Made(workspace, videos, clips, len(pair_rows))
 
 
@@ -136,7 +165,17 @@ def _pair(common: dict[str, Any], frames: npt.NDArray[np.uint8], mp4: bytes) -> 
         "win": {"bytes": mp4, "path": "win.mp4"},
         "lose": [{"bytes": lose, "path": f"lose-{i}.mp4"} for i, lose in enumerate(losers)],
         "first_frame": {"bytes": encode_png(Image.fromarray(frames[0])), "path": "first.png"},
-        "width": SIZE[0], "height": SIZE[1], "frames": FRAMES, "fps": FPS, "model": "tiny", "task": "i2v",
-        "scheduler": "CogVideoXDDIMScheduler", "steps": 8, "guidance": 6.0, "seeds": [1, 2],
-        "strategy": ["generate", "local"], "round": 0, "audit.luma": 0.5,
-    }  # fmt: skip
+        "width": SIZE[0],
+        "height": SIZE[1],
+        "frames": FRAMES,
+        "fps": FPS,
+        "model": "tiny",
+        "task": "i2v",
+        "scheduler": "CogVideoXDDIMScheduler",
+        "steps": 8,
+        "guidance": 6.0,
+        "seeds": [1, 2],
+        "strategy": ["generate", "local"],
+        "round": 0,
+        "audit.luma": 0.5,
+    }

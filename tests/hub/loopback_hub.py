@@ -29,7 +29,9 @@ LARGE = 10_000_000
 BINARY = (".parquet", ".png", ".mp4", ".safetensors", ".bin")
 
 
-def token_of(name: str, role: str = "write", orgs: tuple[str, ...] = (), scoped: Any = None) -> dict[str, Any]:  # fmt: skip
+def token_of(
+    name: str, role: str = "write", orgs: tuple[str, ...] = (), scoped: Any = None
+) -> dict[str, Any]:
     """What whoami-v2 answers for a token."""
     token: dict[str, Any] = {"displayName": "test", "role": role}
     if scoped is not None:
@@ -95,7 +97,9 @@ class Hub:
         self.address = ""
         self.lock = threading.RLock()
 
-    def fail(self, pattern: str, status: int, times: int = 1, headers: dict[str, str] | None = None) -> None:  # fmt: skip
+    def fail(
+        self, pattern: str, status: int, times: int = 1, headers: dict[str, str] | None = None
+    ) -> None:
         """Answer requests 'METHOD /path' that match with an error."""
 
         def act(handler: Handler) -> bool:
@@ -258,12 +262,20 @@ class Handler(BaseHTTPRequestHandler):
             if oid is None:
                 self.missing("RevisionNotFound")
                 return
-            self.answer(200, {
-                "id": name, "sha": oid, "private": repo.private, "downloads": 0, "likes": 0,
-                "tags": self.tags(repo.commits[oid]),
-                "disabled": False, "gated": False,
-                "siblings": [{"rfilename": path} for path in repo.commits[oid]],
-            })  # fmt: skip
+            self.answer(
+                200,
+                {
+                    "id": name,
+                    "sha": oid,
+                    "private": repo.private,
+                    "downloads": 0,
+                    "likes": 0,
+                    "tags": self.tags(repo.commits[oid]),
+                    "disabled": False,
+                    "gated": False,
+                    "siblings": [{"rfilename": path} for path in repo.commits[oid]],
+                },
+            )
 
     def tags(self, files: dict[str, Blob]) -> list[str]:
         """The tags in the header of the card."""
@@ -290,13 +302,19 @@ class Handler(BaseHTTPRequestHandler):
                 if not file.startswith(inside):
                     continue
                 parts = file[len(inside) :].split("/")
-                folders |= {inside + "/".join(parts[:i]) for i in range(1, len(parts) if whole else min(2, len(parts)))}  # fmt: skip
+                folders |= {
+                    inside + "/".join(parts[:i])
+                    for i in range(1, len(parts) if whole else min(2, len(parts)))
+                }
                 if whole or len(parts) == 1:
                     rows.append(self.entry(file, blob))
             if inside and not rows and not folders:
                 self.missing("EntryNotFound")
                 return
-            rows += [{"type": "directory", "path": folder, "oid": "0" * 40, "size": 0} for folder in sorted(folders)]  # fmt: skip
+            rows += [
+                {"type": "directory", "path": folder, "oid": "0" * 40, "size": 0}
+                for folder in sorted(folders)
+            ]
             self.answer(200, rows)
 
     def paths_info(self, kind: str, name: str, revision: str) -> None:
@@ -345,14 +363,24 @@ class Handler(BaseHTTPRequestHandler):
                 self.missing("RevisionNotFound")
                 return
             files = repo.commits[oid]
-            self.answer(200, {"files": [
+            self.answer(
+                200,
                 {
-                    "path": file["path"], "shouldIgnore": False,
-                    "uploadMode": "lfs" if file["path"].endswith(BINARY) or file["size"] > LARGE else "regular",
-                    "oid": (files[file["path"]].sha256 or files[file["path"]].oid) if file["path"] in files else None,
-                }
-                for file in given
-            ]})  # fmt: skip
+                    "files": [
+                        {
+                            "path": file["path"],
+                            "shouldIgnore": False,
+                            "uploadMode": "lfs"
+                            if file["path"].endswith(BINARY) or file["size"] > LARGE
+                            else "regular",
+                            "oid": (files[file["path"]].sha256 or files[file["path"]].oid)
+                            if file["path"] in files
+                            else None,
+                        }
+                        for file in given
+                    ]
+                },
+            )
 
     def lfs_batch(self, name: str, kind: str | None = None) -> None:
         objects = []
@@ -416,10 +444,16 @@ class Handler(BaseHTTPRequestHandler):
                 ref = f"refs/pr/{number}" if pr else revision
                 oid = repo.commit(ref, files, title)
             url = self.url(kind, name)
-            self.answer(200, {
-                "success": True, "commitOid": oid, "commitUrl": f"{url}/commit/{oid}", "hookOutput": "",
-                **({"pullRequestUrl": f"{url}/discussions/{number}"} if pr else {}),
-            })  # fmt: skip
+            self.answer(
+                200,
+                {
+                    "success": True,
+                    "commitOid": oid,
+                    "commitUrl": f"{url}/commit/{oid}",
+                    "hookOutput": "",
+                    **({"pullRequestUrl": f"{url}/discussions/{number}"} if pr else {}),
+                },
+            )
 
     def resolve(self, name: str, revision: str, path: str, kind: str | None = None) -> None:
         if repo := self.repo("datasets" if kind else "models", name):
@@ -433,9 +467,12 @@ class Handler(BaseHTTPRequestHandler):
                 return
             data = self.hub.content(blob)
             headers = {
-                "ETag": f'"{blob.sha256 or blob.oid}"', "X-Repo-Commit": oid, "Accept-Ranges": "bytes",
-                "X-Linked-Size": str(blob.size), "X-Linked-Etag": f'"{blob.sha256 or blob.oid}"',
-            }  # fmt: skip
+                "ETag": f'"{blob.sha256 or blob.oid}"',
+                "X-Repo-Commit": oid,
+                "Accept-Ranges": "bytes",
+                "X-Linked-Size": str(blob.size),
+                "X-Linked-Etag": f'"{blob.sha256 or blob.oid}"',
+            }
             asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
             if asked and self.command == "GET":
                 start, end = int(asked[1]), min(int(asked[2] or blob.size - 1), blob.size - 1)
@@ -477,7 +514,7 @@ def running(port: int = 0) -> Iterator[tuple[Hub, str]]:
     handler = type("BoundHandler", (Handler,), {"hub": hub})
     server = ThreadingHTTPServer(("127.0.0.1", port), handler)
     server.daemon_threads = True
-    server.handle_error = lambda *args: None  # type: ignore[method-assign]  # clients that were killed
+    server.handle_error = lambda *args: None  # clients that were killed
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield hub, f"http://127.0.0.1:{server.server_address[1]}"

@@ -76,8 +76,15 @@ def test_one_licence_is_named_in_the_header(made: workspaces.Made) -> None:
 
 @pytest.mark.parametrize(
     ("rows", "category"),
-    [(1, "n<1K"), (999, "n<1K"), (1000, "1K<n<10K"), (9999, "1K<n<10K"), (10_000, "10K<n<100K"), (2_000_000, "1M<n<10M")],
-)  # fmt: skip
+    [
+        (1, "n<1K"),
+        (999, "n<1K"),
+        (1000, "1K<n<10K"),
+        (9999, "1K<n<10K"),
+        (10_000, "10K<n<100K"),
+        (2_000_000, "1M<n<10M"),
+    ],
+)
 def test_size_categories(rows: int, category: str) -> None:
     assert cards._size_category(rows) == category
 
@@ -87,7 +94,10 @@ def test_the_funnel_counts_by_hand(made: workspaces.Made) -> None:
     clips = tables.read_table(made.workspace.clips, tables.CLIPS)
     rules = cards.read_thresholds(made.workspace, clips)
     assert rules == {"motion.subject": {"min": 1.5}, "luma.mean": {"min": 30.0, "max": 240.0}}
-    rows = [(str(row["step"]), row.get("dropped"), row.get("alone"), row.get("left")) for row in cards.funnel_rows(clips, rules)]  # fmt: skip
+    rows = [
+        (str(row["step"]), row.get("dropped"), row.get("alone"), row.get("left"))
+        for row in cards.funnel_rows(clips, rules)
+    ]
     assert rows == [
         ("clips found", None, None, 9),
         ("`motion.subject < 1.5`", 3, 1, None),
@@ -144,12 +154,14 @@ def test_an_audit_shows_with_its_numbers(made: workspaces.Made) -> None:
     made.workspace.audit.write_text(
         json.dumps(
             {
-                "verdict": "suspicious", "summary": "told apart with AUC 0.81", "auc": 0.81,
+                "verdict": "suspicious",
+                "summary": "told apart with AUC 0.81",
+                "auc": 0.81,
                 "features": [{"name": "sharpness", "p": 0.002, "auc": 0.8125, "words": "blurrier"}],
                 "motion": {"words": "losers move 0.50 times as much"},
             }
         )
-    )  # fmt: skip
+    )
     card = card_of(made, "pairs")
     readme = card.readme
     assert "**Perhaps**" in readme

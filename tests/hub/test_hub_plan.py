@@ -25,7 +25,12 @@ def test_a_plan_lists_every_file_and_ends_with_the_card(made_once: workspaces.Ma
     shards = [path for path in paths if path.endswith(".parquet")]
     assert len(shards) == 9
     assert {path.split("/")[0] for path in shards} == {"data", "pairs"}
-    assert {"images/thumbnails.png", "images/scores.png", "ATTRIBUTION.md", "pairs/audit.json"} < set(paths)  # fmt: skip
+    assert {
+        "images/thumbnails.png",
+        "images/scores.png",
+        "ATTRIBUTION.md",
+        "pairs/audit.json",
+    } < set(paths)
     assert plan.problems == ()
     hub.refuse_plans((plan,))
 
@@ -36,9 +41,7 @@ def test_what_selects_the_shards(made_once: workspaces.Made) -> None:
     assert "config_name: clips" not in plan.readme
 
 
-def test_missing_and_forbidding_licences_are_refused_unless_allowed(
-    made: workspaces.Made,
-) -> None:
+def test_missing_and_forbidding_licences_are_refused_unless_allowed(made: workspaces.Made) -> None:
     ledger = [workspaces.LEDGER[0] | {"license": text} for text in (None, "CC BY-ND 4.0", "MIT")]
     reledger(made, ledger)
     plans = hub.plan_push(made.workspace, "someone/actions", PushConfig())

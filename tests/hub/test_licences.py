@@ -19,7 +19,11 @@ from realdpo import licences
         ("cc-by-sa-4.0,3.0,2.5,2.0,1.0", "cc-by-sa-4.0", "CC-BY-SA-4.0"),  # Wikimedia Commons
         ("by-nc-sa", "cc", "CC-BY-NC-SA"),  # Vimeo, Openverse
         ("Attribution-NonCommercial 4.0 International", "cc-by-nc-4.0", "CC-BY-NC-4.0"),
-        ("Creative Commons Attribution-ShareAlike 4.0 International", "cc-by-sa-4.0", "CC-BY-SA-4.0"),
+        (
+            "Creative Commons Attribution-ShareAlike 4.0 International",
+            "cc-by-sa-4.0",
+            "CC-BY-SA-4.0",
+        ),
         ("Creative Commons Attribution license (reuse allowed)", "cc", "CC-BY"),  # YouTube
         ("Creative Commons Attribution licence (reuse allowed)", "cc", "CC-BY"),
         ("Creative Commons - Attribution", "cc", "CC-BY"),
@@ -45,7 +49,7 @@ from realdpo import licences
         ("MIT", "mit", "MIT"),
         ("The MIT License", "mit", "MIT"),
     ],
-)  # fmt: skip
+)
 def test_known_licences_may_be_passed_on(text: str, identifier: str, spdx: str) -> None:
     found = licences.read_licence(text)
     assert (found.id, found.spdx, found.problem) == (identifier, spdx, "")
@@ -53,12 +57,28 @@ def test_known_licences_may_be_passed_on(text: str, identifier: str, spdx: str) 
 
 @pytest.mark.parametrize(
     "text",
-    [None, "", "  ", "unknown", "CC BY-ND 4.0", "CC-BY-NC-ND-4.0", "Pexels License", "all rights reserved",
-     "Standard YouTube License", "see readme", "CC BY 4.0 but ask me first", "Pixabay Content License",
-     "Mixkit Stock Video Free License", "https://creativecommons.org/licenses/by-nc-nd/3.0/us/",
-     "Creative Commons Attribution-NoDerivs", "cc by sa nd", "4", "free for all",
-     "https://creativecommons.org/licenses/by/4.0/ does not apply"],
-)  # fmt: skip
+    [
+        None,
+        "",
+        "  ",
+        "unknown",
+        "CC BY-ND 4.0",
+        "CC-BY-NC-ND-4.0",
+        "Pexels License",
+        "all rights reserved",
+        "Standard YouTube License",
+        "see readme",
+        "CC BY 4.0 but ask me first",
+        "Pixabay Content License",
+        "Mixkit Stock Video Free License",
+        "https://creativecommons.org/licenses/by-nc-nd/3.0/us/",
+        "Creative Commons Attribution-NoDerivs",
+        "cc by sa nd",
+        "4",
+        "free for all",
+        "https://creativecommons.org/licenses/by/4.0/ does not apply",
+    ],
+)
 def test_the_rest_may_not(text: str | None) -> None:
     assert licences.read_licence(text).problem
 
@@ -75,8 +95,16 @@ def test_a_mix_is_other_and_one_licence_is_itself() -> None:
 
 
 def test_the_strictest_of_several_counts() -> None:
-    ladder = ["CC0", "MIT", "CC-BY-4.0", "CC BY-SA 4.0", "CC-BY-NC-SA-4.0", "CC-BY-ND-4.0",
-              "Pexels License", "whatever it says"]  # fmt: skip
+    ladder = [
+        "CC0",
+        "MIT",
+        "CC-BY-4.0",
+        "CC BY-SA 4.0",
+        "CC-BY-NC-SA-4.0",
+        "CC-BY-ND-4.0",
+        "Pexels License",
+        "whatever it says",
+    ]
     for k, strict in enumerate(ladder):
         assert licences.strictest_licence([*ladder[:k], strict, *ladder[:k]]) == strict
     assert licences.strictest_licence([None, "CC0", ""]) == "CC0"

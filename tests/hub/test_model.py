@@ -49,9 +49,23 @@ def trained(made: workspaces.Made, base: Path) -> workspaces.Made:
     )
     steps = [{"step": step, "loss": 0.69 - step / 1000} for step in range(1, 31)]
     checks = [
-        {"step": 0, "accuracy": 0.5, "control_accuracy": 0.5, "winner_error": 0.4, "winner_change": 0.0, "pairs": 2},
-        {"step": 30, "accuracy": 0.875, "control_accuracy": 0.75, "winner_error": 0.42, "winner_change": 0.05, "pairs": 2},
-    ]  # fmt: skip
+        {
+            "step": 0,
+            "accuracy": 0.5,
+            "control_accuracy": 0.5,
+            "winner_error": 0.4,
+            "winner_change": 0.0,
+            "pairs": 2,
+        },
+        {
+            "step": 30,
+            "accuracy": 0.875,
+            "control_accuracy": 0.75,
+            "winner_error": 0.42,
+            "winner_change": 0.05,
+            "pairs": 2,
+        },
+    ]
     for name, rows in (("log", steps), ("held_out", checks)):
         (run / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return made
@@ -119,8 +133,16 @@ def test_the_card_gives_both_sides_of_the_evidence(trained: workspaces.Made) -> 
 
 
 def test_the_example_is_for_the_class_and_the_transformer_that_were_trained() -> None:
-    sample = {"task": "i2v", "prompt": "a man, walking", "width": 832, "height": 480, "frames": 81,
-              "fps": 24.0, "steps": 40, "guidance": 3.5}  # fmt: skip
+    sample = {
+        "task": "i2v",
+        "prompt": "a man, walking",
+        "width": 832,
+        "height": 480,
+        "frames": 81,
+        "fps": 24.0,
+        "steps": 40,
+        "guidance": 3.5,
+    }
     told = {"realdpo.pipeline": "WanImageToVideoPipeline", "realdpo.component": "transformer_2"}
     text = model_card._example("me/lora", "Wan-AI/x", None, True, sample, told)
     assert 'WanImageToVideoPipeline.from_pretrained("Wan-AI/x"'.replace('"', "'") in text
@@ -174,7 +196,12 @@ def test_pushed_weights_come_back_and_the_cards_example_runs(
     plan = plan_of(trained)
     pushed = pushing.push_repository(api, plan, PushConfig())
     weights = trained.workspace.runs / "dpo" / "weights" / "pytorch_lora_weights.safetensors"
-    assert set(pushed.uploaded) == {weights.name, "README.md", "images/first_frame.png", "images/training.png"}  # fmt: skip
+    assert set(pushed.uploaded) == {
+        weights.name,
+        "README.md",
+        "images/first_frame.png",
+        "images/training.png",
+    }
     checked = pushing.verify_push(api, plan, pushed.commit)
     assert checked["weights"] == {weights.name: weights.stat().st_size}
     assert ids.bytes_hash(hub.files(REPO, "models")[weights.name]) == ids.file_hash(weights)
@@ -184,7 +211,11 @@ def test_pushed_weights_come_back_and_the_cards_example_runs(
     example = example.replace('pipe.to("cuda")\n', "").replace("bfloat16", "float32")
     example = re.sub(r"width=\d+, height=\d+", "width=64, height=64", example)
     done = subprocess.run(
-        [sys.executable, "-c", example], cwd=base.parent, env=environment, capture_output=True, text=True
-    )  # fmt: skip
+        [sys.executable, "-c", example],
+        cwd=base.parent,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert (base.parent / "video.mp4").stat().st_size > 1000

@@ -82,5 +82,10 @@ def test_a_pair_from_elsewhere_that_teaches_nothing_is_refused_with_its_row(
     row = tables.read_table(shard, tables.PAIR_SHARD).to_pylist()[0]
     videos = [row["win"], row["lose"][0]]
     with pytest.raises(UserError, match=problem) as refused:
-        pull._row({"prompt": prompt, "win": row["win"], "lose": videos[lose]}, "pairs", "train", "x, row 7")  # fmt: skip
+        pull._row(
+            {"prompt": prompt, "win": row["win"], "lose": videos[lose]},
+            "pairs",
+            "train",
+            "x, row 7",
+        )
     assert refused.value.message.startswith("x, row 7: ")

@@ -47,10 +47,22 @@ _SCOPE = {"entity": {"type": "user", "name": "someone"}, "permissions": ["repo.w
         (loopback_hub.token_of("else", orgs=("someone",)), REPO, False, True),
         (loopback_hub.token_of("someone", "fineGrained", scoped=[]), REPO, False, False),
         (loopback_hub.token_of("someone", "fineGrained", scoped=[_SCOPE]), REPO, False, True),
-        (loopback_hub.token_of("someone", "fineGrained", scoped=[_SCOPE | {"permissions": ["repo.content.read"]}]), REPO, False, False),
-        (loopback_hub.token_of("someone", "fineGrained", scoped=[_SCOPE]), "other/actions", False, False),
+        (
+            loopback_hub.token_of(
+                "someone", "fineGrained", scoped=[_SCOPE | {"permissions": ["repo.content.read"]}]
+            ),
+            REPO,
+            False,
+            False,
+        ),
+        (
+            loopback_hub.token_of("someone", "fineGrained", scoped=[_SCOPE]),
+            "other/actions",
+            False,
+            False,
+        ),
     ],
-)  # fmt: skip
+)
 def test_who_may_write_where(who: dict[str, Any], repo: str, pr: bool, may: bool) -> None:
     assert (pushing.write_refusal(who, repo, pr) == "") is may
 
@@ -139,18 +151,20 @@ def test_a_push_that_stops_half_way_shows_nothing_and_goes_on(
             hub.faults[0].times = 1
         return original(request)
 
-    hub.fault = after_four  # type: ignore[method-assign]
+    hub.fault = after_four
     with pytest.raises(UserError, match="403"):
         pushing.push_repository(api, plan, CONFIG)
     assert published(hub) == set()
     assert len(hub.large) == 4
 
-    hub.fault = lambda request: None  # type: ignore[method-assign]
+    hub.fault = lambda request: None
     before = hub.count("PUT /lfs/")
     pushing.push_repository(api, plan, CONFIG)
     assert hub.count("PUT /lfs/") - before == large - 4
     assert published(hub) == {file.path for file in plan.files}
-    assert pushing.verify_push(api, dataclasses.replace(plan, shards=()), "main")["files"] == len(plan.files)  # fmt: skip
+    assert pushing.verify_push(api, dataclasses.replace(plan, shards=()), "main")["files"] == len(
+        plan.files
+    )
 
 
 def test_a_slow_down_and_an_outage_pass(
@@ -209,7 +223,9 @@ def test_changed_shards_replace_the_old_ones(
     plan = pushing.plan_push(made.workspace, REPO, CONFIG)[0]
     again = pushing.push_repository(api, plan, CONFIG)
     assert published(hub) == {file.path for file in plan.files}
-    assert set(again.deleted) == {f"data/{split}-0000{i}-of-00002.parquet" for split in workspaces.SPLITS for i in (0, 1)}  # fmt: skip
+    assert set(again.deleted) == {
+        f"data/{split}-0000{i}-of-00002.parquet" for split in workspaces.SPLITS for i in (0, 1)
+    }
     assert not any(path.startswith("pairs/") for path in again.uploaded)
 
 
@@ -233,7 +249,12 @@ def test_errors_show_no_token_and_no_signed_address(
     shown = str(failed.value) + str(failed.value.hint)
     assert "secret" not in shown
     assert loopback_hub.TOKEN not in shown
-    assert pushing.clean_message(RuntimeError(f"Bearer {loopback_hub.TOKEN} at https://x.org/a?X-Amz-Signature=secret")) == "*** at https://x.org/a"  # fmt: skip
+    assert (
+        pushing.clean_message(
+            RuntimeError(f"Bearer {loopback_hub.TOKEN} at https://x.org/a?X-Amz-Signature=secret")
+        )
+        == "*** at https://x.org/a"
+    )
 
 
 # -- verification --------------------------------------------------------------------------------
@@ -259,12 +280,7 @@ def test_verification_finds_a_missing_and_a_changed_file(
     [("video", "has other videos"), ("row", "has 0 rows"), ("column", "has other columns")],
 )
 def test_verification_reads_the_rows_back(
-    change: str,
-    said: str,
-    hub: loopback_hub.Hub,
-    api: Any,
-    plan: pushing.PushPlan,
-    tmp_path,
+    change: str, said: str, hub: loopback_hub.Hub, api: Any, plan: pushing.PushPlan, tmp_path
 ) -> None:
     """The Hub claims the right hash for a shard but serves other bytes."""
     commit = pushing.push_repository(api, plan, CONFIG).commit

@@ -53,8 +53,11 @@ def test_push_killed_pushed_again_loaded_and_pulled(
     hub.seconds_per_upload = 0.25
     command = [sys.executable, "-m", "realdpo", "push-hub", REPO, "-w", str(root), "--yes"]
     push = subprocess.Popen(
-        [*command, "--set", "workers=1"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )  # fmt: skip
+        [*command, "--set", "workers=1"],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     deadline = time.monotonic() + 600  # a loaded machine takes its time to get there
     while len(hub.large) < 3 and push.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -113,9 +116,14 @@ def test_any_dataset_with_the_columns_can_be_pulled(
 
     part = next(made_once.workspace.pair_data.glob("train-*.parquet"))
     rows = [
-        {"prompt": row["prompt"], "win": row["win"], "lose": row["lose"][0], "first_frame": row["first_frame"]}
+        {
+            "prompt": row["prompt"],
+            "win": row["win"],
+            "lose": row["lose"][0],
+            "first_frame": row["first_frame"],
+        }
         for row in pq.read_table(part).to_pylist()
-    ]  # fmt: skip
+    ]
     features = Features(
         {"prompt": Value("string"), "win": Video(), "lose": Video(), "first_frame": Image()}
     )
@@ -141,7 +149,11 @@ def test_any_dataset_with_the_columns_can_be_pulled(
     first = table.to_pylist()[0]
     assert first["win"]["bytes"] == rows[0]["win"]["bytes"]
     assert [lose["bytes"] for lose in first["lose"]] == [rows[0]["lose"]["bytes"]]
-    assert (first["width"], first["height"], first["frames"], first["fps"]) == (*workspaces.SIZE, workspaces.FRAMES, workspaces.FPS)  # fmt: skip
+    assert (first["width"], first["height"], first["frames"], first["fps"]) == (
+        *workspaces.SIZE,
+        workspaces.FRAMES,
+        workspaces.FPS,
+    )
     assert first["task"] == "i2v"
     assert len(set(table["pair_id"].to_pylist())) == len(rows)
     assert (back.pair_data / "validation-00000-of-00001.parquet").exists()

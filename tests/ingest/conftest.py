@@ -24,13 +24,37 @@ def footage(bikes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         '{"license": "CC-BY-4.0", "user": {"name": "Ann"}, "tags": ["cycling", "street"], '
         '"title": "People riding bikes"}'
     )
-    ffmpeg("-ss", 7, "-t", 3, "-i", bikes, "-vf", "scale=321:241,setsar=3/2", "-c:v", "ffv1", "-an",
-           good / "odd_sizes.mkv")  # fmt: skip
+    ffmpeg(
+        "-ss",
+        7,
+        "-t",
+        3,
+        "-i",
+        bikes,
+        "-vf",
+        "scale=321:241,setsar=3/2",
+        "-c:v",
+        "ffv1",
+        "-an",
+        good / "odd_sizes.mkv",
+    )
 
     odd = folder / "odd"
     odd.mkdir()
-    ffmpeg("-t", 2, "-i", bikes, "-vf", "scale=160:-2,settb=1/9600,setpts='(N+N*N/90)/25/TB'",
-           "-enc_time_base", "1/9600", "-fps_mode", "vfr", "-an", odd / "vfr.mkv")  # fmt: skip
+    ffmpeg(
+        "-t",
+        2,
+        "-i",
+        bikes,
+        "-vf",
+        "scale=160:-2,settb=1/9600,setpts='(N+N*N/90)/25/TB'",
+        "-enc_time_base",
+        "1/9600",
+        "-fps_mode",
+        "vfr",
+        "-an",
+        odd / "vfr.mkv",
+    )
     ffmpeg("-f", "lavfi", "-i", "testsrc=s=160x120:r=1:d=6", odd / "one_fps.mp4")
     ffmpeg("-f", "lavfi", "-i", "testsrc=s=160x120:r=25", "-frames:v", 1, odd / "one_frame.mp4")
 

@@ -40,13 +40,18 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def clip_of(film: Path, folder: Path, crop: str) -> tuple[dict, np.ndarray]:
     off = [
-        "source.short_side_min", "detail.sharpness_min", "frozen.share_max",
-        "detail.blocking_max", "motion.subject_share_min",
-    ]  # fmt: skip
+        "source.short_side_min",
+        "detail.sharpness_min",
+        "frozen.share_max",
+        "detail.blocking_max",
+        "motion.subject_share_min",
+    ]
     settings = IngestConfig(
-        target="tiny", engine="serial", clips=ClipSettings(crop=crop),
+        target="tiny",
+        engine="serial",
+        clips=ClipSettings(crop=crop),
         decide=dict.fromkeys(off, "off"),
-    )  # fmt: skip
+    )
     workspace = Workspace(folder)
     ingest_footage(workspace, [str(film)], settings)
     (row,) = tables.read_table(workspace.clips, tables.CLIPS).to_pylist()

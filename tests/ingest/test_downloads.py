@@ -25,8 +25,8 @@ class Host(BaseHTTPRequestHandler):
     """Sends a film and knows ranges; hangs up after a third, sends a page first, or is busy."""
 
     film = b""
-    asked: list[str | None] = []  # noqa: RUF012
-    busy: list[tuple[int, dict[str, str]]] = []  # noqa: RUF012
+    asked: list[str | None] = []  # noqa: RUF012 - of one server
+    busy: list[tuple[int, dict[str, str]]] = []  # noqa: RUF012 - of one server
 
     def do_GET(self) -> None:
         wanted = self.headers.get("Range")
@@ -60,8 +60,19 @@ class Host(BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def film(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("film") / "a.mp4"
-    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=640x360:r=24:d=2", "-vf", "noise=alls=40:allf=t",
-           "-c:v", "mpeg4", "-q:v", 2, path)  # fmt: skip
+    ffmpeg(
+        "-f",
+        "lavfi",
+        "-i",
+        "testsrc2=s=640x360:r=24:d=2",
+        "-vf",
+        "noise=alls=40:allf=t",
+        "-c:v",
+        "mpeg4",
+        "-q:v",
+        2,
+        path,
+    )
     assert path.stat().st_size > 1 << 20
     return path.read_bytes()
 

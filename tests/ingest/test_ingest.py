@@ -27,18 +27,26 @@ from realdpo.media.decode import decode_frames, read_clip
 from realdpo.workspace import Workspace
 
 # Little footage, so little is asked of it: this is about the machinery, not the thresholds.
-OPEN = {f"{name}_{side}": "off" for name, side in [
-    ("motion.subject", "min"), ("motion.subject_share", "min"), ("source.short_side", "min"),
-    ("motion.camera_confidence", "min"),
-    ("box.share", "max"), ("detail.sharpness", "min"), ("detail.blocking", "max"),
-    ("motion.shake", "max"), ("motion.camera", "max"), ("motion.unexplained", "max"),
-    ("frozen.share", "max"), ("luma.mean", "min"), ("flash.flicker", "max"),
-]}  # fmt: skip
+OPEN = {
+    f"{name}_{side}": "off"
+    for name, side in [
+        ("motion.subject", "min"),
+        ("motion.subject_share", "min"),
+        ("source.short_side", "min"),
+        ("motion.camera_confidence", "min"),
+        ("box.share", "max"),
+        ("detail.sharpness", "min"),
+        ("detail.blocking", "max"),
+        ("motion.shake", "max"),
+        ("motion.camera", "max"),
+        ("motion.unexplained", "max"),
+        ("frozen.share", "max"),
+        ("luma.mean", "min"),
+        ("flash.flicker", "max"),
+    ]
+}
 SETTINGS = IngestConfig(
-    target="tiny",
-    decide=OPEN,
-    engine="serial",
-    shards=ShardSettings(validation=0.2, test=0.2),
+    target="tiny", decide=OPEN, engine="serial", shards=ShardSettings(validation=0.2, test=0.2)
 )
 
 
@@ -76,8 +84,14 @@ def test_every_source_is_a_row_and_bad_ones_say_why(done: Workspace) -> None:
     }
     failed = {name for name, row in rows.items() if row["status"] == "failed"}
     assert failed == {
-        "zero.mp4", "text.mp4", "headless.mp4", "audio.m4v", "loop.mp4", "gone.mp4", "playlist.mp4"
-    }  # fmt: skip
+        "zero.mp4",
+        "text.mp4",
+        "headless.mp4",
+        "audio.m4v",
+        "loop.mp4",
+        "gone.mp4",
+        "playlist.mp4",
+    }
     assert all(row["error"] for row in rows.values() if row["status"] == "failed")
     assert len(rows) == len(failed) + 6
     assert rows["odd_sizes.mkv"]["width"] == 482  # 321 pixels of 3:2, shown square
@@ -97,9 +111,14 @@ def test_clips_are_exactly_what_the_target_wants(done: Workspace) -> None:
         assert hashlib.sha256((done.root / row["path"]).read_bytes()).hexdigest() == row["sha256"]
         titled = row["title"] is not None
         assert (bool(row["prompt"]), row["caption_status"] == "ok") == (titled, titled)
-    assert {row["prompt"] for row in kept} >= {None, "People are riding bikes. The theme is a street."}  # fmt: skip
-    by_source = {row["source_id"]: Path(row["path"]).name
-                 for row in tables.read_table(done.sources, tables.SOURCES).to_pylist()}  # fmt: skip
+    assert {row["prompt"] for row in kept} >= {
+        None,
+        "People are riding bikes. The theme is a street.",
+    }
+    by_source = {
+        row["source_id"]: Path(row["path"]).name
+        for row in tables.read_table(done.sources, tables.SOURCES).to_pylist()
+    }
     dropped = {by_source[r["source_id"]]: r["reasons"] for r in clips if not r["keep"]}
     assert any(reason.startswith("too_slow=1<8") for reason in dropped["one_fps.mp4"])
     assert "too_short" in dropped["one_frame.mp4"]
@@ -131,8 +150,10 @@ def test_first_frame_of_a_clip_is_the_source_frame_at_its_start(
 def test_shards_load_as_a_dataset_and_split_by_source(done: Workspace) -> None:
     import datasets
 
-    files = {split: sorted(map(str, done.data.glob(f"{split}-*.parquet")))
-             for split in ("train", "validation", "test")}  # fmt: skip
+    files = {
+        split: sorted(map(str, done.data.glob(f"{split}-*.parquet")))
+        for split in ("train", "validation", "test")
+    }
     assert all(files.values())
     loaded = datasets.load_dataset("parquet", data_files=files, cache_dir=str(done.root / "cache"))
     assert isinstance(loaded["train"].features["video"], datasets.Video)
@@ -260,8 +281,9 @@ def test_footage_of_which_nothing_can_be_read_ends_as_an_error_every_time(tmp_pa
         assert "corrupt.mp4 cannot be read as video" in line
         rows = tables.read_table(Workspace(tmp_path / "w").sources, tables.SOURCES).to_pylist()
         assert [(Path(row["path"]).name, row["status"]) for row in rows] == [
-            ("corrupt.mp4", "failed"), ("empty.mp4", "failed")
-        ]  # fmt: skip
+            ("corrupt.mp4", "failed"),
+            ("empty.mp4", "failed"),
+        ]
     run = subprocess.run([*args, "--json"], capture_output=True, text=True)
     told = json.loads(run.stdout)
     assert (run.returncode, told["sources"], told["sources_failed"]) == (1, 2, 2)
@@ -326,8 +348,14 @@ def test_other_formats(done: Workspace, footage: Path, tmp_path: Path, form: str
     # On a workspace that has its clips already, another format costs only the writing.
     subprocess.run(["cp", "-r", f"{done.root}/.", str(tmp_path)], check=True)
     workspace = Workspace(tmp_path)
-    changed = IngestConfig(**{**vars(SETTINGS), "shards": ShardSettings(
-        format=form, validation=0.2, test=0.2, to=f"file://{tmp_path}/copy")})  # type: ignore[arg-type]  # fmt: skip
+    changed = IngestConfig(
+        **{
+            **vars(SETTINGS),
+            "shards": ShardSettings(
+                format=form, validation=0.2, test=0.2, to=f"file://{tmp_path}/copy"
+            ),
+        }
+    )
     kept = ingest_footage(workspace, [str(footage)], changed)["kept"]
     assert not list(workspace.data.glob("*.parquet"))
     files = [f for f in workspace.data.rglob("*") if f.is_file()]
@@ -339,8 +367,12 @@ def test_other_formats(done: Workspace, footage: Path, tmp_path: Path, form: str
         assert len(names) == 2 * kept
         assert {Path(name).suffix for name in names} == {".mp4", ".json"}
     else:
-        lines = [json.loads(line) for f in files if f.name == "metadata.jsonl"
-                 for line in f.read_text().splitlines()]  # fmt: skip
+        lines = [
+            json.loads(line)
+            for f in files
+            if f.name == "metadata.jsonl"
+            for line in f.read_text().splitlines()
+        ]
         assert len(lines) == kept
         assert all(any(f.name == line["file_name"] for f in files) for line in lines)
     copied = {

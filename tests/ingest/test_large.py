@@ -29,8 +29,24 @@ print(json.dumps(funnel))
 def test_8k_goes_through(bikes: Path, tmp_path: Path) -> None:
     source = tmp_path / "8k.mp4"
     look = "scale=7680:4320:flags=neighbor,fps=8"
-    ffmpeg("-i", bikes, "-vf", look, "-frames:v", 14, "-an", "-c:v", "libx264",
-           "-preset", "ultrafast", "-refs", 3, "-bf", 3, source)  # fmt: skip
+    ffmpeg(
+        "-i",
+        bikes,
+        "-vf",
+        look,
+        "-frames:v",
+        14,
+        "-an",
+        "-c:v",
+        "libx264",
+        "-preset",
+        "ultrafast",
+        "-refs",
+        3,
+        "-bf",
+        3,
+        source,
+    )
     command = [sys.executable, "-c", INGEST, str(source), str(tmp_path / "work")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     result = json.loads(done.stdout.splitlines()[-1])

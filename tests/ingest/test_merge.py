@@ -53,10 +53,21 @@ def parts(bikes: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         manifest = root / f"{name}.jsonl"
         manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
         run(
-            "ingest", str(manifest), "-w", str(root / name), "--target", "tiny", "--engine", "serial",
-            "--set", "motion.subject_min=off", "--set", "motion.subject_share_min=off",
-            "--set", "source.short_side_min=80",
-        )  # fmt: skip
+            "ingest",
+            str(manifest),
+            "-w",
+            str(root / name),
+            "--target",
+            "tiny",
+            "--engine",
+            "serial",
+            "--set",
+            "motion.subject_min=off",
+            "--set",
+            "motion.subject_share_min=off",
+            "--set",
+            "source.short_side_min=80",
+        )
     return [root / name for name in footage]
 
 

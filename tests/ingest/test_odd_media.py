@@ -39,8 +39,9 @@ def two_sizes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sizes")
     one, two = folder / "one.ts", folder / "two.ts"
     ffmpeg(*moving("320x136", 3), *X264, "-bf", 0, one)
-    ffmpeg(*moving("480x360", 3), "-vf", "vflip,negate", *X264, "-bf", 0, "-output_ts_offset", 3,
-           two)  # fmt: skip
+    ffmpeg(
+        *moving("480x360", 3), "-vf", "vflip,negate", *X264, "-bf", 0, "-output_ts_offset", 3, two
+    )
     path = folder / "both.ts"
     path.write_bytes(one.read_bytes() + two.read_bytes())
     return path
@@ -60,11 +61,18 @@ def test_a_picture_that_changes_its_size_keeps_each_shape(two_sizes: Path) -> No
 
 
 def test_clips_are_cut_on_either_side_of_a_change_of_size(two_sizes: Path, tmp_path: Path) -> None:
-    off = {f"{name}": "off" for name in (
-        "source.short_side_min", "detail.blocking_max", "motion.unexplained_max",
-        "flash.flicker_max", "motion.subject_min", "motion.subject_share_min",
-        "motion.camera_confidence_min",
-    )}  # fmt: skip
+    off = {
+        f"{name}": "off"
+        for name in (
+            "source.short_side_min",
+            "detail.blocking_max",
+            "motion.unexplained_max",
+            "flash.flicker_max",
+            "motion.subject_min",
+            "motion.subject_share_min",
+            "motion.camera_confidence_min",
+        )
+    }
     workspace = Workspace(tmp_path)
     ingest_footage(workspace, [str(two_sizes)], IngestConfig(decide=off, engine="serial"))
     rows = tables.read_table(workspace.clips, tables.CLIPS).to_pylist()
@@ -78,16 +86,24 @@ def test_clips_are_cut_on_either_side_of_a_change_of_size(two_sizes: Path, tmp_p
 
 def test_a_hole_in_the_times_divides_and_the_rate_is_that_of_the_frames(tmp_path: Path) -> None:
     path = tmp_path / "hole.mkv"
-    ffmpeg(*moving("160x120", 6, 30), "-vf", "setpts='if(gt(N,89),PTS+2/TB,PTS)'", *X264,
-           "-fps_mode", "vfr", path)  # fmt: skip
+    ffmpeg(
+        *moving("160x120", 6, 30),
+        "-vf",
+        "setpts='if(gt(N,89),PTS+2/TB,PTS)'",
+        *X264,
+        "-fps_mode",
+        "vfr",
+        path,
+    )
     seen = look(path)
     one, two = parts = analyse.parts_of(seen.facts)
     assert float(one.end) == pytest.approx(3, abs=0.002)
     assert float(two.start) == pytest.approx(5, abs=0.002)
     assert seen.facts["fps"] == "30/1"
     assert one.fps == two.fps == 30
-    spans = divide_shots(seen.times, [], [], Fraction(30), ClipSettings(), Target(),
-                   analyse.breaks_of(parts))  # fmt: skip
+    spans = divide_shots(
+        seen.times, [], [], Fraction(30), ClipSettings(), Target(), analyse.breaks_of(parts)
+    )
     assert [[round(float(t), 1) for t in (s.start, s.end)] for s in spans] == [[0, 2.9], [5.1, 8]]
     assert "divided: a hole of 2.00 s in the times at 3.00 s" in describe_inspection(
         inspect_file(path)
@@ -103,8 +119,19 @@ def test_slow_footage_is_no_row_of_holes(tmp_path: Path) -> None:
 
 def test_frames_before_the_containers_zero_are_footage(tmp_path: Path) -> None:
     path = tmp_path / "before.mkv"
-    ffmpeg(*moving("160x120", 3, 30), "-f", "lavfi", "-i", "sine=d=3", *X264,
-           "-output_ts_offset", -1, "-avoid_negative_ts", "disabled", path)  # fmt: skip
+    ffmpeg(
+        *moving("160x120", 3, 30),
+        "-f",
+        "lavfi",
+        "-i",
+        "sine=d=3",
+        *X264,
+        "-output_ts_offset",
+        -1,
+        "-avoid_negative_ts",
+        "disabled",
+        path,
+    )
     damage: list[str] = []
     times = [frame.time for frame in decode_frames(path, errors=damage)]
     assert len(times) == 90
@@ -172,15 +199,21 @@ def test_the_floor_of_the_rate_follows_the_target(target: str, floor: float | No
 def kept_rates(rates: Sequence[int], folder: Path) -> list[bool]:
     """Whether clips of films of these rates pass for the target tiny."""
     for rate in rates:
-        ffmpeg(*moving("320x240", 3, rate), "-vf", "gblur=sigma=1.5", *X264,
-               folder / f"{rate:02}.mp4")  # fmt: skip
+        ffmpeg(
+            *moving("320x240", 3, rate), "-vf", "gblur=sigma=1.5", *X264, folder / f"{rate:02}.mp4"
+        )
     workspace = Workspace(folder / "w")
     ingest_footage(workspace, [str(folder)], IngestConfig(target="tiny", engine="serial"))
-    seen = {row["source_id"]: row["path"] for row in
-            tables.read_table(workspace.sources, tables.SOURCES).to_pylist()}  # fmt: skip
+    seen = {
+        row["source_id"]: row["path"]
+        for row in tables.read_table(workspace.sources, tables.SOURCES).to_pylist()
+    }
     rows = tables.read_table(workspace.clips, tables.CLIPS).to_pylist()
-    slow = {Path(seen[row["source_id"]]).stem for row in rows
-            if any("fps" in why or "slow" in why for why in row["reasons"])}  # fmt: skip
+    slow = {
+        Path(seen[row["source_id"]]).stem
+        for row in rows
+        if any("fps" in why or "slow" in why for why in row["reasons"])
+    }
     return [f"{rate:02}" not in slow for rate in rates]
 
 

@@ -48,7 +48,7 @@ def test_cuts_are_those_of_pyscenedetect_itself(
         "content": scenedetect.ContentDetector(threshold=31.0, min_scene_len=0.6),
     }[detector]
     expected = [scene[0].seconds for scene in scenedetect.detect(str(bikes), theirs)][1:]
-    finder = CutFinder(ShotSettings(detector=detector), RATE)  # type: ignore[arg-type]
+    finder = CutFinder(ShotSettings(detector=detector), RATE)
     for frame in bikes_frames:
         finder.feed(frame.time, frame.rgb)
     ours = finder.cuts([frame.time for frame in bikes_frames])
@@ -195,8 +195,10 @@ def test_light_that_swells_and_cuts_are_no_dissolves(
 
 def test_a_shot_shorter_than_the_least_leaves_no_foreign_frame() -> None:
     rng = np.random.default_rng(1)
-    looks = [np.repeat(np.repeat(rng.integers(0, 255, (9, 16, 3), np.uint8), 8, 0), 8, 1)
-             for _ in range(3)]  # fmt: skip
+    looks = [
+        np.repeat(np.repeat(rng.integers(0, 255, (9, 16, 3), np.uint8), 8, 0), 8, 1)
+        for _ in range(3)
+    ]
     times, detector = times_of(6), CutFinder(ShotSettings(), RATE)
     for n, time in enumerate(times):
         picture = looks[0 if n < 70 else 1 if n < 78 else 2].copy()

@@ -31,9 +31,17 @@ def test_folders_globs_and_files_name_each_source_once(footage: Path) -> None:
 
 def test_sidecars_of_stock_sites_and_yt_dlp(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"1")
-    (tmp_path / "a.info.json").write_text(json.dumps(
-        {"license": "CC-BY-4.0", "uploader": "Bo", "webpage_url": "https://x.org/1",
-         "tags": ["hair", "braid"], "title": "Braids"}))  # fmt: skip
+    (tmp_path / "a.info.json").write_text(
+        json.dumps(
+            {
+                "license": "CC-BY-4.0",
+                "uploader": "Bo",
+                "webpage_url": "https://x.org/1",
+                "tags": ["hair", "braid"],
+                "title": "Braids",
+            }
+        )
+    )
     (tmp_path / "b.mp4").write_bytes(b"2")
     (tmp_path / "b.json").write_text("[1, 2]")  # somebody else's
     a, b = sources.find_footage([str(tmp_path)])

@@ -252,8 +252,10 @@ def test_defaults_that_nobody_chose_are_not_kept_as_chosen(
     assert "contrast_min" not in saved["decide"]["luma"]
     assert saved["thresholds"]["luma"]["contrast_min"] == 10
     # A version with another default judges anew, though nothing else has changed.
-    limits = [dataclasses.replace(x, least=1e6) if x.score == "luma.contrast" else x
-              for x in decide.LIMITS]  # fmt: skip
+    limits = [
+        dataclasses.replace(x, least=1e6) if x.score == "luma.contrast" else x
+        for x in decide.LIMITS
+    ]
     monkeypatch.setattr(decide, "LIMITS", tuple(limits))
     assert ingest_footage(workspace, [str(films)], chosen)["kept"] == 0
 

@@ -42,8 +42,11 @@ def check(step: str, version: object, constant: str, found: dict[str, Any]) -> N
         path.write_text(json.dumps({"version": version, "result": found}, indent=1) + "\n")
     golden = json.loads(path.read_text())
     result = json.loads(json.dumps(found))
-    different = [key for key in {**golden["result"], **result}
-                 if not same(golden["result"].get(key), result.get(key))]  # fmt: skip
+    different = [
+        key
+        for key in {**golden["result"], **result}
+        if not same(golden["result"].get(key), result.get(key))
+    ]
     if golden["version"] == version:
         assert not different, (
             f"{step} makes something else than before ({', '.join(different)}): raise {constant}, "
@@ -107,9 +110,13 @@ def summary(pictures: list[np.ndarray]) -> list[list[float]]:
     """Means of the quarters of some pictures."""
     half = [n // 2 for n in pictures[0].shape[:2]]
     return [
-        [float(part.mean()) for rows in np.split(p, [half[0]]) for part in np.split(rows, [half[1]], 1)]
+        [
+            float(part.mean())
+            for rows in np.split(p, [half[0]])
+            for part in np.split(rows, [half[1]], 1)
+        ]
         for p in pictures
-    ]  # fmt: skip
+    ]
 
 
 def test_decoded_frames(raw_film: Path) -> None:
@@ -153,10 +160,17 @@ def test_facts_cuts_and_transitions(raw_film: Path) -> None:
 def test_spans_of_shots() -> None:
     times = [Fraction(n, 25) for n in range(500)]
     spans = [
-        shots.divide_shots(times, [times[120], times[170]], [(times[200], times[230])], Fraction(25),
-                     ClipSettings(), target, [(times[300], times[320])])
+        shots.divide_shots(
+            times,
+            [times[120], times[170]],
+            [(times[200], times[230])],
+            Fraction(25),
+            ClipSettings(),
+            target,
+            [(times[300], times[320])],
+        )
         for target in (Target(), Target(frames=16, fps=Fraction(8)))
-    ]  # fmt: skip
+    ]
     found = {
         str(n): [[s.shot, str(s.start), str(s.end), *map(str, s.reasons)] for s in part]
         for n, part in enumerate(spans)
@@ -169,11 +183,16 @@ def test_verdicts() -> None:
     columns = {
         name: np.array([low, high], np.float32)
         for name, low, high in [
-            ("motion.subject", 0.01, 0.2), ("motion.subject_share", 0.1, 0.1),
-            ("luma.mean", 120, 250), ("frozen.share", 0.1, 0.9), ("time.fps", 12, 24),
-            ("source.short_side", 200, 1080), ("flash.rate", 0, 5), ("box.share", 0, 0.2),
+            ("motion.subject", 0.01, 0.2),
+            ("motion.subject_share", 0.1, 0.1),
+            ("luma.mean", 120, 250),
+            ("frozen.share", 0.1, 0.9),
+            ("time.fps", 12, 24),
+            ("source.short_side", 200, 1080),
+            ("flash.rate", 0, 5),
+            ("box.share", 0, 0.2),
         ]
-    }  # fmt: skip
+    }
     # Defaults may change without a new version: they are part of every key as they are.
     fixed = {"motion.subject_min": 0.04, "luma.mean_max": 235.0, "frozen.share_max": 0.3}
     found = {
@@ -190,14 +209,25 @@ def test_a_cut_clip(raw_film: Path) -> None:
     targets = {"native": Target(), "small": Target(80, 64, 9, Fraction(8))}
     found = {}
     for name, target in targets.items():
-        task = cut.CutTask("", str(raw_film), Fraction(1, 2), Fraction(17, 10), 160, 96, Fraction(25),
-                        target, EncodeSettings(), 1)  # fmt: skip
+        task = cut.CutTask(
+            "",
+            str(raw_film),
+            Fraction(1, 2),
+            Fraction(17, 10),
+            160,
+            96,
+            Fraction(25),
+            target,
+            EncodeSettings(),
+            1,
+        )
         clip = cut.cut_clip(task)
         pictures, fps = read_clip(clip.data)
         found[name] = [clip.width, clip.height, clip.frames, str(clip.fps), str(fps)]
         # What an encoder loses differs by its build: to half a level.
-        found[f"{name}_pictures"] = [[round(2 * v) / 2 for v in row]
-                                     for row in summary(list(pictures[::4]))]  # fmt: skip
+        found[f"{name}_pictures"] = [
+            [round(2 * v) / 2 for v in row] for row in summary(list(pictures[::4]))
+        ]
     check("cut", cut.VERSION, "VERSION in curate/cut.py", found)
 
 

@@ -218,13 +218,17 @@ def test_any_argument_of_call_and_scheduler_is_reached_and_recorded(
         asked.append((kwargs["use_dynamic_cfg"], pipe.scheduler.config.snr_shift_scale))
         return call(pipe, *args, **kwargs)
 
-    seen.__signature__ = inspect.signature(call)  # type: ignore[attr-defined]
+    seen.__signature__ = inspect.signature(call)
     monkeypatch.setattr(diffusers.CogVideoXImageToVideoPipeline, "__call__", seen)
     workspace = fabricate(tmp_path, bikes, clips=1)
     config = BuildConfig(
-        model=str(model), steps=1, losers=1, negative_prompt="blurry",
-        call={"use_dynamic_cfg": True}, scheduler={"snr_shift_scale": 2.0},
-    )  # fmt: skip
+        model=str(model),
+        steps=1,
+        losers=1,
+        negative_prompt="blurry",
+        call={"use_dynamic_cfg": True},
+        scheduler={"snr_shift_scale": 2.0},
+    )
     build_pairs(workspace, config, devices="cpu")
     assert asked == [(True, 2.0)]
     [row] = rows_of(workspace)
@@ -279,12 +283,32 @@ def test_help_shows_shape_and_negative_prompt_and_they_are_taken(tmp_path, bikes
     flags = ("--width", "--height", "--frames", "--fps", "--negative-prompt")
     assert all(flag in shown for flag in flags)
     workspace = fabricate(tmp_path, bikes, clips=1)
-    told = CliRunner().invoke(
-        app,
-        ["pairs", "build", "-w", str(workspace.root), "--model", str(model), "--width", "64",
-         "--height", "64", "--frames", "9", "--fps", "8", "--negative-prompt", "blurry",
-         "--dry-run"],
-    ).output  # fmt: skip
+    told = (
+        CliRunner()
+        .invoke(
+            app,
+            [
+                "pairs",
+                "build",
+                "-w",
+                str(workspace.root),
+                "--model",
+                str(model),
+                "--width",
+                "64",
+                "--height",
+                "64",
+                "--frames",
+                "9",
+                "--fps",
+                "8",
+                "--negative-prompt",
+                "blurry",
+                "--dry-run",
+            ],
+        )
+        .output
+    )
     assert "64x64, 9 frames at 8" in told
     assert "width, height, frames, fps, negative prompt: yours" in told
 

@@ -59,10 +59,15 @@ def test_enumeration_agrees_with_its_definition(seed: int) -> None:
             sums, variance = 0.0, 0.0
             for v, j in zip(values, way, strict=True):
                 each = [
-                    np.mean([np.clip(gap(v[i, k], v[o, k], k), -most, most)
-                             for o in range(len(v)) if o != i])
+                    np.mean(
+                        [
+                            np.clip(gap(v[i, k], v[o, k], k), -most, most)
+                            for o in range(len(v))
+                            if o != i
+                        ]
+                    )
                     for i in range(len(v))
-                ]  # fmt: skip
+                ]
                 sums += each[j]
                 variance += np.mean(np.square(each))
             loud.append(abs(sums) / np.sqrt(variance))

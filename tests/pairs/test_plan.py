@@ -221,7 +221,7 @@ def test_every_memory_option_is_tried_before_smaller_videos() -> None:
 
 def test_the_config_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        BuildConfig().losers = 2  # type: ignore[misc]
+        BuildConfig().losers = 2
 
 
 def test_clips_without_a_prompt_give_no_pair_and_say_what_to_do(tmp_path, bikes, model) -> None:

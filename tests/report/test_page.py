@@ -61,14 +61,19 @@ def hostile_page() -> str:
         [
             report.Section(HOSTILE, HOSTILE),
             report.Section("table", report.render_table(rows)),
-            report.Section("chart", report.plot_lines({HOSTILE: ([0, 1], [1, 2]), "b": ([0, 1], [2, 1])}, HOSTILE)),
-            report.Section("histogram", report.plot_histogram([1.0, 2.0, None], HOSTILE, {HOSTILE: 1.5})),  # type: ignore[list-item]
+            report.Section(
+                "chart",
+                report.plot_lines({HOSTILE: ([0, 1], [1, 2]), "b": ([0, 1], [2, 1])}, HOSTILE),
+            ),
+            report.Section(
+                "histogram", report.plot_histogram([1.0, 2.0, None], HOSTILE, {HOSTILE: 1.5})
+            ),
             report.Section("clips", report.in_step([(HOSTILE, b"\0mp4"), ("b", b"\0mp4")])),
             report.Section("clip", report.render_video(b"\0mp4", HOSTILE)),
             report.Section("picture", report.render_image(b"\x89PNG", HOSTILE)),
         ],
         HOSTILE,
-    )  # fmt: skip
+    )
 
 
 def test_hostile_strings_stay_text() -> None:
@@ -94,9 +99,12 @@ def test_the_same_input_gives_the_same_page() -> None:
 
 def test_numbers_stand_right_and_keep_their_exact_value_for_sorting() -> None:
     html = report.render_table(
-        [{"clips": 1234567, "share": 0.123456, "word": "x"}, {"clips": None, "share": 2.0, "word": True}],
+        [
+            {"clips": 1234567, "share": 0.123456, "word": "x"},
+            {"clips": None, "share": 2.0, "word": True},
+        ],
         {"clips": "Clips", "share": "Share", "word": "Word"},
-    )  # fmt: skip
+    )
     cells = re.findall(r"<td([^>]*)>([^<]*)</td>", html)
     assert cells == [
         (' class="n" data-key="1234567.0"', "1,234,567"),
@@ -125,9 +133,11 @@ def test_charts_take_the_colours_of_the_theme() -> None:
 
 
 def test_a_histogram_leaves_out_what_was_not_measured_and_marks_thresholds() -> None:
-    axes = report.histogram_figure([1, 2, 2, None, float("nan"), float("inf")], "t", {"min": 1.5}).axes[0]  # type: ignore[list-item]  # fmt: skip
+    axes = report.histogram_figure(
+        [1, 2, 2, None, float("nan"), float("inf")], "t", {"min": 1.5}
+    ).axes[0]
     assert sum(patch.get_height() for patch in axes.patches if isinstance(patch, Rectangle)) == 3
-    assert [line.get_xdata()[0] for line in axes.lines] == [1.5]  # type: ignore[index]
+    assert [line.get_xdata()[0] for line in axes.lines] == [1.5]
     assert "no values" in report.plot_histogram([], "t")
 
 

@@ -33,10 +33,12 @@ def clips(count: int, seed: int = 0) -> tuple[pa.Table, list[tuple[int, int]]]:
                 {
                     "clip_id": f"{len(rows):032x}",
                     "source_id": f"s{len(rows) // 5 if copy else len(rows)}",
-                    "phash": words if rng.random() > 0.05 else rng.choice(np.array([None, []], object)),
+                    "phash": words
+                    if rng.random() > 0.05
+                    else rng.choice(np.array([None, []], object)),
                 }
-            )  # fmt: skip
-    rng.shuffle(rows)  # type: ignore[arg-type]
+            )
+    rng.shuffle(rows)
     table = tables.from_rows(tables.CLIPS, rows[:count])
     prints = [row["phash"] for row in table.to_pylist()]
     arrays = [None if p is None else np.array(p, np.uint64) for p in prints]
@@ -75,10 +77,12 @@ def test_a_stopped_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         asked.append(task)
         if task == (1, 2):
             raise MemoryError
-        return real(task, **rest)  # type: ignore[arg-type]
+        return real(task, **rest)
 
     monkeypatch.setattr(dedup_blocks, "_compare_files", failing)
-    with pytest.raises(UserError, match="1 of 6 blocks could not be compared: 00001-00002: not enough memory"):  # fmt: skip
+    with pytest.raises(
+        UserError, match="1 of 6 blocks could not be compared: 00001-00002: not enough memory"
+    ):
         dedup_blocks.find_duplicates(table, tmp_path, where=SERIAL, block=20)
     monkeypatch.setattr(dedup_blocks, "_compare_files", real)
     (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())

@@ -87,16 +87,29 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("models")
     backbone = RTDetrResNetConfig(
-        embedding_size=8, hidden_sizes=[8, 8, 8, 8], depths=[1, 1, 1, 1], layer_type="basic",
+        embedding_size=8,
+        hidden_sizes=[8, 8, 8, 8],
+        depths=[1, 1, 1, 1],
+        layer_type="basic",
         out_features=["stage2", "stage3", "stage4"],
-    )  # fmt: skip
+    )
     labels = {0: "dog", 1: "person"}
     config = RTDetrV2Config(
-        backbone_config=backbone, encoder_hidden_dim=16, encoder_in_channels=[8, 8, 8],
-        encoder_ffn_dim=16, encoder_attention_heads=2, d_model=16, decoder_in_channels=[16] * 3,
-        decoder_ffn_dim=16, decoder_layers=2, decoder_attention_heads=2, num_queries=20,
-        num_denoising=0, id2label=labels, label2id={v: k for k, v in labels.items()},
-    )  # fmt: skip
+        backbone_config=backbone,
+        encoder_hidden_dim=16,
+        encoder_in_channels=[8, 8, 8],
+        encoder_ffn_dim=16,
+        encoder_attention_heads=2,
+        d_model=16,
+        decoder_in_channels=[16] * 3,
+        decoder_ffn_dim=16,
+        decoder_layers=2,
+        decoder_attention_heads=2,
+        num_queries=20,
+        num_denoising=0,
+        id2label=labels,
+        label2id={v: k for k, v in labels.items()},
+    )
     RTDetrV2ForObjectDetection(config).save_pretrained(folder / "detector")
     RTDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder / "detector")
     config.id2label, config.label2id = {0: "dog", 1: "cat"}, {"dog": 0, "cat": 1}
@@ -104,11 +117,16 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     RTDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder / "animals")
     pose = VitPoseConfig(
         backbone_config=VitPoseBackboneConfig(
-            image_size=[64, 48], patch_size=[16, 16], hidden_size=16, num_hidden_layers=1,
+            image_size=[64, 48],
+            patch_size=[16, 16],
+            hidden_size=16,
+            num_hidden_layers=1,
             num_attention_heads=2,
         ),
-        num_labels=17, id2label={k: str(k) for k in range(17)}, label2id={str(k): k for k in range(17)},
-    )  # fmt: skip
+        num_labels=17,
+        id2label={k: str(k) for k in range(17)},
+        label2id={str(k): k for k in range(17)},
+    )
     VitPoseForPoseEstimation(pose).save_pretrained(folder / "pose")
     VitPoseImageProcessor(size={"height": 64, "width": 48}).save_pretrained(folder / "pose")
     return folder

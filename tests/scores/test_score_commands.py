@@ -35,20 +35,34 @@ def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def place(tmp_path: Path, footage: Path) -> Workspace:
     place = Workspace(tmp_path / "work")
     source = {
-        "source_id": "s" * 64, "path": str(footage), "status": "ok", "duration_s": 2.5,
-        "width": 128, "height": 96, "license": "CC0-1.0", "author": HOSTILE,
-    }  # fmt: skip
+        "source_id": "s" * 64,
+        "path": str(footage),
+        "status": "ok",
+        "duration_s": 2.5,
+        "width": 128,
+        "height": 96,
+        "license": "CC0-1.0",
+        "author": HOSTILE,
+    }
     bad = {"path": "broken.mp4", "status": "failed", "error": "holds no decodable frame"}
     rows = [
         {
-            "clip_id": name * 32, "source_id": "s" * 64, "start_s": start, "end_s": start + 1,
-            "status": "ok", "keep": keep, "reasons": reasons, "prompt": HOSTILE,
-            "action": ["dancing"], "motion.subject": speed,
+            "clip_id": name * 32,
+            "source_id": "s" * 64,
+            "start_s": start,
+            "end_s": start + 1,
+            "status": "ok",
+            "keep": keep,
+            "reasons": reasons,
+            "prompt": HOSTILE,
+            "action": ["dancing"],
+            "motion.subject": speed,
         }
         for name, start, keep, reasons, speed in (
-            ("a", 0.0, True, [], 0.4), ("b", 1.0, False, ["motion.subject=0.01<0.04"], 0.01),
+            ("a", 0.0, True, [], 0.4),
+            ("b", 1.0, False, ["motion.subject=0.01<0.04"], 0.01),
         )
-    ]  # fmt: skip
+    ]
     tables.write_table(
         place.sources, tables.from_rows(tables.SOURCES, [source, bad]), tables.SOURCES
     )

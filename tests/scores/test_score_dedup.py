@@ -118,9 +118,25 @@ def test_copies_of_real_footage_are_found_and_other_footage_is_not(
     def taken(start: float, seconds: float, options: list[str]) -> np.ndarray:
         path = tmp_path / "copy.mp4"
         subprocess.run(
-            [ffmpeg_exe(), "-v", "error", "-y", "-ss", f"{start}", "-i", bikes, "-t", f"{seconds}",
-             "-an", "-preset", "ultrafast", *options, path], check=True,
-        )  # fmt: skip
+            [
+                ffmpeg_exe(),
+                "-v",
+                "error",
+                "-y",
+                "-ss",
+                f"{start}",
+                "-i",
+                bikes,
+                "-t",
+                f"{seconds}",
+                "-an",
+                "-preset",
+                "ultrafast",
+                *options,
+                path,
+            ],
+            check=True,
+        )
         seen = list(decode_frames(path, size=(256, 109)))
         return words(np.stack([frame.rgb for frame in seen]), 25)
 

@@ -183,5 +183,7 @@ def test_any_pan_between_two_pictures_is_found(right: float, down: float) -> Non
 def test_no_picture_breaks_it(seed: int, height: int, width: int) -> None:
     clip = np.random.default_rng(seed).integers(0, 256, (4, height, width, 3), np.uint8)
     found = score_frames(clip, 8)
-    assert all(value >= 0 or np.isnan(value) or "pan" in name or "zoom" in name or "roll" in name
-               for name, value in found.items())  # fmt: skip
+    assert all(
+        value >= 0 or np.isnan(value) or "pan" in name or "zoom" in name or "roll" in name
+        for name, value in found.items()
+    )

@@ -10,9 +10,9 @@ import pytest
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "hub")]
 
-import loopback_services  # noqa: E402
+import loopback_services
 
-from realdpo.workspace import Workspace  # noqa: E402
+from realdpo.workspace import Workspace
 
 
 @pytest.fixture

@@ -72,8 +72,14 @@ class Services:
         """A file page; `license` is (code, short name, address, terms)."""
         data = self.films.get(film, b"")
         code, short, address, terms = about.get(
-            "license", ("cc-by-sa-4.0", "CC BY-SA 4.0", "https://creativecommons.org/licenses/by-sa/4.0", "Creative Commons Attribution-Share Alike 4.0")
-        )  # fmt: skip
+            "license",
+            (
+                "cc-by-sa-4.0",
+                "CC BY-SA 4.0",
+                "https://creativecommons.org/licenses/by-sa/4.0",
+                "Creative Commons Attribution-Share Alike 4.0",
+            ),
+        )
         fields = {
             "ObjectName": title,
             "Artist": about.get("artist", "Someone"),
@@ -120,44 +126,124 @@ class Services:
         data = self.films.get(film, b"")
         stem = film.rpartition(".")[0]
         original = {
-            "name": film, "source": "original", "format": "MPEG4", "size": str(about.pop("size", len(data))),
-            "sha1": about.pop("sha1", hashlib.sha1(data).hexdigest()), "length": about.pop("length", "12.50"),
-            "width": "1280", "height": str(about.pop("height", 720)),
-        }  # fmt: skip
+            "name": film,
+            "source": "original",
+            "format": "MPEG4",
+            "size": str(about.pop("size", len(data))),
+            "sha1": about.pop("sha1", hashlib.sha1(data).hexdigest()),
+            "length": about.pop("length", "12.50"),
+            "width": "1280",
+            "height": str(about.pop("height", 720)),
+        }
         files = about.pop("files", None) or [
-            {"name": f"{stem}.ogv", "source": "derivative", "original": film, "format": "Ogg Video", "height": "300", "width": "400", "size": "100", "length": "00:00:12"},
+            {
+                "name": f"{stem}.ogv",
+                "source": "derivative",
+                "original": film,
+                "format": "Ogg Video",
+                "height": "300",
+                "width": "400",
+                "size": "100",
+                "length": "00:00:12",
+            },
             original,
-            {"name": f"{stem}.thumbs/x.jpg", "source": "derivative", "original": film, "format": "Thumbnail"},
+            {
+                "name": f"{stem}.thumbs/x.jpg",
+                "source": "derivative",
+                "original": film,
+                "format": "Thumbnail",
+            },
             {"name": f"{identifier}_meta.xml", "source": "metadata", "format": "Metadata"},
-        ]  # fmt: skip
+        ]
         item = {"identifier": identifier, "mediatype": "movies", "files": files, **about}
         self.archive.append(item)
         return item
 
     def add_pexels(self, slug: str, film: str, **about: Any) -> None:
         number = 4000 + len(self.pexels)
-        self.pexels.append({
-            "id": number, "width": 3840, "height": 2160, "duration": about.get("duration", 12),
-            "full_res": None, "tags": [], "url": f"https://www.pexels.com/video/{slug}-{number}/",
-            "image": "https://images.pexels.com/x.jpeg", "avg_color": None,
-            "user": {"id": 7, "name": about.get("user", "Ketut"), "url": "https://www.pexels.com/@ketut"},
-            "video_files": [
-                {"id": 1, "quality": "uhd", "file_type": "video/mp4", "width": 3840, "height": 2160, "fps": 25.0, "link": f"{self.address}/films/uhd.mp4", "size": 9000000},
-                {"id": 2, "quality": "hd", "file_type": "video/mp4", "width": 1920, "height": 1080, "fps": 25.0, "link": self.film(film), "size": len(self.films.get(film, b""))},
-                {"id": 3, "quality": "hls", "file_type": "video/mp4", "width": None, "height": None, "fps": None, "link": f"{self.address}/films/x.m3u8"},
-            ],
-            "video_pictures": [],
-        })  # fmt: skip
+        self.pexels.append(
+            {
+                "id": number,
+                "width": 3840,
+                "height": 2160,
+                "duration": about.get("duration", 12),
+                "full_res": None,
+                "tags": [],
+                "url": f"https://www.pexels.com/video/{slug}-{number}/",
+                "image": "https://images.pexels.com/x.jpeg",
+                "avg_color": None,
+                "user": {
+                    "id": 7,
+                    "name": about.get("user", "Ketut"),
+                    "url": "https://www.pexels.com/@ketut",
+                },
+                "video_files": [
+                    {
+                        "id": 1,
+                        "quality": "uhd",
+                        "file_type": "video/mp4",
+                        "width": 3840,
+                        "height": 2160,
+                        "fps": 25.0,
+                        "link": f"{self.address}/films/uhd.mp4",
+                        "size": 9000000,
+                    },
+                    {
+                        "id": 2,
+                        "quality": "hd",
+                        "file_type": "video/mp4",
+                        "width": 1920,
+                        "height": 1080,
+                        "fps": 25.0,
+                        "link": self.film(film),
+                        "size": len(self.films.get(film, b"")),
+                    },
+                    {
+                        "id": 3,
+                        "quality": "hls",
+                        "file_type": "video/mp4",
+                        "width": None,
+                        "height": None,
+                        "fps": None,
+                        "link": f"{self.address}/films/x.m3u8",
+                    },
+                ],
+                "video_pictures": [],
+            }
+        )
 
     def add_pixabay(self, tags: str, film: str, **about: Any) -> None:
         number = 9000 + len(self.pixabay)
-        size = {"url": self.film(film), "width": 1920, "height": 1080, "size": len(self.films.get(film, b"")), "thumbnail": ""}  # fmt: skip
-        self.pixabay.append({
-            "id": number, "pageURL": f"https://pixabay.com/videos/id-{number}/", "type": "film", "tags": tags,
-            "duration": 14, "views": 1, "downloads": 1, "likes": 1, "comments": 0, "user_id": 5,
-            "user": about.get("user", "Tom"), "userImageURL": "", "noAiTraining": False,
-            "videos": {"large": {"url": "", "width": 0, "height": 0, "size": 0, "thumbnail": ""}, "medium": size, "small": size, "tiny": size},
-        })  # fmt: skip
+        size = {
+            "url": self.film(film),
+            "width": 1920,
+            "height": 1080,
+            "size": len(self.films.get(film, b"")),
+            "thumbnail": "",
+        }
+        self.pixabay.append(
+            {
+                "id": number,
+                "pageURL": f"https://pixabay.com/videos/id-{number}/",
+                "type": "film",
+                "tags": tags,
+                "duration": 14,
+                "views": 1,
+                "downloads": 1,
+                "likes": 1,
+                "comments": 0,
+                "user_id": 5,
+                "user": about.get("user", "Tom"),
+                "userImageURL": "",
+                "noAiTraining": False,
+                "videos": {
+                    "large": {"url": "", "width": 0, "height": 0, "size": 0, "thumbnail": ""},
+                    "medium": size,
+                    "small": size,
+                    "tiny": size,
+                },
+            }
+        )
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -261,12 +347,19 @@ class Handler(BaseHTTPRequestHandler):
         if rows * page > 10_000:
             self.answer({"error": "[DEEP_PAGING] Invalid or no response from Elasticsearch"})
             return
-        words = re.findall(r"\w+", query["q"].split(") AND mediatype")[0].lower().replace(" and ", " "))  # fmt: skip
+        words = re.findall(
+            r"\w+", query["q"].split(") AND mediatype")[0].lower().replace(" and ", " ")
+        )
         hits = [
-            {name: item[name] for name in ("identifier", "title", "creator", "licenseurl", "rights", "subject") if name in item}
+            {
+                name: item[name]
+                for name in ("identifier", "title", "creator", "licenseurl", "rights", "subject")
+                if name in item
+            }
             for item in self.services.archive
-            if _speaks({k: v for k, v in item.items() if k != "files"}, words) and "creativecommons" in str(item.get("licenseurl"))
-        ]  # fmt: skip
+            if _speaks({k: v for k, v in item.items() if k != "files"}, words)
+            and "creativecommons" in str(item.get("licenseurl"))
+        ]
         self.answer(
             {
                 "responseHeader": {"status": 0, "QTime": 5, "params": {"query": query["q"]}},
@@ -284,7 +377,16 @@ class Handler(BaseHTTPRequestHandler):
                 about = {k: v for k, v in item.items() if k not in ("files", "is_dark")}
                 dark = {"is_dark": True} if item.get("is_dark") else {}
                 files = {} if dark else {"files": item["files"], "files_count": len(item["files"])}
-                self.answer({"created": 1, "server": "ia800", "dir": "/1/items", "metadata": about, **files, **dark})  # fmt: skip
+                self.answer(
+                    {
+                        "created": 1,
+                        "server": "ia800",
+                        "dir": "/1/items",
+                        "metadata": about,
+                        **files,
+                        **dark,
+                    }
+                )
                 return
         self.answer({})
 
@@ -298,9 +400,12 @@ class Handler(BaseHTTPRequestHandler):
         words = query["query"].lower().split()
         hits = [video for video in self.services.pexels if _speaks(video, words)]
         document: dict[str, Any] = {
-            "page": page, "per_page": size, "total_results": len(hits),
-            "url": "https://www.pexels.com/videos/", "videos": hits[size * (page - 1) : size * page],
-        }  # fmt: skip
+            "page": page,
+            "per_page": size,
+            "total_results": len(hits),
+            "url": "https://www.pexels.com/videos/",
+            "videos": hits[size * (page - 1) : size * page],
+        }
         if size * page < len(hits):
             document["next_page"] = f"https://api.pexels.com/v1/videos/search?page={page + 1}"
         self.answer(document, headers=self.services.quota)
@@ -346,41 +451,83 @@ def fill(services: Services) -> None:
     """A little of everything that the real services hold, over the first four films."""
     one, two, three, four = (*sorted(services.films), "a.mp4", "b.mp4", "c.mp4", "d.mp4")[:4]
     services.add_commons(
-        "Tango dancing in the street", one,
+        "Tango dancing in the street",
+        one,
         artist='<div class="vcard"><span class="fn"><a href="//commons.wikimedia.org/wiki/User:Ana" title="User:Ana">Ana &amp; L&oacute;pez</a></span><span style="display: none;">bot</span></div>',
         description='<div class="description mw-content-ltr en" lang="en"><b>Two people</b> dance<br>a tango</div>',
-        categories="Tango|CC-BY-SA-4.0|Self-published work|Videos of dancing", restrictions="personality",
-    )  # fmt: skip
+        categories="Tango|CC-BY-SA-4.0|Self-published work|Videos of dancing",
+        restrictions="personality",
+    )
     services.add_commons(
-        "Peasant dance 1911", two, artist="Unknown author",
-        license=("pd", "Public domain", "", "Public domain"), categories="Folk dances",
-    )  # fmt: skip
+        "Peasant dance 1911",
+        two,
+        artist="Unknown author",
+        license=("pd", "Public domain", "", "Public domain"),
+        categories="Folk dances",
+    )
     services.add_commons(
-        "Dance class", three,
-        license=("cc0", "CC0", "http://creativecommons.org/publicdomain/zero/1.0/deed.en", "Creative Commons Zero, Public Domain Dedication"),
-    )  # fmt: skip
+        "Dance class",
+        three,
+        license=(
+            "cc0",
+            "CC0",
+            "http://creativecommons.org/publicdomain/zero/1.0/deed.en",
+            "Creative Commons Zero, Public Domain Dedication",
+        ),
+    )
     services.add_commons(
-        "Dancing under two licences", "two.webm",
-        license=("gfdl", "GFDL", "https://creativecommons.org/licenses/by-sa/3.0", "GFDL or CC BY-SA 3.0"),
-    )  # fmt: skip
+        "Dancing under two licences",
+        "two.webm",
+        license=(
+            "gfdl",
+            "GFDL",
+            "https://creativecommons.org/licenses/by-sa/3.0",
+            "GFDL or CC BY-SA 3.0",
+        ),
+    )
     services.add_commons(
-        "Dance under a strange licence", "x.webm",
+        "Dance under a strange licence",
+        "x.webm",
         license=("", "Museum licence", "https://example.org/licence", "Museum terms"),
-    )  # fmt: skip
+    )
     services.add_commons("Dance without a licence", "y.webm", license=("", "", "", ""))
     services.add_commons("Dance music", "z.ogg", mediatype="AUDIO")
     services.add_archive(
-        "folk-dance-1950", four, title="Folk dance", creator=["Prelinger", "Ministry"],
-        licenseurl="http://creativecommons.org/licenses/by/3.0/", subject="dance;folk",
+        "folk-dance-1950",
+        four,
+        title="Folk dance",
+        creator=["Prelinger", "Ministry"],
+        licenseurl="http://creativecommons.org/licenses/by/3.0/",
+        subject="dance;folk",
         description="<p>People <i>dance</i></p>",
-    )  # fmt: skip
-    services.add_archive("dance-nd", two, title="Dance, unchanged", licenseurl="https://creativecommons.org/licenses/by-nc-nd/4.0/")  # fmt: skip
+    )
     services.add_archive(
-        "dance-reserved", two, title="Dance, reserved", rights="All Rights Reserved.",
+        "dance-nd",
+        two,
+        title="Dance, unchanged",
+        licenseurl="https://creativecommons.org/licenses/by-nc-nd/4.0/",
+    )
+    services.add_archive(
+        "dance-reserved",
+        two,
+        title="Dance, reserved",
+        rights="All Rights Reserved.",
         licenseurl="https://creativecommons.org/licenses/by/4.0/",
-    )  # fmt: skip
-    services.add_archive("dance-gone", two, title="Dance, gone", gone=True, licenseurl="https://creativecommons.org/licenses/by/4.0/")  # fmt: skip
-    services.add_archive("dance-dark", two, title="Dance, dark", is_dark=True, licenseurl="https://creativecommons.org/licenses/by/4.0/")  # fmt: skip
+    )
+    services.add_archive(
+        "dance-gone",
+        two,
+        title="Dance, gone",
+        gone=True,
+        licenseurl="https://creativecommons.org/licenses/by/4.0/",
+    )
+    services.add_archive(
+        "dance-dark",
+        two,
+        title="Dance, dark",
+        is_dark=True,
+        licenseurl="https://creativecommons.org/licenses/by/4.0/",
+    )
     services.add_pexels("a-woman-dancing-at-home", one)
     services.add_pexels("children-dancing", two, user="Mara")
     services.add_pixabay("dance, girl, street", three)

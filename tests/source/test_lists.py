@@ -37,7 +37,13 @@ def test_a_table_with_foreign_names(work: Workspace, tmp_path: Path) -> None:
         }
     )
     pq.write_table(table, tmp_path / "t.parquet")
-    columns = {"url": "content_loc", "title": "name", "license": "terms", "seconds": "len", "keywords": "kw"}  # fmt: skip
+    columns = {
+        "url": "content_loc",
+        "title": "name",
+        "license": "terms",
+        "seconds": "len",
+        "keywords": "kw",
+    }
     where = [str(tmp_path / "t.parquet")]
     result = run.source_films(work, where, SourceConfig(columns=columns))
     assert [(row["url"], row["license"], row["action"]) for row in rows(result)] == [

@@ -106,9 +106,12 @@ def test_archive_pages(services: Services, work: Workspace) -> None:
     for number in range(52):
         services.films[f"{number}.mp4"] = str(number).encode() * 50
         services.add_archive(
-            f"dance-{number}", f"{number}.mp4", title=f"Dance {number}", creator=f"C{number}",
+            f"dance-{number}",
+            f"{number}.mp4",
+            title=f"Dance {number}",
+            creator=f"C{number}",
             licenseurl="https://creativecommons.org/licenses/by/3.0/",
-        )  # fmt: skip
+        )
     result = run.source_films(work, ["archive"], settings(services, per_action=52))
     assert result["films"] == 52
     assert result["licenses"] == {"CC-BY-3.0": 52}
@@ -123,14 +126,23 @@ def test_of_an_item_one_file_for_each_film_and_not_too_many(
         for n in range(5)
     ]
     smaller = [
-        {"name": f"part{n}.mp4", "source": "derivative", "original": f"part{n}.mpeg", "size": "5",
-         "height": "480", "length": "65"}
+        {
+            "name": f"part{n}.mp4",
+            "source": "derivative",
+            "original": f"part{n}.mpeg",
+            "size": "5",
+            "height": "480",
+            "length": "65",
+        }
         for n in range(5)
-    ]  # fmt: skip
+    ]
     services.add_archive(
-        "dance-series", "", title="Dance series", files=originals + smaller,
+        "dance-series",
+        "",
+        title="Dance series",
+        files=originals + smaller,
         licenseurl=["http://creativecommons.org/licenses/by/4.0/"],
-    )  # fmt: skip
+    )
     found = rows(run.source_films(work, ["archive"], settings(services)))
     assert [row["url"].rpartition("/")[2] for row in found] == [f"part{n}.mp4" for n in range(3)]
     assert [row["seconds"] for row in found] == [65.0] * 3
@@ -194,9 +206,14 @@ def test_busy_servers_are_asked_again_when_they_say(
 ) -> None:
     slept: list[float] = []
     monkeypatch.setattr("time.sleep", slept.append)
-    monkeypatch.setattr(client.Client.__init__, "__kwdefaults__", {
-        **client.Client.__init__.__kwdefaults__, "sleep": slept.append,  # type: ignore[dict-item]
-    })  # fmt: skip
+    monkeypatch.setattr(
+        client.Client.__init__,
+        "__kwdefaults__",
+        {
+            **client.Client.__init__.__kwdefaults__,
+            "sleep": slept.append,
+        },
+    )
     loopback_services.fill(services)
     busy = '{"error": {"code": "maxlag", "info": "Waiting for db: 6 seconds lagged", "lag": 6}}'
     services.fail("/w/api.php", 200, text=busy, Retry_After="5")
@@ -236,7 +253,9 @@ def test_an_api_that_says_no(services: Services, work: Workspace) -> None:
     services.fail("/w/api.php", 200, text='{"error": {"code": "badvalue", "info": "Unrecognized"}}')
     result = run.source_films(work, ["commons"], settings(services))
     assert "Unrecognized" in result["failed"]["commons"]
-    result = run.source_films(work, ["archive"], settings(services, endpoints={"archive": f"{services.address}/no"}))  # fmt: skip
+    result = run.source_films(
+        work, ["archive"], settings(services, endpoints={"archive": f"{services.address}/no"})
+    )
     assert "404" in result["failed"]["archive"]
 
 
@@ -250,8 +269,11 @@ def test_filters_say_what_they_left_out(services: Services, work: Workspace) -> 
     result = run.source_films(work, ["commons"], settings(services))
     assert sorted(row["title"] for row in rows(result)) == ["Dance, unmeasured", "Dance, vertical"]
     assert result["left_out"] == {
-        "height below 480": 1, "longer than 600 s": 1, "shorter than 2 s": 1, "more than 2000 MB": 1,
-    }  # fmt: skip
+        "height below 480": 1,
+        "longer than 600 s": 1,
+        "shorter than 2 s": 1,
+        "more than 2000 MB": 1,
+    }
     assert result["length_unknown"] == 1
     only = settings(services, licenses=("cc0-1.0",))
     assert run.source_films(work, ["commons"], only)["films"] == 0
@@ -261,8 +283,18 @@ def test_filters_say_what_they_left_out(services: Services, work: Workspace) -> 
 
 def test_nothing_is_taken_twice(services: Services, work: Workspace) -> None:
     services.add_commons("Waltz dance at the ball", "a.mp4")
-    services.add_archive("waltz", "a.mp4", title="The waltz dance", licenseurl="https://creativecommons.org/licenses/by/4.0/")  # fmt: skip
-    services.add_archive("waltz2", "b.mp4", title="Waltz dance at the ball", licenseurl="https://creativecommons.org/licenses/by/4.0/")  # fmt: skip
+    services.add_archive(
+        "waltz",
+        "a.mp4",
+        title="The waltz dance",
+        licenseurl="https://creativecommons.org/licenses/by/4.0/",
+    )
+    services.add_archive(
+        "waltz2",
+        "b.mp4",
+        title="Waltz dance at the ball",
+        licenseurl="https://creativecommons.org/licenses/by/4.0/",
+    )
     result = run.source_films(work, ["commons", "archive"], settings(services))
     assert result["films"] == 1  # the same bytes, and the same title and length
     assert result["left_out"] == {"the same film as another": 2}
@@ -275,7 +307,13 @@ def test_actions_authors_and_providers_take_turns(services: Services, work: Work
         services.add_commons(f"Dance of {number}", f"b{number}.webm", artist=f"B{number}")
         services.add_commons(f"Man juggling {number}", f"j{number}.webm", artist=f"J{number}")
         services.films[f"i{number}.mp4"] = bytes([number]) * 30
-        services.add_archive(f"dance{number}", f"i{number}.mp4", title=f"Dance, old, {number}", creator=f"I{number}", licenseurl="https://creativecommons.org/licenses/by/4.0/")  # fmt: skip
+        services.add_archive(
+            f"dance{number}",
+            f"i{number}.mp4",
+            title=f"Dance, old, {number}",
+            creator=f"I{number}",
+            licenseurl="https://creativecommons.org/licenses/by/4.0/",
+        )
     wanted = settings(services, actions=("dancing", "juggling"), per_action=6)
     result = run.source_films(work, ["commons", "archive"], wanted)
     assert result["actions"] == {"dancing": 6, "juggling": 4}
@@ -289,7 +327,9 @@ def test_actions_authors_and_providers_take_turns(services: Services, work: Work
 
 
 def test_films_whose_words_name_the_action_come_first(services: Services, work: Workspace) -> None:
-    services.add_commons("Village feast", "a.webm", artist="A", categories="x", description="dancefloor")  # fmt: skip
+    services.add_commons(
+        "Village feast", "a.webm", artist="A", categories="x", description="dancefloor"
+    )
     services.add_commons("Couple dances", "b.webm", artist="B")
     result = run.source_films(work, ["commons"], settings(services, per_action=1))
     assert [row["title"] for row in rows(result)] == ["Couple dances"]
@@ -324,7 +364,17 @@ def test_the_page_shows_what_was_found_and_runs_nothing_of_it(
 def test_the_command(services: Services, tmp_path: Path) -> None:
     loopback_services.fill(services)
     where = [f"--set=endpoints.{name}={services.address}" for name in run.PROVIDERS]
-    base = ["curate", "source", "commons", "archive", "-w", str(tmp_path / "w"), "--set", "pace=0", *where]  # fmt: skip
+    base = [
+        "curate",
+        "source",
+        "commons",
+        "archive",
+        "-w",
+        str(tmp_path / "w"),
+        "--set",
+        "pace=0",
+        *where,
+    ]
     planned = CliRunner().invoke(app, [*base, "--action", "dancing", "--dry-run", "--json"])
     assert json.loads(planned.stdout)["plan"][0]["queries"][0] == "dancing"
     assert not services.log

@@ -151,8 +151,10 @@ def test_recipe_goes_on_after_a_kill(
         with pytest.raises(KeyboardInterrupt):
             recipe.train_tiny(short, manifest, tmp_path / "killed")
     recipe.train_tiny(short, manifest, tmp_path / "killed")
-    names = sorted(p.relative_to(tmp_path / "straight/model")
-                   for p in (tmp_path / "straight/model").rglob("*.safetensors"))  # fmt: skip
+    names = sorted(
+        p.relative_to(tmp_path / "straight/model")
+        for p in (tmp_path / "straight/model").rglob("*.safetensors")
+    )
     assert len(names) == 3
     for name in names:
         one, other = (tmp_path / run / "model" / name for run in ("straight", "killed"))

@@ -10,8 +10,8 @@ import pytest
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "pairs")]
 
-import shards  # noqa: E402
-import tiny_pipelines  # noqa: E402
+import shards
+import tiny_pipelines
 
 
 @pytest.fixture(scope="session")

@@ -31,9 +31,14 @@ def clip(seed: int, speed: float, size: int = SIZE, frames: int = FRAMES) -> np.
 
 
 def workspace(
-    root: Path, train: int = 4, validation: int = 3, losers: int = 2, frames: int = FRAMES,
-    image: bool = True, made_by: str | None = None,
-) -> Workspace:  # fmt: skip
+    root: Path,
+    train: int = 4,
+    validation: int = 3,
+    losers: int = 2,
+    frames: int = FRAMES,
+    image: bool = True,
+    made_by: str | None = None,
+) -> Workspace:
     """Winners move, losers stand still or crawl. The first frame is shared, as in image-to-video."""
     made = Workspace(root)
     for split, count, first in (("train", train, 0), ("validation", validation, 100)):
@@ -42,7 +47,7 @@ def workspace(
         rows = []
         for index in range(first, first + count):
             win = clip(index, 3.0, frames=frames)
-            video = lambda c: {"bytes": encode_video(c, 8, EncodeSettings()), "path": None}  # noqa: E731
+            video = lambda c: {"bytes": encode_video(c, 8, EncodeSettings()), "path": None}
             png = io.BytesIO()
             Image.fromarray(win[0]).save(png, "PNG")
             rows.append(

@@ -31,7 +31,7 @@ def test_the_gradient_is_the_closed_form_and_that_of_diffusion_nft(gamma: float)
     found = slope(lambda x: objective.contrast(x, before, target, u, Contrast(gamma, 0.0))[0], v)
     assert torch.allclose(found, 2 * ((v - target) - gamma * (v - before)) / n, atol=1e-14)
     beta = 1 - gamma
-    nft = lambda x: ((beta * x + gamma * before - target) ** 2 / beta).flatten(1).mean(1)  # noqa: E731
+    nft = lambda x: ((beta * x + gamma * before - target) ** 2 / beta).flatten(1).mean(1)
     assert torch.allclose(found, slope(nft, v), atol=1e-14)
 
 
@@ -92,9 +92,16 @@ def test_errors_of_wrong_shapes_are_refused() -> None:
 @pytest.fixture
 def settings(model) -> dict:
     return {
-        "model": str(model), "steps": 4, "rank": 2, "warmup": 1, "held_out_every": 2,
-        "held_out_levels": 2, "checkpoint_every": 2, "lr": 1e-2, "schedule": "constant",
-    }  # fmt: skip
+        "model": str(model),
+        "steps": 4,
+        "rank": 2,
+        "warmup": 1,
+        "held_out_every": 2,
+        "held_out_levels": 2,
+        "checkpoint_every": 2,
+        "lr": 1e-2,
+        "schedule": "constant",
+    }
 
 
 @pytest.mark.parametrize("weights", ["lora", "full"])
@@ -121,8 +128,10 @@ def test_a_stopped_run_goes_on_bit_for_bit(settings, tmp_path) -> None:
     loop.run_training(whole, TrainConfig(**settings))
     loop.run_training(halves, TrainConfig(**{**settings, "steps": 2}))
     loop.run_training(halves, TrainConfig(**settings))
-    names = [w.runs / "contrast" / "weights" / "pytorch_lora_weights.safetensors"
-             for w in (whole, halves)]  # fmt: skip
+    names = [
+        w.runs / "contrast" / "weights" / "pytorch_lora_weights.safetensors"
+        for w in (whole, halves)
+    ]
     one, other = map(load_file, names)
     assert all(torch.equal(one[name], other[name]) for name in one)
 

@@ -39,9 +39,16 @@ def test_the_best_step_is_handed_over_and_the_base_competes(
     keys = {0: [1.0 if better else -2.0], 2: [0.0], 4: [-1.0 if best == 4 else 0.5]}
     monkeypatch.setattr(held_out, "rank_summary", lambda found, objective: keys[next(measured)])
     config = TrainConfig(
-        model=str(model), steps=4, rank=4, lr=1e-3, warmup=1, checkpoint_every=1, held_out_every=2,
-        held_out_levels=1, data="pairs",
-    )  # fmt: skip
+        model=str(model),
+        steps=4,
+        rank=4,
+        lr=1e-3,
+        warmup=1,
+        checkpoint_every=1,
+        held_out_every=2,
+        held_out_levels=1,
+        data="pairs",
+    )
     made = loop.run_training(fresh, config)
     name = f"step-{best:06d}"
     assert (made.handed_over, made.better_than_base) == (name, better)
@@ -57,14 +64,24 @@ def test_the_best_step_is_handed_over_and_the_base_competes(
 
 def test_the_held_out_check_measures_the_average(fresh, model):
     settings = {
-        "model": str(model), "steps": 3, "rank": 4, "lr": 1e-2, "warmup": 0, "held_out_every": 3,
-        "held_out_levels": 1, "data": "pairs", "objective": "sft", "schedule": "constant",
-    }  # fmt: skip
+        "model": str(model),
+        "steps": 3,
+        "rank": 4,
+        "lr": 1e-2,
+        "warmup": 0,
+        "held_out_every": 3,
+        "held_out_levels": 1,
+        "data": "pairs",
+        "objective": "sft",
+        "schedule": "constant",
+    }
     errors = [
-        log.read_log(loop.run_training(fresh, TrainConfig(**settings, name=name, policy_ema=ema)).folder
-                 / "held_out.jsonl")[-1]["winner_error"]
+        log.read_log(
+            loop.run_training(fresh, TrainConfig(**settings, name=name, policy_ema=ema)).folder
+            / "held_out.jsonl"
+        )[-1]["winner_error"]
         for name, ema in (("raw", 0.0), ("hardly", 1e-9), ("averaged", 0.9))
-    ]  # fmt: skip
+    ]
     assert errors[0] == pytest.approx(errors[1], rel=1e-6)
     assert errors[2] != pytest.approx(errors[0], rel=1e-6)
 

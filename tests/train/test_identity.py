@@ -20,9 +20,16 @@ from realdpo.train.loop import Trainer
 @pytest.fixture
 def config(model) -> TrainConfig:
     return TrainConfig(
-        model=str(model), objective="dpo", steps=1, rank=2, warmup=0, held_out_levels=1, held_out_pairs=1,
-        condition_draws=0, schedule="constant",
-    )  # fmt: skip
+        model=str(model),
+        objective="dpo",
+        steps=1,
+        rank=2,
+        warmup=0,
+        held_out_levels=1,
+        held_out_pairs=1,
+        condition_draws=0,
+        schedule="constant",
+    )
 
 
 def rewrite(workspace, split, change):
@@ -58,9 +65,8 @@ def test_what_changes_nothing_learnt_may_change(fresh, config, model):
     linked = fresh.root / "the same model"
     linked.symlink_to(model)
     other = replace(
-        config, steps=2, model=str(linked), memory="one-by-one",
-        batch=1, accumulation=2,
-    )  # fmt: skip
+        config, steps=2, model=str(linked), memory="one-by-one", batch=1, accumulation=2
+    )
     assert loop.run_training(fresh, other).steps == 2
 
 
@@ -141,7 +147,7 @@ def test_logs_are_json_everywhere_and_trackers_know_the_run(tmp_path):
 
     written = log.Log(tmp_path / "one", 0, True, Accelerator(), TrainConfig(name="one"))
     written.step({"step": 1, "loss": 0.5, "grad_norm": math.inf})
-    strict = lambda name: pytest.fail(f"{name} is no JSON")  # noqa: E731
+    strict = lambda name: pytest.fail(f"{name} is no JSON")
     text = (tmp_path / "one" / "log.jsonl").read_text()
     assert json.loads(text, parse_constant=strict)["grad_norm"] is None
     assert math.isnan(log.read_log(tmp_path / "one" / "log.jsonl")[0]["grad_norm"])

@@ -30,10 +30,20 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def config(model) -> TrainConfig:
     return TrainConfig(
-        model=str(model), objective="dpo", steps=4, rank=4, lr=1e-3, warmup=2, losers=2, sft_weight=0.0,
+        model=str(model),
+        objective="dpo",
+        steps=4,
+        rank=4,
+        lr=1e-3,
+        warmup=2,
+        losers=2,
+        sft_weight=0.0,
         schedule="constant",
-        checkpoint_every=2, held_out_every=2, held_out_levels=2, keep_checkpoints=9,
-    )  # fmt: skip
+        checkpoint_every=2,
+        held_out_every=2,
+        held_out_levels=2,
+        keep_checkpoints=9,
+    )
 
 
 def final(workspace: Workspace, name="dpo") -> dict[str, torch.Tensor]:
@@ -50,11 +60,25 @@ def test_a_run_leaves_logs_checkpoints_and_weights(fresh, config):
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert lines[0]["loss"] == pytest.approx(0.693147, abs=1e-6)
     for name in (
-        "rewards/win", "rewards/lose", "rewards/margin", "rewards/accuracy", "error/win",
-        "error/lose", "error/ref_win", "error/ref_lose", "win_gap", "lose_gap", "saturation",
-        "loss/preference", "loser_dominant_ratio", "grad_norm", "distance/base", "seconds", "lr",
+        "rewards/win",
+        "rewards/lose",
+        "rewards/margin",
+        "rewards/accuracy",
+        "error/win",
+        "error/lose",
+        "error/ref_win",
+        "error/ref_lose",
+        "win_gap",
+        "lose_gap",
+        "saturation",
+        "loss/preference",
+        "loser_dominant_ratio",
+        "grad_norm",
+        "distance/base",
+        "seconds",
+        "lr",
         "peak_memory_gb",
-    ):  # fmt: skip
+    ):
         assert name in lines[-1]
     assert lines[-1]["distance/base"] > lines[0]["distance/base"] > 0
     held = log.read_log(summary.folder / "held_out.jsonl")
@@ -348,10 +372,23 @@ def test_two_processes_equal_one_with_twice_the_batch(fresh, config, model):
     # With a large epsilon Adam is momentum, linear in the gradient: with a small one it would blow
     # up the last digit of a gradient near zero to a whole step.
     common = [
-        "-w", str(fresh.root), "--model", str(model), "--steps", "2", "--lr", "0.05",
-        "--set", "adam_eps=1.0", "--set", "rank=4", "--set", "warmup=0",
-        "--set", "held_out_levels=2",
-    ]  # fmt: skip
+        "-w",
+        str(fresh.root),
+        "--model",
+        str(model),
+        "--steps",
+        "2",
+        "--lr",
+        "0.05",
+        "--set",
+        "adam_eps=1.0",
+        "--set",
+        "rank=4",
+        "--set",
+        "warmup=0",
+        "--set",
+        "held_out_levels=2",
+    ]
     run = [sys.executable, "-m", "realdpo", "train", *common]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     for extra in (
@@ -378,9 +415,23 @@ def test_two_processes_equal_one_with_twice_the_batch(fresh, config, model):
 def test_killed_at_any_moment_and_resumed(fresh, config, model):
     """SIGKILL in the middle of a real run, twice; the end is that of an undisturbed one."""
     command = [
-        sys.executable, "-m", "realdpo", "train", "-w", str(fresh.root), "--model", str(model),
-        "--steps", "12", "--set", "rank=4", "--set", "checkpoint_every=1", "--set", "held_out_pairs=0",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "realdpo",
+        "train",
+        "-w",
+        str(fresh.root),
+        "--model",
+        str(model),
+        "--steps",
+        "12",
+        "--set",
+        "rank=4",
+        "--set",
+        "checkpoint_every=1",
+        "--set",
+        "held_out_pairs=0",
+    ]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     quiet = {
         "stdout": subprocess.DEVNULL,
@@ -403,7 +454,7 @@ def test_killed_at_any_moment_and_resumed(fresh, config, model):
 
 def test_latents_are_one_function_and_keyed_by_what_they_are_made_of(fresh, config, model):
     spec = load.read_spec(str(model))
-    prepare = lambda c=config: latents.prepare_pairs(fresh, spec, c, torch.device("cpu"))  # noqa: E731
+    prepare = lambda c=config: latents.prepare_pairs(fresh, spec, c, torch.device("cpu"))
     pair = prepare()["train"][0]
     times = {p: p.stat().st_mtime_ns for p in fresh.step("latents").iterdir()}
     assert prepare()["train"][0] == pair  # nothing is made again

@@ -26,29 +26,45 @@ from realdpo.train.loop import Trainer
 CPU = torch.device("cpu")
 FLOW = {"num_train_timesteps": 1000, "shift": 3.0}
 COG = {
-    "num_train_timesteps": 1000, "beta_schedule": "scaled_linear", "beta_start": 0.00085,
-    "beta_end": 0.012, "prediction_type": "v_prediction", "rescale_betas_zero_snr": True,
-}  # fmt: skip
+    "num_train_timesteps": 1000,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+}
 
 # The real width of each model; two blocks, few tokens.
 WIDE = {
     "cogvideox-5b": (
-        "CogVideoXPipeline", CogVideoXTransformer3DModel, COG,
-        {"num_attention_heads": 48, "num_layers": 3, "use_rotary_positional_embeddings": True,
-         "text_embed_dim": 64, "sample_height": 16, "sample_width": 16},
+        "CogVideoXPipeline",
+        CogVideoXTransformer3DModel,
+        COG,
+        {
+            "num_attention_heads": 48,
+            "num_layers": 3,
+            "use_rotary_positional_embeddings": True,
+            "text_embed_dim": 64,
+            "sample_height": 16,
+            "sample_width": 16,
+        },
         (3, 16, 16, 16),
     ),
     "wan-1.3b": (
-        "WanPipeline", WanTransformer3DModel, FLOW,
+        "WanPipeline",
+        WanTransformer3DModel,
+        FLOW,
         {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 2, "text_dim": 64},
         (16, 3, 16, 16),
     ),
     "ltx-2b": (
-        "LTXPipeline", LTXVideoTransformer3DModel, FLOW,
+        "LTXPipeline",
+        LTXVideoTransformer3DModel,
+        FLOW,
         {"num_layers": 2, "caption_channels": 64},
         (128, 3, 10, 10),
     ),
-}  # fmt: skip
+}
 
 
 def wide(name: str) -> tuple[Spec, estimate.Shapes, torch.nn.Module]:
@@ -145,7 +161,7 @@ def test_the_ladder_goes_down_and_parts_add_up(narrow):
 def test_the_first_way_that_fits_is_taken(narrow, monkeypatch):
     spec, shapes = narrow
     monkeypatch.setattr(estimate, "_activations", lambda *a: (a[3] * 1e9, 1e6))
-    choose = lambda room: estimate.first_that_fits(  # noqa: E731
+    choose = lambda room: estimate.first_that_fits(
         spec, TrainConfig(objective="dpo", rank=4), shapes, 3, RUNGS, room
     )
     assert choose(1e12).rung == "side-by-side"
@@ -191,17 +207,24 @@ def with_adapters(spec, settings, apart: bool):
 
 
 SMALL = {
-    "num_attention_heads": 2, "attention_head_dim": 12, "text_dim": 16, "freq_dim": 16,
-    "ffn_dim": 512, "num_layers": 6, "rope_max_seq_len": 32,
-}  # fmt: skip
+    "num_attention_heads": 2,
+    "attention_head_dim": 12,
+    "text_dim": 16,
+    "freq_dim": 16,
+    "ffn_dim": 512,
+    "num_layers": 6,
+    "rope_max_seq_len": 32,
+}
 
 
 def test_blocks_in_main_memory_train_as_if_they_were_on_the_device():
     spec = Spec("WanPipeline", {"transformer": {}, "vae": {}, "scheduler": FLOW})
     inputs = {
-        "hidden_states": torch.randn(1, 16, 2, 4, 4), "timestep": torch.tensor([500]),
-        "encoder_hidden_states": torch.randn(1, 4, 16), "return_dict": False,
-    }  # fmt: skip
+        "hidden_states": torch.randn(1, 16, 2, 4, 4),
+        "timestep": torch.tensor([500]),
+        "encoder_hidden_states": torch.randn(1, 4, 16),
+        "return_dict": False,
+    }
     ends = []
     for apart in (False, True):
         made = with_adapters(spec, SMALL, apart)
@@ -243,9 +266,11 @@ def test_at_most_two_blocks_are_on_the_device_in_either_pass():
     memory._Carrier.fetch = counted
     try:
         made(
-            hidden_states=torch.randn(1, 16, 2, 4, 4), timestep=torch.tensor([500]),
-            encoder_hidden_states=torch.randn(1, 4, 16), return_dict=False,
-        )[0].sum().backward()  # fmt: skip
+            hidden_states=torch.randn(1, 16, 2, 4, 4),
+            timestep=torch.tensor([500]),
+            encoder_hidden_states=torch.randn(1, 4, 16),
+            return_dict=False,
+        )[0].sum().backward()
     finally:
         memory._Carrier.fetch = real
     assert len(most) >= 2 * SMALL["num_layers"]
@@ -276,8 +301,9 @@ def test_everything_of_a_forward_is_on_the_device_that_was_asked_for():
         out = made(
             hidden_states=torch.empty(1, 16, 2, 4, 4, device=device),
             timestep=torch.empty(1, device=device),
-            encoder_hidden_states=torch.empty(1, 4, 16, device=device), return_dict=False,
-        )[0]  # fmt: skip
+            encoder_hidden_states=torch.empty(1, 4, 16, device=device),
+            return_dict=False,
+        )[0]
     assert out.device.type == "cuda"
     assert {p.device.type for p in carriers[0].masters} == {"cpu"}
 
@@ -288,9 +314,15 @@ def test_everything_of_a_forward_is_on_the_device_that_was_asked_for():
 @pytest.fixture
 def config(model) -> TrainConfig:
     return TrainConfig(
-        model=str(model), objective="dpo", steps=2, rank=2, warmup=0, held_out_levels=1, held_out_pairs=1,
+        model=str(model),
+        objective="dpo",
+        steps=2,
+        rank=2,
+        warmup=0,
+        held_out_levels=1,
+        held_out_pairs=1,
         condition_draws=0,
-    )  # fmt: skip
+    )
 
 
 def out_of_memory(*_, **__):
@@ -301,11 +333,21 @@ def out_of_memory(*_, **__):
     ("where", "name", "words", "hint"),
     [
         (latents, "video_latents", "while encoding the pairs", "vae_tiling=true"),
-        (step, "dpo_step", "while taking step 1 with --memory side-by-side", "--memory checkpointing"),
-        (loop.held_out, "measure_shared", "while measuring held-out pairs", "--memory checkpointing"),
+        (
+            step,
+            "dpo_step",
+            "while taking step 1 with --memory side-by-side",
+            "--memory checkpointing",
+        ),
+        (
+            loop.held_out,
+            "measure_shared",
+            "while measuring held-out pairs",
+            "--memory checkpointing",
+        ),
         (loop.setup, "make_policy", "while loading the model", "--memory checkpointing"),
     ],
-)  # fmt: skip
+)
 def test_memory_that_runs_out_is_one_line_with_the_way_on(
     tmp_path, model, monkeypatch, where, name, words, hint
 ):

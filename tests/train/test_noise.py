@@ -11,10 +11,15 @@ from realdpo.train import noise
 from realdpo.train.objective import error
 
 COG = {
-    "num_train_timesteps": 1000, "beta_schedule": "scaled_linear", "beta_start": 0.00085,
-    "beta_end": 0.012, "prediction_type": "v_prediction", "rescale_betas_zero_snr": True,
-    "snr_shift_scale": 1.0, "timestep_spacing": "trailing",
-}  # fmt: skip
+    "num_train_timesteps": 1000,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "snr_shift_scale": 1.0,
+    "timestep_spacing": "trailing",
+}
 # Mean signal power of CogVideoX-5B, computed from its published scheduler configuration.
 COG_BAR = {0: 0.99915, 10: 0.98979, 100: 0.88676, 250: 0.65246, 499: 0.24236, 749: 0.03317, 999: 0}
 

@@ -13,7 +13,7 @@ from realdpo.train.objective import Errors, Objective
 
 def errors_of(win, lose, ref_win, ref_lose, dtype=torch.float64) -> Errors:
     """Errors from plain lists; `lose` may be [B] (one loser each) or [B, N]."""
-    as_tensor = lambda x: torch.tensor(x, dtype=dtype)  # noqa: E731
+    as_tensor = lambda x: torch.tensor(x, dtype=dtype)
     lose, ref_lose = as_tensor(lose), as_tensor(ref_lose)
     if lose.dim() == 1:
         lose, ref_lose = lose[:, None], ref_lose[:, None]
@@ -49,7 +49,7 @@ WORKED = [
     (0.101, 0.123, 0.1, 0.12, 500, 0.5, 0.474076984, 94.385167),
     (0.101, 0.123, 0.1, 0.12, 2000, 2.0, 0.126928011, 119.202922),
     (0.101, 0.123, 0.1, 0.12, 5000, 5.0, 0.006715348, 16.732127),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("row", WORKED)
@@ -80,9 +80,7 @@ def test_winning_by_pushing_the_loser_away_is_named(row):
 
 # torchtune's DPO tests (tests/torchtune/rlhf/loss): log-probabilities of three pairs, beta 0.1.
 # A squared error stands for -2 log p, so that -0.5 * error is the log-probability.
-TUNE = errors_of(
-    [1.0, 20.0, 2.0], [0.2, 60.0, 42.0], [1.0, 20.2, 0.2], [0.2, 40.2, 0.2]
-)  # fmt: skip
+TUNE = errors_of([1.0, 20.0, 2.0], [0.2, 60.0, 42.0], [1.0, 20.2, 0.2], [0.2, 40.2, 0.2])
 
 
 def test_torchtune_values():

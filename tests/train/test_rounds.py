@@ -24,9 +24,19 @@ from realdpo.train.config import TrainConfig
 @pytest.fixture
 def config(model) -> TrainConfig:
     return TrainConfig(
-        model=str(model), steps=2, rank=2, lr=1e-2, warmup=0, held_out_every=1, held_out_levels=2,
-        data="pairs", policy_ema=0.0, schedule="constant", condition_draws=0, targets=("attention",),
-    )  # fmt: skip
+        model=str(model),
+        steps=2,
+        rank=2,
+        lr=1e-2,
+        warmup=0,
+        held_out_every=1,
+        held_out_levels=2,
+        data="pairs",
+        policy_ema=0.0,
+        schedule="constant",
+        condition_draws=0,
+        targets=("attention",),
+    )
 
 
 def adapters(folder):
@@ -118,14 +128,22 @@ def test_a_round_that_does_not_help_is_the_last(fresh, config):
 @pytest.mark.slow
 def test_the_last_rounds_model_makes_the_losers_of_the_next(tmp_path, model, bikes, said):
     work = pair_workspace.fabricate(tmp_path / "work", bikes, clips=4)
-    made_by = lambda: {  # noqa: E731
+    made_by = lambda: {
         (row["round"], row["lora"])
         for row in tables.read_table(work.pairs, tables.PAIRS).to_pylist()
     }
     settings = TrainConfig(
-        model=str(model), objective="dpo", steps=1, rank=2, lr=1e-3, warmup=0, held_out_levels=1,
-        policy_ema=0.0, condition_draws=0, targets=("attention",),
-    )  # fmt: skip
+        model=str(model),
+        objective="dpo",
+        steps=1,
+        rank=2,
+        lr=1e-3,
+        warmup=0,
+        held_out_levels=1,
+        policy_ema=0.0,
+        condition_draws=0,
+        targets=("attention",),
+    )
     with pytest.raises(UserError, match="no pairs for training"):
         run_rounds(work, settings, 2, prompts=0, keep_going=True)
     build_pairs(work, BuildConfig(model=str(model), losers=1, steps=1), devices="cpu")

@@ -20,9 +20,22 @@ from realdpo.train import log
 @pytest.mark.slow
 def test_killed_in_the_second_round_and_gone_on_with(fresh, model):
     command = [
-        sys.executable, "-m", "realdpo", "rounds", "2", "-w", str(fresh.root), "--model", str(model),
-        "--steps", "6", "--prompts", "0", "--keep-going", "--json",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "realdpo",
+        "rounds",
+        "2",
+        "-w",
+        str(fresh.root),
+        "--model",
+        str(model),
+        "--steps",
+        "6",
+        "--prompts",
+        "0",
+        "--keep-going",
+        "--json",
+    ]
     for setting in ("rank=2", "checkpoint_every=1", "held_out_levels=2", "data=pairs", "lr=1e-2"):
         command += ["--set", setting]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}

@@ -50,20 +50,23 @@ def test_waiting_for_a_process_that_hangs_ends_in_one_line():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("shards", "changes"),
-    [
-        (FSDP, FULL),
-        (FSDP, APART),
-    ],
-    ids=["full-ema", "lora-apart"],
+    ("shards", "changes"), [(FSDP, FULL), (FSDP, APART)], ids=["full-ema", "lora-apart"]
 )
 def test_two_processes_in_shards_equal_one_with_twice_the_batch(fresh, model, shards, changes):
     """Stopped after three of four steps and gone on with; the whole checkpoint is compared."""
     # Adam with a large epsilon is linear in the gradient, see the same test without shards.
     settings = {
-        "lr": 0.05, "adam_eps": 1.0, "rank": 4, "warmup": 0, "held_out_levels": 2,
-        "held_out_every": 1, "objective": "dpo", "beta": 200.0, "schedule": "constant", **changes,
-    }  # fmt: skip
+        "lr": 0.05,
+        "adam_eps": 1.0,
+        "rank": 4,
+        "warmup": 0,
+        "held_out_levels": 2,
+        "held_out_every": 1,
+        "objective": "dpo",
+        "beta": 200.0,
+        "schedule": "constant",
+        **changes,
+    }
     one = TrainConfig(model=str(model), steps=4, name="one", batch=2, **settings)
     loop.run_training(fresh, one)
     sets = [f"--set={key}={value}" for key, value in settings.items()]
@@ -71,9 +74,12 @@ def test_two_processes_in_shards_equal_one_with_twice_the_batch(fresh, model, sh
     command += ["--model", str(model), "--num-processes", "2", *sets]
     for steps in ("3", "4"):
         done = subprocess.run(
-            [*command, "--steps", steps], env={**os.environ, **CPU, **shards}, text=True,
-            capture_output=True, cwd=HERE.parents[1],
-        )  # fmt: skip
+            [*command, "--steps", steps],
+            env={**os.environ, **CPU, **shards},
+            text=True,
+            capture_output=True,
+            cwd=HERE.parents[1],
+        )
         assert done.returncode == 0, done.stderr
     ends = [fresh.runs / name / "checkpoints" / "step-000004" for name in ("one", "two")]
     files = sorted(p.relative_to(ends[0]) for p in ends[0].rglob("*.safetensors"))
@@ -94,9 +100,14 @@ def test_shards_in_bfloat16_compute_on_the_inputs_of_one_process(fresh, changes,
 
     model = tiny_pipelines.save("wan2.1-i2v", tmp_path / "wan")
     settings = {
-        "rank": 4, "warmup": 0, "held_out_levels": 5, "precision": "bf16", "losers": 1,
-        "condition_draws": 0, **changes,
-    }  # fmt: skip
+        "rank": 4,
+        "warmup": 0,
+        "held_out_levels": 5,
+        "precision": "bf16",
+        "losers": 1,
+        "condition_draws": 0,
+        **changes,
+    }
     sets = [f"--set={key}={value}" for key, value in settings.items()]
     command = [sys.executable, "-m", "realdpo", "train", "-w", str(fresh.root), "--steps", "2"]
     command += ["--model", str(model), "--objective", "dpo", *sets]
@@ -106,9 +117,12 @@ def test_shards_in_bfloat16_compute_on_the_inputs_of_one_process(fresh, changes,
         ("two", ["--num-processes", "2"], wan),
     ):
         done = subprocess.run(
-            [*command, "--name", name, *extra], env={**os.environ, **CPU, **environment}, text=True,
-            capture_output=True, cwd=HERE.parents[1],
-        )  # fmt: skip
+            [*command, "--name", name, *extra],
+            env={**os.environ, **CPU, **environment},
+            text=True,
+            capture_output=True,
+            cwd=HERE.parents[1],
+        )
         assert done.returncode == 0, done.stderr
     held = [log.read_log(fresh.runs / name / "held_out.jsonl") for name in ("one", "two")]
     assert held[1][0]["winner_error"] == pytest.approx(held[0][0]["winner_error"], rel=1e-4)

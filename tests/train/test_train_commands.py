@@ -89,8 +89,11 @@ def test_ctrl_c_in_several_processes_saves_and_the_same_command_goes_on(fresh, m
     folder = tmp_path / "temporary"
     folder.mkdir()
     environment = {
-        **os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "TMPDIR": str(folder),
-    }  # fmt: skip
+        **os.environ,
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+        "TMPDIR": str(folder),
+    }
     piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
     run = fresh.runs / "contrast"
     child = subprocess.Popen([*command, "--steps", "500"], **piped)

@@ -17,10 +17,13 @@ from realdpo.workspace import Workspace
 def steps(count=60, **change):
     """Lines of a sound run, changed by functions of the step."""
     sound = {
-        "loss": lambda s: 0.69 - 0.001 * s, "rewards/accuracy": lambda s: 0.5 + 0.004 * s,
-        "win_gap": lambda s: -1e-4, "loser_dominant_ratio": lambda s: 0.1,
-        "saturation": lambda s: 0.4, "seconds": lambda s: 1.0,
-    }  # fmt: skip
+        "loss": lambda s: 0.69 - 0.001 * s,
+        "rewards/accuracy": lambda s: 0.5 + 0.004 * s,
+        "win_gap": lambda s: -1e-4,
+        "loser_dominant_ratio": lambda s: 0.1,
+        "saturation": lambda s: 0.4,
+        "seconds": lambda s: 1.0,
+    }
     return [
         {"step": s, **{k: f(s) for k, f in {**sound, **change}.items()}}
         for s in range(1, count + 1)
@@ -29,11 +32,20 @@ def steps(count=60, **change):
 
 def held(**change):
     last = {
-        "step": 60, "accuracy": 0.8, "control_accuracy": 0.6, "winner_change": -0.01,
-        "loser_change": 0.02, "loser_error": 0.3, "winner_error": 0.2, "winner_error_base": 0.202,
-        "pairs": 40, "accuracy_by_level": [0.8, 0.8, 0.8, 0.8], "margin": 0.1,
-        "winner_change_by_level": [0, 0, 0, 0], "loser_dominant_ratio": 0.1,
-    }  # fmt: skip
+        "step": 60,
+        "accuracy": 0.8,
+        "control_accuracy": 0.6,
+        "winner_change": -0.01,
+        "loser_change": 0.02,
+        "loser_error": 0.3,
+        "winner_error": 0.2,
+        "winner_error_base": 0.202,
+        "pairs": 40,
+        "accuracy_by_level": [0.8, 0.8, 0.8, 0.8],
+        "margin": 0.1,
+        "winner_change_by_level": [0, 0, 0, 0],
+        "loser_dominant_ratio": 0.1,
+    }
     return [{**last, "step": 0, "accuracy": 0.5, "winner_change": 0.0}, {**last, **change}]
 
 
@@ -98,9 +110,17 @@ def test_no_such_run(tmp_path):
 
 def test_the_page_of_a_real_run_with_videos(fresh, model):
     config = TrainConfig(
-        model=str(model), objective="dpo", steps=3, rank=2, held_out_levels=2, held_out_every=2, validation_videos=1,
-        validation_steps=2, validation_guidance=1.5, name="<b>",
-    )  # fmt: skip
+        model=str(model),
+        objective="dpo",
+        steps=3,
+        rank=2,
+        held_out_levels=2,
+        held_out_every=2,
+        validation_videos=1,
+        validation_steps=2,
+        validation_guidance=1.5,
+        name="<b>",
+    )
     summary = loop.run_training(fresh, config)
     names = sorted(p.name for p in (summary.folder / "videos").iterdir())
     assert names == ["00-base.mp4", "00-real.mp4", "00-step-000003.mp4", "00.txt"]

@@ -42,9 +42,15 @@ def test_alpha_survives_saving(model, work, tmp_path):
 
 def test_full_weights_are_a_transformer_folder(work, model, tmp_path):
     config = TrainConfig(
-        model=str(model), weights="full", lr=1e-4, steps=2, held_out_pairs=0, warmup=0,
-        memory="checkpointing", policy_ema=0.0,
-    )  # fmt: skip
+        model=str(model),
+        weights="full",
+        lr=1e-4,
+        steps=2,
+        held_out_pairs=0,
+        warmup=0,
+        memory="checkpointing",
+        policy_ema=0.0,
+    )
     trainer = Trainer(work, config, runs=tmp_path)
     trainer.start_or_resume()
     for _ in range(2):
@@ -84,9 +90,20 @@ def both(tmp_path_factory):
     model = tiny_pipelines.save("wan2.2-t2v", root / "model")
     work = shards.workspace(root / "work", train=2, validation=1, losers=1, image=False)
     config = TrainConfig(
-        model=str(model), expert="both", name="two", data="pairs", rank=2, alpha=4.0, steps=2, lr=5e-2,
-        warmup=0, policy_ema=0.0, held_out_levels=2, schedule="constant", checkpoint_every=1,
-    )  # fmt: skip
+        model=str(model),
+        expert="both",
+        name="two",
+        data="pairs",
+        rank=2,
+        alpha=4.0,
+        steps=2,
+        lr=5e-2,
+        warmup=0,
+        policy_ema=0.0,
+        held_out_levels=2,
+        schedule="constant",
+        checkpoint_every=1,
+    )
     return model, work, config, loop.run_training(work, config)
 
 
@@ -149,8 +166,9 @@ def test_both_experts_of_wan_2_2_train_in_one_run_and_load_as_one(both):
     # a file each for other tools, and a card that shows both
     exported = export_run(work.runs, "two", "comfyui", "float32")
     assert [Path(file).name for file in exported["files"]] == [
-        "two_high_noise-comfyui.safetensors", "two_low_noise-comfyui.safetensors",
-    ]  # fmt: skip
+        "two_high_noise-comfyui.safetensors",
+        "two_low_noise-comfyui.safetensors",
+    ]
     joined = ",".join(exported["files"])
     pipe = load.load_pipeline(str(model), lora=joined, dtype="float32", device="cpu")
     assert torch.allclose(video(pipe), frames, atol=1e-4)

@@ -130,7 +130,8 @@ def find_video(folder: Path, item: Item, seed: int) -> Path | None:
     for name in item.names:
         for candidate in (f"{name}-{seed}.mp4", *((f"{name}.mp4",) if seed == 0 else ())):
             if (folder / candidate).is_file():
-                return folder / candidate
+                found: Path | None = folder / candidate
+                return found
     return None
 
 

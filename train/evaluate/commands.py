@@ -108,7 +108,10 @@ def study_results(workspace: Workspace, name: str, systems: Sequence[str]) -> di
             f"no votes in {path}", f"collect some: realdpo eval study -w {workspace.root}"
         )
     voted = dict.fromkeys(s for v in votes if not v["check"] for s in (v["first"], v["second"]))
-    return summary.plain_values(study.summarise_votes(votes, list(systems) or list(voted)))
+    found: dict[str, Any] = summary.plain_values(
+        study.summarise_votes(votes, list(systems) or list(voted))
+    )
+    return found
 
 
 def study_text(found: dict[str, Any]) -> str:

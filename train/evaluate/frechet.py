@@ -90,7 +90,8 @@ def _load_videomae(kind: str, path: Path, device: str) -> FeatureNetwork:
         pixels = _sampled(video, count, size, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
         with torch.no_grad():
             hidden = model(pixels.transpose(1, 2).to(device)).last_hidden_state
-        return hidden.mean(dim=1)[0].double().cpu().numpy()
+        values: np.ndarray = hidden.mean(dim=1)[0].double().cpu().numpy()
+        return values
 
     weights = sorted([*path.glob("*.safetensors"), *path.glob("*.bin")])
     return FeatureNetwork(f"frechet.{kind}@{file_hash(weights[0])[:8]}", features)
@@ -98,9 +99,9 @@ def _load_videomae(kind: str, path: Path, device: str) -> FeatureNetwork:
 
 def _load_torchvision(kind: str, path: Path, device: str) -> FeatureNetwork:
     import torch
-    from torchvision.models import video as zoo
+    import torchvision.models.video
 
-    model: Any = getattr(zoo, kind)(weights=None)
+    model: Any = getattr(torchvision.models.video, kind)(weights=None)
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -126,9 +127,10 @@ def _load_torchvision(kind: str, path: Path, device: str) -> FeatureNetwork:
         if kind == "swin3d_t":
             mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
         with torch.no_grad():
-            return (
+            values: np.ndarray = (
                 model(_sampled(video, count, size, mean, std).to(device))[0].double().cpu().numpy()
             )
+            return values
 
     return FeatureNetwork(f"frechet.{kind}@{file_hash(path)[:8]}", features)
 

@@ -107,10 +107,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def build_request(
-    config: JudgeConfig,
-    prompt: str,
-    first_frame: np.ndarray | None,
-    videos: Sequence[np.ndarray],
+    config: JudgeConfig, prompt: str, first_frame: np.ndarray | None, videos: Sequence[np.ndarray]
 ) -> dict[str, Any]:
     """The chat request that shows `videos` as A, B, C, ... and asks for scores as JSON."""
     aspects = {k: v for k, v in ASPECTS.items() if k != "first_frame" or first_frame is not None}

@@ -125,10 +125,14 @@ def add_with_weights(
         with progress.progress_bar("open_clip", len(rows), "videos") as advance:
             for row in rows:
                 found = _kept(
-                    planned.folder / "clip", {"model": config.clip, "video": _hash(planned.folder, row),
-                    "prompt": items[row["item"]].prompt},
-                    lambda: ask(_video(planned.folder, row), items[row["item"]].prompt),  # noqa: B023
-                )  # fmt: skip
+                    planned.folder / "clip",
+                    {
+                        "model": config.clip,
+                        "video": _hash(planned.folder, row),
+                        "prompt": items[row["item"]].prompt,
+                    },
+                    lambda: ask(_video(planned.folder, row), items[row["item"]].prompt),  # noqa: B023 - called before the loop goes on
+                )
                 row["metrics"].update(found)
                 advance()
     if config.vbench:
@@ -152,7 +156,7 @@ def _frechet(planned: EvalPlan, rows: Sequence[Mapping[str, Any]], device: str) 
         found = _kept(
             planned.folder / "features",
             {"network": network.name, "video": _hash(planned.folder, row)},
-            lambda: network.features(_video(planned.folder, row)).tolist(),  # noqa: B023
+            lambda: network.features(_video(planned.folder, row)).tolist(),  # noqa: B023 - called before the loop goes on
         )
         by_system.setdefault(row["system"], []).append(np.array(found))
     real = by_system.pop(REAL, [])
@@ -185,8 +189,8 @@ def _judge(planned: EvalPlan, rows: list[dict[str, Any]]) -> dict[str, Any]:
             seed = seed_of(planned.config.seed, "judge", item_id, number) % 2**32
 
             def ask(turn: int) -> dict[str, dict[str, list[float]]]:
-                videos = {r["system"]: _video(planned.folder, r) for r in members}  # noqa: B023
-                return judge.judge_prompt(config, item.prompt, first, videos, seed, turn)  # noqa: B023
+                videos = {r["system"]: _video(planned.folder, r) for r in members}  # noqa: B023 - called before the loop goes on
+                return judge.judge_prompt(config, item.prompt, first, videos, seed, turn)  # noqa: B023 - called before the loop goes on
 
             hashes = {row["system"]: _hash(planned.folder, row) for row in members}
             what = {"judge": asked, "videos": hashes, "prompt": item.prompt, "seed": seed}

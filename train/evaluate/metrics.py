@@ -148,7 +148,7 @@ def flow_jerk(grey: np.ndarray) -> float:
     bytes_ = (grey * 255).astype(np.uint8)
     flows = np.stack(
         [
-            cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 3, 15, 3, 5, 1.2, 0)  # type: ignore[call-overload]
+            cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 3, 15, 3, 5, 1.2, 0)  # type: ignore[call-overload]  # OpenCV takes None for flow
             for a, b in itertools.pairwise(bytes_)
         ]
     )
@@ -181,7 +181,10 @@ def colour_drift(frames: np.ndarray) -> float:
 
     def mean_lab(part: np.ndarray) -> np.ndarray:
         pixels = part.reshape(-1, part.shape[2], 3).astype(np.float32) / 255
-        return cv2.cvtColor(pixels, cv2.COLOR_RGB2Lab).mean(axis=(0, 1), dtype=np.float64)
+        values: np.ndarray = cv2.cvtColor(pixels, cv2.COLOR_RGB2Lab).mean(
+            axis=(0, 1), dtype=np.float64
+        )
+        return values
 
     return float(np.linalg.norm(mean_lab(frames[-n:]) - mean_lab(frames[:n])))
 

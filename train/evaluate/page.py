@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from realdpo import report
-from realdpo.train.evaluate import summary as summaries
+from realdpo.train.evaluate import summary
 from realdpo.train.evaluate.config import REAL
 from realdpo.train.evaluate.metrics import BY_NAME
 from realdpo.train.evaluate.summary import count_noun
@@ -59,12 +59,17 @@ def comparison_sections(made: Mapping[str, Any]) -> list[report.Section]:
 
 def _verdicts(made: Mapping[str, Any]) -> Markup:
     rows = []
-    for name, by_metric in summaries.compared_systems(made).items():
+    for name, by_metric in summary.compared_systems(made).items():
         told: dict[str, list[str]] = {}
         for metric, c in by_metric.items():
             told.setdefault(c["verdict"], []).append(metric)
-        rows.append({"system": name} | {verdict: ", ".join(told.get(verdict, [])) or "–" for verdict in
-                    ("better", "worse", "more", "less", "no evidence")})  # fmt: skip
+        rows.append(
+            {"system": name}
+            | {
+                verdict: ", ".join(told.get(verdict, [])) or "–"
+                for verdict in ("better", "worse", "more", "less", "no evidence")
+            }
+        )
     notes = Markup("").join(Markup("<p>{}</p>").format(text) for text in made["cautions"])
     return report.render_table(rows) + notes
 
@@ -72,7 +77,7 @@ def _verdicts(made: Mapping[str, Any]) -> Markup:
 def _means(made: Mapping[str, Any]) -> Markup:
     """One row a metric, one column a system: amount of motion stands beside smoothness."""
     rows = [
-        {"metric": m["name"], "better": summaries.ARROWS[m["direction"]]}
+        {"metric": m["name"], "better": summary.ARROWS[m["direction"]]}
         | {name: numbers.get(m["name"]) for name, numbers in made["means"].items()}
         | {"what it is": ", ".join(t for t in (m["meaning"], m["unit"]) if t)}
         for m in made["metrics"]
@@ -121,12 +126,12 @@ def _differences(made: Mapping[str, Any]) -> Markup:
 
 
 def _comparisons(made: Mapping[str, Any]) -> Markup:
-    rows = summaries.table_rows(made)
+    rows = summary.table_rows(made)
     shown = [key for key in rows[0] if key not in ("system", "mean", "base")] if rows else []
     parts = [
         Markup("<h3>{}</h3>").format(name)
         + report.render_table([row for row in rows if row["system"] == name], shown)
-        for name in summaries.compared_systems(made)
+        for name in summary.compared_systems(made)
     ]
     return Markup("").join(parts)
 

@@ -73,7 +73,7 @@ def generate_videos(planned: EvalPlan, devices: Sequence[str], shard: tuple[int,
             model = model_folder(system, planned.folder / "models")
             work = partial(_generate, planned, model, system)
             if len(devices) == 1:
-                work(rows[0], lambda: advance(note=system.name))  # noqa: B023
+                work(rows[0], lambda: advance(note=system.name))  # noqa: B023 - called before the loop goes on
                 continue
             for outcome in engine.run_rows(work, rows, workers=len(devices)):
                 advance(len(outcome.row[1]))
@@ -102,10 +102,17 @@ def _generate(
     config, settings = planned.config, planned.settings
     assert settings is not None
     pipe = load_pipeline(
-        model, config.dtype, device, system.lora, config.memory, task=system.task,
-        revision=system.base_revision, lora_scale=system.scale, guide=system.guide,
+        model,
+        config.dtype,
+        device,
+        system.lora,
+        config.memory,
+        task=system.task,
+        revision=system.base_revision,
+        lora_scale=system.scale,
+        guide=system.guide,
         base=system.model if system.transformer else None,
-    )  # fmt: skip
+    )
     family = family_of(with_task(spec_of_pipeline(pipe), system.task))
     for task in tasks:
         image = benchmark.load_picture(Path(task.image)) if task.image else None

@@ -33,9 +33,12 @@ from realdpo.workspace import Workspace
 
 
 def systems_for(
-    workspace: Workspace, runs: Sequence[str], guide: Guide | None, named: dict[str, str] | None,
+    workspace: Workspace,
+    runs: Sequence[str],
+    guide: Guide | None,
+    named: dict[str, str] | None,
     base: bool = True,
-) -> dict[str, str]:  # fmt: skip
+) -> dict[str, str]:
     """Name -> what makes the videos: the base of the first run, the runs, each guided if asked.
 
     Raises UserError when nothing was named.
@@ -48,8 +51,11 @@ def systems_for(
     found |= named or {}
     if not found:
         raise UserError("nothing to sample from", "give --run NAME or --system NAME=WHAT")
-    tuned = [s for s in (resolve_system(workspace, n, t) for n, t in found.items())
-             if s.lora or s.transformer]  # fmt: skip
+    tuned = [
+        s
+        for s in (resolve_system(workspace, n, t) for n, t in found.items())
+        if s.lora or s.transformer
+    ]
     if base and tuned and "base" not in found:
         model, revision = tuned[0].model, tuned[0].base_revision
         text = f"{model}@revision={revision}" if revision else model
@@ -166,7 +172,7 @@ def _named(planned: EvalPlan) -> dict[str, dict[tuple[str, int], Path]]:
 
 def _moved(
     planned: EvalPlan, videos: dict[str, dict[tuple[str, int], Path]]
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[dict[str, Any]]:
     """How far every system's videos are from the first system's, seed for seed.
 
     difference: root mean square of pixels in 0..1. motion: mean change from frame to frame over
@@ -198,8 +204,9 @@ def _page(
     for item in planned.items:
         for number in range(planned.config.seeds):
             clips = [("real", item.clip.read_bytes())] if item.clip else []
-            clips += [(name, paths[item.item_id, number].read_bytes())
-                      for name, paths in videos.items()]  # fmt: skip
+            clips += [
+                (name, paths[item.item_id, number].read_bytes()) for name, paths in videos.items()
+            ]
             parts += Markup("<p><em>{}</em> seed {}</p>").format(item.prompt, number)
             parts += report.in_step(clips, float(planned.form.fps))
     systems = [{"system": s.name, "is": s.text} for s in planned.systems]
@@ -215,9 +222,12 @@ def _page(
 
 
 def with_prompts(
-    workspace: Workspace, config: EvalConfig, prompts: Sequence[str], file: Path | None,
+    workspace: Workspace,
+    config: EvalConfig,
+    prompts: Sequence[str],
+    file: Path | None,
     images: Sequence[Path],
-) -> EvalConfig:  # fmt: skip
+) -> EvalConfig:
     """The settings with the prompts that were given, if any were: one by one, a file, a folder."""
     if file is not None and file.is_dir():
         return replace(config, benchmark=str(file))

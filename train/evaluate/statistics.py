@@ -66,7 +66,8 @@ def paired_differences(system: np.ndarray, base: np.ndarray) -> np.ndarray:
     A seed counts only where both systems were measured; prompts without such a seed are left out.
     """
     difference = over_seeds(np.asarray(system, np.float64) - np.asarray(base, np.float64))
-    return difference[~np.isnan(difference)]
+    values: np.ndarray = difference[~np.isnan(difference)]
+    return values
 
 
 def bootstrap_interval(
@@ -130,7 +131,8 @@ def sign_test(differences: np.ndarray) -> float:
     if n == 0:
         return 1.0
     tail = sum(math.comb(n, k) for k in range(min(wins, losses) + 1)) / 2**n
-    return min(1.0, 2 * tail)
+    value: float = min(1.0, 2 * tail)
+    return value
 
 
 def flip_test(differences: np.ndarray, *, draws: int = 20_000, seed: int = 0) -> float:

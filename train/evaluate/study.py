@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from realdpo.errors import UserError
 from realdpo.files import atomic_path, write_bytes, write_text
 from realdpo.ids import content_id, file_hash, seed_of, unit_interval
-from realdpo.train.evaluate import votes as counting
+from realdpo.train.evaluate.votes import bradley_terry_intervals, krippendorff_alpha
 
 VOTES = pa.schema(
     [
@@ -98,10 +98,16 @@ def make_trials(
         trial_id = content_id(check=file_hash(trial.first_video), item=trial.item)
         checks.append(
             Trial(
-                trial_id, trial.item, trial.prompt, trial.first, "shuffled",
-                trial.first_video, str(shuffled), check=True,
+                trial_id,
+                trial.item,
+                trial.prompt,
+                trial.first,
+                "shuffled",
+                trial.first_video,
+                str(shuffled),
+                check=True,
             )
-        )  # fmt: skip
+        )
     return trials + checks
 
 
@@ -163,9 +169,14 @@ class Study:
         if self.swapped(rater, trial):
             videos.reverse()
         return {
-            "finished": False, "trial": trial.trial_id, "prompt": trial.prompt,
-            "left": videos[0], "right": videos[1], "done": len(done), "total": len(self.trials),
-        }  # fmt: skip
+            "finished": False,
+            "trial": trial.trial_id,
+            "prompt": trial.prompt,
+            "left": videos[0],
+            "right": videos[1],
+            "done": len(done),
+            "total": len(self.trials),
+        }
 
     def vote(self, rater: str, trial_id: str, answer: str, seconds: float) -> None:
         """Store a vote; a second one on the same trial changes nothing. ValueError if malformed."""
@@ -175,11 +186,17 @@ class Study:
         swapped = self.swapped(rater, trial)
         score = 0.5 if answer == "tie" else float((answer == "left") != swapped)
         row = {
-            "rater": rater, "trial": trial_id, "item": trial.item, "first": trial.first,
-            "second": trial.second, "left": trial.second if swapped else trial.first,
-            "score": score, "check": trial.check, "seconds": seconds,
+            "rater": rater,
+            "trial": trial_id,
+            "item": trial.item,
+            "first": trial.first,
+            "second": trial.second,
+            "left": trial.second if swapped else trial.first,
+            "score": score,
+            "check": trial.check,
+            "seconds": seconds,
             "at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        }  # fmt: skip
+        }
         with self.lock:
             if any(v["rater"] == rater and v["trial"] == trial_id for v in self.votes):
                 return
@@ -194,7 +211,8 @@ def read_votes(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     try:
-        return pq.read_table(path, schema=VOTES).to_pylist()
+        found: list[dict[str, Any]] = pq.read_table(path, schema=VOTES).to_pylist()
+        return found
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path} is damaged: {error}", "restore it, or move it away") from None
 
@@ -297,7 +315,7 @@ def summarise_votes(votes: Sequence[Mapping[str, Any]], systems: Sequence[str]) 
         if v["rater"] in attentive and not v["check"] and {v["first"], v["second"]} <= set(systems)
     ]
     index = {name: k for k, name in enumerate(systems)}
-    strengths = counting.bradley_terry_intervals(
+    strengths = bradley_terry_intervals(
         [(v["rater"], v["item"], index[v["first"]], index[v["second"]], v["score"]) for v in kept],
         len(systems),
     )
@@ -308,7 +326,7 @@ def summarise_votes(votes: Sequence[Mapping[str, Any]], systems: Sequence[str]) 
     # Which system is called first is our choice: with every vote told the other way round as well,
     # chance is a coin, and raters who all prefer one system are not said to agree by chance.
     both_ways = np.concatenate([ratings, 1 - ratings], axis=1)
-    agreement = counting.krippendorff_alpha(both_ways) if trials else float("nan")
+    agreement = krippendorff_alpha(both_ways) if trials else float("nan")
     chose_left = [
         (v["score"] == 1.0) == (v["left"] == v["first"]) for v in kept if v["score"] != 0.5
     ]

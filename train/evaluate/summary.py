@@ -38,7 +38,7 @@ def summarise_evaluation(
     systems = compare_metrics(rows, items, [n for n in names if n != base], base, seeds)
     # How far the base is from film is another question, and takes no power from the first.
     real = compare_metrics(rows, items, [REAL], base, seeds).get(REAL, {})
-    return plain_values(
+    found: dict[str, Any] = plain_values(
         {
             "name": plan.config.name,
             "systems": {s.name: s.text for s in plan.systems},
@@ -63,6 +63,7 @@ def summarise_evaluation(
             **extra,
         }
     )
+    return found
 
 
 def plain_values(value: Any) -> Any:

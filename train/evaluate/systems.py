@@ -60,7 +60,7 @@ def resolve_system(workspace: Workspace, name: str, text: str, task: str | None 
     if "scale" in how and not found.lora:
         raise UserError(f"{name}={text}: only adapters can be scaled", "use @guide=")
     joint = "," if base_revision else "@"
-    return replace(found, text=f"{found.text}{joint}{_told(how)}", **how)  # type: ignore[arg-type]
+    return replace(found, text=f"{found.text}{joint}{_told(how)}", **how)  # type: ignore[arg-type]  # the fields are checked by the class
 
 
 def _how(name: str, text: str) -> tuple[str, dict[str, Guide], str | None]:
@@ -128,26 +128,34 @@ def _resolve(
         raise UserError(f"{name}={text}: the LoRA {lora} is not there")
     weights = fingerprint_weights(Path(lora)) if lora and Path(lora).exists() else lora
     return System(
-        name, text + (f"@revision={base_revision}" if base_revision else ""), model, lora or None,
-        revision=f"{found.revision}+{weights}", base_revision=base_revision, task=task,
-    )  # fmt: skip
+        name,
+        text + (f"@revision={base_revision}" if base_revision else ""),
+        model,
+        lora or None,
+        revision=f"{found.revision}+{weights}",
+        base_revision=base_revision,
+        task=task,
+    )
 
 
 def _of_run(name: str, text: str, folder: Path) -> System:
     weights = folder / "weights"
     if not weights.is_dir():
         raise UserError(
-            f"{name}={text}: the run has no weights yet",
-            f"finish it: realdpo train --name {text}",
+            f"{name}={text}: the run has no weights yet", f"finish it: realdpo train --name {text}"
         )
     settings = load_toml(folder / "config.toml").get("train", {})
     model = str(settings.get("model", "tiny"))
     base_revision = settings.get("revision")
     found = locate_model(model, base_revision)
     system = System(
-        name, text, model, revision=f"{found.revision}+{fingerprint_weights(weights)}",
-        base_revision=base_revision, task=settings.get("task"),
-    )  # fmt: skip
+        name,
+        text,
+        model,
+        revision=f"{found.revision}+{fingerprint_weights(weights)}",
+        base_revision=base_revision,
+        task=settings.get("task"),
+    )
     if (weights / "pytorch_lora_weights.safetensors").is_file():
         return replace(system, lora=str(weights))
     parts = sorted(p.parent for p in weights.glob("*/config.json"))

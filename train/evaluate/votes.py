@@ -109,4 +109,5 @@ def krippendorff_alpha(
 
 def interval_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Squared difference, for `krippendorff_alpha` on scores."""
-    return (a - b) ** 2
+    values: np.ndarray = (a - b) ** 2
+    return values

@@ -105,7 +105,8 @@ def restore_clip(vae: Any, clip: crops.Pixels) -> crops.Pixels:
     """A clip uint8 [F, H, W, 3] through the autoencoder and back, by the posterior's mode."""
     latent = vae.encode(_to_tensor(clip)[None]).latent_dist.mode()
     pixels = vae.decode(latent).sample[0].permute(1, 2, 3, 0)
-    return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy()
+    found: crops.Pixels = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy()
+    return found
 
 
 # --- autoencoder ----------------------------------------------------------------------------
@@ -143,7 +144,8 @@ def _train_vae(vae: Any, films: Sequence[crops.DecodedFilm], recipe: Recipe, out
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         restored = vae.decode(posterior.sample(generator)).sample
         per_value = posterior.kl() / posterior.mean[0].numel()
-        return F.l1_loss(restored, video) + recipe.kl * per_value.mean()
+        found: torch.Tensor = F.l1_loss(restored, video) + recipe.kl * per_value.mean()
+        return found
 
     return _loop("vae", recipe.vae_steps, recipe.vae_rate, state, parameters, loss, recipe, out)
 
@@ -159,7 +161,7 @@ def _latents(
     path = out / "latents.pt"
     key = {"seed": recipe.seed, "clips": recipe.clips, "weights": _fingerprint(vae)}
     if path.is_file():
-        kept = torch.load(path, weights_only=True)
+        kept: dict[str, Any] = torch.load(path, weights_only=True)
         if kept["key"] == key:
             return kept
     vae.eval()
@@ -249,7 +251,8 @@ def _embed(tokenizer: Any, encoder: Any, prompts: Sequence[str]) -> torch.Tensor
         truncation=True,
         return_tensors="pt",
     ).input_ids
-    return encoder(ids)[0]
+    found: torch.Tensor = encoder(ids)[0]
+    return found
 
 
 def _prompt(film: crops.DecodedFilm, rng: np.random.Generator) -> str:
@@ -277,7 +280,7 @@ def _loop(
     path = out / f"{name}.pt"
     done, seconds = 0, 0.0
     if path.is_file():
-        kept = torch.load(path, weights_only=True)
+        kept: dict[str, Any] = torch.load(path, weights_only=True)
         for part, module in state.items():
             module.load_state_dict(kept[part])
         done, seconds = kept["step"], kept["seconds"]
@@ -309,8 +312,11 @@ def _loop(
                 state["average"].update_parameters(state["model"])
             running.append(float(value.detach()))
             if (step + 1) % 20 == 0 or step + 1 == steps:
-                line = {"step": step + 1, "loss": float(np.mean(running)),
-                        "seconds": seconds + time.monotonic() - began}  # fmt: skip
+                line = {
+                    "step": step + 1,
+                    "loss": float(np.mean(running)),
+                    "seconds": seconds + time.monotonic() - began,
+                }
                 log.write(json.dumps(line) + "\n")
                 log.flush()
                 running.clear()
