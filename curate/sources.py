@@ -328,7 +328,7 @@ def _manifest(path: Path, notes: Notes) -> Iterator[Candidate]:
     for number, row in enumerate(read_prompt_table(path), start=1):
         where = f"{path}, row {number}"
         if not isinstance(row, Mapping):
-            raise UserError(f"{where} is no JSON object", 'such as {"path": "a.mp4"}')
+            raise UserError(f"{where} is not a JSON object", 'such as {"path": "a.mp4"}')
         columns.update(dict.fromkeys(str(name) for name in row if name))
         given: dict[str, Any] = _words(row, where)
         split, url = given["split"], _cell(row.get("url"), f"{where}: url")

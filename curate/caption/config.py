@@ -61,8 +61,8 @@ class CaptionConfig:
         needs_name = kind in ("openai", "transformers")
         if kind not in (KEYWORDS, SIDECAR) and not (needs_name and rest):
             raise UserError(
-                f"no captioner {self.captioner!r}",
-                "it is one of keywords, sidecar, openai:<base url>, "
+                f"there is no captioner {self.captioner!r}",
+                "choose one of keywords, sidecar, openai:<base url>, "
                 "transformers:<model id or folder>",
             )
         if min(self.frames, self.short_side, self.max_tokens, self.concurrency, self.batch) < 1:
@@ -70,7 +70,7 @@ class CaptionConfig:
                 "frames, short_side, max_tokens, concurrency and batch must be 1 or more"
             )
         if self.retries < 0 or self.timeout <= 0 or self.max_wait < 0:
-            raise UserError("retries and max_wait must be 0 or more, timeout above 0")
+            raise UserError("retries and max_wait must be 0 or more, and timeout must be above 0")
 
 
 @settings
@@ -91,8 +91,8 @@ class VerifyConfig:
         needs_name = kind in ("openai", "transformers")
         if self.verifier not in ("", "open_clip") and not (needs_name and rest):
             raise UserError(
-                f"no verifier {self.verifier!r}",
-                "it is one of open_clip, openai:<base url>, transformers:<model id or folder>",
+                f"there is no verifier {self.verifier!r}",
+                "choose one of open_clip, openai:<base url>, transformers:<model id or folder>",
             )
 
 

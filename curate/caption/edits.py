@@ -72,7 +72,7 @@ def take_in_edits(ws: Workspace, file: Path, rows: Sequence[Row]) -> tuple[int, 
         if row is None:
             raise UserError(
                 f"{file}, line {number}: no clip {clip_id or name or '(no id)'} in {ws.root}",
-                "export again with: realdpo curate caption --export captions.csv",
+                "export the captions again with: realdpo curate caption --export captions.csv",
             )
         prompt = " ".join((given.get("prompt") or given.get("caption") or "").split())
         if not prompt or prompt == row.get("prompt"):
@@ -115,9 +115,9 @@ def _read(file: Path) -> list[dict[str, str]]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise UserError(f"no file {file}") from None
+        raise UserError(f"{file} does not exist") from None
     except UnicodeDecodeError:
-        raise UserError(f"{file} is not UTF-8 text", "save it as CSV UTF-8") from None
+        raise UserError(f"{file} is not UTF-8 text", "save it as CSV in UTF-8") from None
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}") from None
     first = text.split("\n", 1)[0]
@@ -126,8 +126,8 @@ def _read(file: Path) -> list[dict[str, str]]:
     names = set(reader.fieldnames or ())
     if not names & {"clip_id", "path"} or not names & {"prompt", "caption"}:
         raise UserError(
-            f"{file} needs the columns clip_id and prompt, it has {', '.join(sorted(names))}",
-            "start from: realdpo curate caption --export captions.csv",
+            f"{file} needs the columns clip_id and prompt, but has {', '.join(sorted(names))}",
+            "start from a file that this writes: realdpo curate caption --export captions.csv",
         )
     return [{k: v or "" for k, v in row.items() if k} for row in reader]
 

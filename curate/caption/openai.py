@@ -35,13 +35,16 @@ def connect_server(url: str, config: CaptionConfig) -> httpx.Client:
 
     parts = urlsplit(url if "://" in url else f"http://{url}")
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError(f"{_shown(url)} is not a server's address", "e.g. http://localhost:8000/v1")
+        raise UserError(
+            f"{_shown(url)} is not the address of a server",
+            "write it like http://localhost:8000/v1",
+        )
     path = parts.path.rstrip("/") or "/v1"
     key = os.environ.get(KEY, "")
     if key and parts.scheme == "http" and not _is_near(parts.hostname):
         raise UserError(
-            f"{_shown(url)} is not encrypted and {KEY} is set",
-            f"use https://, or unset {KEY} when the server needs none",
+            f"{_shown(url)} is not encrypted, and your key in {KEY} would be readable on the way",
+            f"use https://, or unset {KEY} if the server needs no key",
         )
     limits = httpx.Limits(
         max_connections=config.concurrency, max_keepalive_connections=config.concurrency
@@ -65,8 +68,8 @@ def only_model(client: httpx.Client) -> str:
         names = [str(model["id"]) for model in response.json()["data"]]
     except (httpx.HTTPError, ValueError, KeyError, TypeError):
         raise UserError(
-            f"{_shown(client.base_url)} does not tell which models it has",
-            "is it running? otherwise name the model with --model",
+            f"{_shown(client.base_url)} does not say which models it has",
+            "check that it is running, or name the model with --model",
         ) from None
     if len(names) != 1:
         raise UserError(
@@ -121,8 +124,8 @@ def ask_server(
                 error = _said(client, response)
                 if "insufficient_quota" in response.text:
                     raise UserError(
-                        f"{_shown(client.base_url)}: no credit left: {error}",
-                        "top it up and run the same command again; answers so far are kept",
+                        f"{_shown(client.base_url)}: the account has no credit left: {error}",
+                        "add credit and run the same command again; the answers so far are kept",
                     )
                 asked = waiting.retry_after(response.headers)
                 if asked is not None and asked > config.max_wait:
@@ -200,8 +203,8 @@ def _adapted(body: dict[str, Any], response: httpx.Response) -> bool:
 
 def _no_access(client: httpx.Client, response: httpx.Response) -> UserError:
     return UserError(
-        f"{_shown(client.base_url)} gives no access: {_said(client, response)}",
-        f"set {KEY} in the environment to a key that is valid there",
+        f"{_shown(client.base_url)} gives you no access: {_said(client, response)}",
+        f"set {KEY} in the environment to a key that this server accepts",
     )
 
 

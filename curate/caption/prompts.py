@@ -111,7 +111,9 @@ def read_row(row: Mapping[str, Any], origin: str = "") -> Said:
     if len(spans) < 2 or len(texts) < 2:
         return Said(texts, tuple(PromptSpan(a, b, texts) for a, b in spans), origin, row)
     if len(spans) != len(texts):
-        raise UserError(f"{len(spans)} spans and {len(texts)} captions, which do not pair")
+        raise UserError(
+            f"{len(spans)} spans and {len(texts)} captions; there must be one caption for each span"
+        )
     each = zip(spans, texts, strict=True)
     return Said(texts, tuple(PromptSpan(a, b, (text,)) for (a, b), text in each), origin, row)
 
@@ -304,8 +306,8 @@ def _paired(prompts: Path) -> list[tuple[str, Said]]:
     texts, places = _lines(prompts), _lines(films)
     if len(texts) != len(places):
         raise UserError(
-            f"{prompts} has {len(texts)} lines and {films.name} {len(places)}",
-            "they must pair line by line",
+            f"{prompts} has {len(texts)} lines and {films.name} has {len(places)}",
+            "give both files one line for each film, in the same order",
         )
     pairs = zip(places, texts, strict=True)
     return [(place, Said((text,), origin=prompts.name)) for place, text in pairs if text]
@@ -331,7 +333,9 @@ def read_prompt_table(path: Path) -> Iterator[Any]:
         if kind == ".json":
             document = _json(path, _text(path))
             if not isinstance(document, list):
-                raise UserError(f"{path} is no list of rows", 'such as [{"path": "a.mp4"}]')
+                raise UserError(
+                    f"{path} is not a list of rows", 'write a list such as [{"path": "a.mp4"}]'
+                )
             yield from document
             return
         is_csv = kind in (".csv", ".tsv")
@@ -402,7 +406,7 @@ def _spans(row: Mapping[str, Any]) -> list[tuple[Fraction, Fraction | None]]:
         if value is None or value == "" or value == [] or value != value:
             continue
         if not isinstance(value, (list, tuple)):
-            raise UserError(f"{name} {value!r} is no span", "such as [0, 2.5] or a list of these")
+            raise UserError(f"{name} {value!r} is not a span", "write [0, 2.5] or a list of these")
         pairs = [value] if not isinstance(value[0], (list, tuple)) else value
         return [_span(pair, name) for pair in pairs]
     start, end = (
@@ -419,11 +423,11 @@ def _given(value: Any) -> bool:
 
 def _span(pair: Any, name: str) -> tuple[Fraction, Fraction | None]:
     if not isinstance(pair, (list, tuple)) or len(pair) != 2:
-        raise UserError(f"{name} {pair!r} is no span", "a start and an end in seconds")
+        raise UserError(f"{name} {pair!r} is not a span", "give a start and an end in seconds")
     start, end = (None if part is None else parse_seconds(part) for part in pair)
     start = start or Fraction(0)
     if start < 0 or (end is not None and end <= start):
-        raise UserError(f"{name} {pair!r} is no span: it ends before it begins")
+        raise UserError(f"{name} {pair!r} is not a span: it ends before it begins")
     return start, end
 
 
@@ -441,7 +445,7 @@ def parse_seconds(value: Any) -> Fraction:
         total = sum((n * 60**k for k, n in enumerate(reversed(numbers))), Fraction(0))
         return total.limit_denominator(1_000_000)
     except (ValueError, ZeroDivisionError):
-        raise UserError(f"{value!r} is no time", "seconds, or h:mm:ss.fff") from None
+        raise UserError(f"{value!r} is not a time", "write seconds, or h:mm:ss.fff") from None
 
 
 # -- files -------------------------------------------------------------------------------------------
@@ -468,4 +472,4 @@ def _json(where: object, text: str) -> object:
         return json.loads(text)
     except ValueError as error:
         said = getattr(error, "msg", str(error))
-        raise UserError(f"{where} is no JSON: {said}") from None
+        raise UserError(f"{where} is not JSON: {said}") from None

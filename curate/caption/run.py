@@ -413,7 +413,9 @@ def open_captioner(
             client.close()
         return
     if kind != "transformers":
-        raise UserError(f"{config.captioner} is no model", "use openai:... or transformers:...")
+        raise UserError(
+            f"the captioner {config.captioner} is not a model", "use openai:... or transformers:..."
+        )
     from realdpo.curate.caption import transformers_vlm
 
     name = transformers_vlm.model_identity(where)
@@ -542,7 +544,7 @@ def ask_all(
                     stop.set()
                     raise UserError(
                         f"{failures} requests failed one after the other: {answer.error}",
-                        "when the captioner is well again, the same command goes on from here",
+                        "when the captioner works again, run the same command; it continues from here",
                     )
 
     with progress_bar(title, len(rows), "clips") as advance, ThreadPoolExecutor(workers) as pool:
@@ -636,7 +638,7 @@ def describe_captions(summary: Mapping[str, Any]) -> str:
         cost = f", {summary['usd']:.4f} USD" if "usd" in summary else ""
         lines.append(
             f"asked about {summary['asked']} in {summary['requests']} requests, "
-            f"{summary['already_there']} were there; {summary['tokens_in']} tokens in, "
+            f"{summary['already_there']} had answers already; {summary['tokens_in']} tokens in, "
             f"{summary['tokens_out']} out{cost}, {summary['seconds']} s"
         )
     if "judged" in summary:
@@ -649,7 +651,7 @@ def describe_captions(summary: Mapping[str, Any]) -> str:
     if length["too_long"]:
         lines.append(
             f"{len(length['too_long'])} captions are longer than the text encoder's "
-            f"{length['limit']} tokens (by {length['counted_by']}); it will not read their ends: "
+            f"{length['limit']} tokens (by {length['counted_by']}); it will cut off their ends: "
             f"{', '.join(length['too_long'][:5])}"
         )
     return "\n".join(lines)

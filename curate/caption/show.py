@@ -46,8 +46,8 @@ def check_template(text: str, names: tuple[str, ...]) -> None:
         Template(text).substitute(dict.fromkeys(names, ""))
     except (KeyError, ValueError) as error:
         raise UserError(
-            f"the prompt file asks for {error}",
-            f"it may use {', '.join('$' + name for name in names)}; write $$ for a dollar sign",
+            f"the prompt file has an unknown or invalid placeholder: {error}",
+            f"use only {', '.join('$' + name for name in names)}; write $$ for a dollar sign",
         ) from None
 
 

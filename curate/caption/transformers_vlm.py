@@ -85,7 +85,9 @@ def load_vlm(name: str, device: str = "auto") -> tuple[Any, Any]:
     if getattr(processor, "chat_template", None) is None and (
         getattr(getattr(processor, "tokenizer", None), "chat_template", None) is None
     ):
-        raise UserError(f"{name} has no chat template, so it cannot be asked", "use an -Instruct")
+        raise UserError(
+            f"{name} has no chat template, so realdpo cannot ask it", "use an -Instruct"
+        )
     processor.tokenizer.padding_side = "left"  # answers of a batch must start side by side
     if processor.tokenizer.pad_token_id is None:
         processor.tokenizer.pad_token = processor.tokenizer.eos_token

@@ -84,7 +84,7 @@ def refuse_own(verifier: str, rows: Sequence[Row], allowed: bool) -> None:
         raise UserError(
             f"{number} of {len(rows)} captions were written by {name}, which may not judge them: "
             "a model does not see its own mistakes, so its praise would prove nothing",
-            "verify with another model, or insist with --set verify.allow_same_model=true",
+            "verify with another model, or override this with --set verify.allow_same_model=true",
         )
 
 

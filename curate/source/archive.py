@@ -53,7 +53,7 @@ def search(
     found = answer.document.get("response") if isinstance(answer.document, dict) else None
     if not isinstance(found, dict):
         said = strip_html(answer.document.get("error")) if isinstance(answer.document, dict) else ""
-        raise UserError(f"archive refuses the search: {said or 'it answers without a response'}")
+        raise UserError(f"archive refuses the search: {said or 'its answer has no response'}")
     films: list[SourceFilm] = []
     for item in found.get("docs") or ():
         name = str(item.get("identifier") or "")

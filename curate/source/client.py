@@ -126,8 +126,8 @@ class Client:
         where = f"{self.provider} ({urlsplit(self.endpoint).netloc})"
         if (left := self._used_up_until - time.time()) > 0:
             raise UserError(
-                f"{where}: its quota is used up for {left / 60:.0f} minutes more",
-                "run the same command again then; what was found is kept",
+                f"{where}: your quota is used up for another {left / 60:.0f} minutes",
+                "wait, then run the same command again; it continues with the answers so far",
             )
         for attempt in range(1, ATTEMPTS + 1):
             self._pace.wait()
@@ -138,7 +138,9 @@ class Client:
             except httpx.TransportError as error:
                 problem = self._clean(f"{type(error).__name__}: {error}")
             except httpx.InvalidURL as error:
-                raise UserError(f"{where}: {self.endpoint} is no address: {error}") from None
+                raise UserError(
+                    f"{where}: {self.endpoint} is not a valid address: {error}"
+                ) from None
             else:
                 asked = waiting.retry_after(answer.headers)
                 if answer.is_success:
@@ -153,21 +155,21 @@ class Client:
                         None, _now(), self._clean(answer.text), answer.status_code
                     )
                 elif waiting.is_passing(answer.status_code):
-                    problem = f"it answers {answer.status_code}"
+                    problem = f"the server answers with status {answer.status_code}"
                 else:
                     raise self._refused(where, answer.status_code, answer.text)
             wait = waiting.seconds_to_wait(attempt, asked)
             if wait > LONGEST_WAIT:
                 raise UserError(
-                    f"{where} asks to wait {wait:.0f} s",
-                    "run the same command again then; what was found is kept",
+                    f"{where} is busy and asks you to wait {wait:.0f} s",
+                    "wait, then run the same command again; it continues with the answers so far",
                 )
             if attempt < ATTEMPTS:
-                say(f"{where}: {problem}; again in {wait:.0f} s")
+                say(f"{where}: {problem}; trying again in {wait:.0f} s")
                 self._sleep(wait)
         raise UserError(
-            f"{where} cannot be asked: {problem} ({ATTEMPTS} attempts)",
-            "check the network, or run the same command again later; what was found is kept",
+            f"{where} cannot be reached: {problem} ({ATTEMPTS} attempts)",
+            "check the network, or run the same command again later; it continues with the answers so far",
         )
 
     def _heed_quota(self, headers: Mapping[str, str]) -> None:
@@ -188,12 +190,12 @@ class Client:
     def _refused(self, where: str, status: int, text: str) -> UserError:
         said = " ".join(self._clean(text).split())[:200]
         if self._hidden and (status in (401, 403) or "key" in said.lower()):
-            hint = "check the key"  # Pixabay says so with 400
+            hint = "check the API key"  # Pixabay says so with 400
         elif status in (401, 403):
-            hint = "check --contact: it wants to know who asks"
+            hint = "check --contact: the server wants to know who is asking"
         else:
-            hint = "check the words and --set endpoints; the API may have changed"
-        return UserError(f"{where} refuses with {status}: {said}", hint)
+            hint = "check the search words and --set endpoints; the API may have changed"
+        return UserError(f"{where} refuses the request with status {status}: {said}", hint)
 
     def _clean(self, text: str) -> str:
         for secret in self._hidden:
@@ -205,7 +207,10 @@ def key_from(variable: str, provider: str, page: str) -> str:
     """The key in an environment variable. Raises UserError that says where to get one."""
     key = os.environ.get(variable, "").strip()
     if not key:
-        raise UserError(f"{provider} needs a key in the variable {variable}", f"get one at {page}")
+        raise UserError(
+            f"{provider} needs an API key in the environment variable {variable}",
+            f"get a key at {page}",
+        )
     return key
 
 
@@ -220,7 +225,7 @@ def _document(text: str) -> tuple[Any, str]:
     try:
         return json.loads(text), ""
     except ValueError:
-        return None, f"it answers no JSON: {' '.join(text.split())[:80]!r}"
+        return None, f"the answer is not JSON: {' '.join(text.split())[:80]!r}"
 
 
 def _now() -> str:

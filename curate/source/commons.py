@@ -63,7 +63,7 @@ def search(
         answer = client.json("/w/api.php", {**params, **(going or {})}, busy=_busy)
         document = answer.document
         if error := document.get("error"):
-            raise UserError(f"commons refuses: {error.get('info') or error.get('code')}")
+            raise UserError(f"commons refuses the search: {error.get('info') or error.get('code')}")
         for page in (document.get("query") or {}).get("pages") or ():
             # A batch that is too much for one answer comes in parts: some pages get theirs later.
             pages.setdefault(page.get("pageid", 0), {}).update(page)
@@ -78,7 +78,7 @@ def search(
 def _busy(document: Any) -> str | None:
     error = document.get("error") if isinstance(document, dict) else None
     if error and error.get("code") in _BUSY:
-        return f"it is busy: {strip_html(error.get('info'))}"
+        return f"the server is busy: {strip_html(error.get('info'))}"
     return None
 
 

@@ -84,6 +84,6 @@ class SourceConfig:
         for name in self.columns:
             if name not in COLUMNS:
                 raise UserError(
-                    f"--column {name}={self.columns[name]}: a manifest has no {name!r}",
-                    f"our name comes first, one of: {', '.join(COLUMNS)}",
+                    f"--column {name}={self.columns[name]}: a manifest has no column {name!r}",
+                    f"write --column OURS=THEIRS; OURS is one of: {', '.join(COLUMNS)}",
                 )

@@ -37,7 +37,7 @@ def list_hub_films(address: str) -> list[SourceFilm]:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"{address} cannot be read: {said}",
-            "check the name; for a private repository set HF_TOKEN or run `hf auth login`",
+            "check the name; for a private repository, set HF_TOKEN or run `hf auth login`",
         ) from None
     card = getattr(info, "card_data", None)
     stated = (card.get("license") if card else None) or next(
@@ -87,6 +87,7 @@ def _parsed(address: str) -> tuple[str, str, str | None]:
         kind, parts = parts[0][:-1], parts[1:]
     if len(parts) != 2 or not all(parts):
         raise UserError(
-            f"{address} names no repository", "write hf://datasets/OWNER/NAME, without a file"
+            f"{address} is not the address of a repository",
+            "write hf://datasets/OWNER/NAME, without a file name",
         )
     return kind, "/".join(parts), revision or None

@@ -37,7 +37,7 @@ def source_page_html(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, An
         "Footage found",
         sections,
         subtitle=f"{summary['films']} films, {hours}, {summary['gigabytes']:.2f} GB to download, "
-        f"{summary['authors']} authors; nothing has been downloaded yet",
+        f"{summary['authors']} authors; nothing is downloaded yet",
     )
 
 
@@ -58,8 +58,8 @@ def _actions(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> M
         for name, films in listed.items()
     ]
     note = Markup(
-        "<p>“Named” counts films whose own title, keywords or description speak of the action; "
-        "the others were found by the search alone.</p>"
+        "<p>“Named” counts films whose own title, keywords or description name the action. "
+        "Only the search found the others.</p>"
     )
     return report.render_table(table) + note
 
@@ -73,15 +73,17 @@ def _licences(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> 
             {
                 "licence": name,
                 "films": count,
-                "asks for": ", ".join(text for part, text in _ASKS if part in words),
-                "may be passed on": "no: " + some["why_not"] if some.get("why_not") else "yes",
+                "conditions": ", ".join(text for part, text in _ASKS if part in words),
+                "you may redistribute clips": "no: " + some["why_not"]
+                if some.get("why_not")
+                else "yes",
                 "in the provider's words": _link(some.get("license_url"), some.get("license_text")),
             }
         )
     terms = Markup("").join(Markup("<p>{}</p>").format(text) for text in summary["terms"])
     if summary["restrictions"]:
         terms += Markup(
-            "<p>{} films carry a warning of other rights, such as those of the people shown; see the list.</p>"
+            "<p>For {} films, the provider warns of other rights, such as those of the people shown. See the list.</p>"
         ).format(summary["restrictions"])
     return report.render_table(table) + terms
 
@@ -98,7 +100,9 @@ def _authors(rows: Sequence[Mapping[str, Any]]) -> Markup:
         name = row["author"] or "(not stated)"
         counts[name] = counts.get(name, 0) + 1
     most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:50]
-    note = Markup("<p>{} in all; the fifty with the most films.</p>").format(len(counts))
+    note = Markup(
+        "<p>{} authors in all. The table shows the fifty with the most films.</p>"
+    ).format(len(counts))
     return (note if len(counts) > 50 else Markup("")) + report.render_table(
         [{"author": name, "films": n} for name, n in most]
     )
@@ -121,7 +125,7 @@ def _films(rows: Sequence[Mapping[str, Any]]) -> Markup:
         for row in rows[:SHOWN]
     ]
     more = len(rows) - len(table)
-    note = Markup("<p>and {} more in the manifest</p>").format(more) if more > 0 else Markup("")
+    note = Markup("<p>The manifest has {} more.</p>").format(more) if more > 0 else Markup("")
     return report.render_table(table) + note
 
 

@@ -16,8 +16,8 @@ from realdpo.curate.source.film import SourceFilm, read_integer, read_number, st
 NAME, ENDPOINT, PACE = "pexels", "https://api.pexels.com", 1.0
 KEY, KEY_PAGE = "PEXELS_API_KEY", "https://www.pexels.com/api/"
 TERMS = (
-    "Pexels' licence lets you use and change its videos, and forbids passing them on as a "
-    "collection. Clips of them stay with you; what you publish of them is a list of their ids."
+    "Pexels' licence lets you use and change its videos, but forbids you to redistribute them as "
+    "a collection. Keep the clips to yourself; you may publish a list of their ids."
 )
 LICENSE_TEXT, LICENSE_PAGE = "Pexels License", "https://www.pexels.com/license/"
 AT_ONCE = 80

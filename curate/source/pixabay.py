@@ -15,9 +15,9 @@ from realdpo.curate.source.film import SourceFilm, read_integer, read_number, st
 NAME, ENDPOINT, PACE = "pixabay", "https://pixabay.com", 1.0
 KEY, KEY_PAGE = "PIXABAY_API_KEY", "https://pixabay.com/api/docs/"
 TERMS = (
-    "Pixabay's licence lets you use and change its videos, and forbids passing them on as a "
-    "collection; its API terms forbid systematic mass downloads. Clips of them stay with you; "
-    "what you publish of them is a list of their ids."
+    "Pixabay's licence lets you use and change its videos, but forbids you to redistribute them as "
+    "a collection. Its API terms forbid systematic mass downloads. Keep the clips to yourself; "
+    "you may publish a list of their ids."
 )
 LICENSE_TEXT = "Pixabay Content License"
 LICENSE_PAGE = "https://pixabay.com/service/license-summary/"

@@ -46,4 +46,4 @@ def read_rights(texts: Sequence[str], *, choice: bool = False) -> Rights:
         return Rights(name, found[name].problem)
     if barred := [licence.problem for licence in found.values() if licence.problem]:
         return Rights(" and ".join(found), barred[0])
-    return Rights(" and ".join(found), "several licences are stated at once")
+    return Rights(" and ".join(found), "it states several licences at once")

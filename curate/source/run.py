@@ -71,11 +71,14 @@ def check_sourcing(where: Sequence[str], config: SourceConfig, to: Path | None =
     """Raise UserError for what would fail, before anybody is asked anything."""
     select.list_groups(config)
     if to is not None and to.suffix.lower() not in MANIFESTS:
-        raise UserError(f"{to}: a manifest ends in {', '.join(sorted(MANIFESTS))}")
+        raise UserError(
+            f"{to} is not a manifest: its name must end in {', '.join(sorted(MANIFESTS))}"
+        )
     for name in config.endpoints:
         if name not in PROVIDERS:
             raise UserError(
-                f"endpoints.{name}: no such provider", f"one of: {', '.join(PROVIDERS)}"
+                f"endpoints.{name}: there is no provider {name}",
+                f"choose one of: {', '.join(PROVIDERS)}",
             )
     for name in where:
         if name in PROVIDERS:
@@ -83,13 +86,13 @@ def check_sourcing(where: Sequence[str], config: SourceConfig, to: Path | None =
                 access()
             if name == "commons" and "(" not in waiting.user_agent(config.contact):
                 raise UserError(
-                    "Wikimedia wants to know who asks, and refuses programs that do not say it",
-                    f"give a mail or web address: --contact YOU@EXAMPLE.ORG, or {waiting.CONTACT}",
+                    "Wikimedia wants to know who asks, and refuses programs that do not identify themselves",
+                    f"give a mail or web address with --contact YOU@EXAMPLE.ORG, or set {waiting.CONTACT}",
                 )
         elif not name.startswith(hub.SCHEME) and not Path(name).expanduser().is_file():
             raise UserError(
-                f"{name} is no provider, repository or file",
-                f"providers: {', '.join(PROVIDERS)}; or hf://datasets/OWNER/NAME, a .zip, a table",
+                f"{name} is not a provider, repository or file",
+                f"choose a provider ({', '.join(PROVIDERS)}), hf://datasets/OWNER/NAME, a .zip or a table",
             )
         elif not name.startswith(hub.SCHEME):
             suffix = Path(name).suffix.lower()
@@ -168,7 +171,7 @@ class Found:
             if name not in taken:
                 same = any(key in bytes_taken for key in select.same_as(film))
                 self.left_out[
-                    "the same film as another" if same else "more than was asked for"
+                    "the same film as another" if same else "more films than you asked for"
                 ] += 1
         return chosen
 
@@ -278,7 +281,9 @@ def _search(
         say(f"{provider.NAME}: {error.message}")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         # The document is JSON of another shape: the API has changed, or it is another server.
-        result.failed[provider.NAME] = f"an answer has another shape than its API's: {error!r}"
+        result.failed[provider.NAME] = (
+            f"an answer has another shape than the API documents: {error!r}"
+        )
         say(f"{provider.NAME}: {result.failed[provider.NAME]}")
 
 
@@ -294,7 +299,7 @@ def _listed(
         names += [group.name for group in own if group.is_named_in(film)]
         if not names and asked:
             if f"{film.provider}:{film.id}" not in result._judged:
-                result.left_out["its words name nothing that was asked for"] += 1
+                result.left_out["its words name no action or search of yours"] += 1
             continue
         for group in names or [OTHER]:
             result.add(film, group, "", rank, True, config)
@@ -383,7 +388,7 @@ def describe_searches(planned: Sequence[Mapping[str, Any]], config: SourceConfig
     lines = [f"# {group['group']}: {', '.join(group['queries'])}" for group in planned]
     searches = sum(len(group["queries"]) * len(group["providers"]) for group in planned)
     lines.append(
-        f"# {searches} searches at most, of {config.pages} pages at most; nobody was asked"
+        f"# {searches} searches at most, of {config.pages} pages at most; no request was sent"
     )
     return "\n".join(lines)
 
@@ -400,7 +405,7 @@ def source_table(result: Mapping[str, Any]) -> str:
         + _listing(result["actions"]),
         f"authors   {result['authors']:>6}"
         + (
-            f"   and {result['author_unknown']} films without one"
+            f"   and {result['author_unknown']} films without a stated author"
             if result["author_unknown"]
             else ""
         ),
@@ -414,14 +419,13 @@ def source_table(result: Mapping[str, Any]) -> str:
         lines.append(f"fewer than wanted: {few}{more}")
     if result["not_named"]:
         lines.append(
-            f"{result['not_named']} films were found by the search alone: their own words do not "
-            "name the action"
+            f"only the search found {result['not_named']} films: their own words do not name the action"
         )
     lines += result["terms"]
     if result["not_to_be_published"]:
         lines.append(
-            f"{result['not_to_be_published']} films may not be passed on; "
-            f"what you may publish of them: {result['ids']}"
+            f"you may not redistribute {result['not_to_be_published']} films; "
+            f"the list that you may publish: {result['ids']}"
         )
     lines += [f"failed: {name}: {why}" for name, why in result["failed"].items()]
     if result["films"]:
@@ -435,18 +439,19 @@ def sourcing_error(result: Mapping[str, Any]) -> UserError | None:
     if result["failed"]:
         name, why = next(iter(result["failed"].items()))
         return UserError(
-            f"{name} failed: {why}", "the manifest holds the rest; the same command goes on"
+            f"{name} failed: {why}",
+            "the manifest holds the other results; to continue, run the same command again",
         )
     if not result["films"]:
         why = next(iter(result["left_out"].items()), None)
         said = f": {why[1]} left out, {why[0]}" if why else ""
         private = any(reason.startswith("licence:") for reason in result["left_out"])
         hint = (
-            "--private takes films for training here that may not be passed on"
+            "to train on films that you may not redistribute, add --private"
             if private
-            else "try other words, or looser limits"
+            else "try other search words or looser limits"
         )
-        return UserError(f"no film was found that may be used{said}", hint)
+        return UserError(f"no film was found that you may use{said}", hint)
     return None
 
 

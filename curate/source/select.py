@@ -59,7 +59,7 @@ def list_groups(config: SourceConfig) -> list[Group]:
             f"there is no action {strange[0]!r}",
             f"did you mean {close[0]!r}?"
             if close
-            else f"such as {', '.join([*known][:6])}; or search for your own with --words",
+            else f"choose one such as {', '.join([*known][:6])}, or search for your own with --words",
         )
     chosen = config.actions or (() if config.words else tuple(known))
     result = [
@@ -86,9 +86,9 @@ def reason_against(film: SourceFilm, rights: Rights, config: SourceConfig) -> st
     if rights.problem and not config.private:
         return f"licence: {rights.problem}"
     if config.licenses and licences.licence_reason(rights.license, allowed=config.licenses):
-        return f"license={rights.license or 'none'} is not among those asked for"
+        return f"license={rights.license or 'none'} is not among the licences that you accept"
     if not film.url:
-        return "no file that can be had"
+        return "no downloadable file"
     side, mb = film.short_side, (film.bytes or 0) / (1 << 20)
     if config.min_height and side is not None and side < config.min_height:
         return f"height below {config.min_height}"

@@ -23,7 +23,7 @@ def read_film_table(path: Path, columns: Mapping[str, str]) -> Iterator[SourceFi
     found = False
     for number_, row in enumerate(read_prompt_table(path), 1):
         if not isinstance(row, Mapping):
-            raise UserError(f"{path}, row {number_} is no JSON object")
+            raise UserError(f"{path}, row {number_} is not a JSON object")
         if missing := [theirs for theirs in columns.values() if number_ == 1 and theirs not in row]:
             there = ", ".join(str(name) for name in row)
             raise UserError(f"{path} has no column {missing[0]!r}", f"its columns are: {there}")
@@ -33,7 +33,8 @@ def read_film_table(path: Path, columns: Mapping[str, str]) -> Iterator[SourceFi
             yield film
     if not found:
         raise UserError(
-            f"no row of {path} has a `path` or `url`", "name the column: --column url=THEIRS"
+            f"no row of {path} has a `path` or `url`",
+            "name its column of addresses: --column url=THEIRS",
         )
 
 

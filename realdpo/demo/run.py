@@ -139,9 +139,9 @@ def describe_demo(result: Mapping[str, Any]) -> str:
     for item in result["push"]:
         lines.append(
             f"push       {item['type']} {item['repo']}: {item['files']} files, "
-            f"{item['bytes'] / 1e6:.1f} MB, nothing sent"
+            f"{item['bytes'] / 1e6:.1f} MB, nothing was sent"
         )
-        lines += [f"           it would be refused: {text}" for text in item["problems"]]
+        lines += [f"           realdpo would refuse to push: {text}" for text in item["problems"]]
     lines.append(f"time       {result['seconds']:.0f} s in this run")
     lines.append(f"page       {result['page']}")
     return "\n".join(lines)
@@ -175,7 +175,7 @@ def _films(own: Path | None, quick: bool) -> str:
         folder = footage.cache_folder() / ("quick" if quick else "")
         return str(footage.fetch_films(folder, films))
     if not own.exists():
-        raise UserError(f"{own} does not exist", "give --footage a folder with films")
+        raise UserError(f"{own} does not exist", "set --footage to a folder with films")
     manifest = own / "manifest.csv"
     return str(manifest if manifest.is_file() else own)
 
@@ -285,14 +285,14 @@ def _page(workspace: Workspace, plan: DemoPlan, result: Mapping[str, Any]) -> Pa
             ),
         ),
         report.Section(
-            "The same by hand",
+            "Run the steps yourself",
             Markup("<pre>{}</pre>").format(
                 "\n".join(shlex.join(("realdpo", *words)) for words in plan.words)
             ),
         ),
     ]
     document = report.render_page(
-        "RealDPO demo", sections, "measured in this workspace by this run"
+        "RealDPO demo", sections, "This run measured everything in this workspace."
     )
     return report.write_page(workspace.reports / "demo.html", document)
 

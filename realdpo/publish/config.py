@@ -35,7 +35,8 @@ class PushConfig:
     def __post_init__(self) -> None:
         if self.pr and self.revision:
             raise UserError(
-                "--pr and --revision exclude each other", "a pull request is against main"
+                "you cannot use --pr and --revision together",
+                "a pull request always goes to main: leave out --revision",
             )
         if self.workers < 1 or self.samples < 1:
             raise UserError("workers and samples must be at least 1")

@@ -505,10 +505,10 @@ def _splits(facts: Mapping[str, pa.Table]) -> Markup:
     checked = f"{len(places):,} {'source' if len(places) == 1 else 'sources'}"
     if torn:
         return Markup(
-            "**{} of {} have clips in more than one split**, so results on the held-out splits are too good."
+            "**{} of {} have clips in more than one split**, so results on the held-out splits look better than they are."
         ).format(f"{len(torn):,}", checked)
     return Markup(
-        "By source file: all clips of a source are in one split, and so are the pairs made from them. "
+        "Splits are by source file: all clips of a source, and the pairs made from them, are in one split. "
         "Checked over {}: none appears in two splits."
     ).format(checked)
 
@@ -549,24 +549,24 @@ def _limits(facts: pa.Table, pairs: pa.Table | None) -> Markup:
     limits = []
     if sources < 20:
         limits.append(
-            f"All of it comes from {sources} source {'file' if sources == 1 else 'files'}: places, "
-            "people, cameras and light repeat, and nothing here stands for human motion at large."
+            f"All clips come from {sources} source {'file' if sources == 1 else 'files'}: places, "
+            "people, cameras and light repeat, so the dataset does not represent human motion in general."
         )
     if clips < 1000:
         limits.append(f"{clips:,} rows are too few to conclude much from a held-out score.")
     limits.append(
-        "A threshold that suits one kind of footage does not suit another, and near each some clips "
+        "A threshold that suits one kind of footage may not suit another. Near each threshold, some clips "
         "are on the wrong side."
     )
-    limits.append("What the sources show, and whom they leave out, was not balanced.")
+    limits.append("Nobody balanced what the sources show, or whom they leave out.")
     if pairs is not None:
         limits.append(
-            "A winner is real and a loser generated. That the loser moves worse is an assumption that "
-            "holds for most pairs, not a judgement made of each."
+            "Winners are real and losers are generated. That the loser moves worse is an assumption that "
+            "holds for most pairs; nobody judged each pair."
         )
         rounds = len(set(pairs["model"].to_pylist()))
         if rounds == 1:
-            limits.append("Losers come from one model; its failures need not be another model's.")
+            limits.append("All losers come from one model; other models may fail in other ways.")
     return markdown.markdown_bullets(limits)
 
 
@@ -586,26 +586,26 @@ def _not_done(facts: pa.Table, clips: pa.Table | None) -> Markup:
         )
     }
     done = [
-        "No one was asked for consent, and no face, name or number plate was hidden.",
-        "Age was not estimated; people who look young were not searched for.",
+        "Nobody asked the people shown for consent, and nobody hid faces, names or number plates.",
+        "Nobody estimated ages or searched for people who look young.",
     ]
     if not measured & {"text", "overlay"}:
-        done.append("Burnt-in text, logos and watermarks were not searched for.")
+        done.append("Nobody searched for burnt-in text, logos or watermarks.")
     if not measured & {"people", "person", "pose"}:
-        done.append("Whether a clip shows a person was not measured.")
+        done.append("realdpo did not measure whether a clip shows a person.")
     if not measured & {"nsfw", "safety"}:
         done.append("No filter for nudity, violence or other distressing content was run.")
     if "review" in facts.schema.names and any(facts["review"].to_pylist()):
         reviewed = sum(bool(given) for given in facts["review"].to_pylist())
         done.append(
-            f"{facts.num_rows - reviewed:,} of {facts.num_rows:,} pairs were seen by nobody."
+            f"{facts.num_rows - reviewed:,} of {facts.num_rows:,} pairs have not been seen by anybody."
         )
     else:
         done.append("No person looked at every clip.")
     if "captioner" in facts.schema.names and "edit" not in set(facts["captioner"].to_pylist()):
-        done.append("Prompts were not checked against the clips by a person.")
+        done.append("No person checked the prompts against the clips.")
     done.append(
-        "The licences are as stated where the footage was found; nobody verified them with the authors."
+        "The licences are those stated where the footage was found; nobody verified them with the authors."
     )
     return markdown.markdown_bullets(done)
 

@@ -172,7 +172,10 @@ def _model_plan(workspace: Workspace, repo: str, config: PushConfig, linked: boo
     if unsafe := [
         path for path in paths if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")
     ]:
-        raise UserError(f"{unsafe[0]} is not safetensors", "only safetensors weights are published")
+        raise UserError(
+            f"{unsafe[0]} is not safetensors",
+            "realdpo publishes only safetensors weights: convert it or remove it",
+        )
     card = model_card.model_card(workspace, run, repo, config.dataset or (repo if linked else ""))
     data = [
         File(path.relative_to(weights).as_posix(), path)
@@ -182,8 +185,8 @@ def _model_plan(workspace: Workspace, repo: str, config: PushConfig, linked: boo
     data += [File(f"export/{path.name}", path) for path in model_card.exported_files(run)]
     problems = tuple(
         Problem(
-            f"{file.path} is larger than the Hub takes ({dataset_card.size_text(file.size)})",
-            "save it in shards",
+            f"{file.path} is larger than the Hub accepts ({dataset_card.size_text(file.size)})",
+            "save the weights in shards",
         )
         for file in data
         if file.size > LARGEST_FILE
@@ -208,8 +211,8 @@ def licence_problems(shards: Sequence[Shards]) -> list[Problem]:
     return [
         Problem(
             f"{len(who):,} {'clip' if len(who) == 1 else 'clips'}, licence {licence.name!r}: {licence.problem}",
-            "state the licence in the sources' ledger, drop those sources, or use --allow-unlicensed "
-            "(the card will say so)",
+            "state the licence in the manifest of the sources, drop those sources, or use "
+            "--allow-unlicensed (the card will say so)",
             "allow_unlicensed",
         )
         for licence, who in sorted(clips.items(), key=lambda item: item[0].name)
@@ -246,16 +249,19 @@ def size_problems(shards: Sequence[Shards]) -> list[Problem]:
     """Problems with the Hub's limits: bytes of a file and of a row group, files of a commit."""
     import pyarrow.parquet as pq
 
-    again = "make the shards again with smaller ones"
+    again = "make the shards again with a smaller size"
     found = []
     paths = [path for part in shards for paths in part.files.values() for path in paths]
     if len(paths) > MOST_FILES:
         found.append(
-            Problem(f"{len(paths):,} shards are more than one commit takes", "make larger shards")
+            Problem(
+                f"{len(paths):,} shards are more than the Hub accepts in one commit",
+                "make larger shards",
+            )
         )
     for path in paths:
         if path.stat().st_size > LARGEST_FILE:
-            found.append(Problem(f"{path} is larger than the Hub takes", again))
+            found.append(Problem(f"{path} is larger than the Hub accepts", again))
         metadata = pq.ParquetFile(path).metadata
         largest = max(
             (metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)),
@@ -265,7 +271,7 @@ def size_problems(shards: Sequence[Shards]) -> list[Problem]:
             found.append(
                 Problem(
                     f"{path} has a row group of {dataset_card.size_text(largest)}, too large for the Hub's viewer",
-                    again + " or row groups, or shorter clips",
+                    again + ", smaller row groups, or shorter clips",
                 )
             )
     return found
@@ -302,7 +308,7 @@ def connect_hub() -> HfApi:
     if named or constants.HF_HUB_OFFLINE:
         named = named or ["HF_HUB_OFFLINE"]
         raise UserError(
-            f"{' and '.join(named)} says that the Hub is not to be asked", "unset it, and try again"
+            f"{' and '.join(named)} forbids access to the Hub", "unset it and try again"
         )
     return HfApi(token=get_token(), library_name="realdpo", library_version=realdpo.__version__)
 
@@ -330,7 +336,7 @@ def check_access(api: HfApi, plans: Sequence[PushPlan], config: PushConfig) -> s
     from huggingface_hub.errors import LocalTokenNotFoundError
 
     try:
-        with explain_hub_errors("asking who this token belongs to"):
+        with explain_hub_errors("asking the Hub who owns this token"):
             who = retry_call(lambda: api.whoami())
     except LocalTokenNotFoundError:
         raise UserError(
@@ -340,7 +346,7 @@ def check_access(api: HfApi, plans: Sequence[PushPlan], config: PushConfig) -> s
         if reason := write_refusal(who, item.repo, config.pr):
             raise UserError(
                 f"the token of {who.get('name', 'this account')} cannot write to {item.repo}: {reason}",
-                "make one that can at https://huggingface.co/settings/tokens, then `hf auth login`",
+                "make one that can at https://huggingface.co/settings/tokens, then run `hf auth login`",
             )
         _check_existing(api, item, config)
     return str(who.get("name", ""))
@@ -620,7 +626,7 @@ def _hashes(row: Any) -> list[str]:
 def _differs(item: PushPlan, what: str) -> UserError:
     return UserError(
         f"{item.repo} is not what was pushed: {what}",
-        "push again; unchanged files are not sent again",
+        "push again; realdpo sends only the files that differ",
     )
 
 
@@ -638,7 +644,7 @@ def retry_call(call: Any) -> Any:
                 raise
             pause = max(wait, waiting.seconds_to_wait(1, asked)) if asked else wait
             say(
-                f"the Hub did not answer as it should ({clean_message(error)}); again in {pause:.0f} s"
+                f"the Hub did not answer correctly ({clean_message(error)}); trying again in {pause:.0f} s"
             )
             time.sleep(pause)
     raise AssertionError("unreachable")
@@ -689,15 +695,15 @@ def explain_hub_errors(doing: str) -> Iterator[None]:
         if status is None and _passing(error) is None and not known:
             raise
         hints = {
-            401: "the token is not valid (any more): run `hf auth login`",
-            403: "the token lacks a permission: see https://huggingface.co/settings/tokens",
+            401: "the token is invalid or has expired: run `hf auth login`",
+            403: "the token lacks a permission: change it at https://huggingface.co/settings/tokens",
             404: "check the name; a private repository also needs a token that may read it",
             413: "make smaller shards",
-            429: "the Hub asks to slow down: run the same command later; it goes on from here",
+            429: "the Hub asks to slow down: run the same command later; it continues from here",
         }
         raise UserError(
             f"{doing} failed: {clean_message(error)}",
-            hints.get(status or 0, "run the same command again; it goes on from here"),
+            hints.get(status or 0, "run the same command again; it continues from here"),
         ) from None
 
 

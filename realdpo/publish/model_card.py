@@ -448,9 +448,7 @@ def _settings_table(
         if log:
             name = f"steps taken{', ' if part else ''}{part}"
             rows.append({"setting": name, "value": str(log[-1].get("step", len(log)))})
-    return (
-        markdown.markdown_table(rows) if rows else Markup("The settings of this run were not kept.")
-    )
+    return markdown.markdown_table(rows) if rows else Markup("This run kept no settings.")
 
 
 def _limits(
@@ -462,21 +460,21 @@ def _limits(
 ) -> Markup:
     lasts = [rows[-1] for rows in held_out.values() if rows]
     limits = [
-        "It keeps the limits of its base model, also those that the training clips never touch."
+        "The model keeps the limits of its base model, including those that the training clips do not address."
     ]
     if objective == "dpo":
         limits.append(
-            "Winners are real footage and losers are generated: what training prefers can be the look of "
-            "footage as much as its motion. The control above tells how much."
+            "Winners are real footage and losers are generated: training may prefer the look of "
+            "footage as much as its motion. The control above shows how much."
         )
     if objective == "contrast":
         limits.append(
-            "The contrast goes further from the base than plain fine-tuning does. Compare the amount of "
+            "The contrast moves further from the base than plain fine-tuning does. Compare the amount of "
             "motion with real footage, and try prompts that are unlike the training clips."
         )
     if local:
         limits.append(
-            "Its base model is a folder that is not published; the example needs it at hand."
+            "The base model is a local folder that is not published; you need it to run the example."
         )
     if lasts and min(last.get("pairs") or 0 for last in lasts) < 30:
         limits.append("The held-out clips are few; differences of a few points are noise.")

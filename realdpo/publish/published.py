@@ -63,14 +63,15 @@ def published_shards(workspace: Workspace, config: str) -> Shards:
             files[split] = tuple(found)
     if not files:
         raise UserError(
-            f"{folder} holds no shards", f"make them with: realdpo {made_by} -w {workspace.root}"
+            f"{folder} holds no shards", f"create them with: realdpo {made_by} -w {workspace.root}"
         )
     schemas = {path: tables.check_table(path, kind) for split in files.values() for path in split}
     first, *others = schemas.items()
     for path, schema in others:
         if not schema.equals(first[1]):
             raise UserError(
-                f"{path} and {first[0]} differ in their columns", "make the shards again"
+                f"{path} and {first[0]} differ in their columns",
+                "write the shards again with the command that made them",
             )
     metadata = {
         split: [pq.ParquetFile(path).metadata for path in paths] for split, paths in files.items()
@@ -112,7 +113,7 @@ def run_folder(workspace: Workspace, name: str | None = None) -> Path:
     if name is not None and name not in names:
         raise UserError(
             f"{workspace.runs / name} has no weights",
-            f"runs that have: {', '.join(names) or 'none'}",
+            f"runs that have weights: {', '.join(names) or 'none'}",
         )
     if not runs:
         raise UserError(
@@ -131,5 +132,5 @@ def _whole(paths: list[Path]) -> None:
         raise UserError(
             f"{paths[0].parent} holds {len(paths)} shards of a split that should have "
             f"{' or '.join(str(total) for total in sorted(totals))}",
-            "make the shards again",
+            "write the shards again with the command that made them",
         )

@@ -95,7 +95,7 @@ def plan_pull(repo: str, revision: str = "main", what: str = "all") -> Pull:
     of clips (`video`, `prompt`) or of pairs (`win`, `lose`, `prompt`).
     """
     if what not in ("clips", "pairs", "all"):
-        raise UserError(f"{what} is not something to pull", "one of: clips, pairs, all")
+        raise UserError(f"you cannot pull {what}", "choose one of: clips, pairs, all")
     api = connect_hub()
     with explain_hub_errors(f"looking at {repo}"):
         info: Any = retry_call(
@@ -171,7 +171,7 @@ def _refuse_others(found: Pull, part: DatasetPart, workspace: Workspace) -> None
         if part.ours and path.name in names and hashes[path.name] == ids.file_hash(path):
             continue
         raise UserError(
-            f"{folder} holds shards already that were not pulled from {found.repo} ({path.name})",
+            f"{folder} already holds shards that were not pulled from {found.repo} ({path.name})",
             "pull into a new folder",
         )
 
@@ -227,7 +227,10 @@ def _parts(api: HfApi, repo: str, commit: str) -> list[DatasetPart]:
         for split, urls in (builder.config.data_files or {}).items():
             name = _SPLIT_NAMES.get(str(split))
             if name is None:
-                raise UserError(f"{repo} has a split {split}", f"splits are: {', '.join(SPLITS)}")
+                raise UserError(
+                    f"{repo} has a split {split}, which realdpo does not know",
+                    f"rename it to one of: {', '.join(SPLITS)}",
+                )
             files[name] = tuple(url.split(f"@{commit}/", 1)[-1] for url in urls)
             splits[name] = str(split)
         if not files:
@@ -284,7 +287,7 @@ def _copy(api: HfApi, found: Pull, part: DatasetPart, workspace: Workspace) -> N
                 )
                 if found.hashes[path] not in (None, ids.file_hash(copy)):
                     os.unlink(copy)
-                    raise UserError(f"{path} arrived damaged", "pull again")
+                    raise UserError(f"{path} arrived damaged", "pull it again")
                 tables.check_table(copy, _KINDS[part.kind])
                 _remember(workspace, found.repo, part.kind, {target.name: Path(copy)})
                 os.replace(copy, target)
@@ -363,7 +366,9 @@ def _row(row: Mapping[str, Any], kind: str, split: str, where: str) -> dict[str,
         names = [f"{ids.bytes_hash(data)}.mp4" for data in videos]
         named = [{"bytes": data, "path": name} for data, name in zip(videos, names, strict=True)]
         if problem := pair_problem(row["prompt"], names):
-            raise UserError(f"{where}: {problem}", "mend or remove that row")
+            raise UserError(
+                f"{where}: {problem}", "correct or remove that row in the dataset, then pull again"
+            )
         given["win"], given["lose"] = named[0], named[1:]
         if first := given.get("first_frame"):
             given["first_frame"] = {"bytes": _bytes(first), "path": "first_frame.png"}

@@ -99,7 +99,7 @@ def test_the_hubs_limits_are_known_before_upload(
     monkeypatch.setattr(hub, "LARGEST_FILE", 10_000)
     plans = hub.plan_push(made_once.workspace, "someone/actions", PushConfig(what="clips"))
     assert "too large for the Hub's viewer" in texts(plans)
-    assert "larger than the Hub takes" in texts(plans)
+    assert "larger than the Hub accepts" in texts(plans)
 
 
 def test_a_missing_shard_is_noticed(made: workspaces.Made) -> None:

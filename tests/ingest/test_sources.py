@@ -82,8 +82,8 @@ def test_manifests(tmp_path: Path, kind: str) -> None:
     [
         ("no.csv", "title,license\nx,CC0-1.0\n", "row 1 has neither"),
         ("empty.csv", "path,title\n", "no footage in"),
-        ("list.jsonl", '["a.mp4"]\n', "row 1 is no JSON object"),
-        ("cut.jsonl", '{"path": "a.mp4"}\n\n{"path":\n', "line 3 is no JSON"),
+        ("list.jsonl", '["a.mp4"]\n', "row 1 is not a JSON object"),
+        ("cut.jsonl", '{"path": "a.mp4"}\n\n{"path":\n', "line 3 is not JSON"),
         ("two.jsonl", '{"path": "a.mp4", "license": ["CC0-1.0", "MIT"]}\n', "license is not text"),
         ("odd.csv", "path,split\na.mp4,dev\n", "split 'dev' is none of"),
     ],
@@ -199,7 +199,7 @@ def test_a_sidecar_that_cannot_be_read_is_said_in_the_films_row(tmp_path: Path) 
     (tmp_path / "a.json").write_text('{"license": "CC0"')
     (tmp_path / "b.mp4").write_bytes(b"2")
     a, b = sources.find_footage([str(tmp_path)])
-    assert "a.json is no JSON" in str(a.error)
+    assert "a.json is not JSON" in str(a.error)
     assert b.error is None
 
 

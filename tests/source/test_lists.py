@@ -56,8 +56,8 @@ def test_a_table_with_foreign_names(work: Workspace, tmp_path: Path) -> None:
     mine = SourceConfig(columns=columns, default_license="own", actions=("cooking",))
     result = run.source_films(work, where, mine)
     assert [row["title"] for row in rows(result)] == ["Woman cooks soup"]
-    assert result["left_out"] == {"its words name nothing that was asked for": 2}
-    with pytest.raises(UserError, match="no 'adress'"):
+    assert result["left_out"] == {"its words name no action or search of yours": 2}
+    with pytest.raises(UserError, match="no column 'adress'"):
         run.check_sourcing(where, SourceConfig(columns={"adress": "x"}))
     result = run.source_films(work, where, SourceConfig(columns={"url": "link"}))
     assert "no column 'link'" in next(iter(result["failed"].values()))
@@ -143,4 +143,4 @@ def test_a_hub_repository_of_bare_videos(
         result = run.source_films(work, ["hf://datasets/lab/none"], SourceConfig())
         assert "cannot be read" in result["failed"]["hf://datasets/lab/none"]
         result = run.source_films(work, ["hf://films"], SourceConfig())
-        assert "names no repository" in result["failed"]["hf://films"]
+        assert "is not the address of a repository" in result["failed"]["hf://films"]

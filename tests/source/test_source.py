@@ -62,7 +62,7 @@ def test_a_row_says_where_a_film_is_from_and_what_it_allows(
     assert "no licence is stated" in left
     assert "ND forbids" in left
     assert "no redistribution" in left  # of an address that says CC BY, and `rights` that do not
-    assert result["left_out"]["no file that can be had"] == 2  # gone, and dark
+    assert result["left_out"]["no downloadable file"] == 2  # gone, and dark
     assert len(by_title) == result["films"] == 5
 
 
@@ -92,7 +92,7 @@ def test_pages_and_half_filled_batches_are_put_together(
         services.add_commons(f"Dance number {number:02d}", f"{number}.webm", artist=f"A{number}")
     result = run.source_films(work, ["commons"], settings(services, per_action=40))
     assert result["films"] == 40
-    assert result["left_out"] == {"more than was asked for": 33}
+    assert result["left_out"] == {"more films than you asked for": 33}
     assert [row["title"] for row in rows(result)[:2]] == ["Dance number 00", "Dance number 01"]
     asked = services.count("/w/api.php")
     assert run.source_films(work, ["commons"], settings(services, per_action=60))["films"] == 60
@@ -226,7 +226,7 @@ def test_busy_servers_are_asked_again_when_they_say(
     assert [round(s) for s in slept if 4 < s < 8] == [5, 7]
     services.fail("/metadata/", 429, Retry_After="86400")
     result = run.source_films(work, ["commons", "archive"], settings(services, refresh=True))
-    assert "asks to wait 86400 s" in result["failed"]["archive"]
+    assert "asks you to wait 86400 s" in result["failed"]["archive"]
     assert result["films"] == 4  # of the others
     failure = run.sourcing_error(result)
     assert failure is not None
@@ -238,7 +238,7 @@ def test_a_quota_that_is_used_up_ends_the_asking(services: Services, work: Works
     services.quota = {"X-Ratelimit-Remaining": "0", "X-Ratelimit-Reset": "3000"}
     result = run.source_films(work, ["pexels"], settings(services, private=True))
     assert services.count("/v1/videos/search") == 1
-    assert "quota is used up for 50 minutes" in result["failed"]["pexels"]
+    assert "quota is used up for another 50 minutes" in result["failed"]["pexels"]
     assert result["films"] == 2  # what was found is there
 
 
@@ -358,7 +358,7 @@ def test_the_page_shows_what_was_found_and_runs_nothing_of_it(
     assert "x &amp; y" in page
     assert "alert(1)</script>" not in page
     assert 'href="javascript' not in page
-    assert "nothing has been downloaded" in page
+    assert "nothing is downloaded yet" in page
 
 
 def test_the_command(services: Services, tmp_path: Path) -> None:
@@ -395,7 +395,7 @@ def test_the_command(services: Services, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("where", "about", "said"),
     [
-        ("nowhere", {}, "no provider, repository or file"),
+        ("nowhere", {}, "not a provider, repository or file"),
         ("commons", {"per_action": -1}, "per_action"),
         ("commons", {"min_seconds": 9, "max_seconds": 5}, "min_seconds"),
         ("commons", {"columns": {"adress": "x"}}, "adress"),
