@@ -451,7 +451,7 @@ def _with_sidecar(candidate: Candidate) -> Candidate:
             continue  # none there
         except ValueError as error:  # it may hold the licence, so it is not passed over
             what = "UTF-8 text" if isinstance(error, UnicodeDecodeError) else "JSON"
-            text = f"{_one_line(name)} is no {what}"
+            text = f"{_one_line(name)} is not {what}"
             candidate = dataclasses.replace(candidate, error=candidate.error or text)
             continue
         if not isinstance(words, dict):
