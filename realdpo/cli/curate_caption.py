@@ -27,7 +27,7 @@ def caption(
     ] = False,
     every: Annotated[bool, typer.Option("--all", help="Caption dropped clips too.")] = False,
     limit: Annotated[
-        int | None, typer.Option(help="Ask about so many clips at most.", min=1)
+        int | None, typer.Option(help="Largest number of clips to caption in this run.", min=1)
     ] = None,
     export: Annotated[
         Path | None,
@@ -35,7 +35,10 @@ def caption(
     ] = None,
     import_: Annotated[
         Path | None,
-        typer.Option("--import", help="Take edited captions from a CSV; they win from now on."),
+        typer.Option(
+            "--import",
+            help="Read edited captions from a CSV; they override every captioner from now on.",
+        ),
     ] = None,
     verify: Annotated[
         str | None,
@@ -50,9 +53,9 @@ def caption(
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
 ) -> None:
-    """Write a prompt for every clip; goes on where an earlier run stopped.
+    """Write a prompt for every clip; continues where an earlier run stopped.
 
-    With --verify the captions that are there are judged and none is written.
+    With --verify, a second model judges the existing captions, and no caption is written.
     """
     with cli.guard_command(as_json):
         from realdpo.config import settings_to_toml
@@ -122,10 +125,10 @@ def embed(
 
 @app.command(epilog='Example: realdpo curate search "a person braiding hair" -w work')
 def search(
-    text: Annotated[str, typer.Argument(help="What should be seen, in plain words.")],
+    text: Annotated[str, typer.Argument(help="What the clips should show, in plain words.")],
     workspace: options.Workspace = options.WORK,
     top: Annotated[int, typer.Option(help="How many clips to list.", min=1)] = 10,
-    every: Annotated[bool, typer.Option("--all", help="Look among dropped clips too.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Search dropped clips too.")] = False,
     as_json: options.Json = False,
 ) -> None:
     """List the clips that look most like a description (after `realdpo curate embed`)."""

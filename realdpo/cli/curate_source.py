@@ -52,10 +52,11 @@ def source(
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
 ) -> None:
-    """Find footage that may be used and write a manifest for `curate ingest`; downloads nothing.
+    """Find footage that you may use and write a manifest for `curate ingest`; downloads nothing.
 
     Look at reports/source.html before you download. Keys come from PEXELS_API_KEY and
-    PIXABAY_API_KEY. Answers are kept, so a stopped run goes on and other limits ask nobody anew.
+    PIXABAY_API_KEY. Answers are stored: to continue a stopped run or to try other limits, run the
+    command again; it repeats no request.
     """
     with cli.guard_command(as_json):
         from realdpo.config import settings_to_toml

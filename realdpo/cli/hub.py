@@ -30,7 +30,8 @@ def push_hub(
 ) -> None:
     """Publish clips, pairs or weights with a card, and check that they arrived.
 
-    What the Hub has already is not sent again: the same command goes on after an interruption.
+    realdpo sends nothing that the Hub already has. After an interruption, run the same command
+    again; it continues from there.
     """
     with cli.guard_command(as_json):
         from realdpo.config import settings_to_toml
@@ -73,7 +74,7 @@ def card(
     what: Annotated[
         Literal["clips", "pairs", "model", "all"], typer.Option(help="Which cards to render.")
     ] = "all",
-    run: Annotated[str, typer.Option(help="Training run whose weights are meant.")] = "",
+    run: Annotated[str, typer.Option(help="Training run whose weights the card describes.")] = "",
     as_json: options.Json = False,
 ) -> None:
     """Render the cards that push-hub would publish, to look at."""
@@ -92,7 +93,7 @@ def pull(
     workspace: options.Workspace = options.WORK,
     revision: Annotated[str, typer.Option(help="Branch, tag or commit.")] = "main",
     what: Annotated[
-        str, typer.Option(help="clips, pairs, or all: everything that there is.")
+        str, typer.Option(help="What to pull: clips, pairs, or all that the dataset has.")
     ] = "all",
     dry_run: options.DryRun = False,
     as_json: options.Json = False,

@@ -139,7 +139,7 @@ def describe_demo(result: Mapping[str, Any]) -> str:
     for item in result["push"]:
         lines.append(
             f"push       {item['type']} {item['repo']}: {item['files']} files, "
-            f"{item['bytes'] / 1e6:.1f} MB, nothing was sent"
+            f"{item['bytes'] / 1e6:.1f} MB, nothing sent"
         )
         lines += [f"           realdpo would refuse to push: {text}" for text in item["problems"]]
     lines.append(f"time       {result['seconds']:.0f} s in this run")
