@@ -35,6 +35,7 @@ from realdpo.pairs.statistics import (
     measure_video_file,
 )
 from realdpo.progress import progress_bar, say
+from realdpo.rows import PairRow
 from realdpo.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -67,9 +68,7 @@ class Rule:
     suspicious: float = 0.7
 
 
-def measure_rows(
-    workspace: Workspace, rows: Sequence[Mapping[str, Any]]
-) -> dict[str, dict[str, float]]:
+def measure_rows(workspace: Workspace, rows: Sequence[PairRow]) -> dict[str, dict[str, float]]:
     """The numbers of every video of `rows`, by file name; what is known is not measured again."""
     names = {n for row in rows for n in [row.get("win"), *(row.get("lose") or [])] if n}
     keys = {name: f"{MEASURES}.{name}" for name in sorted(names)}
@@ -85,7 +84,7 @@ def measure_rows(
 
 
 def audit_columns(
-    row: Mapping[str, Any], measured: Mapping[str, dict[str, float]]
+    row: PairRow, measured: Mapping[str, dict[str, float]]
 ) -> dict[str, float | None]:
     """A pair's audit columns: by how much its losers exceed its winner, on average.
 
@@ -106,7 +105,7 @@ def audit_columns(
 
 def audit_rows(
     workspace: Workspace,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[PairRow],
     measured: Mapping[str, dict[str, float]],
     rule: Rule = Rule(),
 ) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from realdpo import ids, integrity
 from realdpo.config import settings_to_toml
@@ -32,6 +32,7 @@ from realdpo.pairs.interchange import are_imported
 from realdpo.pairs.plan import BuildPlan, Loser, PairTask, plan_loser, plan_pairs
 from realdpo.pairs.publish import publish_pairs, published_digest, read_reviews
 from realdpo.progress import progress_bar, say
+from realdpo.rows import PairRow, RegionRow
 from realdpo.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -498,10 +499,10 @@ def finish_build(workspace: Workspace, planned: BuildPlan, ledger: Ledger) -> di
 
 def pair_row(
     task: PairTask, planned: BuildPlan, ledger: Ledger, reviews: dict[str, str]
-) -> dict[str, Any]:
+) -> PairRow:
     """A row of pairs.parquet from a task and what was made of it."""
     config, clip, settings = planned.config, task.clip, task.settings
-    row: dict[str, Any] = {
+    row: PairRow = {
         "pair_id": task.pair_id,
         "clip_id": clip["clip_id"],
         "prompt": clip["prompt"],
@@ -519,8 +520,8 @@ def pair_row(
         "quantization": _as_json(config.quantization),
         "round": config.round,
         "review": reviews.get(task.pair_id),
-        **{name: clip[name] for name in _PROVENANCE},
     }
+    row |= cast(PairRow, {name: dict(clip)[name] for name in _PROVENANCE})
     if settings is None:
         return row
     row |= {
@@ -565,11 +566,16 @@ def _regions(
     kept: list[dict[str, Any]],
     parts: dict[str, dict[str, Any]],
     config: BuildConfig,
-) -> list[dict[str, Any] | None]:
+) -> list[RegionRow | None]:
     """Of each loser the region that was made anew, or None where all of the video was."""
     numbers = {id(record): k for k, record in enumerate(parts.values())}
     found = (plan_loser(task.pair_id, numbers[id(record)], config).region for record in kept)
-    return [None if region is None else dataclasses.asdict(region) for region in found]
+    return [
+        None
+        if region is None
+        else RegionRow(time=[*region.time], rows=[*region.rows], columns=[*region.columns])
+        for region in found
+    ]
 
 
 def _as_json(settings: Mapping[str, Any] | None) -> str | None:

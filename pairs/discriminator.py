@@ -12,13 +12,14 @@ linear score on its features instead: nothing but the score is learned, so fewer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from realdpo import integrity
 from realdpo.errors import UserError
 from realdpo.pairs import audit
 from realdpo.progress import progress_bar
+from realdpo.rows import PairRow
 from realdpo.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -36,9 +37,7 @@ _STEPS, _BATCH = 150, 16
 _FOLDS = 5
 
 
-def judge_rows(
-    workspace: Workspace, rows: Sequence[Mapping[str, Any]], network: str = ""
-) -> dict[str, Any]:
+def judge_rows(workspace: Workspace, rows: Sequence[PairRow], network: str = "") -> dict[str, Any]:
     """`train_discriminator` for accepted rows of the pairs table, at most 400 of them.
 
     network: MODEL:WEIGHTS of open_clip, or local-dir:/folder or hf-hub:owner/name; empty: a few

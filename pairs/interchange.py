@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from realdpo import ids, integrity, tables
 from realdpo.errors import UserError
@@ -17,6 +17,7 @@ from realdpo.integrity import pair_problem
 from realdpo.pairs import conform, latents, trainers
 from realdpo.pairs.publish import publish_pairs, read_reviews
 from realdpo.progress import progress_bar, say
+from realdpo.rows import PairRow
 from realdpo.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -180,18 +181,20 @@ def review_imported(workspace: Workspace) -> dict[str, Any]:
         return _published(workspace, _rows(workspace))
 
 
-def _rows(workspace: Workspace) -> list[dict[str, Any]]:
+def _rows(workspace: Workspace) -> list[PairRow]:
     """What pairs.parquet holds, without what the audit added to it."""
     if not workspace.pairs.is_file():
         return []
     rows = tables.read_table(workspace.pairs, tables.PAIRS).to_pylist()
-    return [{k: v for k, v in row.items() if not k.startswith("audit.")} for row in rows]
+    return [
+        cast(PairRow, {k: v for k, v in row.items() if not k.startswith("audit.")}) for row in rows
+    ]
 
 
-def _published(workspace: Workspace, rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
+def _published(workspace: Workspace, rows: Iterable[PairRow]) -> dict[str, Any]:
     """Publish imported rows as the reviews have them."""
     reviews = read_reviews(workspace)
-    judged = []
+    judged: list[PairRow] = []
     for row in sorted(rows, key=lambda row: row["pair_id"]):
         choice = reviews.get(row["pair_id"])
         status = row["status"]
@@ -203,11 +206,11 @@ def _published(workspace: Workspace, rows: Iterable[dict[str, Any]]) -> dict[str
 
 def _row(
     workspace: Workspace, pair: Given, origin: str, task: str, validation: float, crf: int
-) -> dict[str, Any]:
+) -> PairRow:
     files = [pair.win, *pair.lose]
     hashes = [ids.file_hash(path) for path in files]
     pair_id = ids.content_id(prompt=pair.prompt, files=hashes, task=task, crf=crf)
-    row: dict[str, Any] = {
+    row: PairRow = {
         "pair_id": pair_id,
         "clip_id": pair_id,
         "source_id": hashes[0],
@@ -312,7 +315,7 @@ def export_pairs(workspace: Workspace, target: Path, kind: str) -> dict[str, Any
     return {"pairs": len(rows), "folder": str(target), "format": kind}
 
 
-def _as_folder(workspace: Workspace, rows: Sequence[Mapping[str, Any]], target: Path) -> list[str]:
+def _as_folder(workspace: Workspace, rows: Sequence[PairRow], target: Path) -> list[str]:
     table = [["prompt", "win_file_name", "lose_file_name", "pair_id", "split"]]
     for row in rows:
         win = f"videos/{row['pair_id']}.mp4"
@@ -332,7 +335,7 @@ def _as_folder(workspace: Workspace, rows: Sequence[Mapping[str, Any]], target: 
     return []
 
 
-def _as_trl(workspace: Workspace, rows: Sequence[Mapping[str, Any]], target: Path) -> list[str]:
+def _as_trl(workspace: Workspace, rows: Sequence[PairRow], target: Path) -> list[str]:
     import json
 
     import pyarrow as pa

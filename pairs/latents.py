@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from realdpo.errors import UserError
 from realdpo.families import frames_first
 from realdpo.pairs import audit
+from realdpo.rows import PairRow
 from realdpo.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def _numbers(latent: Latent, scale: npt.NDArray[Any]) -> npt.NDArray[np.float64]
 
 
 def cached_latents(
-    workspace: Workspace, rows: Sequence[Mapping[str, Any]]
+    workspace: Workspace, rows: Sequence[PairRow]
 ) -> Iterator[tuple[Latent, list[Latent]]]:
     """Latents of the pairs whose sides are all cached, imported ones first, then training's."""
     known = _files(workspace)
@@ -148,7 +149,7 @@ def _files(workspace: Workspace) -> dict[str, Path]:
     return found
 
 
-def read_latent(path: Path, row: Mapping[str, Any] | None = None) -> Latent:
+def read_latent(path: Path, row: PairRow | None = None) -> Latent:
     """A video's latent as [C, F, H, W]. Raises UserError when the file holds no such tensor."""
     import torch
     from safetensors import SafetensorError

@@ -24,6 +24,7 @@ from realdpo.pairs import conform
 from realdpo.pairs.config import BuildConfig
 from realdpo.pairs.conform import Form
 from realdpo.regions import Region
+from realdpo.rows import ClipRow
 from realdpo.workspace import Workspace
 
 _COLUMNS = [
@@ -39,7 +40,7 @@ class PairTask:
     """One pair to make. `unfit` says why it cannot be, and then `settings` is None."""
 
     pair_id: str
-    clip: dict[str, Any]
+    clip: ClipRow
     settings: GenerationSettings | None
     unfit: str | None = None
 
@@ -160,7 +161,7 @@ def _task(
     made_by: BuildPlan,
     common: str,
     shapes: dict[tuple[Any, ...], GenerationSettings | str],
-    clip: dict[str, Any],
+    clip: ClipRow,
 ) -> PairTask:
     """The task of a clip; `shapes` remembers what clips of each shape can become, or why not."""
     shape = (clip["width"], clip["height"], clip["frames"], clip["fps"])
@@ -181,7 +182,7 @@ def _task(
     return PairTask(pair_id, clip, settings, made if isinstance(made, str) else None)
 
 
-def _settings(config: BuildConfig, family: Family, clip: dict[str, Any]) -> GenerationSettings:
+def _settings(config: BuildConfig, family: Family, clip: ClipRow) -> GenerationSettings:
     """The model's own shape, or the nearest legal one that the clip can fill. Raises Unfit."""
     traits = family.traits
     own = traits.known(

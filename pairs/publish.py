@@ -8,23 +8,22 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from realdpo import ids, integrity, tables
 from realdpo.errors import UserError
 from realdpo.files import write_text
 from realdpo.pairs import audit
 from realdpo.progress import say
+from realdpo.rows import PairRow
 from realdpo.workspace import Workspace
 
 _SHARD_BYTES = 512 << 20
 
 
-def publish_pairs(
-    workspace: Workspace, rows: Sequence[dict[str, Any]], shard_rows: int
-) -> dict[str, Any]:
+def publish_pairs(workspace: Workspace, rows: Sequence[PairRow], shard_rows: int) -> dict[str, Any]:
     """Write rows of the pairs table, their shards and their audit; the summary.
 
     When rows and videos are those of the last time, nothing is measured or written again.
@@ -46,7 +45,10 @@ def publish_pairs(
     if fresh:
         _say_what_goes(workspace, accepted)
         measured = audit.measure_rows(workspace, accepted)
-        full = [{**row, **audit.audit_columns(row, measured)} for row in rows]
+        full = [
+            cast(PairRow, {**row, **audit.audit_columns(row, measured)})  # and columns of its own
+            for row in rows
+        ]
         tables.write_table(workspace.pairs, tables.from_rows(tables.PAIRS, full), tables.PAIRS)
         shards = write_shards(
             workspace,
@@ -85,7 +87,7 @@ def published_digest(workspace: Workspace) -> str | None:
     return _read_json(workspace.step("pairs") / "published.json").get("digest")
 
 
-def _say_what_goes(workspace: Workspace, accepted: Sequence[dict[str, Any]]) -> None:
+def _say_what_goes(workspace: Workspace, accepted: Sequence[PairRow]) -> None:
     """Tell of pairs in the table on disk that are none of this build; their videos stay."""
     if not workspace.pairs.is_file():
         return
@@ -99,24 +101,24 @@ def _say_what_goes(workspace: Workspace, accepted: Sequence[dict[str, Any]]) -> 
         )
 
 
-def _way_out(rows: Sequence[Mapping[str, Any]]) -> str:
+def _way_out(rows: Sequence[PairRow]) -> str:
     again = "the same command tries failures again"
     broken = any(row["status"] == "broken" for row in rows)
     return f"--keep-broken pairs broken generations too; {again}" if broken else again
 
 
-def _reason_of(rows: Sequence[dict[str, Any]]) -> str:
+def _reason_of(rows: Sequence[PairRow]) -> str:
     return min((row["error"] for row in rows if row["error"]), default="all were rejected")
 
 
-def digest_of(rows: Sequence[dict[str, Any]], shard_rows: int) -> str:
+def digest_of(rows: Sequence[PairRow], shard_rows: int) -> str:
     """What everything that is published follows from; how long generation took is not in it."""
     untimed = [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
     return ids.content_id(rows=untimed, shard_rows=shard_rows, measures=audit.MEASURES)
 
 
 def write_shards(
-    workspace: Workspace, rows: Sequence[dict[str, Any]], shard_rows: int, before: dict[str, Any]
+    workspace: Workspace, rows: Sequence[PairRow], shard_rows: int, before: dict[str, Any]
 ) -> dict[str, Any]:
     """Write the accepted rows with their videos as pairs/data/<split>-*.parquet.
 
@@ -146,14 +148,12 @@ def _same_size(workspace: Workspace, name: str, known: dict[str, Any]) -> bool:
     return path.is_file() and path.stat().st_size == known.get("bytes")
 
 
-def _groups(
-    workspace: Workspace, rows: list[dict[str, Any]], shard_rows: int
-) -> list[list[dict[str, Any]]]:
+def _groups(workspace: Workspace, rows: list[PairRow], shard_rows: int) -> list[list[PairRow]]:
     """Rows in shards of at most `shard_rows` rows and about half a GiB."""
     sizes = {}
     with contextlib.suppress(FileNotFoundError):
         sizes = {e.name: e.stat().st_size for e in os.scandir(workspace.pair_videos)}
-    groups: list[list[dict[str, Any]]] = [[]]
+    groups: list[list[PairRow]] = [[]]
     weight = 0
     for row in rows:
         size = sum(sizes.get(name, 0) for name in [row["win"], *row["lose"]])
@@ -165,12 +165,12 @@ def _groups(
     return groups
 
 
-def _fixed(row: dict[str, Any]) -> dict[str, Any]:
+def _fixed(row: PairRow) -> dict[str, Any]:
     """What of a row goes into a shard: how long generation took differs between runs."""
     return {k: v for k, v in row.items() if k not in ("seconds", "status", "error")}
 
 
-def _filled(workspace: Workspace, row: dict[str, Any]) -> dict[str, Any]:
+def _filled(workspace: Workspace, row: PairRow) -> dict[str, Any]:
     def media(name: str | None) -> dict[str, Any] | None:
         if name is None:
             return None

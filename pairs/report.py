@@ -16,6 +16,7 @@ from markupsafe import Markup
 from realdpo import ids, integrity, report, tables
 from realdpo.errors import UserError
 from realdpo.pairs.statistics import FEATURES, MOTION, SPEED
+from realdpo.rows import PairRow
 from realdpo.workspace import Workspace
 
 
@@ -76,7 +77,7 @@ def _audit(found: Mapping[str, Any]) -> Markup:
     return head + report.render_table(rows)
 
 
-def _pairs(workspace: Workspace, rows: Sequence[Mapping[str, Any]]) -> Markup:
+def _pairs(workspace: Workspace, rows: Sequence[PairRow]) -> Markup:
     style = _resource("review.css")
     script = _resource("review.js")
     tools = Markup(
@@ -102,15 +103,14 @@ def _pairs(workspace: Workspace, rows: Sequence[Mapping[str, Any]]) -> Markup:
     )
 
 
-def _pair(workspace: Workspace, row: Mapping[str, Any]) -> Markup:
+def _pair(workspace: Workspace, row: PairRow) -> Markup:
     losers = list(row["lose"])
     strategies = list(row["strategy"] or ["generate"] * len(losers))
-    seeds = list(row["seeds"] or [None] * len(losers))
     clips = [("real", integrity.read_pair_file(workspace, row["win"]))]
     for k, (name, strategy) in enumerate(zip(losers, strategies, strict=False)):
         clips.append((f"loser {k}, {strategy}", integrity.read_pair_file(workspace, name)))
     steps = f"{row['steps']} steps, guidance {row['guidance']:g}; " if row["steps"] else ""
-    known = ", ".join(str(seed) for seed in seeds if seed is not None)
+    known = ", ".join(str(seed) for seed in row["seeds"] or ())
     facts = (
         f"{row['pair_id']}; {row['split']}; {row['width']}x{row['height']}, {row['frames']} frames "
         f"at {row['fps']:g}; {steps}" + (f"seeds {known}; " if known else "") + _difference(row)

@@ -19,6 +19,7 @@ from realdpo.errors import UserError
 from realdpo.files import atomic_path, write_text
 from realdpo.ids import file_hash
 from realdpo.progress import say
+from realdpo.rows import PairRow
 from realdpo.workspace import Workspace
 
 BACKENDS = "multidatabackend.json"  # SimpleTuner's usual name for it
@@ -26,9 +27,7 @@ _PREFERRED, _REJECTED = "preferred", "rejected"
 _VIDEOS = {".mp4", ".mov", ".webm", ".mkv", ".avi"}
 
 
-def to_simpletuner(
-    workspace: Workspace, rows: Sequence[Mapping[str, Any]], target: Path
-) -> list[str]:
+def to_simpletuner(workspace: Workspace, rows: Sequence[PairRow], target: Path) -> list[str]:
     """win/ and lose/ with files of one name, a caption beside each winner, and the JSON of both.
 
     A pair of several losers is as many files in each folder. Returns what there is to be said.
@@ -77,7 +76,7 @@ def to_simpletuner(
     ]
 
 
-def to_musubi(workspace: Workspace, rows: Sequence[Mapping[str, Any]], target: Path) -> list[str]:
+def to_musubi(workspace: Workspace, rows: Sequence[PairRow], target: Path) -> list[str]:
     """Winners with captions, a folder a shape, and dataset.toml. Returns what is to be said."""
     import tomli_w
 
@@ -97,9 +96,7 @@ def to_musubi(workspace: Workspace, rows: Sequence[Mapping[str, Any]], target: P
     return [_NO_LOSERS.format("musubi-tuner")]
 
 
-def to_diffusion_pipe(
-    workspace: Workspace, rows: Sequence[Mapping[str, Any]], target: Path
-) -> list[str]:
+def to_diffusion_pipe(workspace: Workspace, rows: Sequence[PairRow], target: Path) -> list[str]:
     """Winners with captions, a folder a shape, and dataset.toml. Returns what is to be said."""
     import tomli_w
 
@@ -126,7 +123,7 @@ def to_diffusion_pipe(
 _NO_LOSERS = "{} knows no preference training: the winners were written, and no losers"
 
 
-def for_training(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def for_training(rows: Iterable[PairRow]) -> list[PairRow]:
     """The rows of the train split. Says how many are kept back; UserError when none is left."""
     rows = list(rows)
     chosen = [row for row in rows if row["split"] == "train"]
@@ -226,7 +223,7 @@ def _caption(win: Path, strategy: str) -> str:
 
 
 def _by_shape(
-    workspace: Workspace, rows: Sequence[Mapping[str, Any]], target: Path
+    workspace: Workspace, rows: Sequence[PairRow], target: Path
 ) -> list[tuple[tuple[int, int, int], Path]]:
     """Write winners with captions, a folder a shape; shapes (width, height, frames) and folders."""
     shapes = {}
