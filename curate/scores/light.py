@@ -28,6 +28,8 @@ NAMES = (
     "flash.flicker",
 )
 
+FIELDS = ("luma", "contrast", "highlights", "shadows", "dark")  # of every frame
+
 
 def measure_light(gray: Bytes) -> dict[str, float]:
     """Numbers of one picture. gray: uint8 [h, w]."""

@@ -16,7 +16,7 @@ THUMB = 8
 
 NAMES = (*light.NAMES, *repeats.NAMES, *borders.NAMES, *detail.NAMES, *motion.NAMES)
 
-_EVERY_FRAME = ("luma", "contrast", "highlights", "shadows", "dark", "change")
+_EVERY_FRAME = (*light.FIELDS, "change")
 _NOW_AND_THEN = ("top", "bottom", "left", "right", *detail.FIELDS, "pair_s", *motion.FIELDS)
 _COLUMNS = (*_EVERY_FRAME, *_NOW_AND_THEN)
 _PLACES = {name: place for place, name in enumerate(_COLUMNS)}

@@ -22,9 +22,10 @@ import pytest
 from films import ffmpeg
 
 from realdpo import tables
-from realdpo.curate import analyse, cut, decide, scores, shards, shots
+from realdpo.curate import analyse, box, cut, decide, scores, shards, shots
 from realdpo.curate.config import ClipSettings, IngestConfig, ShardSettings, ShotSettings, Target
 from realdpo.curate.ingestion import ingest_footage
+from realdpo.curate.scores import sampled
 from realdpo.media import decode
 from realdpo.media.decode import decode_frames, read_clip
 from realdpo.media.encode import EncodeSettings
@@ -143,6 +144,16 @@ def test_scores_of_a_span(raw_film: Path) -> None:
     }
     found["fingerprint"] = scores.span_fingerprint(table, 0.0, 1.9)[:4]
     check("scores", scores.VERSION, "VERSION in curate/scores/__init__.py", found)
+
+
+def test_scores_of_sampled_frames(raw_film: Path) -> None:
+    """Which frames are looked at and what a crop shows; the models have versions of their own."""
+    right = box.Box(0.5, 0.0, 1.0, 1.0)
+    found = {
+        f"{start} to {end}": sampled.score_samples(raw_film, start, end, (), crop=right).scores
+        for start, end in ((0.0, 1.2), (0.3, 3.1), (1.9, 2.0))
+    }
+    check("sampled", sampled.VERSION, "VERSION in curate/scores/sampled.py", found)
 
 
 def test_facts_cuts_and_transitions(raw_film: Path) -> None:
