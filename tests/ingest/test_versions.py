@@ -29,6 +29,7 @@ from realdpo.curate.scores import sampled
 from realdpo.media import decode
 from realdpo.media.decode import decode_frames, read_clip
 from realdpo.media.encode import EncodeSettings
+from realdpo.train.evaluate import metrics
 from realdpo.workspace import Workspace
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -292,3 +293,9 @@ def test_another_default_is_judged_anew(
     again = {path: path.stat().st_mtime_ns for path in workspace.clip_files.iterdir()}
     assert again.keys() == stamps.keys()
     assert all(again[path] > stamps[path] for path in stamps)
+
+
+def test_metrics_of_a_video(raw_film: Path) -> None:
+    seen = [frame.rgb for frame in decode_frames(raw_film, size=(64, 38))][:49]
+    found = metrics.video_metrics(np.stack(seen), 24.0, seen[0])
+    check("metrics", metrics.VERSION, "VERSION in train/evaluate/metrics.py", found)

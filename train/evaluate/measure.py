@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-import realdpo
 from realdpo import engine, progress
+from realdpo.curate import scores
 from realdpo.errors import UserError
 from realdpo.files import write_text
 from realdpo.ids import bytes_hash, content_id, file_hash, seed_of
+from realdpo.media import decode
 from realdpo.media.decode import read_clip
 from realdpo.train.evaluate import benchmark, consistency, frechet, judge, metrics, vbench
 from realdpo.train.evaluate.benchmark import Item
@@ -108,8 +109,7 @@ def measure_file(folder: Path, job: tuple[str, str | None]) -> dict[str, Any]:
     what = {
         "video": file_hash(path),
         "image": file_hash(image) if image else None,
-        "version": realdpo.__version__,
-        "code": [file_hash(metrics.__file__), file_hash(__file__)],
+        "versions": [metrics.VERSION, scores.VERSION, decode.VERSION],
     }
     return dict(_kept(folder / "metrics", what, made))
 

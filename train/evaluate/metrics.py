@@ -14,6 +14,8 @@ from fractions import Fraction
 import cv2
 import numpy as np
 
+VERSION = 1  # raise when a number changes that is not of curate.scores
+
 _ANALYSIS_HEIGHT = 240
 _FLOW_HEIGHT = 128
 
