@@ -1,6 +1,6 @@
 """The method's claim in miniature: does training on real clips mend motion, and what mends most?
 
-    python benchmarks/miniature.py --out miniature            all arms, a second base, a second world
+    python benchmarks/miniature.py --out miniature            the arms that matter, two bases, two worlds
     python benchmarks/miniature.py --out miniature --quick    the way, too short for verdicts
     python benchmarks/miniature.py --out sweep --sweep        settings of the objectives, on other prompts
     python benchmarks/miniature.py --out large --scale large  about 100 million parameters; for a GPU
@@ -74,8 +74,8 @@ def main() -> None:
     known = arms.sweep() if given.sweep else arms.arms()
     if given.sweep:
         plan = dataclasses.replace(plan, prompt_seed=arms.CHOOSING)
-    if given.arms != "all" and not (given.sweep and not given.arms):
-        wanted = given.arms.split(",") if given.arms else arms.WHOLE
+    wanted = given.arms.split(",") if given.arms else ["all"] if given.sweep else arms.WHOLE
+    if "all" not in wanted:
         if unknown := set(wanted) - {arm.name for arm in known}:
             parser.error(f"no such arm: {', '.join(sorted(unknown))}")
         known = [arm for arm in known if arm.name in wanted]

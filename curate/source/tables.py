@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from realdpo.curate.caption.prompts import read_prompt_table
+from realdpo.curate.source.config import COLUMNS
 from realdpo.curate.source.film import SourceFilm, read_integer, read_number, read_texts, strip_html
 from realdpo.errors import UserError
 
@@ -38,24 +39,7 @@ def read_film_table(path: Path, columns: Mapping[str, str]) -> Iterator[SourceFi
         )
 
 
-_NAMES = (
-    "url",
-    "path",
-    "license",
-    "author",
-    "source_url",
-    "title",
-    "keywords",
-    "description",
-    "seconds",
-    "width",
-    "height",
-    "bytes",
-    "sha1",
-    "sha256",
-    "id",
-    "retrieved_at",
-)
+_NAMES = (*COLUMNS, "retrieved_at")
 
 
 def _film(path: Path, row: Mapping[str, Any], now: str) -> SourceFilm | None:
