@@ -86,7 +86,7 @@ def run_rounds(
         raise UserError("rounds judge one expert", 'give --set expert="high" or "low"')
     if against not in REFERENCES:
         raise UserError(f"no reference {against!r}", f"references: {', '.join(REFERENCES)}")
-    if config.objective == "dpo" and config.weights == "full" and count > 1:
+    if config.method.needs_losers and config.weights == "full" and count > 1:
         raise UserError(
             "rounds with generated losers take adapters",
             "leave out --set weights=full, or choose --set objective=contrast, which generates nothing",
@@ -105,7 +105,7 @@ def run_rounds(
         progress.say(f"round {number} of {count}: {name}, from {start or 'the base'}")
         finished = _is_finished(workspace, wanted)
         if not finished:
-            if number > 1 and config.objective == "dpo":
+            if number > 1 and config.method.needs_losers:
                 _make_losers(workspace, start, number, devices)
             _train(workspace, wanted, folder, processes)
         rounds.append(_judge(workspace, wanted, number, rounds[0] if rounds else None))

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 from realdpo.config import build_settings, settings
 from realdpo.errors import UserError
 from realdpo.precision import Dtype, short_name
+from realdpo.train.methods import METHODS, Method
 
 T = TypeVar("T")
 
@@ -177,8 +178,8 @@ class TrainConfig:
             "beta must be above 0": self.beta > 0,
             "gamma must be in [0, 1)": 0 <= self.gamma < 1,
             "contrast_above must be in [0, 1]": 0 <= self.contrast_above <= 1,
-            "only dpo has a reference_bank": not (self.reference_bank and self.objective != "dpo"),
-            "dpo needs data = pairs": not (self.objective == "dpo" and self.data == "clips"),
+            "only dpo has a reference_bank": not self.reference_bank or self.method.needs_losers,
+            "dpo needs data = pairs": not (self.method.needs_losers and self.data == "clips"),
             "sdpo_mu must be in [0, 1]": self.sdpo_mu is None or 0 <= self.sdpo_mu <= 1,
             "0 <= t_low < t_high <= 1 must hold": 0 <= self.t_low < self.t_high <= 1,
             "ema_rate must be in [0, 1)": 0 <= self.ema_rate < 1,
@@ -220,6 +221,11 @@ class TrainConfig:
         for rule, holds in checks.items():
             if not holds:
                 raise UserError(f"[train] {rule}")
+
+    @property
+    def method(self) -> Method:
+        """The objective, with all that training needs to know of it."""
+        return METHODS[self.objective](self)
 
     @property
     def run_name(self) -> str:

@@ -80,7 +80,7 @@ def make_batch(
             parts = (config.seed, "bank", pair.pair_id, bank)
             keys.append(f"{pair.pair_id}/{bank}")
         losers = fewest if even else losers_of(pair, config)
-        if config.objective != "dpo":
+        if not config.method.needs_losers:
             losers = 0  # whatever the pair has
         choice = draw_choice(pair, seed_of(*parts), losers, config)
         chosen.append((latents.load_sample(pair, choice.losers), choice))

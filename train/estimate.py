@@ -138,7 +138,7 @@ def estimate_step(
     inside = {id(p) for block in memory.blocks_of(model) for p in block.parameters()}
     linear = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
     linear = [w for w in linear if id(w) in inside and not w.requires_grad]
-    copies = config.batch * (1 + losers if rung.together and config.objective == "dpo" else 1)
+    copies = config.batch * (1 + losers if rung.together and config.method.needs_losers else 1)
     counted, key = {} if counted is None else counted, (copies, rung.checkpointing)
     if key not in counted:
         counted[key] = _activations(spec, config, shapes, *key, device)
@@ -155,7 +155,7 @@ def estimate_step(
         weights -= sum(sizes) - 2 * max(sizes)  # one is used while the next one comes
         activations -= each * (len(sizes) - 1)
     moment = {"adamw": 8.0, "adamw8bit": 2.0}[config.optimizer]
-    copied = config.objective != "sft" and config.reference_mode != "adapter-off"
+    copied = config.method.needs_reference and config.reference_mode != "adapter-off"
     parts = {
         "weights": weights / share,
         "trained": 4.0 * trained / share if lora else 0.0,

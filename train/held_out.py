@@ -97,19 +97,6 @@ def measure_shared(
     return Table(**{n: t[order] for n, t in every.items()})
 
 
-def rank_summary(found: dict[str, Any], objective: str) -> list[float]:
-    """A key by which summaries are compared; the smallest is the best.
-
-    Best is the highest accuracy among those that did not make the winner's error worse; in plain
-    training, the smallest error, and for the contrast the smallest of what it minimises.
-    """
-    if objective == "sft":
-        return [float(found["winner_error"])]
-    if objective == "contrast":
-        return [float(found["contrast"])]
-    return [float(found["winner_change"] > 0), -found["accuracy"], found["winner_error"]]
-
-
 def split_held_out(found: dict[str, list[Pair]], count: int) -> tuple[list[Pair], list[Pair], str]:
     """(pairs to train on, pairs to measure on, how they were parted).
 
@@ -139,34 +126,20 @@ def summarise_held_out(now: Table, base: Table, config: TrainConfig) -> dict[str
         "winner_change_by_level": (now.win.mean(0) / base.win.mean(0) - 1).tolist(),
         "pairs": len(now.win),
     }
-    by_pair = lowered(now, base, config)
-    if config.objective == "contrast":
-        result["contrast"] = float(by_pair.mean())
-        result["contrast_base"] = float(lowered(base, base, config).mean())
-        result["moved"] = float(now.moved.mean())
+    result |= config.method.figures(now, base)
     if now.lose.shape[2]:
         result |= _against_losers(now, base, config.beta)
-    result["by_pair"] = by_pair.tolist()
+    result["by_pair"] = config.method.lowered(now, base).tolist()
     return result
 
 
-def lowered(now: Table, base: Table, config: TrainConfig) -> Tensor:
-    """What training lowers, measured on each held-out pair: [P]."""
-    if config.objective == "contrast":
-        u = torch.tensor(held_out_levels(config))
-        if config.contrast_weight == "smooth":  # by the base's errors, which stay what they are
-            weight = u / base.win.mean(0).sqrt()
-            return (weight * (now.win - config.gamma * now.moved)).mean(1)
-        return (now.win - config.gamma * (u > config.contrast_above) * now.moved).mean(1)
-    error = now.win.mean(1)
-    if config.objective == "sft" or not now.lose.shape[2]:
-        return error
-    z = margins(_errors(now, base), config.beta).view(*now.lose.shape)
-    return torch.nn.functional.softplus(-z).mean((1, 2)) + config.sft_weight * error
+def margins_of(now: Table, base: Table, beta: float) -> Tensor:
+    """Reward margins of `now` against `base`, [P, K, N]."""
+    return margins(_errors(now, base), beta).view(*now.lose.shape)
 
 
 def _against_losers(now: Table, base: Table, beta: float) -> dict[str, Any]:
-    z = margins(_errors(now, base), beta).view(*now.lose.shape)
+    z = margins_of(now, base, beta)
     worse = (now.win - base.win).mean(1, keepdim=True) > 0
     result: dict[str, Any] = {
         "accuracy": float(accuracy(z.mean(1)).mean()),

@@ -168,7 +168,7 @@ def rows_of(workspace: Workspace, config: TrainConfig, limit: int | None = None)
                 f"no clips with prompts for training in {workspace.data}",
                 f"make them with: realdpo curate ingest FOOTAGE -w {workspace.root}",
             )
-        if config.objective != "dpo" and config.data == "auto":
+        if not config.method.needs_losers and config.data == "auto":
             raise UserError(
                 f"neither clips nor pairs for training in {workspace.root}",
                 f"begin with: realdpo curate ingest FOOTAGE -w {workspace.root}",
@@ -235,7 +235,7 @@ def trains_on_clips(workspace: Workspace, config: TrainConfig) -> bool:
     """Whether a run takes the dataset's clips, not pairs: see `TrainConfig.data`."""
     if config.data != "auto":
         return config.data == "clips"
-    return config.objective != "dpo" and any(workspace.data.glob("train-*.parquet"))
+    return not config.method.needs_losers and any(workspace.data.glob("train-*.parquet"))
 
 
 def winner_bytes(workspace: Workspace, pair: Pair) -> bytes:
@@ -289,7 +289,7 @@ def refuse_other_model(workspace: Workspace, spec: Spec, config: TrainConfig) ->
         return str((row["model"] or own).rpartition("/")[2].lower())
 
     tasks = [row for row in told if row["task"] not in (None, task)]
-    others = [row for row in told if made(row) != own] if config.objective == "dpo" else []
+    others = [row for row in told if made(row) != own] if config.method.needs_losers else []
     for rows, words, key, wanted in (
         (tasks, "is of the task", "task", f"and {name} is trained for {task}"),
         (others, "has losers of the model", "model", f"not of {name}"),
@@ -305,7 +305,7 @@ def refuse_other_model(workspace: Workspace, spec: Spec, config: TrainConfig) ->
             )
         progress.say(f"warning: {line}")
     unknown = sum(row["model"] is None for row in told)
-    if unknown and config.objective == "dpo":
+    if unknown and config.method.needs_losers:
         progress.say(f"{unknown} of {len(told)} pairs do not say which model made their losers")
 
 

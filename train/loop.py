@@ -47,6 +47,7 @@ from realdpo.train import (
     stops,
 )
 from realdpo.train.config import TrainConfig
+from realdpo.train.methods import StepContext
 from realdpo.train.objective import Errors
 from realdpo.train.reference import whole_tensor
 from realdpo.train.runs import weights_of
@@ -185,10 +186,9 @@ class Trainer:
         self.even = config.batch > 1 or self.accelerator.distributed_type == "FSDP"
         # by the number of values, all branches taken together
         self.largest = max(self.pairs, key=lambda p: math.prod(p.shape) * (1 + len(p.lose)))
-        if config.objective == "dpo" and (line := draws.tell_uneven(self.pairs, config, self.even)):
+        self.method = config.method
+        if self.method.needs_losers and (line := draws.tell_uneven(self.pairs, config, self.even)):
             progress.say(line)
-        self.aim = step.aim_of(config) if config.objective == "dpo" else None
-        self.contrast = step.contrast_of_config(config)
 
         self.sharded = self.accelerator.distributed_type == "FSDP"
         self.rungs = setup.allowed_rungs(config, self.sharded)
@@ -199,9 +199,7 @@ class Trainer:
         self._build(self._choose_rung())
         self.bank = setup.open_bank(workspace, self.task, self.pairs, config, self.device)
         self.step = 0
-        self.best: tuple[list[float], str] | None = (
-            None  # (key of `held_out.rank_summary`, checkpoint)
-        )
+        self.best: tuple[list[float], str] | None = None  # (key of `Method.rank`, checkpoint)
         self.recent: list[float] = []
         self.before: dict[str, Any] | None = None
         self.after: dict[str, Any] | None = None
@@ -399,7 +397,7 @@ class Trainer:
         norm = self.accelerator.clip_grad_norm_(
             [p for _, p in checkpoint.trained_parameters(self.inner)], config.clip
         )
-        values = numbers.of_step(outcomes, torch.cat(us), self.aim, self.accelerator)
+        values = numbers.of_step(outcomes, torch.cat(us), config.beta, self.accelerator)
         values |= {"step": self.step + 1, "lr": self.optimizer.param_groups[0]["lr"]}
         values["grad_norm"] = float(whole_tensor(norm))
         newest = checkpoint.latest_checkpoint(self.folder / "checkpoints")
@@ -501,12 +499,12 @@ class Trainer:
         if not (self.before and self.best and self.base is not None):
             return None, None
         if not config.start:
-            return self.best[0] < held_out.rank_summary(self.before, config.objective), None
-        further = self.best[0] < held_out.rank_summary(self.before, config.objective)
-        if config.objective == "contrast" and config.reference in ("frozen", "ema"):
-            return None, further  # the contrast with one reference says nothing of another's
+            return self.best[0] < self.method.rank(self.before), None
+        further = self.best[0] < self.method.rank(self.before)
+        if self.method.needs_distance and config.reference in ("frozen", "ema"):
+            return None, further  # a distance from one reference says nothing of another's
         base = held_out.summarise_held_out(self.base, self.base, config)
-        return self.best[0] < held_out.rank_summary(base, config.objective), further
+        return self.best[0] < self.method.rank(base), further
 
     # Checkpoints
 
@@ -628,33 +626,10 @@ class Trainer:
         def backward(loss: Tensor) -> None:
             self.accelerator.backward(loss / self.config.accumulation)
 
-        if self.config.objective == "contrast":
-            assert self.reference is not None
-            return step.contrast_step(
-                model,
-                self.task,
-                batch,
-                self.contrast,
-                self.reference,
-                backward,
-                self.config.plain_weight,
-            )
-        if self.reference is None or self.aim is None:
-            return step.sft_step(model, self.task, batch, backward, self.config.plain_weight)
-        ref_win, ref_lose = step.reference_errors(
-            model, self.task, batch, self.reference, self.together, self.bank
+        at = StepContext(
+            model, self.task, self.reference, backward, self.together, self._apart, self.bank
         )
-        return step.dpo_step(
-            model,
-            self.task,
-            batch,
-            self.aim,
-            ref_win,
-            ref_lose,
-            backward,
-            together=self.together,
-            apart=self._apart,
-        )
+        return self.method.step(at, batch)
 
     # Checks and measurements
 
@@ -664,7 +639,7 @@ class Trainer:
             return
         batch = self.batch(0).to(self.device)
         self.model.train()
-        if self.aim is None:
+        if not self.method.needs_losers:
             apart = step.distance_moved(self.model, self.task, batch, self.reference)
             stops.reference_moved(apart, self.inner)
             return
@@ -685,14 +660,14 @@ class Trainer:
                 self.config,
                 self.together,
                 self.accelerator,
-                self.reference if self.config.objective == "contrast" else None,
+                self.reference if self.method.needs_distance else None,
             )
 
     def _held_out(self, now: held_out.Table) -> dict[str, Any]:
         assert self.base is not None
         found = held_out.summarise_held_out(now, self.base, self.config)
         self.log.held_out(self.step, found)
-        key = held_out.rank_summary(found, self.config.objective)
+        key = self.method.rank(found)
         if self.step and (self.best is None or key < self.best[0]):
             self.best = (key, f"step-{self.step:06d}")
         return found

@@ -6,7 +6,6 @@ import math
 import resource
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,35 +18,35 @@ from realdpo.train.step import StepOutcome
 
 
 def of_step(
-    outcomes: Sequence[StepOutcome], us: Tensor, aim: Objective | None, accelerator: Any
+    outcomes: Sequence[StepOutcome], us: Tensor, beta: float, accelerator: Any
 ) -> dict[str, float]:
     """Loss, errors and diagnostics of a step's micro-batches; `us` are their noise levels.
 
     Every process calls this and gets the same numbers. Pairs count alike, however many losers each
-    has. `aim` is None in plain training.
+    has; where there are none, nothing is said of a preference.
     """
-    rows = [_of_micro_batch(outcome, aim) for outcome in outcomes]
+    rows = [_of_micro_batch(outcome, beta) for outcome in outcomes]
     table = torch.tensor([list(row.values()) for row in rows], device=accelerator.device)
     means = accelerator.gather(table).mean(0).tolist()
     values = dict(zip(rows[0], means, strict=True))
-    if aim is None:
+    if not outcomes[0].errors.lose.shape[1]:
         return values
     won = torch.cat(
-        [objective.accuracy(objective.margins(o.errors, aim.beta)).mean(1) for o in outcomes]
+        [objective.accuracy(objective.margins(o.errors, beta)).mean(1) for o in outcomes]
     )
     won, us = (accelerator.gather(t.float().to(accelerator.device).contiguous()) for t in (won, us))
     return values | _by_level(won, us)
 
 
-def _of_micro_batch(outcome: StepOutcome, aim: Objective | None) -> dict[str, float]:
+def _of_micro_batch(outcome: StepOutcome, beta: float) -> dict[str, float]:
     errors = outcome.errors
     values = {"loss": outcome.loss}
     if outcome.moved is not None:
         values["distance/prediction"] = float(outcome.moved.mean())
-    if aim is None:
+    if not errors.lose.shape[1]:
         return values | {"error/win": float(errors.win.mean())}
-    values |= objective.diagnostics(errors, aim.beta)
-    values["loss/preference"] = float(objective.loss(errors, replace(aim, sft_weight=0.0)))
+    values |= objective.diagnostics(errors, beta)
+    values["loss/preference"] = float(objective.loss(errors, Objective(beta)))
     if outcome.loser_scale is not None:
         values["sdpo_scale"] = outcome.loser_scale
     return values

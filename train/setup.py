@@ -223,8 +223,8 @@ def learning_rate_factor(at: int, config: TrainConfig) -> float:
 
 
 def make_reference(config: TrainConfig, model: nn.Module) -> Reference | None:
-    """The reference of contrast and preference training; plain training has none."""
-    if config.objective == "sft":
+    """The model that the policy is compared with; None where the objective needs none."""
+    if not config.method.needs_reference:
         return None
     return Reference(model, config.reference_mode, config.ema_rate, config.ema_every)
 
@@ -244,7 +244,7 @@ def open_bank(
     device: torch.device,
 ) -> Bank | None:
     """Stored reference errors, if asked for: a folder named by everything they depend on."""
-    if not config.reference_bank or config.objective != "dpo":
+    if not config.reference_bank or not config.method.needs_losers:
         return None
     c = config
     draw = (c.seed, c.timesteps, c.t_low, c.t_high, c.logit_mean, c.logit_std)

@@ -103,7 +103,7 @@ def stop_on_nonsense(
             f"step {step}: the loss is {loss} and the gradient's norm {norm}; {stands}", way_out
         )
     if config.spike and len(recent) >= 10:
-        floor = math.log(2) if config.objective == "dpo" else 0.0
+        floor = config.method.usual_loss
         usual = max(statistics.median(recent), floor)
         found = numbers.judged_value(values)
         if found > config.spike * usual:

@@ -26,6 +26,7 @@ from realdpo.publish.dataset_card import (
     saved_settings_of,
     tidy_markdown,
 )
+from realdpo.train.methods import METHODS
 from realdpo.workspace import Workspace
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -151,7 +152,8 @@ def _base_name(base: str) -> Markup:
 def _trained(run: Path, objective: str, workspace: Workspace, dataset: str) -> Markup:
     """What was trained on and how, as the end of a sentence about the weights."""
     count = _summary(run).get("train_pairs")
-    if objective == "dpo":
+    method = METHODS[objective]
+    if method.needs_losers:
         count = count or sum(
             pq.ParquetFile(path).metadata.num_rows
             for path in workspace.pair_data.glob("train-*.parquet")
@@ -162,16 +164,7 @@ def _trained(run: Path, objective: str, workspace: Workspace, dataset: str) -> M
     data = Markup(f"{count:,} {unit}" if count else unit)  # noqa: S704 - numbers and our words
     if dataset:
         data = Markup("{} of {}").format(data, _dataset_link(dataset))
-    method = {
-        "contrast": "trained by contrast on {}: each real clip is preferred to what the base model predicts "
-        "for the same noisy clip. The method is [RealDPO](https://arxiv.org/abs/2510.14955) with implicit "
-        "losers; its gradient is that of the positive branch of "
-        "[DiffusionNFT](https://arxiv.org/abs/2509.16117).",
-        "dpo": "trained by preference ([RealDPO](https://arxiv.org/abs/2510.14955)) on {}: the real clip "
-        "wins over what the model made of the same prompt.",
-        "sft": "fine-tuned on {}, without a preference.",
-    }
-    return Markup(method[objective]).format(data)  # noqa: S704 - our words
+    return Markup(method.card).format(data)  # noqa: S704 - our words
 
 
 def _exported(run: Path) -> Markup | None:
@@ -462,16 +455,8 @@ def _limits(
     limits = [
         "The model keeps the limits of its base model, including those that the training clips do not address."
     ]
-    if objective == "dpo":
-        limits.append(
-            "Winners are real footage and losers are generated: training may prefer the look of "
-            "footage as much as its motion. The control above shows how much."
-        )
-    if objective == "contrast":
-        limits.append(
-            "The contrast moves further from the base than plain fine-tuning does. Compare the amount of "
-            "motion with real footage, and try prompts that are unlike the training clips."
-        )
+    if METHODS[objective].limit:
+        limits.append(METHODS[objective].limit)
     if local:
         limits.append(
             "The base model is a local folder that is not published; you need it to run the example."

@@ -8,8 +8,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from realdpo.families.base import Family
-from realdpo.train import held_out, log, loop, setup
+from realdpo.train import log, loop, setup
 from realdpo.train.config import PRESETS, TrainConfig
+from realdpo.train.methods import ContrastMethod
 from realdpo.train.reference import Reference
 
 
@@ -37,7 +38,7 @@ def test_the_best_step_is_handed_over_and_the_base_competes(
 ):
     measured = iter([0, 2, 4, 0])
     keys = {0: [1.0 if better else -2.0], 2: [0.0], 4: [-1.0 if best == 4 else 0.5]}
-    monkeypatch.setattr(held_out, "rank_summary", lambda found, objective: keys[next(measured)])
+    monkeypatch.setattr(ContrastMethod, "rank", lambda self, summary: keys[next(measured)])
     config = TrainConfig(
         model=str(model),
         steps=4,
