@@ -322,6 +322,22 @@ def distance_to_truth(joints: np.ndarray, truth: np.ndarray) -> float:
     return float(np.nanmean(np.linalg.norm(joints - truth, axis=-1)))
 
 
+def shared_distance(
+    joints: np.ndarray, other: np.ndarray, truth: np.ndarray
+) -> tuple[float, float]:
+    """Distances of two videos from the truth, over the joints that both of them show.
+
+    `distance_to_truth` counts the joints that a video shows, so a video that loses its hardest
+    joints looks nearer. NaN: they show none in common.
+    """
+    off = np.stack([np.linalg.norm(j - truth, axis=-1) for j in (joints, other)])
+    both = off[:, np.isfinite(off).all(axis=0)]
+    if not both.size:
+        return float("nan"), float("nan")
+    one, two = both.mean(axis=1).tolist()
+    return one, two
+
+
 def error_by_frequency(joints: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """Squared distance from the true joints in pixels, split by temporal frequency.
 

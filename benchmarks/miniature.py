@@ -229,15 +229,22 @@ def analyse(bench: Bench, results: Mapping[str, list[dict[str, Any]]]) -> dict[s
 def _left(
     bench: Bench, results: Mapping[str, Any], groups: Mapping[str, slice]
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Squared distance to the truth by temporal frequency, of the videos of training seed 0."""
+    """What is left of the distance to the truth, of the videos of training seed 0.
+
+    Its square by temporal frequency; and the distance over the joints that both the arm and SFT
+    show, of each of the two.
+    """
+    rival = next((name for name in ("sft-fast", "sft") if name in results), "base")
     videos = {name: np.load(bench.units / f"{name}-0.npy") for name in results}
     videos = {"other tempo": np.stack([clip.frames for clip in bench.other_tempo]), **videos}
+    joints = {n: [figures.read_joints(frames) for frames in made] for n, made in videos.items()}
     left: dict[str, dict[str, dict[str, float]]] = {}
-    for name, made in videos.items():
-        rows = [
-            figures.error_by_frequency(figures.read_joints(frames), clip.joints)
-            for frames, clip in zip(made, bench.test, strict=True)
-        ]
+    for name, found in joints.items():
+        rows = []
+        for own, other, clip in zip(found, joints[rival], bench.test, strict=True):
+            shared, of_rival = figures.shared_distance(own, other, clip.joints)
+            shares = {"shared joints": shared, f"the same of {rival}": of_rival}
+            rows.append(figures.error_by_frequency(own, clip.joints) | shares)
         left[name] = {
             group: {band: _mean(np.array([row[band] for row in rows[part]])) for band in rows[0]}
             for group, part in groups.items()
@@ -262,7 +269,8 @@ def markdown(summary: Mapping[str, Any], notes: Mapping[str, str]) -> str:
         lines += _table(title, compared(summary, group, other))
     for group, words in GROUPS.items():
         title = (
-            f"{words}, squared distance to the truth in px² by temporal frequency, training seed 0"
+            f"{words}, training seed 0: squared distance to the truth by temporal frequency, px²; "
+            "distance over the joints that both show, px"
         )
         lines += _table(title, _left_rows(summary, group))
     lines += [f"- {name}: {note}" for name, note in notes.items()]
@@ -337,7 +345,7 @@ def page(parts: Sequence[tuple[str, Bench, Mapping[str, Any], Mapping[str, Any]]
             ),
             *(
                 report.Section(
-                    f"{title}: {words}, squared distance to the truth by temporal frequency, px²",
+                    f"{title}: {words}, what is left of the distance to the truth",
                     report.render_table(_left_rows(summary, group)),
                 )
                 for group, words in GROUPS.items()

@@ -101,6 +101,15 @@ def test_errors_by_frequency_add_up_to_the_squared_distance(figures):
     assert all(np.isnan(v) for v in figures.error_by_frequency(lost, truth).values())
 
 
+def test_a_joint_that_only_one_video_shows_does_not_count(figures):
+    truth = np.zeros((2, 2, 2))
+    one = np.array([[[3.0, 4.0], [0.0, 1.0]], [[0.0, 3.0], [np.nan, np.nan]]])
+    two = np.array([[[np.nan, np.nan], [0.0, 5.0]], [[0.0, 7.0], [0.0, 9.0]]])
+    assert figures.shared_distance(one, two, truth) == (2.0, 6.0)
+    nothing = np.full_like(truth, np.nan)
+    assert np.isnan(figures.shared_distance(one, nothing, truth)).all()
+
+
 def test_the_code_of_blocks_keeps_the_joints_where_they_are(figures):
     import small_model
 
