@@ -115,20 +115,41 @@ def ffmpeg_exe() -> str:
 def _command(
     width: int, height: int, fps: Fraction, settings: EncodeSettings, target: Path
 ) -> list[str]:
+    import ffmpeg
+
     scale = "scale=out_color_matrix=bt709:out_range=tv:flags=bicubic+accurate_rnd+full_chroma_int"
-    return [
-        *(ffmpeg_exe(), "-hide_banner", "-loglevel", "error", "-nostdin", "-y"),
-        *("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"),
-        *("-framerate", f"{fps.numerator}/{fps.denominator}", "-i", "pipe:0"),
-        *("-an", "-map_metadata", "-1", "-filter_threads", "1", "-threads", "1"),
-        *("-vf", f"{scale}+bitexact,format={settings.pix_fmt},setsar=1"),
-        *("-c:v", settings.codec, "-preset", settings.preset, "-crf", str(settings.crf)),
-        *(("-x264-params", settings.x264_params) if settings.x264_params else ()),
-        *("-g", str(settings.gop), "-flags:v", "+bitexact", "-fflags", "+bitexact"),
-        *("-color_primaries", "bt709", "-color_trc", "bt709"),
-        *("-colorspace", "bt709", "-color_range", "tv"),
-        *("-movflags", "+faststart", "-f", "mp4", str(target)),
-    ]
+    frames = ffmpeg.input(
+        "pipe:0",
+        format="rawvideo",
+        pix_fmt="rgb24",
+        s=f"{width}x{height}",
+        framerate=f"{fps.numerator}/{fps.denominator}",
+    )
+    x264 = {"x264-params": settings.x264_params} if settings.x264_params else {}
+    clip = frames.output(
+        str(target),
+        an=None,
+        map_metadata="-1",
+        filter_threads=1,
+        threads=1,
+        vf=f"{scale}+bitexact,format={settings.pix_fmt},setsar=1",
+        vcodec=settings.codec,
+        preset=settings.preset,
+        crf=settings.crf,
+        g=settings.gop,
+        color_primaries="bt709",
+        color_trc="bt709",
+        colorspace="bt709",
+        color_range="tv",
+        movflags="+faststart",
+        format="mp4",
+        fflags="+bitexact",
+        **{"flags:v": "+bitexact"},
+        **x264,
+    )
+    quiet = clip.global_args("-hide_banner", "-loglevel", "error", "-nostdin")
+    command: list[str] = quiet.compile(ffmpeg_exe(), overwrite_output=True)
+    return command
 
 
 def _run(*command: str) -> str:
