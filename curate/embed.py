@@ -20,6 +20,7 @@ from realdpo.errors import UserError
 from realdpo.files import atomic_path
 from realdpo.media import MediaError
 from realdpo.progress import progress_bar, say
+from realdpo.rows import ClipRow
 from realdpo.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     Vectors = npt.NDArray[Any]
 
-Row = Mapping[str, Any]
+Row = ClipRow
 VERSION = b"1"
 
 

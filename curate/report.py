@@ -16,6 +16,7 @@ from realdpo.curate import decide
 from realdpo.media import MediaError
 from realdpo.progress import progress_bar
 from realdpo.reasons import count_reasons, parse_reasons
+from realdpo.rows import ClipRow, SourceRow
 
 if TYPE_CHECKING:
     from realdpo.workspace import Workspace
@@ -120,8 +121,8 @@ def thresholds_in_force(workspace: Workspace) -> dict[str, float]:
 
 
 def _funnel(
-    clips: Sequence[Mapping[str, Any]],
-    sources: Sequence[Mapping[str, Any]],
+    clips: Sequence[ClipRow],
+    sources: Sequence[SourceRow],
     dropped: Mapping[str, int],
 ) -> Markup:
     failed = [s for s in sources if s["status"] != "ok"]
@@ -149,12 +150,10 @@ def _funnel(
     )
 
 
-def _chosen(
-    clips: Sequence[Mapping[str, Any]], dropped: Iterable[str]
-) -> dict[str, list[Mapping[str, Any]]]:
+def _chosen(clips: Sequence[ClipRow], dropped: Iterable[str]) -> dict[str, list[ClipRow]]:
     """Which clips to show under "kept" and under each reason; ids are hashes, so any order is fair."""
     ordered = sorted(clips, key=lambda clip: clip["clip_id"])
-    chosen: dict[str, list[Mapping[str, Any]]] = {
+    chosen: dict[str, list[ClipRow]] = {
         "kept": [clip for clip in ordered if clip["keep"]][:KEPT_SHOWN]
     }
     for reason in dropped:
@@ -169,8 +168,8 @@ def _chosen(
 
 def _previews(
     workspace: Workspace,
-    chosen: Mapping[str, Sequence[Mapping[str, Any]]],
-    sources: Sequence[Mapping[str, Any]],
+    chosen: Mapping[str, Sequence[ClipRow]],
+    sources: Sequence[SourceRow],
 ) -> dict[str, Preview]:
     """Pictures of the clips to be shown, from the cut clip where there is one, else the source."""
     files = {s["source_id"]: s["path"] for s in sources if s["source_id"]}
@@ -209,7 +208,7 @@ def _preview(path: Path, start: float, end: float | None) -> Preview | None:
 
 
 def _clips(
-    rows: Sequence[Mapping[str, Any]], previews: Mapping[str, Preview], playable: int, title: str
+    rows: Sequence[ClipRow], previews: Mapping[str, Preview], playable: int, title: str
 ) -> Markup:
     shown = [(clip, previews[clip["clip_id"]]) for clip in rows if clip["clip_id"] in previews]
     if not shown:
@@ -229,7 +228,7 @@ def _clips(
     ).format(players)
 
 
-def _label(clip: Mapping[str, Any], title: str) -> str:
+def _label(clip: ClipRow, title: str) -> str:
     """What stands under a small picture: the reason's numbers, or what a kept clip shows."""
     for reason in parse_reasons(clip["reasons"]):
         if reason.name == title and reason.detail:
@@ -238,7 +237,7 @@ def _label(clip: Mapping[str, Any], title: str) -> str:
     return str(words).replace("\n", " ")
 
 
-def _caption(clip: Mapping[str, Any]) -> str:
+def _caption(clip: ClipRow) -> str:
     what = clip["prompt"] or clip["title"] or ""
     why = "; ".join(clip["reasons"] or ())
     place = f"{clip['clip_id'][:8]}, {clip['start_s']:.2f} to {clip['end_s']:.2f} s"
@@ -261,7 +260,7 @@ def _histograms(scores: Mapping[str, np.ndarray], limits: Mapping[str, float]) -
     ).format(Markup("").join(parts))
 
 
-def _actions(kept: Sequence[Mapping[str, Any]]) -> Markup:
+def _actions(kept: Sequence[ClipRow]) -> Markup:
     counts: dict[str, int] = {}
     for clip in kept:
         for name in clip["action"] or ["(no action found)"]:
@@ -270,7 +269,7 @@ def _actions(kept: Sequence[Mapping[str, Any]]) -> Markup:
     return report.render_table(rows)
 
 
-def _provenance(sources: Sequence[Mapping[str, Any]], clips: Iterable[Mapping[str, Any]]) -> Markup:
+def _provenance(sources: Sequence[SourceRow], clips: Iterable[ClipRow]) -> Markup:
     total: dict[str, int] = {}
     kept: dict[str, int] = {}
     for clip in clips:
@@ -279,8 +278,8 @@ def _provenance(sources: Sequence[Mapping[str, Any]], clips: Iterable[Mapping[st
     rows = [
         {
             "file": source["path"],
-            "clips": total.get(source["source_id"], 0),
-            "kept": kept.get(source["source_id"], 0),
+            "clips": total.get(source["source_id"] or "", 0),
+            "kept": kept.get(source["source_id"] or "", 0),
             "seconds": source["duration_s"],
             "size": f"{source['width']}x{source['height']}" if source["width"] else None,
             "licence": source["license"],
