@@ -28,108 +28,122 @@ class TrainConfig:
     name: str = _set("", "Name of the run under runs/; the objective's name when empty.")
     start: str = _set(
         "",
-        "Weights to train on from: a run of this workspace, or the folder that a run wrote; empty: "
-        "the model as it is.",
+        "Weights to continue from: a run of this workspace, or the folder that a run wrote. Empty "
+        "starts from the model itself.",
     )
-    weights: Literal["lora", "full"] = _set("lora", "Train low-rank adapters or all weights.")
+    weights: Literal["lora", "full"] = _set(
+        "lora", "Train low-rank adapters (LoRA), or all weights."
+    )
     rank: int = _set(32, "Rank of the adapters.")
-    alpha: float = _set(32.0, "Adapters are scaled by alpha / rank.")
+    alpha: float = _set(32.0, "The adapters' output is multiplied by alpha / rank.")
     targets: tuple[str, ...] = _set(
         ("attention", "feed-forward"),
         "The layers that get adapters: attention, feed-forward, or names of linear layers.",
     )
     lora_dropout: float = _set(0.0, "Dropout before the adapters.")
     task: Literal["i2v", "t2v"] | None = _set(
-        None, "i2v or t2v, for a folder whose weights do both (LTX-Video, Wan 2.2 5B)."
+        None, "i2v or t2v, for a model that can do both (LTX-Video, Wan 2.2 5B)."
     )
     expert: Literal["high", "low", "both"] = _set(
         "high",
-        "Wan 2.2 14B: which of its two transformers, by noise level; both: one after the other, each "
-        "for `steps` steps.",
+        "Wan 2.2 14B has two transformers, for high and for low noise. Train one, or both, one after "
+        "the other, `steps` steps each.",
     )
 
     # Objective
     objective: Literal["contrast", "dpo", "sft"] = _set(
         "contrast",
-        "contrast: real clips against the reference's own prediction, without generated losers; "
-        "dpo: against generated losers; sft: plain fine-tuning.",
+        "contrast compares real clips with the reference's own prediction and needs no generated "
+        "losers; dpo compares them with generated losers; sft is plain fine-tuning.",
     )
     data: Literal["auto", "clips", "pairs"] = _set(
         "auto",
-        "What is trained on: the dataset's clips, or pairs. auto: pairs for dpo, and for the "
-        "others clips where there are some.",
+        "Train on the dataset's clips, or on pairs. auto takes pairs for dpo; for the others it "
+        "takes clips if there are any.",
     )
     gamma: float = _set(
-        0.75, "Strength of the contrast, below 1: the optimum is 1 / (1 - gamma) times as far."
+        0.75,
+        "Strength of the contrast, at least 0 and below 1. The optimum is 1 / (1 - gamma) times as "
+        "far from the reference as that of sft.",
     )
     contrast_above: float = _set(
         0.4,
-        "With contrast_weight = gate, the contrast acts above this share of the noise schedule.",
+        "With contrast_weight = gate, the contrast acts above this noise level (0 clean, 1 noise).",
     )
     contrast_weight: Literal["gate", "smooth"] = _set(
         "gate",
-        "gate: the contrast acts at the higher noise levels, and each counts the same; smooth: it "
-        "acts at all, weighted as in DiffusionNFT by the level over the clip's own error.",
+        "gate: the contrast acts at high noise levels, which all count the same. smooth: it acts at "
+        "all levels, weighted as in DiffusionNFT by the level over the clip's own error.",
     )
     beta: float = _set(
-        2000.0, "Logit = -beta/2 * (winner's gap - loser's gap), errors per element."
+        2000.0, "With dpo, the logit is -beta/2 * (winner's gap - loser's gap), errors per element."
     )
     sft_weight: float = _set(
         500.0,
-        "Weight of the winner's own error in the loss; beta / 4 is its share of the preference.",
+        "With dpo, the weight of the winner's own error in the loss. The preference itself weighs "
+        "it by beta / 4 at the first step.",
     )
     sdpo_mu: float | None = _set(
-        None, "Diffusion-SDPO safety margin in [0, 1]; scales the loser's gradient. Unset: off."
+        None,
+        "Safety margin of Diffusion-SDPO in [0, 1], which scales the loser's gradient. Unset: off.",
     )
-    losers: int = _set(0, "Losers of a pair used in a step, at most; 0: all that it has.")
+    losers: int = _set(0, "Most losers of a pair in one step; 0 takes all.")
 
     # Timesteps
     timesteps: Literal["uniform", "logit-normal"] = _set(
-        "uniform", "Distribution of noise levels over the model's schedule."
+        "uniform", "Distribution of the noise levels over the model's schedule."
     )
     flow_shift: float | None = _set(
         None,
-        "Shift of a flow-matching schedule in training: above 1 draws more noise. Unset: that of the "
-        "model's own schedule, by which it is sampled.",
+        "Shift of a flow-matching schedule in training; above 1 draws more noise. Unset takes the "
+        "shift with which the model is sampled.",
     )
     t_low: float = _set(0.0, "Lowest noise level, as a share of the schedule (0 = clean).")
     t_high: float = _set(1.0, "Highest noise level, as a share of the schedule (1 = noise).")
     logit_mean: float = _set(0.0, "Mean of the logit-normal distribution.")
     logit_std: float = _set(1.0, "Standard deviation of the logit-normal distribution.")
     condition_draws: int = _set(
-        4, "Noised copies of a first frame to choose from, where the base was trained so; 0: clean."
+        4,
+        "Noised copies of each first frame, for models that were trained with noised first frames; "
+        "0 takes the clean one.",
     )
 
     # Reference
     reference: Literal["auto", "adapter-off", "frozen", "ema"] = _set(
         "auto",
-        "auto: the base. frozen and ema begin where the run does, which `start` moves from the base.",
+        "auto takes the base. frozen and ema begin with the weights that the run starts from, which "
+        "differ from the base if you set `start`.",
     )
-    ema_rate: float = _set(0.999, "Share of the old reference kept at an update.")
+    ema_rate: float = _set(0.999, "Share of the old reference that an update keeps.")
     ema_every: int = _set(100, "Steps between updates of the moving reference.")
     reference_bank: int = _set(
-        0, "Fixed noise draws per pair whose reference errors are kept on disk; 0: off."
+        0,
+        "Noise draws of each pair whose reference errors are stored on disk and used again; 0: off.",
     )
 
     # Optimisation
     policy_ema: float = _set(
         0.99,
-        "Share kept at each step of the moving average of the trained weights, which is what is "
-        "evaluated and handed over; 0: the weights as they are.",
+        "Decay of the moving average of the trained weights, at each step. The average is evaluated "
+        "and handed over. 0 hands over the weights themselves.",
     )
     steps: int = _set(1000, "Optimiser steps.")
-    batch: int = _set(1, "Pairs in one forward, per process.")
-    accumulation: int = _set(1, "Forwards before an optimiser step.")
-    optimizer: Literal["adamw", "adamw8bit"] = _set("adamw", "adamw8bit needs bitsandbytes.")
+    batch: int = _set(1, "Clips or pairs in one forward pass, in each process.")
+    accumulation: int = _set(1, "Forward passes before each optimiser step.")
+    optimizer: Literal["adamw", "adamw8bit"] = _set(
+        "adamw", "Optimiser; adamw8bit needs bitsandbytes."
+    )
     lr: float = _set(1e-4, "Peak learning rate.")
-    schedule: Literal["constant", "cosine", "linear"] = _set("cosine", "Rate after the warm-up.")
-    warmup: int = _set(20, "Steps of linear warm-up.")
-    adam_beta1: float = _set(0.9, "Decay of the gradient's average.")
-    adam_beta2: float = _set(0.95, "Decay of the squared gradient's average.")
-    adam_eps: float = _set(1e-8, "Added to the root of the squared gradient's average.")
-    weight_decay: float = _set(1e-4, "Decoupled weight decay.")
+    schedule: Literal["constant", "cosine", "linear"] = _set(
+        "cosine", "Learning rate after the warm-up."
+    )
+    warmup: int = _set(20, "Steps in which the learning rate rises to its peak.")
+    adam_beta1: float = _set(0.9, "AdamW's decay of the gradient's average.")
+    adam_beta2: float = _set(0.95, "AdamW's decay of the squared gradient's average.")
+    adam_eps: float = _set(1e-8, "Constant in AdamW's denominator.")
+    weight_decay: float = _set(1e-4, "AdamW's weight decay.")
     clip: float = _set(1.0, "Largest norm of the gradient.")
-    seed: int = _set(0, "Seed of every random choice.")
+    seed: int = _set(0, "Seed of all random choices.")
 
     # Speed and memory
     precision: Dtype = _set("auto", "Autocast dtype; auto: bf16 on a GPU, fp32 on a CPU.")
@@ -137,38 +151,47 @@ class TrainConfig:
         "auto", "side-by-side", "checkpointing", "one-by-one", "8bit", "4bit", "blocks"
     ] = _set(
         "auto",
-        "How memory is saved, from the fastest to the leanest; auto: the first way that fits the GPU.",
+        "How to save memory, from the fastest way to the leanest; auto takes the first that fits the GPU.",
     )
     deterministic: bool = _set(
         False,
-        "Ask PyTorch for deterministic kernels: a resumed run repeats bit for bit on a GPU too; slower.",
+        "Ask PyTorch for deterministic kernels, so that a resumed run repeats bit for bit on a GPU "
+        "too; slower.",
     )
-    vae_tiling: bool = _set(False, "Encode videos in tiles: less memory, seams in the latents.")
+    vae_tiling: bool = _set(
+        False, "Encode videos in tiles, which takes less memory and leaves seams in the latents."
+    )
 
     # Safety and evidence
     stop_on_win_gap: float | None = _set(
-        None, "Stop when the winner's held-out error is this share above the base's, e.g. 0.02."
+        None,
+        "Stop when the winner's held-out error is this share above the base's, for example 0.02.",
     )
-    spike: float = _set(200.0, "Stop when a step's loss is this many times the usual; 0: never.")
+    spike: float = _set(
+        200.0, "Stop when a step's loss is this many times the median of the last steps; 0: never."
+    )
     checkpoint_every: int = _set(100, "Steps between checkpoints.")
-    keep_checkpoints: int = _set(2, "Checkpoints kept, beside the best.")
-    held_out_every: int = _set(50, "Steps between held-out measurements; 0: only first and last.")
-    held_out_pairs: int = _set(32, "Pairs of the validation split that are measured.")
-    held_out_levels: int = _set(5, "Fixed noise levels a pair is measured at.")
-    validation_videos: int = _set(
-        0, "Held-out prompts to generate at fixed seeds, base beside tuned."
+    keep_checkpoints: int = _set(2, "Checkpoints to keep beside the best one.")
+    held_out_every: int = _set(
+        50,
+        "Steps between held-out measurements; 0 measures only before the first and after the last.",
     )
-    validation_every: int = _set(0, "Steps between generated videos; 0: only at the end.")
+    held_out_pairs: int = _set(32, "Clips or pairs of the validation split to measure.")
+    held_out_levels: int = _set(5, "Noise levels at which each of them is measured.")
+    validation_videos: int = _set(
+        0, "Validation prompts for which base and tuned model generate a video with the same seed."
+    )
+    validation_every: int = _set(0, "Steps between such videos; 0 makes them only at the end.")
     validation_steps: int | None = _set(
-        None, "Denoising steps of generated videos; None: as the model's authors."
+        None, "Denoising steps of such videos; unset takes what the model's authors recommend."
     )
     validation_guidance: float | None = _set(
-        None, "Guidance of generated videos; None: as the model's authors."
+        None, "Guidance of such videos; unset takes what the model's authors recommend."
     )
-    trackers: tuple[str, ...] = _set((), "Beside CSV: tensorboard, wandb.")
-    allow_shortcut: bool = _set(False, "Train although the audit can tell the sides apart.")
+    trackers: tuple[str, ...] = _set((), "Trackers beside the CSV file: tensorboard, wandb.")
+    allow_shortcut: bool = _set(False, "Train although the audit can tell winners from losers.")
     allow_other_model: bool = _set(
-        False, "Train on pairs that were made for another task or by another model."
+        False, "Train on pairs that another model made, or that were made for another task."
     )
 
     def __post_init__(self) -> None:
