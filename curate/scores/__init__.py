@@ -60,7 +60,7 @@ from realdpo.curate.scores.stream import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-VERSION = 3  # raise when a number of a frame or of a span changes
+VERSION = 4  # raise when a number of a frame or of a span changes
 
 __all__ = [
     "LUMA_SECONDS",
