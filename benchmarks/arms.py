@@ -289,6 +289,7 @@ def sweep() -> list[Arm]:
 
 # What the whole plan compares: with all of `arms()` it would take a day.
 WHOLE = (
+    "sft",
     "sft-fast",
     "contrast",
     "contrast-smooth",
