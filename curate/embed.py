@@ -19,6 +19,7 @@ from realdpo.curate.config import EmbedConfig
 from realdpo.errors import UserError
 from realdpo.files import atomic_path
 from realdpo.media import MediaError
+from realdpo.openclip import load_openclip
 from realdpo.progress import progress_bar, say
 from realdpo.rows import ClipRow
 from realdpo.workspace import Workspace
@@ -56,35 +57,14 @@ def load_embedder(config: EmbedConfig) -> Embedder:
     Raises UserError when it cannot be had, or when it would be left with random weights.
     """
     import numpy as np
-    import open_clip
     import torch
     from PIL import Image
 
     from realdpo.curate.caption.transformers_vlm import resolve_device
 
-    carries = config.model.startswith(("local-dir:", "hf-hub:"))
-    if not config.weights and not carries:
-        raise UserError(
-            f"no weights for {config.model}: its embeddings would be noise",
-            "give --weights a tag (see open_clip.list_pretrained()) or a .safetensors file",
-        )
     device = resolve_device(config.device)
     precision = "fp16" if device.type == "cuda" else "fp32"
-    try:
-        model, _, prepare = open_clip.create_model_and_transforms(
-            config.model,
-            pretrained=None if carries else config.weights,
-            precision=precision,
-            device=device,
-        )
-        tokenizer = open_clip.get_tokenizer(config.model)
-    except Exception as error:  # open_clip, the Hub and torch each raise their own kinds
-        raise UserError(
-            f"cannot load {config.model} with {config.weights or 'its own weights'}: "
-            f"{(str(error).splitlines() or [type(error).__name__])[0]}",
-            "check both names; without a network give a weights file or local-dir:/folder",
-        ) from None
-    model.eval()
+    model, prepare, tokenizer = load_openclip(config.model, config.weights, str(device), precision)
     dtype = next(model.parameters()).dtype
 
     def images(pictures: Sequence[npt.NDArray[np.uint8]]) -> Vectors:

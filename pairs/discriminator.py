@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from realdpo import integrity
 from realdpo.errors import UserError
+from realdpo.openclip import load_openclip, split_openclip_name
 from realdpo.pairs import audit
 from realdpo.progress import progress_bar
 from realdpo.rows import PairRow
@@ -68,27 +69,10 @@ def load_features(name: str) -> Features:
 
     Raises UserError when it cannot be had, or when it would be left with random weights.
     """
-    import open_clip
     import torch
-
-    carries = name.startswith(("local-dir:", "hf-hub:"))
-    model_name, _, weights = (name, "", "") if carries else name.partition(":")
-    if not weights and not carries:
-        raise UserError(
-            f"no weights for {name}: its features would be noise",
-            "write MODEL:TAG, MODEL:/path/to/weights or local-dir:/folder",
-        )
-    try:
-        model, _, prepare = open_clip.create_model_and_transforms(
-            model_name, pretrained=weights or None, precision="fp32"
-        )
-    except Exception as error:  # open_clip, the Hub and torch each raise their own kinds
-        raise UserError(
-            f"cannot load {name}: {(str(error).splitlines() or [type(error).__name__])[0]}",
-            "check both names; without a network give a weights file or local-dir:/folder",
-        ) from None
-    model.eval()
     from torchvision.transforms.functional import to_pil_image
+
+    model, prepare, _ = load_openclip(*split_openclip_name(name))
 
     def features(patches: torch.Tensor) -> torch.Tensor:
         batch = torch.stack([prepare(to_pil_image(patch)) for patch in patches])

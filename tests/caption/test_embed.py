@@ -158,8 +158,8 @@ def test_a_model_by_name_with_weights_from_a_file(tmp_path: Path) -> None:
     ("model", "weights", "said"),
     [
         ("ViT-S-32-alt", "", "would be noise"),
-        ("ViT-S-32-alt", "no_such_tag", "cannot load"),
-        ("NoSuchModel", "x", "cannot load"),
+        ("ViT-S-32-alt", "no_such_tag", "neither a file"),
+        ("NoSuchModel", "x", "neither a file"),
     ],
 )
 def test_a_model_that_cannot_be_had_is_named(model: str, weights: str, said: str) -> None:
