@@ -153,7 +153,7 @@ def sample(
     images: Sequence[str | Path] = (),
     guide: float | Literal["negative"] | None = None,
     base: bool = True,
-    limit: int = 0,
+    limit: int = 4,
     devices: str = "auto",
     progress: bool = True,
     **settings: Any,
@@ -170,7 +170,7 @@ def sample(
         limit: take at most so many prompts of the split; 0 takes all.
         devices: `auto` for every GPU, or names joined by commas.
         progress: show progress bars on stderr.
-        settings: fields of `realdpo.train.evaluate.config.EvalConfig`, such as `seeds`, `steps`.
+        settings: fields of `realdpo.train.evaluate.config.SampleConfig`, such as `seeds`, `steps`.
 
     Returns:
         `videos` (system -> paths), `moved` (how far each system is from the base), and `page`.
@@ -182,12 +182,12 @@ def sample(
     from realdpo.families.load import device_names
     from realdpo.progress import show_progress
     from realdpo.train.evaluate import samples
-    from realdpo.train.evaluate.config import EvalConfig
+    from realdpo.train.evaluate.config import SampleConfig
 
     workspace = Workspace(run.folder.parent.parent)
     systems = samples.systems_for(workspace, [run.name], guide, None, base)
     given = {"name": f"of-{run.name}", "prompts": limit, **settings, "systems": systems}
-    chosen = build_settings(EvalConfig, given, "sample")
+    chosen = build_settings(SampleConfig, given, "sample")
     pictures = [Path(image) for image in images]
     with show_progress(progress):
         return samples.sample_prompts(

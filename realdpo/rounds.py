@@ -32,6 +32,8 @@ Against = Literal["base", "last"]
 # A round that gains less than this share of the first one's gain is not worth its time.
 LEAST_SHARE = 0.1
 
+PLAYERS = 6  # prompts whose videos are on the page
+
 # What training calls each reference: `frozen` is the model that a round begins with.
 REFERENCES: Mapping[Against, Literal["auto", "frozen"]] = {"base": "auto", "last": "frozen"}
 
@@ -285,16 +287,27 @@ def _write(
     unseen: str,
 ) -> dict[str, Any]:
     page = workspace.reports / f"rounds-{config.run_name}.html"
-    made = {
+    evaluation = f"{config.run_name}-rounds" if compared else None
+    made: dict[str, Any] = {
         "rounds": [asdict(done) for done in rounds],
         "best": find_best(rounds),
         "reference": against,
-        "eval": f"{config.run_name}-rounds" if compared else None,
+        "eval": evaluation,
         "page": str(page),
     }
     write_text(folder / "rounds.json", json.dumps(made, indent=1))
-    report.write_page(page, build_page(config, against, rounds, compared, unseen))
+    videos = _videos(workspace, evaluation, unseen)
+    report.write_page(page, build_page(config, against, rounds, compared, videos))
     return made
+
+
+def _videos(workspace: Workspace, evaluation: str | None, unseen: str) -> report.Section:
+    """The base's and every round's videos in step, or why there are none."""
+    from realdpo.train.evaluate import commands
+
+    if evaluation is None:
+        return report.Section("Videos", _sentence(unseen) if unseen else "None were made.")
+    return commands.evaluation_videos(workspace, evaluation, PLAYERS)
 
 
 def build_page(
@@ -302,7 +315,7 @@ def build_page(
     against: Against,
     rounds: Sequence[Round],
     compared: Mapping[str, Any] | None,
-    unseen: str,
+    videos: report.Section,
 ) -> str:
     """All rounds on one page: what each lowered on held-out clips, and how their videos compare."""
     best = find_best(rounds)
@@ -345,12 +358,9 @@ def build_page(
                 ),
             )
         )
+    sections.append(videos)
     if compared:
         from realdpo.train.evaluate import page
 
         sections += page.comparison_sections(compared)
-    else:
-        sections.append(
-            report.Section("Videos", _sentence(unseen) if unseen else "None were made.")
-        )
     return report.render_page(f"Rounds of {config.run_name}", sections)

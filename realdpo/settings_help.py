@@ -27,7 +27,7 @@ CLASSES: Mapping[str, tuple[str, str]] = {
     "curate embed": ("realdpo.curate.config:EmbedConfig", "embed"),
     "pairs build": ("realdpo.pairs.config:BuildConfig", "pairs"),
     "train": ("realdpo.train.config:TrainConfig", "train"),
-    "sample": ("realdpo.train.evaluate.config:EvalConfig", "sample"),
+    "sample": ("realdpo.train.evaluate.config:SampleConfig", "sample"),
     "eval": ("realdpo.train.evaluate.config:EvalConfig", "eval"),
     "push-hub": ("realdpo.publish.config:PushConfig", "push"),
 }
@@ -104,8 +104,10 @@ def settings_page() -> str:
 
 def _texts(kind: type) -> dict[str, str]:
     names = [field.name for field in dataclasses.fields(kind)]
-    found = _texts_of_docstring(inspect.getdoc(kind) or "", names)
-    found |= {name: text for name, text in _strings_below(kind).items() if name in names}
+    found: dict[str, str] = {}
+    for one in reversed(kind.__mro__[:-1]):  # a class explains what it adds to its parent's
+        found |= _texts_of_docstring(inspect.cleandoc(one.__doc__ or ""), names)
+        found |= {name: text for name, text in _strings_below(one).items() if name in names}
     for field in dataclasses.fields(kind):
         if "help" in field.metadata:
             found[field.name] = field.metadata["help"]

@@ -16,7 +16,7 @@ from realdpo.errors import UserError
     epilog="Example: [bold]realdpo sample --run contrast --guide 2 -w work[/bold]; "
     '[bold]realdpo sample --run contrast --prompt "a person waves" --image first.png[/bold]'
 )
-@options.with_settings("sample", "steps", "seed")
+@options.with_settings("sample", "name", "split", "seeds", "steps", "seed", prompts="--limit")
 def sample(
     given: options.Given,
     workspace: options.Workspace = options.WORK,
@@ -45,15 +45,9 @@ def sample(
         typer.Option(help="A file of prompts, one a line, or a folder of pictures and prompts."),
     ] = None,
     image: Annotated[Path | None, typer.Option(help="First frame of every --prompt.")] = None,
-    split: Annotated[
-        str, typer.Option(help="Without prompts: the clips of this split of the workspace.")
-    ] = "validation",
-    limit: Annotated[int, typer.Option(help="At most so many prompts; 0: all.")] = 4,
-    seeds: Annotated[int, typer.Option(help="Videos a prompt and system.")] = 1,
     base: Annotated[
         bool, typer.Option("--base/--no-base", help="The model before training beside them.")
     ] = True,
-    name: Annotated[str, typer.Option(help="Folder under samples/.")] = "samples",
     devices: options.Devices = "auto",
     as_json: options.Json = False,
 ) -> None:
@@ -61,15 +55,13 @@ def sample(
     with cli.guard_command(as_json):
         from realdpo.families.load import device_names
         from realdpo.train.evaluate import samples
-        from realdpo.train.evaluate.config import EvalConfig
+        from realdpo.train.evaluate.config import SampleConfig
         from realdpo.workspace import Workspace
 
         place = Workspace(workspace)
         named = options.pairs_of(system or (), "--system")
         systems = samples.systems_for(place, run or (), _guide(guide), named, base)
-        settings = given.resolve(
-            EvalConfig, systems=systems, name=name, split=split, prompts=limit, seeds=seeds
-        )
+        settings = given.resolve(SampleConfig, systems=systems)
         images = [image] if image else []
         done = samples.sample_prompts(
             place, settings, prompt or (), prompts, images, device_names(devices)

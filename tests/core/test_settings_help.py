@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from realdpo.cli import app
@@ -30,13 +32,32 @@ def test_a_docstring_is_read() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["curate source", "curate ingest", "curate embed", "pairs build", "train", "eval", "push-hub"],
+    [
+        "curate source",
+        "curate ingest",
+        "curate embed",
+        "pairs build",
+        "train",
+        "sample",
+        "eval",
+        "push-hub",
+    ],
 )
 def test_the_command_lists_them(command: str) -> None:
     told = CliRunner().invoke(app, [*command.split(), "--settings"])
     assert told.exit_code == 0, told.output
     for setting in describe_settings(load_class(command)):
         assert f"{setting.key} = {setting.default}" in told.output
+
+
+@pytest.mark.parametrize("command", [name for name in CLASSES if "--" not in name])
+def test_no_option_with_a_default_hides_a_setting(command: str) -> None:
+    """Such a default would win over --set and the settings file, although nobody gave it."""
+    found: Any = get_command(app)
+    for name in command.split():
+        found = found.commands[name]
+    keys = {setting.key for setting in describe_settings(load_class(command))}
+    assert not {p.name for p in found.params if p.name in keys and p.default is not None}
 
 
 def test_the_page_is_up_to_date() -> None:

@@ -123,6 +123,9 @@ def test_runs_are_compared_with_their_base_on_the_test_split(workspace):
     page = (workspace.reports / "eval-eval.html").read_text()
     assert "a person walking 1" in page
     assert page.count('class="in-step"') == 2
+    section = commands.evaluation_videos(workspace, "eval", 1)  # as the page of rounds has it
+    assert section.title == "Videos in step"
+    assert section.html.count('class="in-step"') == 1
 
     # Again: nothing is made; one video gone: it alone is made, byte for byte.
     videos = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in (folder / "videos").iterdir()}

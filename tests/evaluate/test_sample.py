@@ -94,6 +94,19 @@ def test_a_run_its_base_and_guidance_side_by_side_once(place):
     assert len(changed) == 1
 
 
+def test_settings_count_when_no_option_was_given(place):
+    """An option's default must not win over --set."""
+    prompts = ["--prompt", "one", "--prompt", "two", "--image", str(place.root / "first.png")]
+    result = run(
+        *(place, "--run", "lora", "--no-base", *prompts, "--json"),
+        *("--set", "name=fewer", "--set", "prompts=1", "--set", "seeds=2"),
+    )
+    assert result.exit_code == 0, result.output
+    (paths,) = json.loads(result.stdout)["videos"].values()
+    assert len(paths) == 2
+    assert "samples/fewer/" in paths[0]
+
+
 def test_the_base_can_be_the_negative_forward(place):
     arguments = [
         "--run",

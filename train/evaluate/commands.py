@@ -60,6 +60,16 @@ def write_eval_report(workspace: Workspace, name: str, players: int) -> tuple[Pa
     return path, made
 
 
+def evaluation_videos(workspace: Workspace, name: str, shown: int) -> report.Section:
+    """The videos of an evaluation, for another page; of at most `shown` prompts."""
+    from realdpo.train.evaluate import page
+
+    folder = _folder(workspace, name)
+    made = json.loads((folder / "summary.json").read_text())
+    rows = json.loads((folder / "rows.json").read_text())
+    return page.videos_section(folder, made, rows, _prompts(folder), shown)
+
+
 def closing_words(workspace: Workspace, name: str, made: dict[str, Any]) -> str:
     """The last words of a run: verdicts, cautions, where the page is."""
     from realdpo.train.evaluate import summary

@@ -46,16 +46,15 @@ class JudgeConfig:
 
 
 @settings
-class EvalConfig:
-    """What is compared, on which prompts, and how.
+class SampleConfig:
+    """Which systems make videos, of which prompts, and how.
 
-    name: name of this comparison; its files go to eval/NAME. systems: systems to compare, as NAME=WHAT:
-    a run of the workspace, a model (`tiny`, a folder, a Hub id), MODEL+LORA, or a folder of finished
-    videos; the first is the base. base: the system that the others are compared to; the first one when empty.
-    benchmark: folder with prompts and first frames, instead of a split of the workspace. split:
-    split of the workspace whose prompts are used: train, validation or test. prompts: number of
-    prompts at most; 0 takes all. seeds: videos for each prompt and system. seed: base seed of all
-    videos; every system gets the same ones.
+    name: name of these videos; they go to samples/NAME. systems: systems to sample, as NAME=WHAT: a
+    run of the workspace, a model (`tiny`, a folder, a Hub id), MODEL+LORA, or a folder of finished
+    videos; the first is the base. benchmark: folder with prompts and first frames, instead of a
+    split of the workspace. split: split of the workspace whose prompts are used: train, validation
+    or test. prompts: number of prompts at most; 0 takes all. seeds: videos for each prompt and
+    system. seed: base seed of all videos; every system gets the same ones.
     width: width in pixels. height: height in pixels. frames: frames of a video. fps: frames a
     second. steps: denoising steps; unset is the model's own. guidance: guidance scale; unset is the
     model's own. negative_prompt: what videos should not show. call: further arguments of the
@@ -64,17 +63,14 @@ class EvalConfig:
     task of its training.
     dtype: number format of the models; auto is bfloat16 on a GPU and float32 on a CPU. memory: how
     memory is saved, as for `pairs build`. crf: H.264 quality of generated videos; lower is better.
-    clip: model of open_clip that scores prompt fit, as ARCHITECTURE:WEIGHTS. frechet: feature
-    network of the Fréchet distance, as NETWORK:WEIGHTS. vbench: dimensions of VBench to run.
     """
 
-    name: str = "eval"
+    name: str = "samples"
     systems: Mapping[str, str] = field(default_factory=dict)
-    base: str = ""
     benchmark: str = ""
-    split: str = "test"
-    prompts: int = 0
-    seeds: int = 3
+    split: str = "validation"
+    prompts: int = 4
+    seeds: int = 1
     seed: int = 0
     width: int | None = None
     height: int | None = None
@@ -89,20 +85,15 @@ class EvalConfig:
     dtype: Dtype = "auto"
     memory: str = "auto"
     crf: int = 12
-    clip: str = ""
-    frechet: str = ""
-    vbench: tuple[str, ...] = ()
-    judge: JudgeConfig = field(default_factory=JudgeConfig)
 
     def __post_init__(self) -> None:
+        self._check()
+
+    def _check(self) -> None:
         if self.seeds < 1 or self.prompts < 0:
             raise UserError("seeds must be at least 1, prompts at least 0 (all)")
         check_options(self.memory)
         object.__setattr__(self, "dtype", long_name(self.dtype))
-        if self.base and self.systems and self.base not in self.systems:
-            raise UserError(
-                f"base={self.base} is not among the systems", f"known: {', '.join(self.systems)}"
-            )
         if REAL in self.systems:
             raise UserError(
                 "the name `real` is kept for the real clips", "call the system otherwise"
@@ -113,4 +104,40 @@ class EvalConfig:
 
     @property
     def base_name(self) -> str:
-        return self.base or next(iter(self.systems), "")
+        """The system that the others are compared to."""
+        return next(iter(self.systems), "")
+
+
+@settings
+class EvalConfig(SampleConfig):
+    """What is compared, on which prompts, and how.
+
+    name: name of this comparison; its files go to eval/NAME. systems: systems to compare, as
+    NAME=WHAT: a run of the workspace, a model (`tiny`, a folder, a Hub id), MODEL+LORA, or a folder
+    of finished videos; the first is the base. base: the system that the others are compared to; the
+    first one when empty.
+    clip: model of open_clip that scores prompt fit, as ARCHITECTURE:WEIGHTS. frechet: feature
+    network of the Fréchet distance, as NETWORK:WEIGHTS. vbench: dimensions of VBench to run.
+    """
+
+    name: str = "eval"
+    split: str = "test"
+    prompts: int = 0
+    seeds: int = 3
+    base: str = ""
+    clip: str = ""
+    frechet: str = ""
+    vbench: tuple[str, ...] = ()
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+
+    def __post_init__(self) -> None:
+        self._check()
+        if self.base and self.systems and self.base not in self.systems:
+            raise UserError(
+                f"base={self.base} is not among the systems", f"known: {', '.join(self.systems)}"
+            )
+
+    @property
+    def base_name(self) -> str:
+        """The system that the others are compared to."""
+        return self.base or super().base_name

@@ -20,12 +20,12 @@ from realdpo.media import decode
 from realdpo.media.decode import read_clip
 from realdpo.train.evaluate import benchmark, consistency, frechet, judge, metrics, vbench
 from realdpo.train.evaluate.benchmark import Item
-from realdpo.train.evaluate.config import REAL
+from realdpo.train.evaluate.config import REAL, EvalConfig
 from realdpo.train.evaluate.plan import EvalPlan
 from realdpo.workspace import Workspace
 
 
-def check_measures(planned: EvalPlan, workspace: Workspace) -> None:
+def check_measures(planned: EvalPlan[EvalConfig], workspace: Workspace) -> None:
     """Refuse what cannot be measured with, before hours are spent on making videos."""
     config = planned.config
     if config.clip:
@@ -43,7 +43,7 @@ def check_measures(planned: EvalPlan, workspace: Workspace) -> None:
         judge.refuse_if_used(config.judge.model, judge.models_used(workspace))
 
 
-def measure_videos(planned: EvalPlan) -> tuple[list[dict[str, Any]], list[str]]:
+def measure_videos(planned: EvalPlan[EvalConfig]) -> tuple[list[dict[str, Any]], list[str]]:
     """One row a video (system, item, seed number, file, dtype, form, metrics), real clips included.
 
     dtype: of the weights that made it; None for what was not made here. Also what could not be measured, in words: missing finished videos, damaged files.
@@ -115,7 +115,7 @@ def measure_file(folder: Path, job: tuple[str, str | None]) -> dict[str, Any]:
 
 
 def add_with_weights(
-    planned: EvalPlan, workspace: Workspace, rows: list[dict[str, Any]], device: str
+    planned: EvalPlan[EvalConfig], workspace: Workspace, rows: list[dict[str, Any]], device: str
 ) -> dict[str, Any]:
     """Metrics that need weights, added to the rows; what belongs to no single row is returned."""
     config, extra = planned.config, {}
@@ -148,7 +148,9 @@ def add_with_weights(
     return extra
 
 
-def _frechet(planned: EvalPlan, rows: Sequence[Mapping[str, Any]], device: str) -> dict[str, Any]:
+def _frechet(
+    planned: EvalPlan[EvalConfig], rows: Sequence[Mapping[str, Any]], device: str
+) -> dict[str, Any]:
     """Distance of each system's videos to the real clips."""
     network = frechet.load_network(planned.config.frechet, device)
     by_system: dict[str, list[np.ndarray]] = {}
@@ -172,7 +174,7 @@ def _frechet(planned: EvalPlan, rows: Sequence[Mapping[str, Any]], device: str) 
     }
 
 
-def _judge(planned: EvalPlan, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _judge(planned: EvalPlan[EvalConfig], rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The judge's mean score per aspect into each row; how well it agrees with itself."""
     config = planned.config.judge
     asked = asdict(replace(config, timeout=0, attempts=1, runs=1))

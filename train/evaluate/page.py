@@ -37,14 +37,25 @@ def evaluation_page(
         )
     if "study" in made:
         sections.append(report.Section("People", _people(made["study"])))
-    players = _players(folder, rows, prompts, list(made["systems"]), shown, made["fps"])
-    sections.append(report.Section("Videos in step", players))
+    sections.append(videos_section(folder, made, rows, prompts, shown))
     sections.append(report.Section("What was run", _what(made)))
     size = (
         f"{count_noun(made['prompts'], 'prompt')}, {count_noun(made['seeds'], 'seed')} each; "
         f"compared with {made['base']}"
     )
     return report.render_page(f"Evaluation {made['name']}", sections, size)
+
+
+def videos_section(
+    folder: Path,
+    made: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    prompts: Mapping[str, str],
+    shown: int,
+) -> report.Section:
+    """Players of at most `shown` prompts of an evaluation: the real clip and every system."""
+    players = _players(folder, rows, prompts, list(made["systems"]), shown, made["fps"])
+    return report.Section("Videos in step", players)
 
 
 def comparison_sections(made: Mapping[str, Any]) -> list[report.Section]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -22,7 +23,7 @@ from realdpo.media.decode import read_clip
 from realdpo.pairs import conform
 from realdpo.train.evaluate import benchmark
 from realdpo.train.evaluate.benchmark import Item
-from realdpo.train.evaluate.config import EvalConfig
+from realdpo.train.evaluate.config import SampleConfig
 from realdpo.train.evaluate.systems import NEUTRAL, System, resolve_system, spec_of_system
 from realdpo.workspace import Workspace
 
@@ -42,15 +43,18 @@ class VideoTask:
     image: str | None
 
 
+Chosen = TypeVar("Chosen", bound=SampleConfig)
+
+
 @dataclass(frozen=True)
-class EvalPlan:
+class EvalPlan(Generic[Chosen]):
     """Systems, items, sampling and form of videos, and the videos to make.
 
     settings: None when every system is a folder of finished videos, whose own form it then is.
     """
 
     folder: Path
-    config: EvalConfig
+    config: Chosen
     systems: tuple[System, ...]
     items: tuple[Item, ...]
     settings: GenerationSettings | None
@@ -62,8 +66,8 @@ class EvalPlan:
 
 
 def plan_evaluation(
-    workspace: Workspace, config: EvalConfig, folder: Path | None = None
-) -> EvalPlan:
+    workspace: Workspace, config: Chosen, folder: Path | None = None
+) -> EvalPlan[Chosen]:
     """Resolve systems, items and form; write first frames and real clips in that form.
 
     Raises UserError when a system, the benchmark, or a shape is not what it should be.
@@ -100,7 +104,7 @@ def plan_evaluation(
     return replace(planned, tasks=tuple(tasks))
 
 
-def systems_of(workspace: Workspace, config: EvalConfig) -> tuple[System, ...]:
+def systems_of(workspace: Workspace, config: SampleConfig) -> tuple[System, ...]:
     """The systems as the user named them. Raises UserError when there is none, or not that one."""
     if not config.systems:
         raise UserError("no system to evaluate", "give --system base=MODEL --system dpo=RUN")
@@ -109,7 +113,7 @@ def systems_of(workspace: Workspace, config: EvalConfig) -> tuple[System, ...]:
     )
 
 
-def items_of(workspace: Workspace, config: EvalConfig, aspect: float = 1.5) -> list[Item]:
+def items_of(workspace: Workspace, config: SampleConfig, aspect: float = 1.5) -> list[Item]:
     """The prompts: of the benchmark's folder, else of the workspace's split."""
     if config.benchmark:
         items = benchmark.read_benchmark(Path(config.benchmark), aspect)
@@ -118,7 +122,7 @@ def items_of(workspace: Workspace, config: EvalConfig, aspect: float = 1.5) -> l
     return items[: config.prompts or None]
 
 
-def _settings(systems: Sequence[System], config: EvalConfig) -> GenerationSettings | None:
+def _settings(systems: Sequence[System], config: SampleConfig) -> GenerationSettings | None:
     """One form and sampling for all systems: the base model's, with the user's changes."""
     models = [s for s in systems if not s.videos]
     models.sort(key=lambda s: s.name != config.base_name)
@@ -188,7 +192,7 @@ def _form_of(paths: Sequence[Path]) -> conform.Form | None:
     return None
 
 
-def _conformed(planned: EvalPlan, item: Item) -> Item | None:
+def _conformed(planned: EvalPlan[Any], item: Item) -> Item | None:
     """The item with its first frame (PNG) and real clip in the videos' form, kept in the folder.
 
     Where videos are made, None for a clip that is too short or too small; finished videos are
@@ -225,7 +229,7 @@ def _write_picture(path: Path, picture: np.ndarray) -> None:
     write_bytes(path, report.encode_png(Image.fromarray(picture)))
 
 
-def _task(planned: EvalPlan, system: System, item: Item, number: int) -> VideoTask:
+def _task(planned: EvalPlan[Any], system: System, item: Item, number: int) -> VideoTask:
     seed = seed_of(planned.config.seed, item.item_id, number)
     assert planned.settings is not None
     key = content_id(

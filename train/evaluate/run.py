@@ -55,7 +55,7 @@ def run_evaluation(
     return made
 
 
-def generate_videos(planned: EvalPlan, devices: Sequence[str], shard: tuple[int, int]) -> None:
+def generate_videos(planned: EvalPlan[Any], devices: Sequence[str], shard: tuple[int, int]) -> None:
     """Make the videos that are missing, one worker a device. Raises UserError if any fails."""
     index, count = shard
     if not 1 <= index <= count:
@@ -85,7 +85,7 @@ def generate_videos(planned: EvalPlan, devices: Sequence[str], shard: tuple[int,
 
 
 def _generate(
-    planned: EvalPlan,
+    planned: EvalPlan[Any],
     model: str,
     system: System,
     part: tuple[str, Sequence[VideoTask]],

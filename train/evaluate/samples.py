@@ -26,7 +26,7 @@ from realdpo.families.load import dtype_of_all
 from realdpo.files import write_text
 from realdpo.media.decode import read_clip
 from realdpo.train.evaluate import benchmark, plan, run
-from realdpo.train.evaluate.config import EvalConfig
+from realdpo.train.evaluate.config import SampleConfig
 from realdpo.train.evaluate.plan import EvalPlan
 from realdpo.train.evaluate.systems import resolve_system
 from realdpo.workspace import Workspace
@@ -100,7 +100,7 @@ def read_prompts(path: Path) -> list[str]:
 
 def sample_prompts(
     workspace: Workspace,
-    config: EvalConfig,
+    config: SampleConfig,
     prompts: Sequence[str],
     file: Path | None,
     images: Sequence[Path],
@@ -114,7 +114,7 @@ def sample_prompts(
 
 
 def sample_systems(
-    workspace: Workspace, config: EvalConfig, devices: Sequence[str] = ("cpu",)
+    workspace: Workspace, config: SampleConfig, devices: Sequence[str] = ("cpu",)
 ) -> dict[str, Any]:
     """Make what is missing, and the page; a video is made once however often this is called.
 
@@ -150,7 +150,7 @@ def _folder(workspace: Workspace, name: str) -> Path:
     return workspace.root / "samples" / name
 
 
-def _named(planned: EvalPlan) -> dict[str, dict[tuple[str, int], Path]]:
+def _named(planned: EvalPlan[SampleConfig]) -> dict[str, dict[tuple[str, int], Path]]:
     """The videos under names that people read: <system>/<prompt>-<seed>.mp4."""
     found: dict[str, dict[tuple[str, int], Path]] = {}
     places: dict[str, Path] = {}
@@ -171,7 +171,7 @@ def _named(planned: EvalPlan) -> dict[str, dict[tuple[str, int], Path]]:
 
 
 def _moved(
-    planned: EvalPlan, videos: dict[str, dict[tuple[str, int], Path]]
+    planned: EvalPlan[SampleConfig], videos: dict[str, dict[tuple[str, int], Path]]
 ) -> list[dict[str, Any]]:
     """How far every system's videos are from the first system's, seed for seed.
 
@@ -198,7 +198,9 @@ def _pixels(path: Path) -> np.ndarray:
 
 
 def _page(
-    planned: EvalPlan, videos: dict[str, dict[tuple[str, int], Path]], moved: list[dict[str, Any]]
+    planned: EvalPlan[SampleConfig],
+    videos: dict[str, dict[tuple[str, int], Path]],
+    moved: list[dict[str, Any]],
 ) -> str:
     parts = Markup("")
     for item in planned.items:
@@ -218,16 +220,16 @@ def _page(
         )
         sections.append(report.Section("How far from the base", note + report.render_table(moved)))
     sections.append(report.Section("What was run", report.render_table(systems)))
-    return report.render_page(f"Samples {planned.config.name}", sections)
+    return report.render_page(f"Samples: {planned.config.name}", sections)
 
 
 def with_prompts(
     workspace: Workspace,
-    config: EvalConfig,
+    config: SampleConfig,
     prompts: Sequence[str],
     file: Path | None,
     images: Sequence[Path],
-) -> EvalConfig:
+) -> SampleConfig:
     """The settings with the prompts that were given, if any were: one by one, a file, a folder."""
     if file is not None and file.is_dir():
         return replace(config, benchmark=str(file))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from realdpo.train.evaluate import statistics
-from realdpo.train.evaluate.config import REAL
+from realdpo.train.evaluate.config import REAL, EvalConfig
 from realdpo.train.evaluate.metrics import BY_NAME, METRICS
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def summarise_evaluation(
-    plan: EvalPlan, rows: Rows, failures: Sequence[str], extra: Mapping[str, Any]
+    plan: EvalPlan[EvalConfig], rows: Rows, failures: Sequence[str], extra: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Everything a report needs, as plain values."""
     names = [system.name for system in plan.systems]
@@ -167,7 +167,7 @@ def caution_unlike(rows: Rows) -> list[str]:
     return [f"The videos differ in form, so their numbers cannot be compared ({told})."]
 
 
-def not_run(plan: EvalPlan) -> list[str]:
+def not_run(plan: EvalPlan[EvalConfig]) -> list[str]:
     """The parts of the evaluation that were left out, and what would run them."""
     config = plan.config
     parts = {
