@@ -429,6 +429,7 @@ METRICS: tuple[metrics.Metric, ...] = (
     metrics.Metric("true.roughness", -1, "ratio", "joint acceleration over speed"),
     metrics.Metric("true.bone", -1, "share", "change of bone lengths"),
     metrics.Metric("true.distance", -1, "px", "joints' distance from the true clip"),
+    metrics.Metric("true.shared", -1, "px", "the same over the joints that both videos show"),
     metrics.Metric("true.lost", -1, "share", "joints not found"),
     metrics.Metric("true.path", 0, "px/frame", "amount of motion: speed of the joints"),
     metrics.Metric("true.action", 1, "share", "action recognised"),
@@ -542,9 +543,16 @@ class Bench:
     def classifier(self) -> Any:
         return fit_classifier(self.world, 600)
 
+    def joints_file(self, arm: Arm | None, seed: int) -> Path:
+        """The joints of a unit's videos, [prompts, F, joints, 2]."""
+        return self.file(arm, seed).with_suffix(".joints.npy")
+
+    def is_made(self, arm: Arm | None, seed: int) -> bool:
+        return self.file(arm, seed).exists() and self.joints_file(arm, seed).exists()
+
     def unit(self, arm: Arm | None, seed: int) -> None:
         """Train, sample and measure one arm (None: the base), once."""
-        if self.file(arm, seed).exists():
+        if self.is_made(arm, seed):
             return
         began = time.monotonic()
         model = self.model()
@@ -557,12 +565,13 @@ class Bench:
             measure(v, c, self.classifier, self.world)
             for v, c in zip(videos, self.test, strict=True)
         ]
+        joints = np.stack([figures.read_joints(video) for video in videos]).astype(np.float32)
+        write_array(self.joints_file(arm, seed), joints)
         if seed == 0:
-            path = self.file(arm, seed).with_suffix(".npy")
-            with atomic_path(path) as temporary, temporary.open("wb") as file:
-                np.save(file, videos)
+            write_array(self.file(arm, seed).with_suffix(".npy"), videos)
         done = {"rows": rows, "lines": lines, "train_seconds": trained}
-        write_text(self.file(arm, seed), json.dumps(done))
+        if not self.file(arm, seed).exists():  # else its training is told there
+            write_text(self.file(arm, seed), json.dumps(done))
         self.say(f"{self.file(arm, seed).stem}: {time.monotonic() - began:.0f} s")
 
     def _made(self, arm: Arm, seed: int, model: Any) -> list[dict[str, float]]:
@@ -580,6 +589,11 @@ class Bench:
             guide_by_base(SimpleNamespace(transformer=model), arm.guide, bases)
         if not arm.steps:
             return []
+        weights = self.file(arm, seed).with_suffix(".safetensors")
+        if weights.exists():
+            open_weights(model, arm)
+            place(model, load_file(weights))
+            return []
         losers = self.losers() if arm.needs_losers else None
         reference = {} if arm.follow else base
         win = self.continued if arm.winner == "continued" else self.win
@@ -587,6 +601,11 @@ class Bench:
             self.plan, arm, seed, model, win, losers, self.captions, self.texts, reference
         )
         trained = {n: p.detach().cpu() for n, p in model.named_parameters() if p.requires_grad}
-        with atomic_path(self.file(arm, seed).with_suffix(".safetensors")) as temporary:
+        with atomic_path(weights) as temporary:
             save_file(trained, temporary)
         return lines
+
+
+def write_array(path: Path, values: np.ndarray) -> None:
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.save(file, values)

@@ -124,7 +124,7 @@ def run(bench: Bench, chosen: Sequence[Arm], workers: int) -> dict[str, list[dic
     A seed at a time: a run that is cut short has compared all arms by fewer seeds.
     """
     wanted = [(arm, seed) for seed in range(bench.plan.seeds) for arm in (None, *chosen)]
-    todo = [unit for unit in wanted if not bench.file(*unit).exists()]
+    todo = [unit for unit in wanted if not bench.is_made(*unit)]
     if todo and workers == 1:
         for unit in todo:
             bench.unit(*unit)
@@ -140,6 +140,7 @@ def run(bench: Bench, chosen: Sequence[Arm], workers: int) -> dict[str, list[dic
     results: dict[str, list[dict[str, Any]]] = {}
     for arm, seed in wanted:
         unit = json.loads(bench.file(arm, seed).read_text(encoding="utf-8"))
+        unit["joints"] = np.load(bench.joints_file(arm, seed))
         results.setdefault(arm.name if arm else "base", []).append(unit)
     return results
 
@@ -165,6 +166,23 @@ def _make_unit(which: tuple[Arm | None, int]) -> None:
 def values_of(units: Sequence[Mapping[str, Any]], metric: str) -> np.ndarray:
     """[prompts, seeds]"""
     return np.array([[row.get(metric, np.nan) for row in unit["rows"]] for unit in units]).T
+
+
+def values_of_both(
+    bench: Bench, units: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]], name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """A metric of two arms, each [prompts, seeds]."""
+    if name != "true.shared":
+        return values_of(units, name), values_of(others, name)
+    both = [
+        [
+            figures.shared_distance(j, o, clip.joints)
+            for j, o, clip in zip(a, b, bench.test, strict=True)
+        ]
+        for a, b in ((u["joints"], o["joints"]) for u, o in zip(units, others, strict=True))
+    ]
+    one, two = np.array(both).transpose(2, 1, 0)
+    return one, two
 
 
 def analyse(bench: Bench, results: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -194,7 +212,7 @@ def analyse(bench: Bench, results: Mapping[str, list[dict[str, Any]]]) -> dict[s
                     (
                         m.name,
                         statistics.paired_differences(
-                            values_of(units, m.name)[part], values_of(results[other], m.name)[part]
+                            *(v[part] for v in values_of_both(bench, units, results[other], m.name))
                         ),
                         m.direction,
                     )
@@ -204,7 +222,7 @@ def analyse(bench: Bench, results: Mapping[str, list[dict[str, Any]]]) -> dict[s
                 table[name][group] = {
                     m.name: {
                         **dataclasses.asdict(c),
-                        "by_seed": _by_seed(units, results[other], m.name, part),
+                        "by_seed": _by_seed(bench, units, results[other], m.name, part),
                     }
                     for m, c in zip(METRICS, compared, strict=True)
                 }
@@ -229,22 +247,15 @@ def analyse(bench: Bench, results: Mapping[str, list[dict[str, Any]]]) -> dict[s
 def _left(
     bench: Bench, results: Mapping[str, Any], groups: Mapping[str, slice]
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """What is left of the distance to the truth, of the videos of training seed 0.
-
-    Its square by temporal frequency; and the distance over the joints that both the arm and SFT
-    show, of each of the two.
-    """
-    rival = next((name for name in ("sft-fast", "sft") if name in results), "base")
+    """Squared distance to the truth by temporal frequency, of the videos of training seed 0."""
     videos = {name: np.load(bench.units / f"{name}-0.npy") for name in results}
     videos = {"other tempo": np.stack([clip.frames for clip in bench.other_tempo]), **videos}
-    joints = {n: [figures.read_joints(frames) for frames in made] for n, made in videos.items()}
     left: dict[str, dict[str, dict[str, float]]] = {}
-    for name, found in joints.items():
-        rows = []
-        for own, other, clip in zip(found, joints[rival], bench.test, strict=True):
-            shared, of_rival = figures.shared_distance(own, other, clip.joints)
-            shares = {"shared joints": shared, f"the same of {rival}": of_rival}
-            rows.append(figures.error_by_frequency(own, clip.joints) | shares)
+    for name, made in videos.items():
+        rows = [
+            figures.error_by_frequency(figures.read_joints(frames), clip.joints)
+            for frames, clip in zip(made, bench.test, strict=True)
+        ]
         left[name] = {
             group: {band: _mean(np.array([row[band] for row in rows[part]])) for band in rows[0]}
             for group, part in groups.items()
@@ -256,9 +267,9 @@ def _mean(values: np.ndarray) -> float:
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 
-def _by_seed(units: Any, others: Any, metric: str, part: slice) -> list[float]:
-    difference = values_of(units, metric)[part] - values_of(others, metric)[part]
-    return [_mean(column) for column in difference.T]
+def _by_seed(bench: Bench, units: Any, others: Any, metric: str, part: slice) -> list[float]:
+    one, two = values_of_both(bench, units, others, metric)
+    return [_mean(column) for column in (one - two)[part].T]
 
 
 def markdown(summary: Mapping[str, Any], notes: Mapping[str, str]) -> str:
@@ -269,8 +280,7 @@ def markdown(summary: Mapping[str, Any], notes: Mapping[str, str]) -> str:
         lines += _table(title, compared(summary, group, other))
     for group, words in GROUPS.items():
         title = (
-            f"{words}, training seed 0: squared distance to the truth by temporal frequency, px²; "
-            "distance over the joints that both show, px"
+            f"{words}, squared distance to the truth in px² by temporal frequency, training seed 0"
         )
         lines += _table(title, _left_rows(summary, group))
     lines += [f"- {name}: {note}" for name, note in notes.items()]
@@ -295,7 +305,7 @@ def compared(summary: Mapping[str, Any], group: str, other: str) -> list[dict[st
     for name, means in summary["means"].items():
         row = {"arm": name}
         for m in METRICS:
-            text = f"{means[group][m.name]:.3g}"
+            text = "" if np.isnan(means[group][m.name]) else f"{means[group][m.name]:.3g}"
             found = summary["against"][other].get(name, {}).get(group, {}).get(m.name)
             if found:
                 d = found["difference"]
