@@ -93,7 +93,7 @@ class BuildConfig:
             _require(0 < low <= high <= 1, f"{name}={low},{high}: 0 < low <= high <= 1")
         if self.guide and not self.lora:
             raise UserError(
-                f"guide={self.guide}: only what was fine-tuned has a base to be guided by",
+                f"guide={self.guide}: only a fine-tuned system has a base that can guide it",
                 "give --lora",
             )
         _require(isinstance(self.guide, str) or self.guide >= 0, f"guide={self.guide}: at least 0")

@@ -66,7 +66,7 @@ def test_guidance_by_the_base_is_part_of_the_id(workspace, model, tmp_path) -> N
     for wrong in ({"guide": -1.0}, {"guide": "positive"}):
         with pytest.raises(UserError, match="guide"):
             BuildConfig(**{**base, **wrong})
-    with pytest.raises(UserError, match="only what was fine-tuned"):
+    with pytest.raises(UserError, match="only a fine-tuned system"):
         BuildConfig(model=str(model), guide=1.0)
 
 
