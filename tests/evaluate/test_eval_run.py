@@ -219,7 +219,7 @@ def test_a_missing_or_damaged_video_is_said_and_the_rest_is_compared(finished):
     made = run.run_evaluation(Workspace(finished / "w"), config)
     missing, damaged = made["failures"]
     assert missing.startswith("b: 2 of 12 videos are missing from")
-    assert missing.endswith("for one bikes pass 0-0.mp4")
+    assert missing.endswith("for example bikes pass 0-0.mp4")
     assert "bikes pass 1.mp4" in damaged
     assert made["compared"]["b"]["smooth.residual"]["prompts"] == 9
 
@@ -312,7 +312,7 @@ def test_what_the_user_got_wrong_is_one_clear_line(workspace, tmp_path):
         systems.resolve_system(workspace, "base", "young")
     with pytest.raises(UserError, match="has no clip in the split 'validation'"):
         plan.plan_evaluation(workspace, settings_for(workspace, split="validation"))
-    with pytest.raises(UserError, match="none of the 2 clips fits"):
+    with pytest.raises(UserError, match="none of the 2 clips is large and long enough"):
         plan.plan_evaluation(workspace, settings_for(workspace, frames=17))
     (tmp_path / "words").mkdir()
     (tmp_path / "words" / "prompts.txt").write_text("a person walks\n")
