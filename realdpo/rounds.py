@@ -95,7 +95,7 @@ def run_rounds(
         )
     if against == "last":
         progress.say(
-            "a reference that follows ruined the motion in our experiment (docs/evaluation.md): look "
+            "a reference that follows ruined the motion in our experiment (docs/miniature.md): look "
             "at the videos of every round, or leave out --reference last"
         )
     folder = workspace.root / "rounds" / config.run_name
