@@ -1,4 +1,4 @@
-"""A dataset to preference pairs: generate what the model makes of every prompt, and compare."""
+"""From a dataset to preference pairs: generate a model's own video of every prompt as the loser."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def build(
     progress: bool = True,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Generate losers for every kept clip, and write the pairs; goes on where it stopped.
+    """Generate losers for every kept clip and write the pairs. Continues where it stopped.
 
     Args:
         work: the workspace, or its folder.
@@ -32,8 +32,8 @@ def build(
         shard: (i, n) makes the i-th of n parts, counting from 1, for n machines on one folder.
         devices: `auto` for every GPU, or names joined by commas, one worker each.
         engine: `local`, or `ray` for a cluster that shares the folder; address: of the cluster.
-        apply_review: the file of choices that the page of `pairs report` gave you; rejected pairs
-            leave the shards.
+        apply_review: the file of choices from the page of `pairs report`. Rejected pairs leave the
+            shards.
         progress: show progress bars on stderr.
         settings: fields of `realdpo.pairs.config.BuildConfig`, such as `model` and `losers`.
 
@@ -41,7 +41,7 @@ def build(
         The summary: pairs, losers, failures and the audit's verdict.
 
     Raises:
-        UserError: a wrong setting, a model that is not there, no clips.
+        UserError: a setting is wrong, the model is missing, or there are no clips.
     """
     from realdpo.config import build_settings
     from realdpo.pairs import building, interchange
@@ -55,7 +55,9 @@ def build(
     with show_progress(progress):
         if apply_review is not None:
             take_review(workspace, apply_review)
-            if interchange.are_imported(workspace):  # nothing to generate: they have no clips
+            if interchange.are_imported(
+                workspace
+            ):  # imported pairs have no clips, so there is nothing to generate
                 return interchange.review_imported(workspace)
         return building.build_pairs(
             workspace, chosen, shard=shard, devices=devices, engine=engine, address=address

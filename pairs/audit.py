@@ -1,10 +1,10 @@
-"""Can winners be told from losers without looking at motion? Then training would learn that.
+"""Can winners be told from losers without looking at motion? Training would learn that shortcut.
 
-Whether they can is decided by a permutation test over pairs (see `permutation`), which finds
-something in pairs whose sides are alike one time in twenty at most; how well they can is the area
-under the curve (AUC): 0.5 is chance, 1 is certainty. All numbers together are judged by a logistic
-regression without intercept on the differences within pairs, whose folds are by pair, so that no
-pair is judged by a model that has seen it. Motion is reported apart: there the sides should differ.
+A permutation test over pairs (see `permutation`) decides whether they can. If the sides are alike,
+it reports a finding at most one time in twenty. The area under the curve (AUC) says how well they
+can: 0.5 is chance, 1 is certainty. A logistic regression without intercept on the differences
+within pairs judges all numbers together. Its folds are by pair, so no pair is judged by a model
+that has seen it. Motion is reported separately, because there the sides should differ.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ if TYPE_CHECKING:
     Groups = npt.NDArray[np.int64]
 
 Pair = tuple[Mapping[str, float], Sequence[Mapping[str, float]]]
-"""A winner's numbers and those of its losers."""
+"""The numbers of a winner, and those of its losers."""
 
-MEASURES = 4  # version of the numbers; part of the key under which they are kept
+MEASURES = 4  # version of the numbers; part of the key under which they are stored
 FEWEST = 8  # pairs for a cross-validated AUC
-_MOST = 4000  # pairs looked at; more sharpen nothing
+_MOST = 4000  # most pairs that are looked at; more would not add precision
 _MOST_LATENTS = 200
 _BOOTSTRAPS = 500
 CLEAN, TOO_FEW, SUSPICIOUS, SHORTCUT = "clean", "too few", "suspicious", "shortcut"
@@ -59,9 +59,9 @@ _ORDER = (CLEAN, TOO_FEW, SUSPICIOUS, SHORTCUT)
 
 @dataclass(frozen=True)
 class Rule:
-    """shortcut: an AUC from which training would learn it. suspicious: from which to look.
+    """shortcut: the AUC from which training would learn it. suspicious: the AUC from which to look.
 
-    Both only count for a difference that is surely there, with a p-value of 0.05 at most.
+    Both count only for a significant difference, with a p-value of at most 0.05.
     """
 
     shortcut: float = 0.9
@@ -69,7 +69,7 @@ class Rule:
 
 
 def measure_rows(workspace: Workspace, rows: Sequence[PairRow]) -> dict[str, dict[str, float]]:
-    """The numbers of every video of `rows`, by file name; what is known is not measured again."""
+    """The numbers of every video of `rows`, by file name. Known ones are not measured again."""
     names = {n for row in rows for n in [row.get("win"), *(row.get("lose") or [])] if n}
     keys = {name: f"{MEASURES}.{name}" for name in sorted(names)}
     with Ledger(workspace.step("audit")) as ledger:
@@ -86,9 +86,10 @@ def measure_rows(workspace: Workspace, rows: Sequence[PairRow]) -> dict[str, dic
 def audit_columns(
     row: PairRow, measured: Mapping[str, dict[str, float]]
 ) -> dict[str, float | None]:
-    """A pair's audit columns: by how much its losers exceed its winner, on average.
+    """The audit columns of a pair: by how much its losers exceed its winner, on average.
 
-    What could not be measured is None and never left out: shards must have the same columns.
+    A number that could not be measured is None and never left out, because all shards need the same
+    columns.
     """
     names = [*FEATURES, *MOTION]
     found: dict[str, float | None] = {f"audit.{name}": None for name in names}
@@ -109,7 +110,7 @@ def audit_rows(
     measured: Mapping[str, dict[str, float]],
     rule: Rule = Rule(),
 ) -> dict[str, Any]:
-    """Audit accepted pairs and their cached latents, keep it as audit.json, say it, return it."""
+    """Audit accepted pairs and their cached latents. Writes audit.json, logs and returns it."""
     from realdpo.pairs import latents
 
     chosen = sorted(rows, key=lambda r: r["pair_id"])[:_MOST]
@@ -131,11 +132,11 @@ def audit_rows(
 def audit_workspace(
     workspace: Workspace, rule: Rule = Rule(), strong: bool = False, network: str = ""
 ) -> dict[str, Any]:
-    """Audit the pairs of a workspace as its tables have them.
+    """Audit the pairs in the tables of a workspace.
 
-    strong: also train a small network as an upper bound, under the key `strong`; it has no part in
-    the verdict. network: the frozen feature network that it uses (`discriminator.load_features`).
-    Raises UserError when there are no pairs or a video is missing.
+    strong: also train a small network as an upper bound, under the key `strong`. It does not affect
+    the verdict. network: the frozen feature network for it (`discriminator.load_features`). Raises
+    UserError if there are no pairs or a video is missing.
     """
     from realdpo import tables
 
@@ -160,16 +161,16 @@ def audit_pairs(
     """The verdict on pairs of (winner's numbers, its losers' numbers).
 
     same_first_frame: image-to-video, where the first frame is the same picture on both sides.
-    verdict: `shortcut` when the preparation of the videos tells the sides apart (in image-to-video
-    the first frame and the file, else everything but what motion may show in), `suspicious` when
-    their look does, `clean` when nothing does, `too few` when so few pairs could not say.
-    p: chance of so clear a difference if there is none, over all numbers; preparation_p: of those
-    of the preparation. auc: what all numbers together achieve, with auc_low and auc_high (95 % by
-    bootstrap over pairs; None for fewer than 8 pairs), and preparation_auc. features: surest
-    first, each with its p, its AUC, words and what to do. motion: reported apart. not_measured:
-    numbers that pairs lack, their videos being too small, too short or never still, and how many
-    pairs. Deterministic.
-    Raises UserError when there is no pair.
+    verdict: `shortcut` if the preparation of the videos tells the sides apart (in image-to-video
+    the first frame and the file, else everything except numbers that motion may change),
+    `suspicious` if their look does, `clean` if nothing does, `too few` if the pairs are too few to
+    tell. p: chance of so clear a difference if there is none, over all numbers. preparation_p: the
+    same for the numbers of the preparation. auc: AUC of all numbers together, with auc_low and
+    auc_high (95 % by bootstrap over pairs; None for fewer than 8 pairs), and preparation_auc.
+    features: the surest first, each with its p, its AUC, words and a remedy. motion: reported
+    separately. not_measured: numbers that pairs lack, because their videos are too small, too short
+    or never still, and the number of such pairs. Deterministic. Raises UserError if there is no
+    pair.
     """
     import numpy as np
 
@@ -179,7 +180,7 @@ def audit_pairs(
     values = _values(pairs, names)
     measured = [np.isfinite(v).all(axis=0) for v in values]
     for v, known in zip(values, measured, strict=True):
-        v[:, ~known] = 0.0  # what one side lacks tells nothing of the pair
+        v[:, ~known] = 0.0  # a number that one side lacks tells nothing about the pair
     tolerance = np.array([FEATURES[name].tolerance for name in names])
     caused = {*FILE, *FIRST} if same_first_frame else {*FILE, *FIRST, *WHOLE}
     prepared = [k for k, name in enumerate(names) if name in caused]
@@ -205,9 +206,9 @@ def audit_pairs(
 
 @dataclass(frozen=True)
 class Told:
-    """How well sides are told apart: `found` for the report; p and AUC of each feature [K].
+    """How well the sides are told apart. found: for the report. p, aucs: of each feature [K].
 
-    beyond [N, K]: winner minus loser of every loser, in tolerances, and none within.
+    beyond [N, K]: winner minus loser for every loser, in tolerances; 0 within the tolerance.
     """
 
     found: dict[str, Any]
@@ -219,10 +220,10 @@ class Told:
 def told_apart(
     values: Sequence[Floats], tolerance: Floats, prepared: Sequence[int], steady: Sequence[int] = ()
 ) -> Told:
-    """Test values [1 + N, K] of each pair, the winner's first.
+    """Test the values [1 + N, K] of each pair, with the winner first.
 
     prepared: features that only the preparation can have changed. steady: as in
-    `permutation.compare_sides`; they take no part in what all features together achieve.
+    `permutation.compare_sides`; they are not part of the AUC of all features together.
     """
     import numpy as np
 
@@ -239,7 +240,7 @@ def told_apart(
     aucs = 0.5 + np.abs(np.sign(beyond).mean(axis=0)) / 2
     found: dict[str, Any] = {
         "smallest_p": test.smallest,
-        "method": "which of a pair's videos is called the winner, "
+        "method": "permutation of the winner within each pair,   "
         + ("all ways" if test.exact else "2,000 ways drawn"),
     }
     for prefix, part in parts.items():
@@ -263,9 +264,9 @@ def told_apart(
 
 
 def cross_validated(differences: Floats, groups: Groups, folds: int = 5) -> Floats:
-    """Out-of-fold scores of the differences [N, K]; above 0 says that the winner was recognised.
+    """Out-of-fold scores of the differences [N, K]. Above 0, the winner was recognised.
 
-    groups [N]: the pair of each difference. Every loser of a pair weighs its share of the pair.
+    groups [N]: the pair of each difference. The losers of a pair share the weight of one pair.
     """
     import numpy as np
     from sklearn.linear_model import LogisticRegression
@@ -277,7 +278,7 @@ def cross_validated(differences: Floats, groups: Groups, folds: int = 5) -> Floa
         scale = np.sqrt((differences[train] ** 2).mean(axis=0))
         scale[scale == 0] = 1.0
         known = differences[train] / scale
-        # a feature that differs in one outlier only must not dominate: bound it
+        # bound each feature, so that a single outlier cannot dominate
         known = np.clip(known, -3, 3)
         model = LogisticRegression(fit_intercept=False, C=1.0, max_iter=1000)
         model.fit(
@@ -290,7 +291,7 @@ def cross_validated(differences: Floats, groups: Groups, folds: int = 5) -> Floa
 
 
 def difference_auc(scores: Floats) -> float:
-    """Chance that a difference scores above one with its sign turned; ties count half."""
+    """Chance that a difference scores above one with the opposite sign. Ties count half."""
     import numpy as np
 
     ordered = np.sort(scores)
@@ -302,7 +303,7 @@ def difference_auc(scores: Floats) -> float:
 
 
 def auc_interval(scores: Floats, groups: Groups) -> tuple[float, float]:
-    """95 % interval of the AUC by drawing pairs, with all their losers, with replacement."""
+    """95 % interval of the AUC, by drawing pairs with all their losers, with replacement."""
     import numpy as np
 
     random = np.random.default_rng(0)
@@ -319,12 +320,12 @@ def auc_interval(scores: Floats, groups: Groups) -> tuple[float, float]:
 
 
 def _values(pairs: Sequence[Pair], names: list[str]) -> list[Floats]:
-    """The numbers [1 + N, K] of each pair, the winner's first; file size for what is shown."""
+    """The numbers [1 + N, K] of each pair, the winner first, with file size relative to content."""
     import numpy as np
 
     values = [np.array([[v[n] for n in names] for v in (win, *losers)]) for win, losers in pairs]
-    # How large a file is follows from how much moves and how sharp it is. What follows is taken
-    # off, by the slope over all videos, so that a still loser is not caught by its file size.
+    # The size of a file depends on its motion and sharpness. That part is subtracted, by the slope
+    # over all videos, so a still loser is not found by its file size.
     index = names.index("size")
     every = [v for win, losers in pairs for v in (win, *losers)]
     causes = np.array([[v[c] for c in ("motion", "sharpness", "noise")] for v in every])
@@ -333,7 +334,7 @@ def _values(pairs: Sequence[Pair], names: list[str]) -> list[Floats]:
         sizes = np.array([v["size"] for v in every])
         left = sizes - design @ np.linalg.lstsq(design, sizes, rcond=None)[0]
     else:
-        left = np.zeros(len(every))  # too few videos to know what a size should be
+        left = np.zeros(len(every))  # too few videos to predict a size
     start = 0
     for each in values:
         each[:, index] = left[start : start + len(each)]
@@ -344,7 +345,7 @@ def _values(pairs: Sequence[Pair], names: list[str]) -> list[Floats]:
 def _surest(
     names: list[str], values: Sequence[Floats], told: Told, caused: set[str]
 ) -> list[dict[str, Any]]:
-    """Every feature with its p-value and by how much the losers differ, surest first."""
+    """Every feature, the surest first, with its p-value and the losers' difference."""
     import numpy as np
 
     gaps = np.concatenate([v[1:] - v[:1] for v in values])  # loser minus winner
@@ -373,7 +374,7 @@ def _surest(
 
 
 def _first_frames(pairs: Sequence[Pair]) -> float:
-    """Mean difference in brightness of the two sides' first frames over 16 fields, of 255."""
+    """Mean difference in brightness of the sides' first frames, over 16 fields, of 255."""
     import numpy as np
 
     apart = [
@@ -385,7 +386,7 @@ def _first_frames(pairs: Sequence[Pair]) -> float:
 
 
 def _motion(pairs: Sequence[Pair]) -> dict[str, Any]:
-    """How much more or less the losers move: the difference that is wanted."""
+    """How much more or less the losers move: the difference that should be there."""
     import numpy as np
 
     ratios = np.array(
@@ -401,7 +402,7 @@ def _motion(pairs: Sequence[Pair]) -> dict[str, Any]:
 
 
 def audit_verdict(found: Mapping[str, Any], rule: Rule) -> str:
-    """clean, too few, suspicious or shortcut, from the p-values and what they allow to count."""
+    """clean, too few, suspicious or shortcut, from the p-values and the AUCs that count."""
 
     def reaches(prefix: str, level: float) -> bool:
         together = found[f"{prefix}auc"] or 0.5
@@ -422,8 +423,8 @@ def _summary(found: Mapping[str, Any]) -> str:
     if found["verdict"] == TOO_FEW:
         losers = max(1, round(found["losers"] / found["pairs"]))
         return (
-            "Too few pairs to tell: however clear a difference, chance would make as clear a one "
-            f"with p = {found['smallest_p']:.2g}. With {_counted(losers, 'loser')} each, "
+            "There are too few pairs to tell: even the clearest difference would only reach p = "
+            f"{found['smallest_p']:.2g}. With {_counted(losers, 'loser')} each, "
             f"{permutation.pairs_needed(losers)} pairs can tell."
         )
     chance = f"p = {found['p']:.2g}"
@@ -431,18 +432,20 @@ def _summary(found: Mapping[str, Any]) -> str:
         low, high = found["auc_low"], found["auc_high"]
         chance += f", AUC {found['auc']:.2f} ({low:.2f} to {high:.2f})"
     start = {
-        CLEAN: "The sides are not told apart without looking at motion",
-        SUSPICIOUS: "The sides look different apart from their motion",
-        SHORTCUT: "The sides were not prepared alike: a model would learn that instead of motion",
+        CLEAN: "Without looking at motion, the sides cannot be told apart",
+        SUSPICIOUS: "The sides look different, apart from their motion",
+        SHORTCUT: (
+            "The sides were not prepared alike, and a model would learn that instead of motion"
+        ),
     }[found["verdict"]]
     clear = [f for f in found["features"] if f["remedy"]][:3]
     if not clear and found["verdict"] in (SUSPICIOUS, SHORTCUT):
-        return f"{start} ({chance}): no number says so by itself, all of them together do."
+        return f"{start} ({chance}): no single number shows it, but all of them together do."
     if not clear or found["verdict"] == CLEAN:
         return f"{start} ({chance})."
     why = "; ".join(f["words"] for f in clear)
     remedies = dict.fromkeys(f["remedy"] for f in clear)
-    return f"{start} ({chance}): {why}. To mend it: {'; '.join(remedies)}."
+    return f"{start} ({chance}): {why}. Remedy: {'; '.join(remedies)}."
 
 
 def _counted(number: int, thing: str) -> str:

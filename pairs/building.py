@@ -1,9 +1,9 @@
-"""Clips of a workspace to preference pairs: plan, make what is missing, write the tables.
+"""From the clips of a workspace to preference pairs: plan, make missing videos, write the tables.
 
-Every video is a file of its own, named by its content and recorded in a ledger, so that a run
-that was killed goes on with the next video. Rows are claimed one by one, so that several
-processes, GPUs and machines on one folder share the work. The tables are written last, from the
-ledger alone, the same bytes whoever made what in which order.
+Every video has its own file, named by its content, and an entry in a ledger. A run that was killed
+continues with the next video. Rows are claimed one by one, so several processes, GPUs and machines
+on one folder share the work. The tables are written last, from the ledger alone. Their bytes are
+the same, whoever made the videos and in whatever order.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ def build_pairs(
     engine: str = "local",
     address: str = "",
 ) -> dict[str, Any]:
-    """Make every pair that is missing and, when all are there, write the tables; the summary.
+    """Make every missing pair. When all are made, write the tables. Returns the summary.
 
-    shard: (i, n) makes the i-th of n parts, counting from 1, for n machines on one folder.
-    devices: "auto" for every GPU, or names joined by commas, one worker each; naming one twice
-    runs two workers on it.
-    engine: "local", or "ray" for workers on a cluster that shares the folder.
+    shard: (i, n) makes the i-th of n parts, counting from 1, for n machines on one folder. devices:
+    "auto" for every GPU, or names joined by commas, one worker each; a name given twice runs two
+    workers on that device. engine: "local", or "ray" for workers on a cluster that shares the
+    folder.
     """
     names = device_names(devices)
     config = dataclasses.replace(config, dtype=dtype_of_all(config.dtype, names))
@@ -70,12 +70,13 @@ def build_pairs(
         say(_not_trainable(planned))
     sweep_temporary(
         workspace.root / "pairs"
-    )  # of killed workers; others may be at work, without the lock
+    )  # left by killed workers; other workers may be running, without the lock
     if without := sum(not task.clip["prompt"] for task in planned.tasks):
-        say(f"{without} of {len(planned.tasks)} clips have no prompt and give no pair")
+        say(f"{without} of {len(planned.tasks)} clips have no prompt, so they give no pair")
     if are_imported(workspace):
         raise UserError(
-            f"{workspace.root} holds pairs that were imported", "build in another workspace with -w"
+            f"{workspace.root} holds imported pairs",
+            "choose another workspace for building with -w",
         )
     ledger = Ledger(workspace.step("pairs"))
     mine = [t for t in planned.tasks if t.unfit is None and _of_shard(t, shard)]
@@ -91,17 +92,20 @@ def build_pairs(
     others = [t for t in planned.tasks if t.unfit is None and not _of_shard(t, shard)]
     missing = [t for t in (*left, *others) if not _settled(t, config, ledger, files)]
     if missing and shard[1] > 1:
-        say(f"{len(missing)} pairs belong to other shards; the last one writes the tables")
+        say(
+            f"{len(missing)} pairs belong to other shards. The shard that finishes last writes the "
+            "tables"
+        )
         return {"pairs": len(planned.tasks), "missing": len(missing), "written": False}
-    # processes that end at one moment write one after the other; the second finds it done
+    # if processes end at the same moment, they write in turn, and the second finds it done
     with ledger.claim("publish", wait=True), workspace.lock("pairs build"):
         return {**finish_build(workspace, planned, ledger), "missing": 0, "written": True}
 
 
 def _not_trainable(planned: BuildPlan) -> str:
     return (
-        f"`realdpo train` cannot train {planned.family.spec.pipeline}: these pairs are for evaluation, for study "
-        "or for `pairs export`"
+        f"`realdpo train` cannot train {planned.family.spec.pipeline}. You can use these pairs for "
+        "evaluation, for study, or with `pairs export`"
     )
 
 
@@ -111,7 +115,7 @@ def preview_build(
     shard: tuple[int, int] = (1, 1),
     devices: str = "auto",
 ) -> dict[str, Any]:
-    """What `build_pairs` would do, without doing it."""
+    """A preview of `build_pairs`, without doing it."""
     dtype = dtype_of_all(config.dtype, device_names(devices))
     config = dataclasses.replace(config, dtype=dtype)
     planned = plan_pairs(workspace, config)
@@ -147,7 +151,7 @@ def preview_build(
 
 
 def _origins(planned: BuildPlan, settings: GenerationSettings) -> str:
-    """Which settings are the user's, which the model's own, and which the clips forced."""
+    """The origin of each setting: the user, the model, or the clips."""
     config, traits = planned.config, planned.traits
     origins: dict[str, list[str]] = {}
     for name in ("width", "height", "frames", "fps", "steps", "guidance", "negative_prompt"):
@@ -171,14 +175,14 @@ def _parts(config: BuildConfig) -> list[str]:
 
 
 def _present(workspace: Workspace) -> set[str]:
-    """Names of all video files; one listing is faster than 100,000 questions."""
+    """The names of all video files. One listing is faster than 100,000 look-ups."""
     with contextlib.suppress(FileNotFoundError):
         return {entry.name for entry in os.scandir(workspace.pair_videos)}
     return set()
 
 
 def _finished(task: PairTask, config: BuildConfig, ledger: Ledger, files: set[str]) -> bool:
-    """Whether every video of a pair was made; a part that failed is tried again."""
+    """Whether every video of a pair was made. A failed part is tried again."""
     return all(
         (record := ledger.get(f"{task.pair_id}.{part}")) is not None
         and record.get("error") is None
@@ -199,7 +203,10 @@ def _settled(task: PairTask, config: BuildConfig, ledger: Ledger, files: set[str
 def _work(
     root: Path, config: BuildConfig, shard: tuple[int, int], device: str, progress: bool = False
 ) -> int:
-    """Make every unfinished pair of the shard that nobody else is making; how many it made."""
+    """Make every unfinished pair of the shard that no other process is making.
+
+    Returns the count.
+    """
     from realdpo.families.load import load_pipeline
 
     workspace = Workspace(root)
@@ -249,12 +256,15 @@ def _work(
             files = _present(workspace)
             left = [t for t in busy if not _finished(t, config, ledger, files)]
             if left:
-                time.sleep(0.5)  # another process is making these; it may also die over them
+                time.sleep(0.5)  # another process is making these, and it may die before it is done
     return made
 
 
 def _worker(root: Path, config: BuildConfig, shard: tuple[int, int], device: str) -> int:
-    """`_work` on an engine, which keeps an error's message only: the way out goes into it."""
+    """`_work` on an engine.
+
+    The engine keeps only an error's message, so the hint is put into it.
+    """
     try:
         return _work(root, config, shard, device)
     except UserError as error:
@@ -265,16 +275,16 @@ def _silent(*_: Any) -> None:
     """No progress bar: the process that started the workers shows one."""
 
 
-_TRIED_OUT = 2  # steps of the video that is made before any that counts
+_TRIED_OUT = 2  # steps of the video that tries out the settings
 
 
 def _try_out(
     task: PairTask, planned: BuildPlan, workspace: Workspace, pipe: Any, family: Any
 ) -> None:
-    """Make a video of two steps at the real size, so that what cannot work costs no more than that.
+    """Try out the settings: make a video of two steps at the real size before any other.
 
-    Where the videos themselves are about as short there is nothing to spare. Raises UserError
-    with what the pipeline said, OutOfMemory when it does not fit.
+    If the videos themselves take about as few steps, this is skipped. Raises UserError with the
+    pipeline's message, or OutOfMemory if it does not fit.
     """
     from realdpo.families.sample import sample_frames
 
@@ -284,7 +294,7 @@ def _try_out(
     try:
         real = _real(task, workspace)
     except (UserError, ValueError):
-        return  # this clip's trouble alone: its row will say so
+        return  # only this clip is damaged, and its row will say so
     settings = dataclasses.replace(task.settings, steps=_TRIED_OUT)
     image = real[0] if planned.traits.task == "i2v" else None
     try:
@@ -295,12 +305,15 @@ def _try_out(
         form = task.form
         raise UserError(
             f"cannot make {form.frames} frames of {form.width}x{form.height}: {_reason(error)}",
-            "nothing was made; change --set frames, width, height, memory, call or scheduler",
+            "nothing was made. Change --set frames, width, height, memory, call or scheduler",
         ) from error
 
 
 def _reason(error: BaseException) -> str:
-    """An error in one line; of one without words, or whose words say little, its kind too."""
+    """An error in one line.
+
+    If its text is empty or says little, the line names its type as well.
+    """
     text = (str(error).splitlines() or [""])[0]
     plain = isinstance(error, (UserError, RuntimeError, ValueError)) and text
     return text if plain else f"{type(error).__name__}: {text}".rstrip(": ")
@@ -309,7 +322,10 @@ def _reason(error: BaseException) -> str:
 def _make(
     task: PairTask, planned: BuildPlan, ledger: Ledger, workspace: Workspace, pipe: Any, family: Any
 ) -> Iterator[str]:
-    """Make what a pair still lacks, yielding a note a video. An error fails its video only."""
+    """Make the missing videos of a pair, and yield a note for each.
+
+    An error fails only its video.
+    """
     from realdpo.families.sample import to_uint8
     from realdpo.pairs import generate
 
@@ -343,14 +359,14 @@ def _make(
                 extra |= {"strength": start.strength, "steps": start.steps} if start else {}
                 if start and start.steps > settings.steps:
                     _say_once(
-                        f"{settings.steps} steps do not reach a strength of {how.strength:.2g}: "
-                        f"{start.steps} are taken"
+                        f"{settings.steps} steps cannot begin at a strength of {how.strength:.2g}, "
+                        f"so {start.steps} steps are used"
                     )
             seconds = time.perf_counter() - started
             data = conform.encode_side(conform.with_first_frame(video, image), form, config.crf)
         except OutOfMemory:
-            raise  # the next video would not fit either
-        except Exception as error:  # whatever a pipeline raises fails this video only
+            raise  # the next video would not fit in memory either
+        except Exception as error:  # an error of a pipeline fails only this video
             text = _reason(error)
             ledger.put(key, {"error": text})
             _say_once(f"{task.clip['clip_id']} {part} failed: {text}")
@@ -369,11 +385,11 @@ _MOST_SAID = 20
 
 
 def _say_once(line: str) -> None:
-    """A line about a video; of many, the first few: the table has them all."""
+    """Log a line about a video, for the first few videos only. The table has all of them."""
     if line in _said or len(_said) > _MOST_SAID:
         return
     _said.add(line)
-    say(line if len(_said) <= _MOST_SAID else "more is said in pairs.parquet only")
+    say(line if len(_said) <= _MOST_SAID else "further lines are in pairs.parquet only")
 
 
 def _generate(
@@ -393,7 +409,7 @@ def _generate(
 
 
 def _real(task: PairTask, workspace: Workspace) -> Video:
-    """The clip in the pair's form. Raises MediaError or Unfit, UserError if it is damaged."""
+    """The clip in the pair's form. Raises MediaError, Unfit, or UserError if it is damaged."""
     from realdpo.media.decode import read_clip
 
     path = workspace.root / task.clip["path"]
@@ -410,7 +426,7 @@ def _save_video(workspace: Workspace, data: bytes) -> str:
 
 
 def _save_frame(workspace: Workspace, image: Video | None) -> str | None:
-    """The first frame as PNG; its file name, or None for text-to-video."""
+    """Save the first frame as PNG. Returns its file name, or None for text-to-video."""
     if image is None:
         return None
     from PIL import Image
@@ -432,7 +448,7 @@ def _spread(
     engine: str,
     address: str,
 ) -> None:
-    """Run a worker a device through the engine, showing what the ledger says meanwhile."""
+    """Run one worker per device through the engine, and show the progress from the ledger."""
     import threading
 
     from realdpo.engine import run_rows
@@ -482,14 +498,15 @@ def _spread(
 
 
 def finish_build(workspace: Workspace, planned: BuildPlan, ledger: Ledger) -> dict[str, Any]:
-    """Write pairs.parquet, the shards and the audit from what the ledger holds; the summary."""
+    """Write pairs.parquet, the shards and the audit from the ledger. Returns the summary."""
     reviews = read_reviews(workspace)
     rows = [pair_row(task, planned, ledger, reviews) for task in planned.tasks]
     before = published_digest(workspace)
     try:
         return publish_pairs(workspace, rows, planned.config.shard_rows)
     finally:
-        # The settings are those of what is there: a run that made nothing does not replace them.
+        # The saved settings belong to the existing videos. A run that made nothing does not replace
+        # them.
         if (
             published_digest(workspace) != before
             or not workspace.config_file("pairs build").is_file()
@@ -500,7 +517,7 @@ def finish_build(workspace: Workspace, planned: BuildPlan, ledger: Ledger) -> di
 def pair_row(
     task: PairTask, planned: BuildPlan, ledger: Ledger, reviews: dict[str, str]
 ) -> PairRow:
-    """A row of pairs.parquet from a task and what was made of it."""
+    """A row of pairs.parquet, from a task and its videos."""
     config, clip, settings = planned.config, task.clip, task.settings
     row: PairRow = {
         "pair_id": task.pair_id,
@@ -567,7 +584,7 @@ def _regions(
     parts: dict[str, dict[str, Any]],
     config: BuildConfig,
 ) -> list[RegionRow | None]:
-    """Of each loser the region that was made anew, or None where all of the video was."""
+    """For each loser, the region that was generated, or None if all of the video was."""
     numbers = {id(record): k for k, record in enumerate(parts.values())}
     found = (plan_loser(task.pair_id, numbers[id(record)], config).region for record in kept)
     return [
@@ -579,12 +596,12 @@ def _regions(
 
 
 def _as_json(settings: Mapping[str, Any] | None) -> str | None:
-    """Settings of a model's own kinds as text; None where there are none."""
+    """Settings with types of the model's own, as text. None if there are none."""
     return json.dumps(settings, sort_keys=True, default=str) if settings else None
 
 
 def _complaint(parts: dict[str, dict[str, Any]]) -> str | None:
-    """What is wrong with some of the losers, in one line, or None."""
+    """One line about failed or broken losers, or None."""
     words = [
         f"{part}: {record.get('error') or record.get('broken') or 'not made yet'}"
         for part, record in parts.items()

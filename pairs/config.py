@@ -17,7 +17,7 @@ STRATEGIES = ("generate", "renoise", "local")
 
 @settings
 class BuildConfig:
-    """How preference pairs are made. What you leave unset is the model's own.
+    """Settings for making preference pairs. If you leave one unset, the model's own value is used.
 
     model: the bundled `tiny`, the folder of a diffusers pipeline, or a Hub id. revision: branch,
     tag or commit of the Hub id. task: i2v or t2v, for a folder whose weights do both.
@@ -77,32 +77,39 @@ class BuildConfig:
     shard_rows: int = 256
 
     def __post_init__(self) -> None:
-        _require(1 <= self.losers <= 64, f"losers={self.losers}: between 1 and 64")
-        _require(self.round >= 1, f"round={self.round}: rounds count from 1")
-        _require(self.shard_rows >= 1, f"shard_rows={self.shard_rows}: at least 1")
-        _require(0 <= self.crf <= 51, f"crf={self.crf}: between 0 (lossless) and 51")
+        _require(1 <= self.losers <= 64, f"losers={self.losers}: it must be between 1 and 64")
+        _require(self.round >= 1, f"round={self.round}: it must be at least 1")
+        _require(self.shard_rows >= 1, f"shard_rows={self.shard_rows}: it must be at least 1")
+        _require(0 <= self.crf <= 51, f"crf={self.crf}: it must be between 0 (lossless) and 51")
         for name, weight in self.strategies.items():
             if name not in STRATEGIES:
-                raise UserError(f"no strategy {name!r}", f"choose from {', '.join(STRATEGIES)}")
-            _require(weight >= 0, f"strategies.{name}={weight}: weights are not negative")
-        _require(sum(self.strategies.values()) > 0, "strategies: no weight is above 0")
+                raise UserError(
+                    f"there is no strategy {name!r}", f"choose from {', '.join(STRATEGIES)}"
+                )
+            _require(weight >= 0, f"strategies.{name}={weight}: a weight must not be negative")
+        _require(
+            sum(self.strategies.values()) > 0, "strategies: at least one weight must be above 0"
+        )
         for name, (low, high) in (
             ("strength", self.strength),
             ("local_strength", self.local_strength),
         ):
-            _require(0 < low <= high <= 1, f"{name}={low},{high}: 0 < low <= high <= 1")
+            _require(0 < low <= high <= 1, f"{name}={low},{high}: 0 < low <= high <= 1 must hold")
         if self.guide and not self.lora:
             raise UserError(
-                f"guide={self.guide}: only what was fine-tuned has a base to be guided by",
+                f"guide={self.guide}: only a fine-tuned system has a base that can guide it",
                 "give --lora",
             )
-        _require(isinstance(self.guide, str) or self.guide >= 0, f"guide={self.guide}: at least 0")
+        _require(
+            isinstance(self.guide, str) or self.guide >= 0,
+            f"guide={self.guide}: it must be at least 0",
+        )
         check_options(self.memory)
         object.__setattr__(self, "dtype", long_name(self.dtype))
 
 
 def parse_strategies(text: str) -> dict[str, float]:
-    """`generate=2,renoise=1` as weights; a name alone weighs 1. Raises UserError."""
+    """Read `generate=2,renoise=1` as weights. A name alone has weight 1. Raises UserError."""
     weights: dict[str, float] = {}
     for part in text.split(","):
         name, _, weight = part.strip().partition("=")

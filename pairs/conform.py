@@ -1,7 +1,7 @@
-"""Bring both sides of a pair to one form, so that only what happens in them differs.
+"""Bring both sides of a pair to one form, so that only their content differs.
 
-One frame count, frame rate, size, crop, colour range and encoder for the real clip and every
-generation. Nothing is padded, and nothing is scaled up in time: tails are cut.
+The real clip and every generated video get one frame count, frame rate, size, crop, colour range
+and encoder. Nothing is padded or stretched in time: tails are cut.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 class Unfit(ValueError):
-    """A clip that cannot be brought to the form; the message says why."""
+    """A clip cannot be brought to the form. The message says why."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """What every video of a pair is: pixels, frames, frames a second."""
+    """The form of every video of a pair: pixels, frames, frames per second."""
 
     width: int
     height: int
@@ -34,27 +34,29 @@ class Form:
 
 
 def pair_encoder(crf: int) -> EncodeSettings:
-    """How both sides are written: the same frame types, and no frame coded for those after it.
+    """The encoder of both sides: the same frame types, and no frame coded for later ones.
 
-    With x264's mbtree the first frame of two videos that begin alike would decode differently;
-    with its scene cuts and adaptive B-frames a video's structure would tell what it shows.
+    With x264's mbtree, the first frames of two videos that begin alike would decode differently.
+    With its scene cuts and adaptive B-frames, a video's structure would reveal its content.
     """
     return EncodeSettings(crf=crf, x264_params="mbtree=0:scenecut=0:b-adapt=0")
 
 
 def frames_at(count: int, fps: Fraction, wanted: Fraction) -> list[int]:
-    """Which of `count` frames at `fps` are shown at the times 0, 1/wanted, 2/wanted ...
+    """The indices, among `count` frames at `fps`, of those shown at times 0, 1/wanted, 2/wanted ...
 
-    The frame on screen at that time, never one interpolated. Raises Unfit when the clip has
-    fewer frames a second than wanted (by over 1 %): repeating frames would stutter.
+    Takes the frame on screen at that time and never interpolates. Raises Unfit if the clip's rate
+    is more than 1 % below the wanted one, because repeated frames would stutter.
     """
     if fps * 100 < wanted * 99:
         raise Unfit(
-            f"the clip has {float(fps):g} frames a second, fewer than the {float(wanted):g} wanted"
+            f"the clip has {float(fps):g} frames a second, fewer than the {float(wanted):g} needed"
         )
-    if abs(fps - wanted) * 100 <= wanted:  # 23.976 for 24: the same frames, played at `wanted`
+    if (
+        abs(fps - wanted) * 100 <= wanted
+    ):  # 23.976 for 24: keep the frames and play them at `wanted`
         return list(range(count))
-    # a frame's start may be rounded in its container: half a millisecond of tolerance
+    # containers may round a frame's start, so allow half a millisecond
     last = Fraction(count) / fps
     tolerance = Fraction(1, 2000)
     indices = []
@@ -66,9 +68,9 @@ def frames_at(count: int, fps: Fraction, wanted: Fraction) -> list[int]:
 
 
 def conform_real(video: Video, fps: Fraction, form: Form) -> Video:
-    """A real clip [F, H, W, 3] in the form: resampled in time, cropped about its centre, scaled.
+    """A real clip [F, H, W, 3] in the form: resampled in time, cropped around its centre, scaled.
 
-    Raises Unfit when it is too short or would have to be scaled up.
+    Raises Unfit if it is too short, or too small without scaling up.
     """
     import cv2
     import numpy as np
@@ -76,14 +78,12 @@ def conform_real(video: Video, fps: Fraction, form: Form) -> Video:
     indices = frames_at(len(video), fps, form.fps)
     if len(indices) < form.frames:
         raise Unfit(
-            f"the clip gives {len(indices)} frames at {float(form.fps):g} a second, "
-            f"{form.frames} are wanted"
+            f"the clip gives {len(indices)} frames at {float(form.fps):g} a second, but "
+            f"{form.frames} are needed"
         )
     height, width = video.shape[1:3]
     if width < form.width or height < form.height:
-        raise Unfit(
-            f"the clip is {width}x{height}, smaller than the {form.width}x{form.height} wanted"
-        )
+        raise Unfit(f"the clip is {width}x{height}, smaller than {form.width}x{form.height}")
     x, y, w, h = centred_crop(width, height, form.width, form.height)
     chosen = video[indices[: form.frames], y : y + h, x : x + w]
     if (w, h) == (form.width, form.height):
@@ -104,14 +104,17 @@ def centred_crop(
 
 
 def conform_generated(video: Video, form: Form) -> Video:
-    """A generation in the form: its tail cut. Raises Unfit when it is of another size or short."""
+    """A generated video in the form, with its tail cut.
+
+    Raises Unfit if its size or length is wrong.
+    """
     if video.shape[1:] != (form.height, form.width, 3) or len(video) < form.frames:
-        raise Unfit(f"the generation is {video.shape}, not {form}")
+        raise Unfit(f"the generated video is {video.shape} and not {form}")
     return video[: form.frames]
 
 
 def with_first_frame(video: Video, image: Video | None) -> Video:
-    """`video` beginning with exactly `image`, the frame that both sides of a pair start from."""
+    """`video` with exactly `image` as its first frame, from which both sides of a pair start."""
     if image is None:
         return video
     video = video.copy()

@@ -1,13 +1,13 @@
-"""An upper bound on what a model could learn from pairs without looking at motion.
+"""An upper bound on how well a model could tell the sides of pairs without looking at motion.
 
-The audit's numbers are those that somebody thought of. A small network that sees patches of single
-frames finds others: a few convolutions are trained to score a winner's patch above its loser's at
-the same place, and judged on pairs of sources that it has not seen. It speaks of texture and colour
-as training could learn them, so its AUC is a bound and no verdict: a generator that draws otherwise
-than a camera is told from one, however well the pairs were prepared.
+The audit has only the numbers that somebody thought of. A small network that sees patches of single
+frames can find others. A few convolutions learn to score a winner's patch above its loser's at the
+same place, and are judged on pairs of unseen sources. They measure texture and colour as training
+could learn them. So the AUC is a bound and not a verdict: a generator that does not draw like a
+camera can be told from one, however well the pairs were prepared.
 
-With a frozen feature network (an open_clip image tower that you name) the patches are told apart by a
-linear score on its features instead: nothing but the score is learned, so fewer pairs are enough.
+With a frozen feature network (an open_clip image tower that you name), a linear score on its
+features tells the patches apart instead. Only the score is learnt, so fewer pairs are enough.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
     Video = npt.NDArray[np.uint8]
     Features = Callable[[torch.Tensor], torch.Tensor]
-    Patches = tuple[torch.Tensor, torch.Tensor]  # of winner and loser, uint8 [P, 3, S, S]
+    Patches = tuple[torch.Tensor, torch.Tensor]  # winner and loser, uint8 [P, 3, S, S]
 
-_SIDE, _PATCHES = 48, 16  # pixels, and patches a loser
+_SIDE, _PATCHES = 48, 16  # pixels, and patches per loser
 _MOST_PAIRS = 400
 _STEPS, _BATCH = 150, 16
 _FOLDS = 5
@@ -41,8 +41,8 @@ _FOLDS = 5
 def judge_rows(workspace: Workspace, rows: Sequence[PairRow], network: str = "") -> dict[str, Any]:
     """`train_discriminator` for accepted rows of the pairs table, at most 400 of them.
 
-    network: MODEL:WEIGHTS of open_clip, or local-dir:/folder or hf-hub:owner/name; empty: a few
-    convolutions are trained. Raises UserError when it cannot be loaded.
+    network: MODEL:WEIGHTS of open_clip, or local-dir:/folder or hf-hub:owner/name; if empty, a
+    few convolutions are trained. Raises UserError if it cannot be loaded.
     """
     from realdpo.media.decode import read_clip
 
@@ -84,7 +84,7 @@ def load_features(name: str) -> Features:
 
 
 def draw_patches(win: Video, lose: Video, same_first_frame: bool, seed: int) -> Patches:
-    """Patches of both sides [F, H, W, 3] at the same places and times, from all but a given frame."""
+    """Patches of both sides [F, H, W, 3] at the same places and times, without given frames."""
     import numpy as np
     import torch
 
@@ -108,13 +108,13 @@ def draw_patches(win: Video, lose: Video, same_first_frame: bool, seed: int) -> 
 def train_discriminator(
     pairs: Sequence[Sequence[Patches]], sources: Sequence[str], features: Features | None = None
 ) -> dict[str, Any]:
-    """How well a small network tells winners from losers of sources that it has not seen.
+    """How well a small network tells winners from losers of unseen sources.
 
-    pairs: of each pair the patches of every loser; sources: of each pair its film. features: of a
-    frozen network, on which a linear score is fitted; None trains convolutions. Returns auc with
-    auc_low and auc_high (95 % by drawing sources; None for fewer than 8), the number of sources, and
-    words. Deterministic.
-    Raises UserError for pairs of fewer than two sources.
+    pairs: the patches of every loser of each pair. sources: the film of each pair. features:
+    function of a frozen network, on which a linear score is fitted; None trains convolutions.
+    Returns auc with auc_low and auc_high (95 % by drawing sources; None for fewer than 8), the
+    number of sources, and words. Deterministic. Raises UserError for pairs of fewer than two
+    sources.
     """
     import numpy as np
     from sklearn.model_selection import GroupKFold
@@ -122,15 +122,15 @@ def train_discriminator(
     names = sorted(set(sources))
     if len(names) < 2:
         raise UserError(
-            "all pairs are of one source, so that none is left to judge on",
-            "--strong needs pairs of two sources or more",
+            "all pairs come from one source, so none is left to judge on",
+            "make pairs of at least two sources for --strong",
         )
     groups = np.array([names.index(source) for source in sources])
     owner = np.repeat(np.arange(len(pairs)), [len(losers) for losers in pairs])
     flat = [loser for losers in pairs for loser in losers]
     scores = np.zeros(len(flat))
     apart = None
-    if features is not None:  # of every loser how its winner differs, [L, D]
+    if features is not None:  # difference of the winner from every loser, [L, D]
         apart = np.stack([(features(w) - features(x)).mean(0).numpy() for w, x in flat])
     folds = GroupKFold(min(_FOLDS, len(names)))
     with progress_bar("judges", folds.get_n_splits(), "folds") as advance:
@@ -153,16 +153,20 @@ def train_discriminator(
         "auc_high": high,
         "pairs": len(pairs),
         "sources": len(names),
-        "words": f"{'a small network' if features is None else 'a linear score on a frozen network'} tells sides of unseen sources apart with AUC {value:.2f} ({told}): "
-        "an upper bound on what training could learn without motion",
+        "words": (
+            f"{'a small network' if features is None else 'a linear score on a frozen network'} "
+            f"tells the sides of unseen sources apart with AUC {value:.2f} ({told}): "
+            "an upper bound on how much training could learn without motion"
+        ),
     }
 
 
 def _direction(apart: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The direction along which winners lie above losers, from differences [L, D]; unit scale.
+    """The direction along which winners lie above losers, from differences [L, D], at unit scale.
 
-    Logistic regression on the differences and their opposites, without a constant: sides change
-    places. The penalty is sklearn's default on features of unit spread, divided by their number.
+    Logistic regression without a constant on the differences and their opposites, because the sides
+    can change places. The penalty is sklearn's default on features of unit spread, divided by their
+    number.
     """
     import numpy as np
     from sklearn.linear_model import LogisticRegression
@@ -191,7 +195,7 @@ def _network() -> Any:
 
 
 def _seen(patch: torch.Tensor) -> torch.Tensor:
-    """Patches as the network sees them: colour, and fine detail large enough to be learned from."""
+    """Patches as the network's input: colour, and fine detail that is large enough to be learnt."""
     import torch
 
     colour = (patch.float() - 127.5) / 64
@@ -200,7 +204,7 @@ def _seen(patch: torch.Tensor) -> torch.Tensor:
 
 
 def _trained(pairs: Sequence[Patches]) -> Any:
-    """A network that scores winners above losers on these pairs."""
+    """Train a network that scores winners above losers on these pairs."""
     import torch
 
     with torch.random.fork_rng(devices=[]):

@@ -1,4 +1,4 @@
-"""Losers from a real clip noised part of the way, winners through the VAE, and what is broken."""
+"""Renoised losers, winners passed through the VAE, and the check for broken videos."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     Video = npt.NDArray[np.uint8]
 
 
-NEAR = 0.1  # so far may the noise share that a schedule reaches lie from the one asked for
-_MOST_STEPS = 8  # times as many steps are tried, to reach it
+NEAR = 0.1  # largest distance between the noise share of a schedule and the one asked for
+_MOST_STEPS = 8  # factor by which the steps may be multiplied to reach it
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where denoising began. strength: the share of noise there; steps: of the whole schedule."""
+    """Where denoising began. strength: share of noise there. steps: steps of the whole schedule."""
 
     strength: float
     steps: int
@@ -47,13 +47,13 @@ def regenerate_video(
 ) -> tuple[npt.NDArray[np.float32], Start]:
     """The real clip noised to `strength` and denoised by the same model and scheduler.
 
-    real: uint8 [F, H, W, 3] of the settings' shape; its first frame conditions image-to-video.
-    strength: share of noise in signal plus noise amplitude, in 0..1; for flow models that is
-    sigma, for others the timestep with the same signal-to-noise ratio. Where the steps are too few
-    for a share within 0.1 of it, twice as many are taken, up to eight times; raises UserError when
-    these reach it neither. With `region`, only that changes: at every step the rest is put back at
-    its own noise level (Lugmayr et al. 2022, RePaint, without the resampling). Returns float32
-    [F, H, W, 3] in 0..1, and where it really began.
+    real: uint8 [F, H, W, 3] of the settings' shape. Its first frame conditions image-to-video.
+    strength: share of noise in signal plus noise amplitude, in 0..1. For flow models that is sigma,
+    for others the timestep with the same signal-to-noise ratio. If the steps are too few for a
+    share within 0.1 of it, they are doubled, up to eight times as many. Raises UserError if that is
+    not enough. With `region`, only the region changes: at every step the rest is put back at its
+    own noise level (Lugmayr et al. 2022, RePaint, without the resampling). Returns float32 [F, H,
+    W, 3] in 0..1, and the real start.
     """
     import torch
 
@@ -68,7 +68,7 @@ def regenerate_video(
 
         def at(level: tuple[float, float]) -> torch.Tensor:
             mixed = level[0] * clean + level[1] * noise
-            mixed[:, :, :given] = clean[:, :, :given]  # the pipeline never noises what is given
+            mixed[:, :, :given] = clean[:, :, :given]  # the pipeline never noises the given frames
             return family.pack(pipe, mixed)
 
         def put_back(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def regenerate_video(
 
 
 def _share(level: tuple[float, float]) -> float:
-    """The share of noise in (signal, noise)."""
+    """The noise share of (signal, noise)."""
     signal, noise = level
     return noise / (noise + signal)
 
@@ -108,7 +108,7 @@ def _within_reach(
     settings: GenerationSettings,
     strength: float,
 ) -> tuple[GenerationSettings, tuple[float, float]]:
-    """The settings with steps enough to begin near `strength`, and the level at which they begin."""
+    """The settings with enough steps to begin near `strength`, and the level where they begin."""
     steps = settings.steps
     while True:
         level = _first_level(pipe, family, prompt, real, seed, settings, strength)
@@ -116,18 +116,18 @@ def _within_reach(
             return settings, level
         if 2 * settings.steps > _MOST_STEPS * steps:
             raise UserError(
-                f"a strength of {strength:.2g} cannot be reached in {steps} to {settings.steps} "
-                f"steps: the nearest is {_share(level):.2g}",
-                "take more --steps, or another strength",
+                f"no schedule of {steps} to {settings.steps} steps reaches a strength of "
+                f"{strength:.2g}: the nearest is {_share(level):.2g}",
+                "use more --steps, or another strength",
             )
         settings = replace(settings, steps=2 * settings.steps)
 
 
 @contextlib.contextmanager
 def _encoded_once(pipe: Any) -> Iterator[None]:
-    """The pipeline, which meanwhile encodes the same prompt and picture once only.
+    """The pipeline, which within this context encodes the same prompt and picture only once.
 
-    A schedule is read by a call that is stopped early, and a text encoder may be large.
+    The schedule is read from a call that is stopped early, and a text encoder may be large.
     """
     known: dict[str, Any] = {}
 
@@ -161,7 +161,7 @@ def _encoded_once(pipe: Any) -> Iterator[None]:
 def scheduler_levels(scheduler: Any) -> list[tuple[float, float]]:
     """(signal, noise) amplitudes before each step of the set timesteps, and after the last.
 
-    Raises ValueError for a scheduler whose noise is of neither known kind.
+    Raises ValueError for a scheduler of an unknown kind.
     """
     config = scheduler.config
     if "FlowMatch" in type(scheduler).__name__ or getattr(config, "use_flow_sigmas", False):
@@ -176,7 +176,7 @@ def scheduler_levels(scheduler: Any) -> list[tuple[float, float]]:
 
 
 def roundtrip_video(pipe: Any, family: Family, video: Video) -> Video:
-    """`video` encoded and decoded by the model's VAE; uint8 [F, H, W, 3] in and out."""
+    """`video`, encoded and decoded by the model's VAE. uint8 [F, H, W, 3] in and out."""
     import torch
 
     with torch.no_grad(), memory_told(pipe):
@@ -188,9 +188,10 @@ def roundtrip_video(pipe: Any, family: Family, video: Video) -> Video:
 
 
 def _give_picture(pipe: Any, family: Family, latents: torch.Tensor, video: Video) -> int:
-    """Put the picture's own latent where the model holds it; the number of latent frames there.
+    """Put the picture's own latent where the model keeps it. Returns its number of latent frames.
 
-    Some VAEs norm over all frames, and give the first frame of a clip another than the picture.
+    Some VAEs normalise over all frames, so a clip's first frame gets another latent than the
+    picture.
     """
     if given := family.clean_frames():
         first = to_tensor(pipe, video[:1])[:, :, 0]
@@ -199,7 +200,7 @@ def _give_picture(pipe: Any, family: Family, latents: torch.Tensor, video: Video
 
 
 def to_tensor(pipe: Any, video: Video) -> torch.Tensor:
-    """uint8 [F, H, W, 3] to [1, 3, F, H, W] in -1..1 in the VAE's dtype, where it computes."""
+    """uint8 [F, H, W, 3] to [1, 3, F, H, W] in -1..1, in the VAE's dtype and on its device."""
     import torch
 
     tensor = torch.from_numpy(video.copy()).permute(3, 0, 1, 2)[None]
@@ -208,14 +209,14 @@ def to_tensor(pipe: Any, video: Video) -> torch.Tensor:
 
 
 # A code value of 8-bit video is 1/255. Decoded H.264 of a still scene differs by less than a
-# quarter of one on average; a picture whose brightest pixel is below 16 shows nothing.
+# quarter of one on average. A picture whose brightest pixel is below 16 shows nothing.
 _FROZEN, _BLANK, _BLACK = 0.25, 2.0, 16
 
 
 def why_broken(video: npt.NDArray[Any]) -> str | None:
-    """Why a generation shows no failure worth learning from: nan, black, blank, frozen; or None.
+    """Why a generated video is broken and teaches nothing: nan, black, blank, frozen, or None.
 
-    video: float in 0..1, or uint8; [F, H, W, 3].
+    video: float in 0..1, or uint8, [F, H, W, 3].
     """
     import cv2
     import numpy as np
@@ -245,11 +246,11 @@ def _first_level(
 ) -> tuple[float, float]:
     """The level at which the pipeline's own schedule, cut at `strength`, begins.
 
-    Pipelines hand their schedulers sigmas and shifts of their own making, so the schedule is
-    read from a call that is stopped as soon as it has been set.
+    Pipelines give their schedulers sigmas and shifts of their own. So the schedule is read from a
+    call that is stopped as soon as the schedule is set.
     """
 
-    class Stop(BaseException):  # nothing on the way takes it for a failure
+    class Stop(BaseException):  # no handler on the way catches it as a failure
         pass
 
     def stop() -> None:
@@ -268,14 +269,14 @@ def _late_start(
     corrector: bool = True,
     after: Callable[[], None] = lambda: None,
 ) -> Iterator[None]:
-    """Leave out the steps noisier than `strength` from every schedule that is set meanwhile.
+    """Within this context, cut the steps noisier than `strength` from every schedule that is set.
 
-    corrector: whether UniPC may redo a step from the sample before it, which would undo what
-    was put back between steps. after: called once the schedule is set.
+    corrector: whether UniPC may redo a step from the previous sample, which would undo what was put
+    back between steps. after: called when the schedule is set.
     """
     original = scheduler.set_timesteps
 
-    @functools.wraps(original)  # pipelines look at its signature
+    @functools.wraps(original)  # pipelines inspect its signature
     def set_timesteps(*args: Any, **kwargs: Any) -> None:
         original(*args, **kwargs)
         shares = [_share(level) for level in scheduler_levels(scheduler)]
@@ -299,7 +300,7 @@ def _late_start(
 
 
 def _mask(region: Region, like: torch.Tensor, frame_axis: int) -> torch.Tensor:
-    """1 inside the region, 0 outside; one channel would do, but packing wants all."""
+    """1 inside the region and 0 outside. One channel would be enough, but packing needs all."""
     import torch
 
     mask = torch.zeros_like(like)

@@ -1,4 +1,4 @@
-"""Pairs from elsewhere, and pairs for elsewhere: RealDPO's layout, CSV, TRL's columns."""
+"""Import and export of pairs: RealDPO's layout, CSV, TRL's columns."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Given:
-    """A pair as found: files of its winner and losers, and of their latents by video if cached."""
+    """A pair as found: the files of its winner and losers, and by video of their cached latents."""
 
     prompt: str
     win: Path
@@ -41,13 +41,13 @@ class Given:
 def from_realdpo(folder: Path) -> list[Given]:
     """Pairs in the layout that RealDPO was released with.
 
-    prompt.txt and video.txt hold a line a pair; video.txt names files under the folder, and
-    negative_samples/<name of the video>/ holds its losers. A folder with one win.mp4, lose/ and
-    prompt.txt is read as one pair. Cached latents (safetensors) are taken along when their name
-    is that of a video, or folder_video. Raises UserError that names what is missing.
+    prompt.txt and video.txt hold one line per pair. video.txt names files in the folder, and
+    negative_samples/<name of the video>/ holds the losers. A folder with one win.mp4, lose/ and
+    prompt.txt is read as one pair. Cached latents (safetensors) are imported as well if they are
+    named after a video, or folder_video. Raises UserError that names the missing file.
     """
     if not folder.is_dir():
-        raise UserError(f"no folder {folder}")
+        raise UserError(f"there is no folder {folder}")
     if (folder / "win.mp4").is_file():
         losers = _videos(folder / "lose")
         cached = {folder / "win.mp4": folder / "win_latent.safetensors"}
@@ -58,14 +58,14 @@ def from_realdpo(folder: Path) -> list[Given]:
     if len(prompts) != len(names):
         raise UserError(
             f"{folder}: prompt.txt has {len(prompts)} lines and video.txt {len(names)}",
-            "they must pair line by line",
+            "give both files one line per pair",
         )
     caches = {file.stem: file for file in sorted(folder.rglob("*.safetensors"))}
     found = []
     for prompt, name in zip(prompts, names, strict=True):
         win = folder / name
         if not win.is_file():
-            raise UserError(f"{folder / 'video.txt'} names {name}, which is not there")
+            raise UserError(f"{folder / 'video.txt'} names {name}, which is missing")
         losers = _videos(folder / "negative_samples" / win.stem)
         known: dict[Path, Path] = {}
         for video in (win, *losers):
@@ -79,21 +79,22 @@ def from_realdpo(folder: Path) -> list[Given]:
 def from_csv(file: Path) -> list[Given]:
     """Pairs of a CSV file with the columns prompt, win, lose.
 
-    Paths are relative to the file; several losers are several rows or are joined by `;`. A name
-    that holds a `;` is a row's only loser, or stands in double quotes among others. Raises UserError that names the row.
+    Paths are relative to the file. Several losers take several rows, or are joined by `;`. A name
+    with a `;` must be a row's only loser, or be in double quotes. Raises UserError that names the
+    row.
     """
     try:
         with open(file, newline="", encoding="utf-8-sig") as handle:
             rows = list(csv.DictReader(handle))
     except FileNotFoundError:
-        raise UserError(f"no file {file}") from None
+        raise UserError(f"there is no file {file}") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"cannot read {file} as CSV: {error}", "save it as CSV in UTF-8") from None
     wanted = {"prompt", "win", "lose"}
     if not rows or wanted - set(rows[0]):
         raise UserError(
             f"{file} lacks the columns {', '.join(sorted(wanted - set(rows[0] if rows else ())))}",
-            "the first line names the columns: prompt,win,lose",
+            "write the names of the columns into the first line: prompt,win,lose",
         )
     together: dict[tuple[str, Path], tuple[str, list[Path]]] = {}
     for number, row in enumerate(rows, 2):
@@ -104,8 +105,9 @@ def from_csv(file: Path) -> list[Given]:
         for path in paths:
             if not path.is_file():
                 raise UserError(
-                    f"{file}, line {number}: {path} is {'a folder' if path.is_dir() else 'not there'}",
-                    "several losers are joined by `;`; a name that holds one stands in quotes",
+                    f"{file}, line {number}: {path} is "
+                    f"{'a folder' if path.is_dir() else 'not there'}",
+                    "join several losers by `;`, and put a name with a `;` into double quotes",
                 )
         key = ((row["prompt"] or "").strip(), paths[0])
         together.setdefault(key, (f"{file}, line {number}", []))[1].extend(paths[1:])
@@ -116,7 +118,7 @@ def from_csv(file: Path) -> list[Given]:
 
 
 def _names(folder: Path, cell: str) -> list[str]:
-    """The file names in a cell: one as it stands if it is there, else joined by `;`."""
+    """The file names in a cell: the whole cell if that file exists, or else split at `;`."""
     if cell.strip() and (folder / cell.strip()).is_file():
         return [cell.strip()]
     parts = next(csv.reader([cell], delimiter=";", skipinitialspace=True), [])
@@ -138,24 +140,24 @@ def take_in_pairs(
     validation: float = 0.1,
     crf: int = 12,
 ) -> dict[str, Any]:
-    """Bring given pairs to one form each, add them to the workspace, audit them; the summary.
+    """Bring each given pair to one form, add it to the workspace, audit all. Returns the summary.
 
     origin: recorded as the model. task: i2v or t2v. validation: share of winners held out.
-    Nothing but the form changes: sides that were prepared differently stay so, and the audit
-    says it. Raises UserError when the workspace holds pairs that were built, and for a pair without
-    a prompt or without a difference, before anything is taken in.
+    Only the form changes: sides that were prepared differently stay so, and the audit reports it.
+    Raises UserError if the workspace holds pairs that were built, or if a pair has no prompt or no
+    difference. In that case nothing is imported.
     """
     for number, pair in enumerate(given, 1):
         hashes = [ids.file_hash(path) for path in (pair.win, *pair.lose)]
         if problem := pair_problem(pair.prompt, hashes):
             where = pair.where or f"pair {number} ({pair.win})"
-            raise UserError(f"{where}: {problem}", "mend or remove that row")
+            raise UserError(f"{where}: {problem}", "correct or remove that row")
     with workspace.lock("pairs import"):
         rows = {row["pair_id"]: row for row in _rows(workspace)}
         if not are_imported(workspace) and rows:
             raise UserError(
                 f"{workspace.root} holds pairs that were built from its clips",
-                "import into another workspace with -w",
+                "choose another workspace for importing with -w",
             )
         with progress_bar("import", len(given), "pairs") as advance:
             for pair in given:
@@ -166,7 +168,7 @@ def take_in_pairs(
 
 
 def are_imported(workspace: Workspace) -> bool:
-    """Whether the pairs of a workspace came from elsewhere: they have no clips."""
+    """Whether the pairs of a workspace were imported. Imported pairs have no clips."""
     import pyarrow.compute as pc
 
     if not workspace.pairs.is_file():
@@ -176,13 +178,13 @@ def are_imported(workspace: Workspace) -> bool:
 
 
 def review_imported(workspace: Workspace) -> dict[str, Any]:
-    """Write the tables of imported pairs anew after a review; the summary."""
+    """Write the tables of imported pairs again after a review. Returns the summary."""
     with workspace.lock("pairs build"):
         return _published(workspace, _rows(workspace))
 
 
 def _rows(workspace: Workspace) -> list[PairRow]:
-    """What pairs.parquet holds, without what the audit added to it."""
+    """The rows of pairs.parquet, without the columns of the audit."""
     if not workspace.pairs.is_file():
         return []
     rows = tables.read_table(workspace.pairs, tables.PAIRS).to_pylist()
@@ -192,7 +194,7 @@ def _rows(workspace: Workspace) -> list[PairRow]:
 
 
 def _published(workspace: Workspace, rows: Iterable[PairRow]) -> dict[str, Any]:
-    """Publish imported rows as the reviews have them."""
+    """Publish imported rows according to the reviews."""
     reviews = read_reviews(workspace)
     judged: list[PairRow] = []
     for row in sorted(rows, key=lambda row: row["pair_id"]):
@@ -228,7 +230,7 @@ def _row(
     except (UserError, conform.Unfit) as error:
         return {**row, "error": f"{pair.win.name}: {error}"}
     if any((video == videos[0]).all() for video in videos[1:]):
-        return {**row, "error": f"{pair.win.name}: a loser shows what the winner shows"}
+        return {**row, "error": f"{pair.win.name}: a loser is the same video as the winner"}
     names = []
     for path, video in zip(files, videos, strict=True):
         data = conform.encode_side(video, form, crf)
@@ -254,7 +256,7 @@ def _row(
 
 
 def _in_one_form(files: Sequence[Path]) -> tuple[conform.Form, list[Video]]:
-    """All videos in the smallest of their sizes, rates and lengths. Raises MediaError, Unfit."""
+    """All videos in the smallest of their sizes, rates and lengths. Raises MediaError or Unfit."""
     from realdpo.media.decode import read_clip
 
     read = [read_clip(path) for path in files]
@@ -282,13 +284,12 @@ def _png(workspace: Workspace, frame: Video) -> str:
 
 
 def export_pairs(workspace: Workspace, target: Path, kind: str) -> dict[str, Any]:
-    """Write the accepted pairs for others, into a new folder; the summary.
+    """Write the accepted pairs into a new folder, for other tools. Returns the summary.
 
-    kind: "folder" is RealDPO's layout, with a metadata.csv that `datasets` reads as a video
-    folder; "trl" is Parquet with the columns prompt, image, chosen, rejected, a row a loser;
-    "simpletuner", "musubi" and "diffusion-pipe" are what these trainers read (see `trainers`), of
-    the train split alone.
-    Raises UserError when the target is not empty.
+    kind: "folder" is RealDPO's layout, with a metadata.csv that `datasets` reads as a video folder.
+    "trl" is Parquet with the columns prompt, image, chosen, rejected, and one row per loser.
+    "simpletuner", "musubi" and "diffusion-pipe" are the layouts of these trainers (see `trainers`),
+    with the train split alone. Raises UserError if the target is not empty.
     """
     workspace.require(workspace.pairs, "pairs build")
     rows = [
@@ -302,10 +303,10 @@ def export_pairs(workspace: Workspace, target: Path, kind: str) -> dict[str, Any
         raise UserError(f"{target} is not empty", "export to a new folder")
     made = FORMATS.get(kind)
     if made is None:
-        raise UserError(f"no export format {kind!r}", f"choose from {', '.join(FORMATS)}")
+        raise UserError(f"there is no export format {kind!r}", f"choose from {', '.join(FORMATS)}")
     if made not in (_as_folder, _as_trl):
         rows = trainers.for_training(rows)
-    for row in rows:  # before anything is written, so that no half of an export stays behind
+    for row in rows:  # before anything is written, so no partial export stays behind
         for name in (row["win"], *row["lose"], row["first_frame"]):
             if name:
                 integrity.read_pair_file(workspace, name)
@@ -368,8 +369,8 @@ def _as_trl(workspace: Workspace, rows: Sequence[PairRow], target: Path) -> list
                 each = [{**same, "rejected": media(name)} for name in row["lose"]]
                 writer.write_table(pa.Table.from_pylist(each, schema=schema))
     return [
-        "to read frames, `datasets` needs torchcodec (pip install torchcodec); for the bytes alone, "
-        "cast_column(name, datasets.Video(decode=False)) needs nothing"
+        "`datasets` needs torchcodec to read frames (pip install torchcodec). For the bytes alone, "
+        "use cast_column(name, datasets.Video(decode=False))"
     ]
 
 
@@ -390,7 +391,7 @@ def _copy(source: Path, target: Path) -> None:
 def _videos(folder: Path) -> tuple[Path, ...]:
     found = sorted(folder.glob("*.mp4"), key=lambda path: (len(path.stem), path.stem))
     if not found:
-        raise UserError(f"no losers in {folder}", "they are files 0.mp4, 1.mp4 ...")
+        raise UserError(f"{folder} holds no losers", "put them there as 0.mp4, 1.mp4 ...")
     return tuple(found)
 
 
@@ -403,5 +404,7 @@ def _lines(file: Path) -> list[str]:
     if not lines:
         raise UserError(f"{file} is empty")
     if "" in lines:
-        raise UserError(f"{file}, line {lines.index('') + 1} is empty", "every pair needs its line")
+        raise UserError(
+            f"{file}, line {lines.index('') + 1} is empty", "write one line for every pair"
+        )
     return lines

@@ -1,7 +1,7 @@
-"""The audit of cached latents: was a loser encoded as its winner was?
+"""The audit of cached latents: was a loser encoded in the same way as its winner?
 
-A pair's videos may be alike and its latents not, when only one side was brought to -1..1 before
-the VAE. Latents of the same first frame must have the same first latent frame, whatever follows.
+The videos of a pair can be alike while the latents are not, if only one side was scaled to -1..1
+before the VAE. The same first frame must give the same first latent frame, whatever follows.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ MEAN, SPREAD, LARGEST = "mean", "spread", "largest"
 # In units of the winner's standard deviation, and in natural logarithms. Channel means of two
 # videos of one scene differ by a few hundredths; a factor of 1.1 in spread is as much.
 _TOLERANCE = {MEAN: 0.1, SPREAD: 0.1, LARGEST: 0.3}
-_SHIFTED = 0.25  # of channel means, in standard deviations: no two encodings of a picture differ so
+_SHIFTED = 0.25  # standard deviations of channel means; encodings of one picture differ less
 _AT_MOST_CHANNELS = 64
 
 
 def folder_of(workspace: Workspace) -> Path:
-    """Where imported latents are kept: <name of the video file>.safetensors."""
+    """The folder of imported latents: <name of the video file>.safetensors."""
     return workspace.step("pair-latents")
 
 
@@ -40,9 +40,9 @@ def audit_latents(
 ) -> dict[str, Any]:
     """The verdict on the latents of (winner, losers), each float32 [C, F, H, W].
 
-    Keys as in `audit.audit_pairs`; `normalised_differently` is true when the losers' channels are
-    shifted or scaled against their winner's. Raises UserError when there is no pair or when a
-    pair's shapes differ.
+    The keys are those of `audit.audit_pairs`. `normalised_differently` is true if the losers'
+    channels are shifted or scaled against those of their winner. Raises UserError if there is no
+    pair, or if the shapes of a pair differ.
     """
     import numpy as np
 
@@ -51,8 +51,8 @@ def audit_latents(
     values = []
     for win, losers in pairs:
         if any(lose.shape != win.shape for lose in losers):
-            raise UserError("the latents of a winner and its losers differ in shape")
-        # of all sides, so that it is the same whoever is called the winner
+            raise UserError("the latents of a winner and its losers have different shapes")
+        # over all sides, so it does not depend on which one is called the winner
         scale = np.mean([v.std(axis=(1, 2, 3)) for v in (win, *losers)], axis=0) + 1e-6
         values.append(np.stack([_numbers(video, scale) for video in (win, *losers)]))
     channels = values[0].shape[3]
@@ -66,7 +66,7 @@ def audit_latents(
     stretch = float(np.exp(np.median(differences[:, 1, 1])))
     largest = float(np.exp(np.median(differences[:, 1, 2])))
     found["verdict"] = audit.audit_verdict(found, audit.Rule())
-    # One picture has one latent: that its first frame's lies elsewhere is no matter of chance.
+    # One picture has one latent, so a first frame with another latent is no accident.
     shifted = np.sqrt((differences[:, 0, 0] ** 2).mean(axis=1)) > _SHIFTED
     if same_first_frame and shifted.all():
         found["verdict"] = audit.SHORTCUT
@@ -87,23 +87,25 @@ def _summary(found: Mapping[str, Any], same_first_frame: bool) -> str:
     place = "of the first latent frame " if same_first_frame else ""
     facts = (
         f"the losers' channel means {place}lie {found['shift']:.2f} standard deviations from "
-        f"their winners', their spread is {found['spread_ratio']:.2f} and their largest value "
-        f"{found['largest_ratio']:.1f} times as large"
+        f"their winners', their spread is {found['spread_ratio']:.2f} times and their largest "
+        f"value {found['largest_ratio']:.1f} times as large"
     )
     if found["normalised_differently"]:
         return (
             "The losers were normalised differently before they were encoded: "
-            f"{facts}. Encode them again as the winners were."
+            f"{facts}. Encode them again in the same way as the winners."
         )
     if found["verdict"] == audit.TOO_FEW:
-        return f"Too few pairs to tell whether latents differ by more than chance: {facts}."
+        return (
+            f"There are too few pairs to tell whether latents differ by more than chance: {facts}."
+        )
     if found["verdict"] == audit.CLEAN:
         return f"Winners and losers were encoded alike: {facts}."
     return f"The latents of the two sides differ: {facts}."
 
 
 def _numbers(latent: Latent, scale: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """[2, 3, C]: of the first frame and of all, the channels' mean, log spread, log largest."""
+    """[2, 3, C]: mean, log spread, log largest of each channel, for the first frame and for all."""
     import numpy as np
 
     rows = []
@@ -141,7 +143,7 @@ def _files(workspace: Workspace) -> dict[str, Path]:
             with safe_open(path, framework="np") as file:
                 video = (file.metadata() or {}).get("video")
         except SafetensorError:
-            continue  # being written, or damaged: training makes it anew
+            continue  # being written, or damaged: training makes it again
         if video:
             found[f"{video}.mp4"] = path
     for path in folder_of(workspace).glob("*.safetensors"):
@@ -150,7 +152,7 @@ def _files(workspace: Workspace) -> dict[str, Path]:
 
 
 def read_latent(path: Path, row: PairRow | None = None) -> Latent:
-    """A video's latent as [C, F, H, W]. Raises UserError when the file holds no such tensor."""
+    """A video's latent as [C, F, H, W]. Raises UserError if the file holds no such tensor."""
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -161,9 +163,9 @@ def read_latent(path: Path, row: PairRow | None = None) -> Latent:
         raise UserError(f"{path} is not a readable safetensors file: {error}") from None
     tensor = next((t for t in tensors.values() if t.squeeze(0).ndim == 4), None)
     if tensor is None:
-        raise UserError(f"{path} holds no latent of four axes")
+        raise UserError(f"{path} holds no tensor with four axes")
     tensor = tensor.squeeze(0).to(torch.float32)
-    # training keeps latents as the transformer wants them
+    # training stores latents in the transformer's order of axes
     if path.parent.name == "latents" and frames_first(str((row or {}).get("scheduler"))):
         tensor = tensor.transpose(0, 1)
     return tensor.numpy()

@@ -1,17 +1,20 @@
-"""Could the sides of pairs differ as they do by chance? A test without assumptions about features.
+"""Could the sides of pairs differ by chance alone? A test without assumptions about features.
 
-If winners and losers were prepared and drawn alike, any of the 1 + N videos of a pair could as
-well have been its winner. So the test names another one in every pair, over and over, and asks how
-often the clearest feature then speaks as loudly as it does for the real winners. With one loser
-that is the sign-flip test. The loudest of all features is compared with the loudest of all, so
-that looking at many costs nothing (Westfall and Young 1993, single-step max-T). Where clips differ
-in what they show, several features weighed against each other can see what none sees alone. So
-beside the loudest feature stands Hotelling's T^2 with a ridge, over the same ways, and the smallest
-of the p-values is compared with the smallest each time (min-p, as in the same book): the chance that
-any p-value of a set of pairs whose sides are alike is at most alpha is at most alpha, for any
-number of pairs and whatever the features' distribution and dependence. What it takes is that the
-winner's place within a pair is as good as drawn, and independently from pair to pair: pairs, not
-clips, are what is exchanged, and clips of one film may resemble each other as they like.
+If winners and losers were prepared and drawn alike, any of the 1 + N videos of a pair could equally
+be its winner. So the test names another winner in every pair, over and over. It counts how often
+the clearest feature then differs as much as it does for the real winners. With one loser, this is
+the sign-flip test. The largest of all features is compared with the largest of all, so testing many
+features needs no further correction (Westfall and Young 1993, single-step max-T).
+
+If clips differ in content, several features weighed against each other can find what no feature
+finds alone. So the test also takes Hotelling's T^2 with a ridge, over the same ways of naming
+winners, and compares the smallest of the p-values with the smallest each time (min-p, as in the
+same book).
+
+Take a set of pairs whose sides are alike. The chance that any of its p-values is at most alpha is
+at most alpha, for any number of pairs and for any distribution and dependence of the features. The
+only condition is that the winner's place within a pair is as good as drawn, independently from pair
+to pair. Pairs are exchanged, not clips, so clips of one film may resemble each other in any way.
 """
 
 from __future__ import annotations
@@ -28,22 +31,24 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float64]
 
 ALPHA = 0.05
-"""Chance of a finding where there is nothing, over all features together."""
+"""Chance of a false finding, over all features together."""
 
-_ENUMERATED = 4096  # as many ways to name the winners are gone through one by one
-_SAMPLED = 1999  # of more, so many are drawn; with the real one a p-value is a multiple of 1/2000
-_BLOCK = 256  # ways at a time, which bounds the memory
-_LOUD = 2.0  # differences beyond this multiple of a feature's median one count as that
-_RIDGE = 0.1  # of a feature's variance; chosen on other films than docs/pairs.md reports
+_ENUMERATED = 4096  # up to this many ways to name the winners are enumerated
+_SAMPLED = (
+    1999  # if there are more, this many are drawn; with the real one, p is a multiple of 1/2000
+)
+_BLOCK = 256  # ways at a time, to bound the memory
+_LOUD = 2.0  # larger multiples of a feature's median difference count as this one
+_RIDGE = 0.1  # share of a feature's variance; chosen on other films than those in docs/pairs.md
 _STEADY, _STEADY_SHARE = 0.25, 0.5  # spread of a steady feature: at most this, and of its mean
 
 
 @dataclass(frozen=True)
 class PermutationResult:
-    """p: of each feature [K], corrected for their number; smallest: what the test can reach.
+    """p: of each feature [K], corrected for their number. smallest: the smallest possible p.
 
-    exact: every way to name the winners was gone through, none drawn. together: of each group of
-    features weighed against each other, corrected likewise; 1 where there are too few pairs for it.
+    exact: every way to name the winners was enumerated, and none drawn. together: p of each group
+    of features weighed against each other, with the same correction; 1 if there are too few pairs.
     """
 
     p: Floats
@@ -53,7 +58,7 @@ class PermutationResult:
 
     @property
     def can_tell(self) -> bool:
-        """Whether there are pairs enough for a finding, however clear the difference."""
+        """Whether there are enough pairs for a finding, if the difference is as clear as can be."""
         return self.smallest <= ALPHA
 
 
@@ -67,12 +72,12 @@ def compare_sides(
 ) -> PermutationResult:
     """How surely each feature tells winners from losers.
 
-    values: of each pair [1 + N, K], the winner first; N may differ. tolerance [K]: differences up
-    to it count as none. steady: features that count only where all pairs differ by one and the
-    same amount of at least `level` (their values are logarithms: one ratio for all pairs), give or
-    take a quarter; other differences in them are not looked for. groups: features that are also
-    weighed against each other, where the ways to name the winners are too many to go through: of
-    fewer ways the p-values are too coarse to take the smallest of. Deterministic for a seed.
+    values: [1 + N, K] of each pair, with the winner first; N may vary. tolerance [K]: differences
+    up to it count as none. steady: features that count only if all pairs differ by the same amount
+    of at least `level`, give or take a quarter (their values are logarithms: one ratio for all
+    pairs). Other differences in them are ignored. groups: features that are also weighed against
+    each other, if there are too many ways to enumerate. With fewer ways, the p-values are too
+    coarse for taking the smallest. Deterministic for a seed.
     """
     import numpy as np
 
@@ -106,7 +111,7 @@ def compare_sides(
     if turned:
         shares = [_share_as_large(s, s) for s in map(np.concatenate, squares)]
         least = np.min([_share_as_large(most, most), *shares], axis=0)
-        # as surprising as the share of ways whose smallest p-value is as small
+        # the share of ways whose smallest p-value is as small
         p = _share_as_large(-least, -p)
         together = [float(_share_as_large(-least, -share[:1])[0]) for share in shares]
     smallest = _smallest([int(n) for n in sizes])
@@ -114,7 +119,7 @@ def compare_sides(
 
 
 def _share_as_large(values: Floats, these: Floats) -> Floats:
-    """Which share of `values` is as large as each of `these`; equal but for rounding is equal."""
+    """The share of `values` that is as large as each of `these`, up to rounding."""
     import numpy as np
 
     least = these - 1e-9 * np.abs(these) - 1e-12
@@ -125,11 +130,11 @@ def _share_as_large(values: Floats, these: Floats) -> Floats:
 def _whitened(
     rows: Floats, values: Sequence[Floats], tolerance: Floats, group: list[int]
 ) -> Floats:
-    """Features of a group turned into directions in which videos differ alike.
+    """A group's features, transformed into directions of equal spread.
 
-    A direction in which clips differ by what they show counts little, one in which they are alike
-    counts much. How they differ is taken within pairs and over all videos, half and half, with a
-    ridge: all of it the same whoever is named the winner, so that the test stays exact.
+    A direction in which clips differ by content counts little, and one in which they are alike
+    counts much. The spread is taken half within pairs and half over all videos, with a ridge. None
+    of it depends on who is named the winner, so the test stays exact.
     """
     import numpy as np
 
@@ -144,7 +149,7 @@ def _whitened(
 
 
 def _size(rows: Floats) -> Floats:
-    """The root mean square of each column, 1 for one of zeros."""
+    """The root mean square of each column, or 1 for a column of zeros."""
     import numpy as np
 
     size: Floats = np.sqrt((rows**2).mean(axis=0))
@@ -152,19 +157,19 @@ def _size(rows: Floats) -> Floats:
 
 
 def pairs_needed(losers: int) -> int:
-    """The fewest pairs with so many losers each that can lead to a finding."""
+    """The fewest pairs, with that many losers each, that can lead to a finding."""
     return next(n for n in range(1, 99) if _smallest([1 + losers] * n) <= ALPHA)
 
 
 def _smallest(sizes: Sequence[int]) -> float:
-    """The smallest p-value there can be: of one way in all, or of two where sides are mirrored."""
+    """The smallest possible p-value: one way among all, or two if the sides are mirrored."""
     ways = math.prod(sizes)
     mirrored = 2 if all(n == 2 for n in sizes) else 1
     return max(mirrored / ways, 1 / (_SAMPLED + 1) if ways > _ENUMERATED else 0.0)
 
 
 def _against_others(values: Floats, tolerance: Floats) -> Floats:
-    """Each video minus each other one, beyond tolerance and in its units: [1 + N, N, K]."""
+    """Each video minus each other one, beyond the tolerance and in units of it: [1 + N, N, K]."""
     import numpy as np
 
     gaps = (values[:, None] - values[None]) / tolerance
@@ -175,9 +180,9 @@ def _against_others(values: Floats, tolerance: Floats) -> Floats:
 
 
 def _bound(values: Sequence[Floats], tolerance: Floats) -> Floats:
-    """So large may a difference count, by feature: one odd pair must not drown the others.
+    """The largest difference that counts, by feature, so that one odd pair cannot drown the others.
 
-    Taken from all videos of each pair, so that it is the same whoever is named the winner.
+    It is taken from all videos of each pair, so it does not depend on who is named the winner.
     """
     import numpy as np
 
@@ -199,7 +204,7 @@ def _mean_gaps(values: Floats) -> Floats:
 
 
 def _is_steady(chosen: Floats, gaps: Floats, pairs: int, level: float) -> npt.NDArray[np.bool_]:
-    """Whether a feature's gaps are large and nearly one for all pairs, by way [B]."""
+    """Whether a feature's gaps are large and nearly the same for all pairs, for each way [B]."""
     import numpy as np
 
     mean = chosen @ gaps / pairs
@@ -211,7 +216,7 @@ def _is_steady(chosen: Floats, gaps: Floats, pairs: int, level: float) -> npt.ND
 def _ways(
     sizes: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], exact: bool, seed: int
 ) -> Iterator[Floats]:
-    """Ways to name the winners, the real one first, as 0/1 [B, videos] in blocks."""
+    """The ways to name the winners, the real one first, as blocks of 0/1 [B, videos]."""
     import numpy as np
 
     random = np.random.default_rng(seed)

@@ -1,7 +1,7 @@
-"""What pairs a build will make: from the clips, the settings and the model's JSON files alone.
+"""The plan of a build, made from the clips, the settings and the model's JSON files alone.
 
-Everything random about a pair follows from its id, and the id from what it is made of, so that
-the same command plans the same pairs on every machine.
+Everything random about a pair follows from its id, and the id follows from the pair's ingredients.
+So the same command plans the same pairs on every machine.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _COLUMNS = [
     *("width", "height", "frames", "fps"),
     *("source_id", "license", "author", "source_url", "title", "keywords", "retrieved_at"),
 ]
-FORMAT = 2  # of what a pair is made of; a change here makes every pair anew
+FORMAT = 2  # version of a pair's ingredients; if you raise it, every pair is made again
 
 
 @dataclass(frozen=True)
 class PairTask:
-    """One pair to make. `unfit` says why it cannot be, and then `settings` is None."""
+    """One pair to make. If `unfit` says why it cannot be made, `settings` is None."""
 
     pair_id: str
     clip: ClipRow
@@ -53,9 +53,10 @@ class PairTask:
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """What a build will do: the model as found, and a task for every clip.
+    """The plan of a build: the model as found, and a task for every clip.
 
-    scheduler: the name of diffusers' class. dtype: of the weights, which `auto` was resolved to.
+    scheduler: name of the diffusers class. dtype: number format of the weights, with `auto`
+    resolved.
     """
 
     config: BuildConfig
@@ -72,10 +73,10 @@ class BuildPlan:
 
 
 def plan_pairs(workspace: Workspace, config: BuildConfig, device: str = "auto") -> BuildPlan:
-    """Read the clips and the model's JSON files and say what pairs to make; loads no weights.
+    """Plan the pairs from the clips and the model's JSON files. Loads no weights.
 
-    device: where they will be made, which decides what the dtype `auto` is. Raises UserError when
-    there are no clips, no such model, or a shape that it cannot make.
+    device: the device that will make them, which decides the dtype of `auto`. Raises UserError if
+    there are no clips, if the model is missing, or if it cannot make the shape.
     """
     workspace.require(workspace.clips, "curate ingest FOOTAGE")
     model = locate_model(config.model, config.revision)
@@ -85,14 +86,14 @@ def plan_pairs(workspace: Workspace, config: BuildConfig, device: str = "auto") 
         config.roundtrip_win or any(config.strategies.get(s) for s in ("renoise", "local"))
     ):
         raise UserError(
-            f"the latents of {spec.pipeline} are not known, so winners cannot pass through its "
-            "VAE and clips cannot be renoised",
+            f"realdpo does not know the latents of {spec.pipeline}, so it cannot pass winners "
+            "through the VAE or renoise clips",
             "use --strategies generate and --no-roundtrip-win with this model",
         )
     scheduler = str(spec.get("scheduler", "_class_name", "?"))
     for strategy, can, words in (
-        ("renoise", family.TAKES_LATENTS, "does not go on from a clip that was noised"),
-        ("local", family.KEEPS_REGIONS, "does not let a region be kept between its steps"),
+        ("renoise", family.TAKES_LATENTS, "cannot start from a noised clip"),
+        ("local", family.KEEPS_REGIONS, "cannot keep a region between its steps"),
     ):
         if config.strategies.get(strategy) and not can:
             raise UserError(
@@ -109,7 +110,7 @@ def plan_pairs(workspace: Workspace, config: BuildConfig, device: str = "auto") 
     ).to_pylist()
     if not chosen:
         raise UserError(
-            f"{workspace.clips} holds no accepted clip of {', '.join(config.splits)}",
+            f"{workspace.clips} holds no accepted clip in {', '.join(config.splits)}",
             f"see why with: realdpo curate report -w {workspace.root}",
         )
     common = _common(found)
@@ -128,14 +129,16 @@ def plan_pairs(workspace: Workspace, config: BuildConfig, device: str = "auto") 
             f"none of the {len(tasks)} clips fits {model.id}: {tasks[0].unfit}",
             "write captions with: realdpo curate caption, or take file names as prompts"
             if not any(task.clip["prompt"] for task in tasks)
-            else "ingest with the --target of this model, or set fps, frames, width and height of the "
-            "pairs, e.g. --set fps=8",
+            else (
+                "ingest with the --target of this model, or set the pairs' fps, frames, width and "
+                "height (--set fps=8)"
+            ),
         )
     return dataclasses.replace(found, tasks=tuple(tasks))
 
 
 def _common(made_by: BuildPlan) -> str:
-    """The part of a pair's id that all pairs of a build have in common."""
+    """The part of a pair's id that all pairs of a build share."""
     config = made_by.config
     return ids.content_id(
         format=FORMAT,
@@ -163,7 +166,10 @@ def _task(
     shapes: dict[tuple[Any, ...], GenerationSettings | str],
     clip: ClipRow,
 ) -> PairTask:
-    """The task of a clip; `shapes` remembers what clips of each shape can become, or why not."""
+    """The task of a clip.
+
+    `shapes` caches the settings for each shape of clip, or why it is unfit.
+    """
     shape = (clip["width"], clip["height"], clip["frames"], clip["fps"])
     if shape not in shapes:
         try:
@@ -183,7 +189,10 @@ def _task(
 
 
 def _settings(config: BuildConfig, family: Family, clip: ClipRow) -> GenerationSettings:
-    """The model's own shape, or the nearest legal one that the clip can fill. Raises Unfit."""
+    """Settings with the model's own shape, or the nearest legal one that the clip fills.
+
+    Raises Unfit.
+    """
     traits = family.traits
     own = traits.known(
         width=config.width, height=config.height, frames=config.frames, fps=config.fps
@@ -197,14 +206,14 @@ def _settings(config: BuildConfig, family: Family, clip: ClipRow) -> GenerationS
     width, height = config.width or width, config.height or height
     if frames < 2 or frames > available:
         raise conform.Unfit(
-            f"the clip gives {available} frames at {float(fps):g} a second, "
-            f"{config.frames or traits.frame_step + 1} are wanted"
+            f"the clip gives {available} frames at {float(fps):g} a second, but "
+            f"{config.frames or traits.frame_step + 1} are needed"
         )
     if not width or not height or width > clip["width"] or height > clip["height"]:
         raise conform.Unfit(
             f"the clip is {clip['width']}x{clip['height']}, too small for this model"
             + (
-                f", which makes {traits.width}x{traits.height} only"
+                f", which makes only {traits.width}x{traits.height}"
                 if len(traits.sizes) == 1
                 else ""
             )
@@ -225,7 +234,7 @@ def _settings(config: BuildConfig, family: Family, clip: ClipRow) -> GenerationS
 
 @dataclass(frozen=True)
 class Loser:
-    """How one loser is made; all of it follows from the pair's id and the settings."""
+    """How one loser is made. All of it follows from the pair's id and the settings."""
 
     seed: int
     strategy: str
@@ -234,7 +243,7 @@ class Loser:
 
 
 def plan_loser(pair_id: str, k: int, config: BuildConfig) -> Loser:
-    """The k-th loser of a pair, the same on every machine and for any number of losers."""
+    """The plan of a pair's k-th loser: the same on every machine and for any number of losers."""
     weights = {name: w for name, w in sorted(config.strategies.items()) if w > 0}
     at = ids.unit_interval(pair_id, k, "strategy") * sum(weights.values())
     strategy = list(weights)[-1]
@@ -250,8 +259,8 @@ def plan_loser(pair_id: str, k: int, config: BuildConfig) -> Loser:
     strength = low + (high - low) * ids.unit_interval(pair_id, k, "strength")
     if strategy == "renoise":
         return Loser(seed, strategy, strength)
-    # A third to two thirds of each side, half to all of the time; one region a pair, so that a
-    # loss can look at it on both sides and for every loser.
+    # A third to two thirds of each side, half to all of the time. A pair has one region, so a loss
+    # can look at it on both sides and for every loser.
     sides = [_span(pair_id, name, 1 / 3, 2 / 3) for name in ("rows", "columns")]
     return Loser(seed, strategy, strength, Region(_span(pair_id, "time", 0.5, 1.0), *sides))
 

@@ -1,6 +1,6 @@
-"""From rows of pairs to the tables that others read: pairs.parquet, the shards, the audit.
+"""From rows of pairs to the published tables: pairs.parquet, the shards, the audit.
 
-The same rows give the same bytes, and what is already written is not written again.
+The same rows give the same bytes, and files that are up to date are not written again.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _SHARD_BYTES = 512 << 20
 
 
 def publish_pairs(workspace: Workspace, rows: Sequence[PairRow], shard_rows: int) -> dict[str, Any]:
-    """Write rows of the pairs table, their shards and their audit; the summary.
+    """Write the pairs table, its shards and its audit. Returns the summary.
 
-    When rows and videos are those of the last time, nothing is measured or written again.
-    Raises UserError when no pair was accepted; the table then says why.
+    If rows and videos are those of the last time, nothing is measured or written again. Raises
+    UserError if no pair was accepted. The table then says why.
     """
     accepted = [row for row in rows if row["status"] == "ok"]
     state = workspace.step("pairs") / "published.json"
@@ -39,14 +39,14 @@ def publish_pairs(workspace: Workspace, rows: Sequence[PairRow], shard_rows: int
     )
     if not accepted and workspace.pairs.is_file() and not any(row.get("review") for row in rows):
         raise UserError(
-            f"no pair came of {len(rows)} clips: {_reason_of(rows)}; the pairs that were there stay",
+            f"{len(rows)} clips gave no pair: {_reason_of(rows)}. The earlier pairs stay",
             _way_out(rows),
         )
     if fresh:
         _say_what_goes(workspace, accepted)
         measured = audit.measure_rows(workspace, accepted)
         full = [
-            cast(PairRow, {**row, **audit.audit_columns(row, measured)})  # and columns of its own
+            cast(PairRow, {**row, **audit.audit_columns(row, measured)})  # with further columns
             for row in rows
         ]
         tables.write_table(workspace.pairs, tables.from_rows(tables.PAIRS, full), tables.PAIRS)
@@ -59,10 +59,10 @@ def publish_pairs(workspace: Workspace, rows: Sequence[PairRow], shard_rows: int
         if accepted:
             audit.audit_rows(workspace, accepted, measured)
         else:
-            workspace.audit.unlink(missing_ok=True)  # it spoke of pairs that are no more
+            workspace.audit.unlink(missing_ok=True)  # it was about pairs that no longer exist
         write_text(state, json.dumps({"digest": now, "shards": shards}, indent=1))
     if not accepted:
-        raise UserError(f"no pair came of {len(rows)} clips: {_reason_of(rows)}", _way_out(rows))
+        raise UserError(f"{len(rows)} clips gave no pair: {_reason_of(rows)}", _way_out(rows))
     verdict = _read_json(workspace.audit)
     count: dict[str, int] = {}
     for row in rows:
@@ -83,28 +83,28 @@ def publish_pairs(workspace: Workspace, rows: Sequence[PairRow], shard_rows: int
 
 
 def published_digest(workspace: Workspace) -> str | None:
-    """What was published last follows from this; None before the first time."""
+    """The digest that determines the last publication, or None before the first."""
     return _read_json(workspace.step("pairs") / "published.json").get("digest")
 
 
 def _say_what_goes(workspace: Workspace, accepted: Sequence[PairRow]) -> None:
-    """Tell of pairs in the table on disk that are none of this build; their videos stay."""
+    """Say which pairs of the table on disk are not part of this build. Their videos stay."""
     if not workspace.pairs.is_file():
         return
     table = tables.read_table(workspace.pairs, tables.PAIRS, ["pair_id", "status", "review"])
     before = {r["pair_id"] for r in table.to_pylist() if r["status"] == "ok"}
     if gone := before - {row["pair_id"] for row in accepted}:
         say(
-            f"{len(gone)} of {len(before)} pairs in the table are none of this build (other clips, "
-            "settings or reviews) and leave it; their videos stay, and the settings of then bring "
-            "them back"
+            f"{len(gone)} of {len(before)} pairs leave the table, because they are not part of "
+            "this build (other clips, settings or reviews). Their videos stay, and the earlier "
+            "settings bring them back"
         )
 
 
 def _way_out(rows: Sequence[PairRow]) -> str:
-    again = "the same command tries failures again"
+    again = "run the same command to try the failed ones again"
     broken = any(row["status"] == "broken" for row in rows)
-    return f"--keep-broken pairs broken generations too; {again}" if broken else again
+    return f"use --keep-broken to accept broken videos, or {again}" if broken else again
 
 
 def _reason_of(rows: Sequence[PairRow]) -> str:
@@ -112,7 +112,7 @@ def _reason_of(rows: Sequence[PairRow]) -> str:
 
 
 def digest_of(rows: Sequence[PairRow], shard_rows: int) -> str:
-    """What everything that is published follows from; how long generation took is not in it."""
+    """The digest that determines everything published. Generation times are not part of it."""
     untimed = [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
     return ids.content_id(rows=untimed, shard_rows=shard_rows, measures=audit.MEASURES)
 
@@ -122,8 +122,8 @@ def write_shards(
 ) -> dict[str, Any]:
     """Write the accepted rows with their videos as pairs/data/<split>-*.parquet.
 
-    before: what the last call returned, a digest of the rows and the size of every shard. A
-    shard whose rows are what they were is left alone, and shards that are no more go.
+    before: the result of the last call, a digest of the rows and the size of every shard. A shard
+    with unchanged rows stays, and shards that are no longer needed are deleted.
     """
     folder = workspace.pair_data
     after: dict[str, Any] = {}
@@ -166,7 +166,10 @@ def _groups(workspace: Workspace, rows: list[PairRow], shard_rows: int) -> list[
 
 
 def _fixed(row: PairRow) -> dict[str, Any]:
-    """What of a row goes into a shard: how long generation took differs between runs."""
+    """The part of a row that goes into a shard.
+
+    Generation times differ between runs and stay out.
+    """
     return {k: v for k, v in row.items() if k not in ("seconds", "status", "error")}
 
 
@@ -190,27 +193,29 @@ def reviews_path(workspace: Workspace) -> Path:
 
 
 def apply_review(workspace: Workspace, file: Path) -> dict[str, str]:
-    """Take in choices that `pairs report` gave as a file; later choices win. All of them, by pair.
+    """Add the choices from a file of the page of `pairs report`. Returns all choices by pair.
 
-    Raises UserError when the file is not one of choices.
+    A later choice replaces an earlier one. Raises UserError if the file does not hold choices.
     """
     try:
         choices = json.loads(file.read_text(encoding="utf-8"))["choices"]
         given = {str(pair): str(choice) for pair, choice in choices.items()}
     except FileNotFoundError:
-        raise UserError(f"no file {file}", "download the choices in the report page") from None
+        raise UserError(
+            f"there is no file {file}", "download the choices in the report page"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
             f"{file} does not hold choices", "download the choices in the report page"
         ) from None
     if strange := sorted(set(given.values()) - {"accept", "reject", "flag"}):
-        raise UserError(f"{file}: a choice is accept, reject or flag, not {strange[0]!r}")
+        raise UserError(f"{file}: a choice must be accept, reject or flag, not {strange[0]!r}")
     workspace.require(workspace.pairs, "pairs build")
     there = tables.read_table(workspace.pairs, tables.PAIRS, ["pair_id"])["pair_id"].to_pylist()
     if unknown := sorted(given.keys() - set(there)):
         raise UserError(
-            f"{file}: {len(unknown)} of {len(given)} choices are of pairs that {workspace.pairs} "
-            f"does not hold, such as {unknown[0]}",
+            f"{file}: {len(unknown)} of {len(given)} choices are about pairs that "
+            f"{workspace.pairs} does not hold, such as {unknown[0]}",
             "download the choices from a report of these pairs",
         )
     merged = {**read_reviews(workspace), **given}
@@ -219,12 +224,12 @@ def apply_review(workspace: Workspace, file: Path) -> dict[str, str]:
 
 
 def read_reviews(workspace: Workspace) -> dict[str, str]:
-    """What people decided, by pair id."""
+    """The choices of people, by pair id."""
     return _read_json(reviews_path(workspace))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; empty when the file is missing or was cut off."""
+    """A JSON object, or an empty one if the file is missing or was cut off."""
     with contextlib.suppress(OSError, ValueError):
         return dict(json.loads(path.read_text(encoding="utf-8")))
     return {}

@@ -1,6 +1,6 @@
-"""A page to look at pairs and judge them: real and generated side by side, keys to choose.
+"""The page on which you look at pairs and judge them: real and generated videos side by side.
 
-The choices come back as a file that `realdpo pairs build --apply-review` reads.
+You download your choices as a file for `realdpo pairs build --apply-review`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from realdpo.workspace import Workspace
 def write_pairs_report(workspace: Workspace, target: Path | None = None, limit: int = 60) -> Path:
     """Write the page of a workspace's pairs and return its path.
 
-    limit: pairs on the page, spread evenly over all; their videos are inside it. Raises
-    UserError when there are no pairs.
+    limit: number of pairs on the page, spread evenly over all. Their videos are embedded. Raises
+    UserError if there are no pairs.
     """
     workspace.require(workspace.pairs, "pairs build")
     rows = tables.read_table(workspace.pairs, tables.PAIRS).to_pylist()
@@ -51,9 +51,11 @@ def write_pairs_report(workspace: Workspace, target: Path | None = None, limit: 
 
 
 def _audit(found: Mapping[str, Any]) -> Markup:
-    """What the audit says, the strongest numbers first."""
+    """The audit's findings, the strongest first."""
     if not found:
-        return Markup("<p>These pairs were not audited: run <code>realdpo pairs audit</code>.</p>")
+        return Markup(
+            "<p>These pairs are not audited yet: run <code>realdpo pairs audit</code>.</p>"
+        )
     rows = [
         {
             "number": f["name"].replace("_", " "),
@@ -70,7 +72,9 @@ def _audit(found: Mapping[str, Any]) -> Markup:
     head = Markup("<p><strong>{}</strong>: {}</p><p>Motion, which should differ: {}.</p>").format(
         found["verdict"].capitalize(), found["summary"], found["motion"]["words"]
     )
-    if "latents" in found and found["latents"]["verdict"] == "clean":  # else it is said above
+    if (
+        "latents" in found and found["latents"]["verdict"] == "clean"
+    ):  # otherwise the summary above mentions it
         head += Markup("<p>Cached latents: {}</p>").format(found["latents"]["summary"])
     if not rows:
         return head + Markup("<p>No single number tells the sides apart.</p>")
@@ -94,7 +98,7 @@ def _pairs(workspace: Workspace, rows: Sequence[PairRow]) -> Markup:
         _choices("choice", "any choice", {"accept", "reject", "flag", "none"}),
     )
     items = Markup("").join(_pair(workspace, row) for row in rows)
-    # the script comes last: it looks for the pairs above it. Both files are the product's own.
+    # the script comes last, because it looks for the pairs above it. Both files ship with realdpo.
     return Markup("<style>{}</style>{}{}<script>{}</script>").format(
         Markup(style),  # noqa: S704 - our own files
         tools,
@@ -132,16 +136,16 @@ def _pair(workspace: Workspace, row: PairRow) -> Markup:
 
 
 def _difference(row: Mapping[str, Any]) -> str:
-    """The audit's numbers of one pair that are beyond tolerance, in words."""
+    """The audit's numbers of one pair that exceed the tolerance, in words."""
     words = []
     for name, feature in {**MOTION, **FEATURES}.items():
         value = row.get(f"audit.{name}")
         if value is None or name.startswith("first_") or abs(value) <= feature.tolerance:
             continue
-        if name in SPEED:  # speaks of all pairs together
+        if name in SPEED:  # about all pairs together
             continue
         words.append(f"{feature.more if value > 0 else feature.less} ({value:+.2g})")
-    return "losers are " + ", ".join(words) if words else "losers differ in nothing measured"
+    return "losers are " + ", ".join(words) if words else "no measured number differs"
 
 
 def _choices(name: str, any_: str, values: set[str]) -> Markup:

@@ -1,8 +1,8 @@
-"""What can be counted on a finished video file that says nothing of what moves in it.
+"""Numbers of a finished video file that say nothing about the motion in it.
 
-Each number has a group (how a difference would have come about), words to report it in, and a
-tolerance: the difference between two sides that is too small to teach a model anything. A number
-that a video is too small or too short for is NaN.
+Each number has a group (the cause of a difference), words for the report, and a tolerance: a
+difference between two sides that is too small to teach a model anything. If a video is too small or
+too short for a number, it is NaN.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Feature:
-    """more, less: how a report says that a side has more or less of it. unit: to read it in."""
+    """more, less: a report's words for a side that has more or less of it. unit: its unit."""
 
     group: str
     more: str
@@ -31,20 +31,26 @@ class Feature:
 LEVELS, DETAIL, TEXTURE, ENCODING = "levels", "detail", "texture", "encoding"
 TIME, RATE = "time", "rate"
 REMEDIES = {
-    LEVELS: "read both sides in one range and colour space; where the model itself draws other "
-    "colours, give it its authors' steps and guidance, or use --strategies renoise or local, whose "
-    "losers keep the clip's",
-    DETAIL: "match sharpness and noise: pass winners through the model's VAE (--roundtrip-win), give "
-    "the model its authors' steps, or use --strategies renoise or local",
+    LEVELS: (
+        "read both sides in one range and colour space; if the model itself draws other colours, "
+        "use its authors' steps and guidance, or --strategies renoise or local, whose losers keep "
+        "the clip's colours"
+    ),
+    DETAIL: (
+        "match sharpness and noise: pass winners through the model's VAE (--roundtrip-win), use "
+        "the steps of the model's authors, or use --strategies renoise or local"
+    ),
     TEXTURE: "a decoder left its trace on one side only: pass winners through the model's VAE "
     "(--roundtrip-win)",
-    ENCODING: "make both sides from the originals: what was encoded once more, or by another "
-    "encoder, keeps its marks",
+    ENCODING: (
+        "make both sides from the originals: a second encoding or another encoder leaves marks"
+    ),
     TIME: "cut both sides where the first of them stops moving",
-    RATE: "play both sides at the rate the model was made for: --set fps=N, and losers from "
-    "elsewhere resampled",
+    RATE: (
+        "play both sides at the model's frame rate: --set fps=N, and resample losers from elsewhere"
+    ),
 }
-"""What to do about a difference, by the group of the number that shows it."""
+"""The remedy for a difference, by the group of the number that shows it."""
 
 # Tolerances: 2 of 255 code values is what 8-bit video at crf 12 may lose by itself; 5 % of a
 # ratio (0.05 in natural logarithm) is the spread of sharpness between encodes of one take.
@@ -90,22 +96,23 @@ _IN_TIME = {
     )
     for step in PULSES
 }
-"""Of how texture changes, in proportion to how it changes otherwise, so that motion cancels."""
+"""Numbers of changes in texture, relative to other changes in texture, so that motion cancels."""
 
 LOOK = {
     "start_sharpness": Feature(
         TEXTURE, "sharper at their first frame", "softer at their first frame", "log", 0.1
     ),
     "flicker": Feature(
-        DETAIL, "of noise that flickers more", "of noise that flickers less", "log", 0.1
+        DETAIL, "with noise that flickers more", "with noise that flickers less", "log", 0.1
     ),
     "flicker_slope": Feature(
-        DETAIL, "of noise that drifts", "of noise that is new in every frame", "log", 0.05
+        DETAIL, "with noise that drifts", "with noise that is new in every frame", "log", 0.05
     ),
 }
-"""How the first frame compares to those after it, and the temporal spectrum of the noise in what
-stands still. What moves faster is softer, and how a camera's noise flickers, a model must learn as
-well: none of it counts as a difference in preparation."""
+"""Numbers that compare the first frame with later ones, and the temporal spectrum of noise in still
+areas. Faster motion is softer, and a model must also learn how a camera's noise flickers. So none
+of
+these counts as a difference in preparation."""
 
 FILE = {
     "key_frames": Feature(ENCODING, "cut into more key frames", "of fewer key frames", "", 0.5),
@@ -114,7 +121,7 @@ FILE = {
         TIME, "frozen longer at the end", "less frozen at the end", "frames", 1.0
     ),
 }
-"""Of the file as a whole; with the pairs' own encoder these are the same for every video."""
+"""Numbers of the whole file. With the pairs' own encoder, they are the same for every video."""
 
 FIRST = {
     f"first_{name}": Feature(
@@ -130,8 +137,8 @@ FIRST = {
         0.05,
     )
 }
-"""Of the first frame, which in image-to-video is the same picture on both sides, whatever the
-model did afterwards: here a difference can only have come from how the sides were prepared."""
+"""Numbers of the first frame. In image-to-video it is the same picture on both sides, whatever the
+model did afterwards, so a difference can only come from the preparation of the sides."""
 
 WHOLE = (
     _PICTURE
@@ -147,31 +154,31 @@ WHOLE = (
         )
     }
 )
-"""Of all frames: prepared differently, or drawn differently by the model."""
+"""Numbers of all frames. A difference comes from the preparation or from the model's drawing."""
 
 SPEED = {
     "speed": Feature(
         RATE, "faster by one factor in all pairs", "slower by one factor in all pairs", "log", 0.02
     )
 }
-"""How far things move from frame to frame, in thousandths of the width. The sides are meant to
-differ in it, but not all by one factor: then the frame rates do."""
+"""How far things move from frame to frame, in thousandths of the width. The sides should differ in
+it, but not all by one factor: in that case the frame rates differ."""
 ONE_SPEED = 0.22
-"""So large is that factor's logarithm at least: 1.25 times, between 24 and 30 frames a second."""
+"""Least logarithm of that factor: 1.25 times, as between 24 and 30 frames a second."""
 
 FEATURES = FILE | FIRST | WHOLE | LOOK | SPEED
 
 MOTION = {"motion": Feature("motion", "moving more", "moving less", "log", 0.0)}
-"""In which the sides are meant to differ."""
+"""Numbers in which the sides should differ."""
 
 GRID = tuple(f"grid_{k}" for k in range(16))
-"""Mean brightness of the first frame in 4 by 4 fields: how far two first frames lie apart."""
+"""Mean brightness of the first frame in 4 by 4 fields, to tell how far two first frames differ."""
 
-FROZEN = 0.25  # mean difference of two frames, of 255, below which nothing has moved
+FROZEN = 0.25  # mean difference of two frames, of 255, below which nothing counts as moved
 
 
 def measure_video_file(data: bytes) -> dict[str, float]:
-    """The numbers of one video file, by name. Raises MediaError when it cannot be decoded."""
+    """The numbers of one video file, by name. Raises MediaError if it cannot be decoded."""
     import numpy as np
 
     from realdpo.media.decode import read_clip
@@ -191,7 +198,7 @@ def measure_video_file(data: bytes) -> dict[str, float]:
 
 
 def measure_pixels(video: npt.NDArray[np.uint8]) -> dict[str, float]:
-    """The numbers that come from the frames [F, H, W, 3] alone."""
+    """The numbers that need only the frames [F, H, W, 3]."""
     import cv2
     import numpy as np
 
@@ -262,10 +269,10 @@ def chroma_noise(frame: npt.NDArray[np.uint8]) -> float:
 
 
 def measure_texture(luma: npt.NDArray[np.float32]) -> float:
-    """How much of a picture [H, W] is detail of one or two pixels, to that of four, as a log.
+    """Log ratio, in a picture [H, W], of detail of one or two pixels to detail of four.
 
-    The two finest bands of a Laplacian pyramid: a decoder that invents or loses the finest
-    detail changes one and not the other, where a sharper lens changes both.
+    These are the two finest bands of a Laplacian pyramid. A decoder that invents or loses the
+    finest detail changes only one of them. A sharper lens changes both.
     """
     import cv2
     import numpy as np
@@ -278,10 +285,10 @@ def measure_texture(luma: npt.NDArray[np.float32]) -> float:
 
 
 def measure_lattice(luma: npt.NDArray[np.float32], side: int) -> float:
-    """How far the strongest of `side` places in a cell stands out, in pictures [F, H, W], of 255.
+    """How far the strongest of `side` positions in a cell stands out: pictures [F, H, W], of 255.
 
-    Steps between neighbouring pixels, averaged over all cells of the grid, along both axes:
-    the largest of the means beyond their median. NaN where fewer than four cells fit.
+    Steps between neighbouring pixels are averaged over all cells of the grid, along both axes. The
+    number is the largest of these means minus their median. NaN if fewer than four cells fit.
     """
     import numpy as np
 
@@ -297,12 +304,12 @@ def measure_lattice(luma: npt.NDArray[np.float32], side: int) -> float:
 
 
 def in_time(luma: npt.NDArray[np.float32]) -> dict[str, float]:
-    """How fine texture changes from frame to frame, of pictures [F, H, W] at half size.
+    """How fine texture changes from frame to frame, in pictures [F, H, W] at half size.
 
-    pulse_4, pulse_8: changes at every 4th and 8th frame, where a latent frame ends, to those
-    between. start_sharpness: the first frame to those that follow. flicker: the change where the picture
-    stands still, which is the noise's; flicker_slope: over two frames to over one. All are
-    logarithms; NaN for a video that is too short, or in which nothing stands still.
+    pulse_4, pulse_8: changes at every 4th and 8th frame, where a latent frame ends, relative to
+    those between. start_sharpness: the first frame relative to the following ones. flicker: the
+    change in still areas, which is that of the noise. flicker_slope: its change over two frames
+    relative to that over one. All are logarithms. NaN if a video is too short or nothing is still.
     """
     import cv2
     import numpy as np
@@ -336,19 +343,19 @@ def in_time(luma: npt.NDArray[np.float32]) -> dict[str, float]:
 
 
 _BLOCK = 8
-_STILL = 1.0  # of 255: a smoothed block that changes less over two frames stands still
+_STILL = 1.0  # of 255: a smoothed block that changes less than this over two frames is still
 _FEWEST_STILL = 32  # such blocks, over all frames of a video
 
 
 def _by_block(frame: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """A picture [H, W] as its blocks [count, 64]."""
+    """The blocks [count, 64] of a picture [H, W]."""
     rows, columns = frame.shape[0] // _BLOCK, frame.shape[1] // _BLOCK
     whole = frame[: rows * _BLOCK, : columns * _BLOCK].reshape(rows, _BLOCK, columns, _BLOCK)
     return whole.transpose(0, 2, 1, 3).reshape(rows * columns, _BLOCK * _BLOCK)
 
 
 def _still(smooth: npt.NDArray[np.float32]) -> list[npt.NDArray[np.bool_]]:
-    """Which blocks of each frame stand still over the two frames that follow."""
+    """The blocks of each frame that are still over the next two frames."""
     import numpy as np
 
     return [
@@ -359,7 +366,7 @@ def _still(smooth: npt.NDArray[np.float32]) -> list[npt.NDArray[np.bool_]]:
 
 
 def measure_speed(video: npt.NDArray[np.uint8]) -> float:
-    """Log of how far things move a frame, in thousandths of the width (DIS optical flow)."""
+    """Log of the motion per frame, in thousandths of the width (DIS optical flow)."""
     import cv2
     import numpy as np
 
@@ -379,7 +386,7 @@ def measure_speed(video: npt.NDArray[np.uint8]) -> float:
 
 
 def brightness_grid(frame: npt.NDArray[np.uint8]) -> list[float]:
-    """Mean brightness of 4 by 4 fields of a picture [H, W, 3], row by row, of 255."""
+    """Mean brightness in 4 by 4 fields of a picture [H, W, 3], row by row, of 255."""
     import cv2
     import numpy as np
 
@@ -394,13 +401,13 @@ def noise_level(luma: npt.NDArray[np.float32]) -> float:
 
     kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], dtype=np.float32)
     response = np.abs(cv2.filter2D(luma, cv2.CV_32F, kernel))[1:-1, 1:-1]
-    # the median instead of the mean: edges answer to the mask too, but not in most pixels;
+    # the median instead of the mean: edges respond to the mask too, but in few pixels;
     # 6 is the mask's norm, 0.6745 the median of |N(0, 1)|
     return float(np.median(response) / 6 / 0.6745)
 
 
 def measure_blockiness(luma: npt.NDArray[np.float32]) -> float:
-    """Steps across the 8-pixel grid beyond those between, in pictures [F, H, W], of 255."""
+    """Steps across the 8-pixel grid, minus those inside it, in pictures [F, H, W], of 255."""
     import numpy as np
 
     total = 0.0
@@ -418,7 +425,7 @@ def read_structure(data: bytes) -> tuple[int, float, int]:
 
     with av.open(io.BytesIO(data), "r") as container:
         packets = [(p.is_keyframe, p.size, p.pts or 0) for p in container.demux(video=0) if p.size]
-    # a B-frame is shown before a frame that was coded before it
+    # a B-frame is shown before a frame that was coded earlier
     latest = accumulate((pts for *_, pts in packets), max)
     later = sum(pts < last for (*_, pts), last in zip(packets, latest, strict=True))
     return sum(key for key, *_ in packets), later / len(packets), packets[0][1]

@@ -1,9 +1,9 @@
 """Pairs in the layouts of other trainers: SimpleTuner's Flow-DPO, musubi-tuner, diffusion-pipe.
 
-SimpleTuner takes pairs: two folders whose files are matched by name, and a JSON of data backends
+SimpleTuner takes pairs: two folders with files of the same names, and a JSON of data backends
 (documentation/experimental/FLOW_DPO.md and DATALOADER.md of bghira/SimpleTuner). The other two
-train on clips alone and get the winners, with a caption file beside each and a TOML that names
-folders and sizes (docs/dataset_config.md of kohya-ss/musubi-tuner, examples/dataset.toml of
+train on clips alone. They get the winners, with a caption file beside each, and a TOML with folders
+and sizes (docs/dataset_config.md of kohya-ss/musubi-tuner, examples/dataset.toml of
 tdrussell/diffusion-pipe).
 """
 
@@ -22,15 +22,15 @@ from realdpo.progress import say
 from realdpo.rows import PairRow
 from realdpo.workspace import Workspace
 
-BACKENDS = "multidatabackend.json"  # SimpleTuner's usual name for it
+BACKENDS = "multidatabackend.json"  # its usual name in SimpleTuner
 _PREFERRED, _REJECTED = "preferred", "rejected"
 _VIDEOS = {".mp4", ".mov", ".webm", ".mkv", ".avi"}
 
 
 def to_simpletuner(workspace: Workspace, rows: Sequence[PairRow], target: Path) -> list[str]:
-    """win/ and lose/ with files of one name, a caption beside each winner, and the JSON of both.
+    """Write win/ and lose/ with matching names, a caption beside each winner, and the JSON of both.
 
-    A pair of several losers is as many files in each folder. Returns what there is to be said.
+    A pair with several losers becomes as many files in each folder. Returns notes for the user.
     """
     rows = list(rows)
     for row in rows:
@@ -77,7 +77,7 @@ def to_simpletuner(workspace: Workspace, rows: Sequence[PairRow], target: Path) 
 
 
 def to_musubi(workspace: Workspace, rows: Sequence[PairRow], target: Path) -> list[str]:
-    """Winners with captions, a folder a shape, and dataset.toml. Returns what is to be said."""
+    """Write winners with captions, one folder per shape, and dataset.toml. Returns notes."""
     import tomli_w
 
     datasets = []
@@ -97,7 +97,7 @@ def to_musubi(workspace: Workspace, rows: Sequence[PairRow], target: Path) -> li
 
 
 def to_diffusion_pipe(workspace: Workspace, rows: Sequence[PairRow], target: Path) -> list[str]:
-    """Winners with captions, a folder a shape, and dataset.toml. Returns what is to be said."""
+    """Write winners with captions, one folder per shape, and dataset.toml. Returns notes."""
     import tomli_w
 
     shapes = _by_shape(workspace, rows, target)
@@ -120,27 +120,28 @@ def to_diffusion_pipe(workspace: Workspace, rows: Sequence[PairRow], target: Pat
     return [_NO_LOSERS.format("diffusion-pipe")]
 
 
-_NO_LOSERS = "{} knows no preference training: the winners were written, and no losers"
+_NO_LOSERS = "{} has no preference training: only the winners were written"
 
 
 def for_training(rows: Iterable[PairRow]) -> list[PairRow]:
-    """The rows of the train split. Says how many are kept back; UserError when none is left."""
+    """The rows of the train split. Says how many are held out. UserError if none is left."""
     rows = list(rows)
     chosen = [row for row in rows if row["split"] == "train"]
     if not chosen:
-        raise UserError("no pair of the train split is accepted", "see realdpo pairs report")
+        raise UserError(
+            "the train split has no accepted pair", "review the pairs with: realdpo pairs report"
+        )
     if left := len(rows) - len(chosen):
-        say(f"{left} pairs of validation and test are kept back, to judge on")
+        say(f"{left} pairs of validation and test are held out for measuring")
     return chosen
 
 
 def read_simpletuner(path: Path) -> list[tuple[str, Path, tuple[Path, ...]]]:
     """(caption, winner, losers) of each pair that SimpleTuner's JSON, or a folder with it, names.
 
-    Files are matched by their path below the two folders, without its ending. A folder that is
-    not where the JSON says is looked for beside it. Winners that are the same file byte by byte,
-    under one caption, are one pair with several losers. Raises UserError that names what is
-    missing.
+    Files are matched by their path below the two folders, without the suffix. If a folder is not
+    where the JSON says, it is looked for beside the JSON. Winners with the same bytes and caption
+    become one pair with several losers. Raises UserError that names the missing file.
     """
     file = path / BACKENDS if path.is_dir() else path
     backends = _backends(file)
@@ -151,8 +152,8 @@ def read_simpletuner(path: Path) -> list[tuple[str, Path, tuple[Path, ...]]]:
         for stem, win in sorted(wins.items()):
             if stem not in losers:
                 raise UserError(
-                    f"{win} has no loser of its name in {_folder(file, rejected)}",
-                    "reference_strict wants one for each",
+                    f"{win} has no loser of the same name in {_folder(file, rejected)}",
+                    "reference_strict needs one for each winner",
                 )
             caption = _caption(win, str(preferred.get("caption_strategy", "textfile")))
             key = (caption, file_hash(win))
@@ -166,7 +167,9 @@ def _backends(file: Path) -> list[dict[str, Any]]:
     try:
         read = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"no file {file}", f"give SimpleTuner's {BACKENDS}") from None
+        raise UserError(
+            f"there is no file {file}", f"give the path of SimpleTuner's {BACKENDS}"
+        ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{file} is not JSON: {error}") from None
     if not isinstance(read, list) or not all(isinstance(b, dict) for b in read):
@@ -190,7 +193,7 @@ def _paired(
     if not pairs:
         raise UserError(
             f"{file} pairs no data set with one of conditioning_type reference_strict",
-            "Flow-DPO's losers are such a data set",
+            "mark the losers of Flow-DPO as such a data set",
         )
     return pairs
 
@@ -200,7 +203,7 @@ def _folder(file: Path, backend: Mapping[str, Any]) -> Path:
     for folder in (given, file.parent / given, file.parent / given.name):
         if given.name and folder.is_dir():
             return folder
-    raise UserError(f"{file}: the folder {given} of {backend.get('id')!r} is not there")
+    raise UserError(f"{file}: the folder {given} of {backend.get('id')!r} is missing")
 
 
 def _files(folder: Path) -> dict[str, Path]:
@@ -216,7 +219,7 @@ def _caption(win: Path, strategy: str) -> str:
         return win.stem.replace("_", " ").strip()
     beside = win.with_suffix(".txt")
     if strategy != "textfile":
-        raise UserError(f"captions by {strategy!r} are not read", "textfile or filename")
+        raise UserError(f"realdpo cannot read captions by {strategy!r}", "use textfile or filename")
     if not beside.is_file() or not (text := beside.read_text(encoding="utf-8").strip()):
         raise UserError(f"{win} has no caption in {beside.name}")
     return _line(text)
@@ -225,7 +228,10 @@ def _caption(win: Path, strategy: str) -> str:
 def _by_shape(
     workspace: Workspace, rows: Sequence[PairRow], target: Path
 ) -> list[tuple[tuple[int, int, int], Path]]:
-    """Write winners with captions, a folder a shape; shapes (width, height, frames) and folders."""
+    """Write winners with captions, one folder per shape.
+
+    Returns (width, height, frames) and folders.
+    """
     shapes = {}
     for row in rows:
         shape = (row["width"], row["height"], row["frames"])

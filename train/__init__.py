@@ -1,6 +1,6 @@
-"""Clips or preference pairs in, weights out. The room can be called: `realdpo.train(work, ...)`.
+"""Train on clips or preference pairs. You can call the package: `realdpo.train(work, ...)`.
 
-The objective stands alone: `from realdpo.train import objective` in a loop of your own.
+The objective works without the rest: `from realdpo.train import objective` in your own loop.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Checkpoints: everything a run needs to go on bit for bit, written whole or not at all.
+"""Checkpoints: all that a run needs to resume bit for bit, written completely or not at all.
 
 A folder `checkpoints/step-NNNNNN` holds the weights as diffusers loads them, the optimizer's and
 the reference's tensors as safetensors, and `state.json`. It is filled under another name and then
-renamed, so whatever happens while it is written, the one before still stands.
+renamed, so a failure while it is written leaves the previous checkpoint intact.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def trained_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 
 def whole_weights(model: nn.Module, keep: bool = True) -> dict[str, Tensor]:
-    """The trained weights by name, gathered one after another if they are in shards, on the CPU.
+    """The trained weights by name, on the CPU. Sharded ones are gathered one by one.
 
-    Every process must call this; one that does not `keep` them gets an empty dict and never holds
-    more than one of them.
+    Every process must call this. A process that does not `keep` them gets an empty dict and never
+    holds more than one of them.
     """
     return _gathered(((name, p.detach()) for name, p in trained_parameters(model)), keep)
 
@@ -51,13 +51,13 @@ def save_checkpoint(
     main: bool = True,
     average: Reference | None = None,
 ) -> None:
-    """Write `folder`, replacing one of that name. Every process calls this; `main` writes.
+    """Write `folder`, or replace it. Every process calls this, and `main` writes.
 
-    Weights, moments and reference are gathered and written one after another, tensor by tensor: on
-    the devices there is never more of them than one whole tensor, and in main memory, that of the
-    process that writes, one file's content.
+    Weights, moments and reference are gathered and written one after another, tensor by tensor. A
+    device never holds more than one whole tensor of them, and the main memory of the writing
+    process never more than the content of one file.
 
-    Raises UserError when the disk is full; what was there before is untouched.
+    Raises UserError if the disk is full. The previous content stays untouched.
     """
     unfinished = folder.parent / f".{folder.name}.unfinished"
     if main:
@@ -75,7 +75,7 @@ def save_checkpoint(
         del moments
         for other, file in ((reference, "reference"), (average, "average")):
             if _has(other):
-                averages = _gathered(other.weights.items(), main)  # type: ignore[union-attr]  # it has averages where `main` says so
+                averages = _gathered(other.weights.items(), main)  # type: ignore[union-attr]  # _has() has checked it
                 if main:
                     _save(averages, unfinished / f"{file}.safetensors")
         if not main:
@@ -86,12 +86,12 @@ def save_checkpoint(
         _flush(unfinished)
     except Exception as error:
         shutil.rmtree(unfinished, ignore_errors=True)
-        # safetensors wraps the system's error in its own; both say it in their text.
+        # safetensors wraps the system's error in its own. Both texts name the cause.
         if isinstance(error, OSError) or "No space left" in str(error):
             raise UserError(
                 f"cannot write the checkpoint {folder}: {error}",
-                "free some space and run the same command again; it goes on from the checkpoint "
-                "before",
+                "free some space and run the same command again. It resumes from the previous "
+                "checkpoint",
             ) from error
         raise
     replace_folder(unfinished, folder)
@@ -105,10 +105,10 @@ def load_checkpoint(
     reference: Reference | None,
     average: Reference | None = None,
 ) -> dict[str, Any]:
-    """Put a checkpoint into the model, optimizer, reference and average; returns its state.
+    """Load a checkpoint into the model, optimizer, reference and average, and return its state.
 
-    Tensors are read and dealt out one after another. Raises UserError when the checkpoint is damaged
-    or of another model.
+    Tensors are read and distributed one after another. Raises UserError if the checkpoint is
+    damaged or belongs to another model.
     """
     try:
         state = read_state(folder)
@@ -130,8 +130,8 @@ def load_checkpoint(
                     )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(
-            f"{folder} is damaged or of another model: {error}",
-            "delete that folder to go on from the checkpoint before",
+            f"{folder} is damaged or belongs to another model: {error}",
+            "delete that folder to resume from the previous checkpoint",
         ) from None
     except UserError:
         raise
@@ -141,43 +141,43 @@ def load_checkpoint(
 
 
 def begin_from(folder: Path, model: nn.Module, spec: Spec) -> None:
-    """Put the weights that an earlier run handed over into the policy.
+    """Load the weights that an earlier run handed over into the policy.
 
-    Raises UserError when they are not there or are not of this policy.
+    Raises UserError if they are missing or do not fit this policy.
     """
     _place(model, read_start(model, spec, folder))
 
 
 def policy_weights(folder: Path, model: nn.Module, spec: Spec) -> dict[str, Tensor]:
-    """What a checkpoint hands over: the average of the trained weights, else the weights."""
+    """The weights that a checkpoint hands over: the average if there is one, else the weights."""
     average = folder / "average.safetensors"
     return load_file(average) if average.is_file() else read_weights(model, spec, folder)
 
 
 def gather_weights(reference: Reference, main: bool) -> dict[str, Tensor]:
-    """A reference's or average's weights, whole, on the CPU of the process that keeps them."""
+    """The whole weights of a reference or average, on the CPU of the main process."""
     return _gathered(reference.weights.items(), main)
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """The state.json of a checkpoint. Raises UserError when it cannot be read."""
+    """The state.json of a checkpoint. Raises UserError if it cannot be read."""
     try:
         state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(
             f"{folder} is damaged: {error}",
-            "delete that folder to go on from the checkpoint before",
+            "delete that folder to resume from the previous checkpoint",
         ) from None
     return state
 
 
 def bits_of(folder: Path) -> int:
-    """Bits of the frozen base's weights under which a checkpoint was made."""
+    """Bits per weight of the frozen base with which a checkpoint was made."""
     return int((read_state(folder).get("identity") or {}).get("bits", 16))
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint under `folder`."""
+    """The newest complete checkpoint under `folder`."""
     found = sorted(p for p in folder.glob("step-*") if (p / "state.json").is_file())
     return found[-1] if found else None
 
@@ -195,7 +195,10 @@ def _has(reference: Reference | None) -> bool:
 
 
 def _gathered(tensors: Iterable[tuple[str, Tensor]], keep: bool) -> dict[str, Tensor]:
-    """Each tensor whole and on the CPU if it is to be kept; else gathered for the others and let go."""
+    """Each tensor, whole and on the CPU, if `keep`.
+
+    Otherwise take part in gathering and drop it.
+    """
     kept = {}
     for name, tensor in tensors:
         found = whole_tensor(tensor)
@@ -210,7 +213,7 @@ def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
-    """The optimizer's tensors and counts by `<parameter>|<kind>`, still in shards."""
+    """The optimizer's tensors and counts by `<parameter>|<kind>`, still sharded."""
     for name, parameter in trained_parameters(model):
         for kind, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, (Tensor, int)):
@@ -220,20 +223,20 @@ def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tup
 def _fill_moment(optimizer: Any, parameter: Tensor, kind: str, value: Tensor) -> None:
     if value.dim():
         entry: Tensor | int = _like(parameter, value)
-    else:  # torch counts its steps in a float tensor, bitsandbytes in an int
+    else:  # torch counts steps in a float tensor, bitsandbytes in an int
         entry = value if value.is_floating_point() else int(value)
     optimizer.state.setdefault(parameter, {})[kind] = entry
 
 
 @torch.no_grad()
 def _place(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Put whole weights, by name, into what is trained."""
+    """Copy whole weights, by name, into the trained parameters."""
     for name, parameter in trained_parameters(model):
         parameter.copy_(_like(parameter, weights[name]))
 
 
 def _like(tensor: Tensor, whole: Tensor) -> Tensor:
-    """`whole_tensor` on the device of `tensor`, and sharded as it is when the shapes agree."""
+    """`whole` on the device of `tensor`, and sharded like it if the shapes agree."""
     if hasattr(tensor, "device_mesh") and whole.shape == tensor.shape:
         from torch.distributed.tensor import distribute_tensor
 

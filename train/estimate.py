@@ -1,12 +1,12 @@
-"""How much device memory a run takes, by part and rung, before anything of it is loaded.
+"""Estimate the device memory of a run, by part and rung, before anything is loaded.
 
-The transformer is built from its configuration with shapes alone (PyTorch's FakeTensorMode) and takes
-a forward and a backward as training does; the bytes alive at once are counted. Of repeated blocks
-two and three are built, and the rest follows: each adds the same. Beside activations everything is
-arithmetic on the numbers of weights.
+The transformer is built from its configuration with shapes alone (PyTorch's FakeTensorMode). It
+takes a forward and a backward as training does, and the bytes alive at once are counted. Repeated
+blocks are built two and three times, and the rest is extrapolated, because each block adds the
+same. All but the activations is arithmetic on the numbers of weights.
 
-What is not seen: workspaces inside a kernel (attention by flash or efficient kernels needs little),
-fragmentation, the CUDA context. `RESERVE` stands for these.
+The count misses workspaces inside a kernel (flash and efficient attention need little),
+fragmentation, and the CUDA context. `RESERVE` covers these.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from realdpo.train.latents import Pair
 
 RESERVE = (1.0e9, 0.04)
-"""Bytes, and a share of the rest, for the CUDA context, kernels' workspaces and fragmentation."""
+"""Bytes, and a share of the rest, that cover the CUDA context, workspaces and fragmentation."""
 
 CARDS = {24: 25.4e9, 40: 42.4e9, 80: 85.0e9, 141: 150.8e9}
-"""Bytes that cards of a size report: 24 GB (RTX 4090, A10), 40 and 80 GB (A100, H100), 141 GB (H200)."""
+"""Bytes that cards report: 24 GB (RTX 4090, A10), 40 and 80 GB (A100, H100), 141 GB (H200)."""
 
 _DEPTHS = ("num_layers", "num_single_layers")
 
@@ -49,7 +49,9 @@ class Estimate:
 
     rung: str
     weights: float
-    trained: float  # adapters' float32 weights; of full training 0, its weights are `weights`
+    trained: (
+        float  # the adapters' float32 weights; 0 in full training, which counts them in `weights`
+    )
     gradients: float
     moments: float
     reference: float
@@ -69,21 +71,21 @@ class Estimate:
 
 
 def _digits(size: float) -> str:
-    """A tenth of a gigabyte is enough, but for models that have none."""
+    """Tenths of a gigabyte, or one significant digit for models smaller than that."""
     return ".1f" if size >= 0.05 * GB else ".1g"
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """Of one pair: its latent and inputs, without batch axis; what encoding its video takes."""
+    """The shapes of a pair's latent and inputs, without batch axis, and its cost of encoding."""
 
     latent: tuple[int, ...]
     inputs: Mapping[str, tuple[int, ...]]
-    encoding: float = 0.0  # bytes at the peak of encoding one video, the VAE's weights among them
+    encoding: float = 0.0  # bytes at the peak of encoding one video, with the VAE's weights
 
 
 def shapes_of(spec: Spec, width: int, height: int, frames: int) -> Shapes:
-    """The shapes of a pair of that size, as the family's own code makes them, and the VAE's peak."""
+    """The shapes of a pair of that size, from the family's own code, and the VAE's peak."""
     import diffusers
 
     family = trainable_family(spec)
@@ -123,10 +125,11 @@ def estimate_step(
     counted: dict[tuple[int, bool], tuple[float, float]] | None = None,
     model: nn.Module | None = None,
 ) -> Estimate:
-    """Bytes of one step on one device. `losers` of the pair; `processes` share what is `sharded`.
+    """Bytes of one step on one device, for a pair with `losers` losers.
 
-    counted: activations that were counted before, by branches and checkpointing; added to. model:
-    the whole transformer on meta, if it was built before.
+    processes: the number that share the weights if `sharded`. counted: activations that were
+    counted before, by branches and checkpointing; new counts are added. model: the whole
+    transformer on meta, if it was built before.
     """
     lora = config.weights == "lora"
     share = processes if sharded else 1
@@ -146,13 +149,15 @@ def estimate_step(
     if rung.bits < 16 and lora:
         per_weight = {8: 1.0, 4: 0.53}[rung.bits]  # with a scale for every 64 weights
         weights -= sum(w.numel() for w in linear) * (wide - per_weight)
-        activations += 2 * wide * max((w.numel() for w in linear), default=0)  # widened for use
+        activations += (
+            2 * wide * max((w.numel() for w in linear), default=0)
+        )  # widened while in use
     if rung.blocks:
         sizes = [
             sum(p.numel() * p.element_size() for p in block.parameters() if not p.requires_grad)
             for block in memory.blocks_of(model)
         ]
-        weights -= sum(sizes) - 2 * max(sizes)  # one is used while the next one comes
+        weights -= sum(sizes) - 2 * max(sizes)  # one is in use while the next one is fetched
         activations -= each * (len(sizes) - 1)
     moment = {"adamw": 8.0, "adamw8bit": 2.0}[config.optimizer]
     copied = config.method.needs_reference and config.reference_mode != "adapter-off"
@@ -176,7 +181,7 @@ def estimate_rungs(
     rungs: Sequence[Rung] = RUNGS,
     **where: Any,
 ) -> Iterator[Estimate]:
-    """An estimate for each rung, made when it is asked for."""
+    """Yield an estimate for each rung."""
     counted: dict[tuple[int, bool], tuple[float, float]] = {}
     model = _built(spec, config, dict(spec.transformer))
     for rung in rungs:
@@ -194,7 +199,7 @@ def first_that_fits(
     room: float,
     **where: Any,
 ) -> Estimate:
-    """The first rung that fits into `room` bytes; the last when none does."""
+    """The first rung that fits into `room` bytes, or the last if none does."""
     for found in estimate_rungs(spec, config, shapes, losers, rungs, **where):
         if found.total <= room:
             break
@@ -202,7 +207,7 @@ def first_that_fits(
 
 
 def shapes_of_pair(pair: Pair) -> Shapes:
-    """The shapes of an encoded pair, from its files; of a first frame's copies, those of one."""
+    """The shapes of an encoded pair, from its files. Of a first frame's copies, one is counted."""
     inputs: dict[str, tuple[int, ...]] = {}
     for index, path in enumerate(pair.inputs):
         with safe_open(path, framework="pt") as file:
@@ -212,7 +217,7 @@ def shapes_of_pair(pair: Pair) -> Shapes:
 
 
 def _gathered(model: nn.Module) -> float:
-    """Weights that FSDP2 holds whole beside its shards: of the block in use and of the next."""
+    """Bytes of whole weights that FSDP2 holds beside its shards: the block in use and the next."""
     sizes = [
         sum(p.numel() * p.element_size() for p in b.parameters()) for b in memory.blocks_of(model)
     ]
@@ -243,7 +248,7 @@ def _built(spec: Spec, config: TrainConfig, settings: dict[str, Any]) -> Any:
 def _activations(
     spec: Spec, config: TrainConfig, shapes: Shapes, copies: int, checkpointing: bool, device: str
 ) -> tuple[float, float]:
-    """Bytes of activations at the peak of a step, and how much of it one more block adds."""
+    """Bytes of activations at the peak of a step, and the part that one more block adds."""
     settings = dict(spec.transformer)
     depths = {k: int(settings[k]) for k in _DEPTHS if k in settings}
     few = {k: min(depth, 2) for k, depth in depths.items()}
@@ -269,7 +274,7 @@ def peak_of_branch(
 ) -> int:
     """Bytes of activations at the peak of a forward and a backward of `copies` branches.
 
-    The gradients of weights are there beforehand, as in every micro-batch but the first.
+    The weights already have gradients, as in every micro-batch but the first.
     device: "cuda" computes in the dtypes that autocast takes on a GPU, "cpu" in those of a CPU.
     """
     model = _built(spec, config, settings)
@@ -295,7 +300,7 @@ def branch_work(
     device: str,
     backward: bool = True,
 ) -> Any:
-    """A function that takes one forward and one backward of `copies` branches, as training does."""
+    """A function that runs one forward and one backward of `copies` branches, as training does."""
     half = {"fp32": None, "fp16": torch.float16}.get(config.precision, torch.bfloat16)
     spec = family.spec
     channels = shapes.latent[1] if family.TIME_AXIS == 1 else shapes.latent[0]
@@ -315,7 +320,7 @@ def branch_work(
         narrow = torch.autocast(
             "cpu", half or torch.bfloat16, half is not None, cache_enabled=False
         )
-        # The backward within too: a checkpointed block computes again in there.
+        # The backward belongs inside as well, because checkpointed blocks are computed again in it.
         with _as_cuda() if device == "cuda" and half is not None else contextlib.nullcontext():
             with narrow:
                 error, _ = step.branch_error(model, task, batch, clean)
@@ -330,7 +335,7 @@ _WIDE = ("layer_norm", "group_norm", "rms_norm", "softmax")
 
 @contextlib.contextmanager
 def _as_cuda() -> Iterator[None]:
-    """Widen what autocast widens on a GPU and not on a CPU, for a forward and its backward."""
+    """Widen the operations that autocast widens on a GPU but not on a CPU, backward included."""
     real = {name: getattr(functional, name) for name in _WIDE}
 
     def widened(name: str) -> Any:
@@ -353,7 +358,7 @@ def _as_cuda() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _contents_assumed() -> Iterator[None]:
-    """What code asks of tensors without contents: prompts have no padding, rates are 8 a second."""
+    """Answer code that asks for contents of fake tensors: prompts have no padding, fps is 8."""
     real = torch.nonzero
 
     def nonzero(mask: Tensor, **_: Any) -> Tensor:
@@ -373,7 +378,7 @@ def _is_half(value: Any) -> bool:
 
 
 def _fake(module: nn.Module) -> None:
-    """Give a module on meta fake tensors on the CPU; within a FakeTensorMode."""
+    """Give a module on meta fake CPU tensors. Call this within a FakeTensorMode."""
     for part in module.modules():
         for name, parameter in list(part._parameters.items()):
             if parameter is not None:
@@ -386,7 +391,7 @@ def _fake(module: nn.Module) -> None:
 
 @contextlib.contextmanager
 def _clean_caches() -> Iterator[None]:
-    """No tensor without contents may stay in a cache that real work reads afterwards."""
+    """Keep fake tensors out of the caches that real work reads afterwards."""
     clear_caches()
     try:
         yield

@@ -1,8 +1,9 @@
-"""Both transformers of a model that shares the schedule between two (Wan 2.2 14B), in one run.
+"""One run for both transformers of a model that splits the schedule between two (Wan 2.2 14B).
 
-An adapter of one never sees a sample of the other, so training them together and one after the
-other is the same. Here they come one after the other: the idle one is not even loaded. Each is a
-run of its own under the run's folder, `high` and `low`, and goes on where it stopped.
+An adapter of one never sees a sample of the other, so it makes no difference whether you train them
+together or one after the other. Here they are trained one after the other, and the idle one is not
+loaded. Each is a run of its own in the run's folder, `high` and `low`, and continues where it
+stopped.
 """
 
 from __future__ import annotations
@@ -40,18 +41,20 @@ def run_both(
 ) -> RunSummary:
     """Train each expert for `steps` steps on its own noise levels, and hand both over together.
 
-    run_one: trains one of them (`loop.run_one`). Raises UserError as it does.
+    run_one: the function that trains one of them (`loop.run_one`). Raises UserError when it does.
     """
     folder = workspace.runs / config.run_name
-    read_spec(config.model, config.revision, config.expert, config.task)  # has it two?
+    read_spec(
+        config.model, config.revision, config.expert, config.task
+    )  # raises if the model has only one
     if (folder / "config.toml").is_file():
         identity.require_same_settings(folder, config)
     made: dict[str, RunSummary] = {}
     for expert in EXPERTS:
-        progress.say(f"the {expert}-noise expert of {config.run_name}")
+        progress.say(f"training the {expert}-noise transformer of {config.run_name}")
         one = replace(config, expert=expert, name=expert)
         made[expert] = run_one(workspace, one, on_step, runs=folder, last=expert == EXPERTS[-1])
-        gc.collect()  # the first one's model goes before the second one's comes
+        gc.collect()  # free the first model before the second is loaded
         memory.empty_cache()
     found = join(made, folder)
     if PartialState().is_main_process:
@@ -65,7 +68,7 @@ def run_both(
 
 
 def join(made: Mapping[str, RunSummary], folder: Path) -> RunSummary:
-    """One summary of both: sums and means where they mean something, the parts beside them."""
+    """One summary of both runs: sums and means where they make sense, the parts in `experts`."""
     parts = list(made.values())
     steps = sum(part.steps for part in parts)
     stopped = [f"{name}: {part.stopped}" for name, part in made.items() if part.stopped]
@@ -89,7 +92,7 @@ def join(made: Mapping[str, RunSummary], folder: Path) -> RunSummary:
 
 
 def write_together(weights: Mapping[str, Path], target: Path) -> None:
-    """Both LoRA files in one folder; each says in its metadata which transformer it is for."""
+    """Put both LoRA files into one folder. The metadata of each name its transformer."""
     unfinished = target.with_name(f".{target.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)

@@ -1,8 +1,9 @@
-"""What a run is: settings, pairs, base and how many pairs a step takes. A resumed run must be the same.
+"""The identity of a run: settings, pairs, base and pairs per step. A resumed run must keep it.
 
-Nothing binds before the first checkpoint: a start that failed has learnt nothing. After that,
-whatever would change what is learnt is refused, and what would not (another number of processes that
-take as many pairs a step in all, another path of the same model) is at most said.
+Before the first checkpoint nothing is compared, because a failed start has learnt nothing. Later, a
+run refuses every change that would alter the result. Other changes are allowed, and at most logged:
+another number of processes that together take as many pairs per step, or another path of the same
+model.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from realdpo.train.latents import Pair
 
 @dataclass(frozen=True)
 class Identity:
-    """What is kept in each checkpoint's state and compared when a run goes on.
+    """The part of a checkpoint's state that is compared when a run resumes.
 
-    pairs, watched: of the pairs trained on and held out, a digest of their ids and losers in order.
-    base: of the frozen weights, a fingerprint of their files. pairs_a_step: over all processes.
-    losers: "own" when each pair brings its own number, else the number that all are cut to. bits: of
-    the frozen base's weights: a quantised base is another base.
+    pairs, watched: digests of the ids and losers, in order, of the training and the held-out pairs.
+    base: fingerprint of the files of the frozen weights. pairs_a_step: pairs per step over all
+    processes. losers: "own" if each pair keeps its own number of losers, else the number to which
+    all are cut. bits: bits per weight of the frozen base, because a quantised base is another base.
     """
 
     pairs: str
@@ -52,24 +53,25 @@ def digest_pairs(pairs: Sequence[Pair]) -> str:
 def refuse_other(
     folder: Path, config: TrainConfig, now: Identity, stored: dict[str, Any] | None
 ) -> None:
-    """Raise UserError when the run in `folder` would go on as another than it began.
+    """Raise UserError if the run in `folder` would resume with another identity.
 
-    `stored`: the identity in its newest checkpoint.
+    stored: the identity in its newest checkpoint.
     """
     require_same_settings(folder, config)
     if stored is None:
         return
     then = Identity(**stored)
-    new_run = "another --name begins a new run"
+    new_run = "start a new run with another --name"
     if then.base != now.base:
         raise UserError(
-            f"the run {folder} was started on other weights than {config.model} holds now",
-            f"give the model it began with, or {new_run}",
+            f"the run {folder} was started on weights that differ from those of {config.model} now",
+            f"give the model that it was started with, or {new_run}",
         )
     if then.bits != now.bits:
         rung = {16: "one-by-one or blocks", 8: "8bit", 4: "4bit"}[then.bits]
         raise UserError(
-            f"the run {folder} was started on a base in {then.bits} bits and would now have {now.bits}",
+            f"the run {folder} was started on a base of {then.bits} bits and would now get one of "
+            f"{now.bits}",
             f"use --memory {rung}, or {new_run}",
         )
     for kind, count, was, had in (
@@ -80,31 +82,36 @@ def refuse_other(
             raise UserError(
                 f"the run {folder} was started on {was} {kind}, and the workspace now has "
                 + (f"{count}" if count != was else "as many others"),
-                f"bring the pairs back that it began with, or {new_run}",
+                f"bring back the pairs that it was started with, or {new_run}",
             )
     if then.losers != now.losers:
         raise UserError(
-            f"the run {folder} took {_counted(then.losers)}, and would now take {_counted(now.losers)}",
-            "use the batch and number of processes that it began with",
+            f"the run {folder} took {_counted(then.losers)}, and would now take "
+            f"{_counted(now.losers)}",
+            "use the batch and the number of processes that it was started with",
         )
     if then.pairs_a_step != now.pairs_a_step:
         raise UserError(
-            f"the run {folder} took {then.pairs_a_step} pairs a step ({then.processes} processes) and "
-            f"would now take {now.pairs_a_step} ({now.processes} processes)",
-            f"make batch * accumulation * processes {then.pairs_a_step} again, as by --set accumulation=",
+            f"the run {folder} took {then.pairs_a_step} pairs per step ({then.processes} "
+            f"processes) and would now take {now.pairs_a_step} ({now.processes} processes)",
+            f"make batch * accumulation * processes equal {then.pairs_a_step} again, for example "
+            "with --set accumulation=",
         )
     if then.processes != now.processes:
         progress.say(
-            f"going on with {now.processes} processes instead of {then.processes}: as many pairs a step"
+            f"resuming with {now.processes} processes instead of {then.processes}; the number of "
+            "pairs per step stays"
         )
 
 
 def _counted(losers: str) -> str:
-    return "of every pair its own losers" if losers == "own" else f"{losers} losers of every pair"
+    return (
+        "each pair's own number of losers" if losers == "own" else f"{losers} losers of each pair"
+    )
 
 
 def require_same_settings(folder: Path, config: TrainConfig) -> None:
-    """Raise UserError when the run in `folder` was started with settings that learn otherwise."""
+    """Raise UserError if the run in `folder` was started with settings that give another result."""
     path = folder / "config.toml"
     if not path.is_file():
         return
@@ -119,5 +126,5 @@ def require_same_settings(folder: Path, config: TrainConfig) -> None:
         was = ", ".join(f"{n} = {getattr(kept, n)!r}" for n in other)
         raise UserError(
             f"the run {folder} was started with {was}",
-            "use the same settings to go on, or another --name for a new run",
+            "use the same settings to resume, or another --name for a new run",
         )

@@ -1,4 +1,4 @@
-"""What a run writes down: log.jsonl (a line a step), held_out.jsonl, metrics.csv, trackers."""
+"""The logs of a run: log.jsonl (one line per step), held_out.jsonl, metrics.csv, and trackers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from realdpo.train.config import TrainConfig
 
 
 class Log:
-    """The logs of a run that has done `step` steps; later lines of a run that died are dropped."""
+    """The logs of a run that has done `step` steps. Later lines, left by a crash, are dropped."""
 
     def __init__(
         self, folder: Path, step: int, main: bool, accelerator: Any, config: TrainConfig
@@ -29,7 +29,7 @@ class Log:
                 write_text(
                     folder / name, "".join(json.dumps(plain_json(line)) + "\n" for line in kept)
                 )
-        # W&B goes on with a run by its id; a folder's name would meet others of the same name.
+        # W&B resumes a run by its id. The folder's name alone could clash with other runs.
         run = content_id(folder=str(folder.resolve()))
         wandb = {"name": folder.name, "id": run, "resume": "allow"}
         settings = {k: v if v is not None else "" for k, v in asdict(config).items()}
@@ -48,7 +48,7 @@ class Log:
         self.accelerator.log(plain, step=step)
 
     def write_csv(self) -> None:
-        """The whole log as metrics.csv, one column a number."""
+        """Write the whole log as metrics.csv, with one column per number."""
         rows = read_log(self.folder / "log.jsonl")
         names = sorted({name for row in rows for name in row} - {"step"})
         text = io.StringIO()
@@ -59,7 +59,7 @@ class Log:
 
 
 def plain_json(value: Any) -> Any:
-    """`value` as JSON can say it everywhere: numbers that are not finite become null."""
+    """`value` as portable JSON: numbers that are not finite become None."""
     if isinstance(value, Mapping):
         return {key: plain_json(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
@@ -72,7 +72,7 @@ def plain_json(value: Any) -> Any:
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The lines of a log, with NaN where a number was not finite.
 
-    A last line that a crash cut short is left out.
+    If a crash cut the last line short, it is left out.
     """
     if not path.is_file():
         return []

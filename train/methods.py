@@ -1,7 +1,7 @@
-"""The objectives as a run uses them: what each needs, its step, and what it lowers on held-out clips.
+"""The objectives as a run uses them: their needs, their step, and their held-out figure.
 
 To add an objective, write its class here, its formula in `objective`, and its name in
-`TrainConfig.objective`. Nothing else in the package asks which objective a run has. The imports
+`TrainConfig.objective`. No other code asks which objective a run has. The imports
 inside the methods keep this file free of torch, because model cards and settings read it too.
 """
 
@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StepContext:
-    """What a run has at hand for a step.
+    """Everything that a run passes to a step.
 
-    backward: takes a scalar loss and accumulates its gradient. together: whether winner and losers
-    go through the model side by side. apart: a context for every backward of a step but the last,
-    in which processes do not exchange gradients. bank: stored reference errors, if there are any.
+    backward: function that takes a scalar loss and accumulates its gradient. together: whether
+    winner and losers go through the model in one batch. apart: context for every backward of a step
+    but the last, in which processes do not exchange gradients. bank: stored reference errors, if
+    any.
     """
 
     model: Any
@@ -44,13 +45,13 @@ class StepContext:
 
 
 class Method:
-    """One objective. A subclass says what differs from plain training on the real clips.
+    """One objective. A subclass defines how it differs from plain training on real clips.
 
     needs_losers: whether it trains on pairs with generated losers. needs_reference: whether it
     compares the policy with another model. needs_distance: whether its held-out figure needs the
-    distance of predictions from the reference. usual_loss: a loss below this is not called usual
-    when a sudden rise is judged. card: the end of a sentence in the model card, with `{}` for the
-    data. limit: what the card says under limitations.
+    distance of predictions from the reference. usual_loss: the least loss that counts as usual when
+    a sudden rise is judged. card: the end of a sentence in the model card, with `{}` for the data.
+    limit: text of the card under limitations.
     """
 
     needs_losers: ClassVar[bool] = False
@@ -68,20 +69,20 @@ class Method:
         raise NotImplementedError
 
     def lowered(self, now: Table, base: Table) -> Tensor:
-        """What training lowers, measured on each of P held-out pairs: [P]."""
+        """The figure that training lowers, for each of P held-out pairs: [P]."""
         return now.win.mean(1)
 
     def figures(self, now: Table, base: Table) -> dict[str, float]:
-        """Numbers of its own for the held-out log."""
+        """Further numbers of this objective for the held-out log."""
         return {}
 
     def rank(self, summary: Mapping[str, Any]) -> list[float]:
-        """A key by which held-out summaries are compared; the smallest is the best."""
+        """The key by which held-out summaries are compared. The smallest is the best."""
         return [statistics.fmean(summary["by_pair"])]
 
 
 class SftMethod(Method):
-    """Plain fine-tuning, to which the others are held."""
+    """Plain fine-tuning, the control for the other objectives."""
 
     card = "fine-tuned on {}, without a preference."
 
@@ -120,7 +121,7 @@ class ContrastMethod(Method):
         from realdpo.train.held_out import held_out_levels
 
         config, u = self.config, torch.tensor(held_out_levels(self.config))
-        if config.contrast_weight == "smooth":  # by the base's errors, which stay what they are
+        if config.contrast_weight == "smooth":  # the base's errors do not change during training
             weight = u / base.win.mean(0).sqrt()
             return (weight * (now.win - config.gamma * now.moved)).mean(1)
         return (now.win - config.gamma * (u > config.contrast_above) * now.moved).mean(1)
@@ -176,7 +177,7 @@ class DpoMethod(Method):
         return preference + self.config.sft_weight * now.win.mean(1)
 
     def rank(self, summary: Mapping[str, Any]) -> list[float]:
-        """The highest accuracy among those that did not make the winner's error worse."""
+        """First those whose winner's error did not rise, among them the highest accuracy."""
         worse = float(summary["winner_change"] > 0)
         return [worse, -summary["accuracy"], summary["winner_error"]]
 

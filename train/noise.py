@@ -1,9 +1,10 @@
-"""How a model adds noise and what it predicts: v (CogVideoX), flow matching, epsilon.
+"""The noising process of a model and its prediction: v (CogVideoX), flow matching, epsilon.
 
 A position u in [0, 1) on the model's own training schedule (0 clean, 1 pure noise) gives the
-levels: x_t = signal * x + sigma * noise. Every schedule is computed in float64 from the scheduler
-configuration that came with the model (class defaults are wrong for real models: epsilon, no
-zero-SNR) and noise is mixed in float32, whatever the model's dtype: bfloat16 mixing errs by 0.02.
+levels: x_t = signal * x + sigma * noise. Every schedule is computed in float64
+from the scheduler configuration that came with the model, because the class defaults (epsilon, no
+zero-SNR) are wrong for real models. Noise is mixed in float32, whatever the model's dtype, because
+mixing in bfloat16 errs by 0.02.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Process:
     `alphas_bar` is the float64 table [T] of a variance-preserving model (v, epsilon); flow models
     have none and use `shift`. `reverse` marks flow models whose clock runs from noise to clean and
     whose velocity points that way (Mochi). `low` and `high` bound the part of the schedule that the
-    transformer serves (Wan 2.2 has one for either part); u runs over that part.
+    transformer serves (Wan 2.2 has a transformer for each part). u covers that part.
     """
 
     prediction: Prediction
@@ -43,7 +44,7 @@ class Process:
 
 @dataclass(frozen=True)
 class Levels:
-    """Noise levels of a batch, each [B] float64; `timestep` is what the model is told."""
+    """Noise levels of a batch, each [B] float64. The model receives `timestep`."""
 
     signal: Tensor
     sigma: Tensor
@@ -53,8 +54,8 @@ class Levels:
 def from_scheduler(config: Mapping[str, Any], sequence_length: int = 0) -> Process:
     """The process of a scheduler configuration, such as `pipe.scheduler.config`.
 
-    `sequence_length` is the number of video tokens; only schedulers with dynamic shifting need it.
-    Raises UserError for a prediction type that preference training is not defined for here.
+    `sequence_length` is the number of video tokens. Only schedulers with dynamic shifting need it.
+    Raises UserError for a prediction type that training does not know.
     """
     steps = int(config.get("num_train_timesteps", 1000))
     kind = config.get("prediction_type", "flow_prediction")
@@ -65,29 +66,32 @@ def from_scheduler(config: Mapping[str, Any], sequence_length: int = 0) -> Proce
         return Process("flow", None, shift, steps, bool(config.get("invert_sigmas")))
     names: dict[str, Prediction] = {"v_prediction": "v", "epsilon": "epsilon"}
     if kind not in names:
-        raise UserError(f"the model's scheduler predicts {kind!r}; known: v, epsilon, flow")
+        raise UserError(
+            f"the model's scheduler predicts {kind!r}, and training knows only v, epsilon and flow"
+        )
     return Process(names[kind], alphas_bar(config), steps=steps)
 
 
 def shift_process(process: Process, shift: float) -> Process:
-    """The flow process with another shift. Raises UserError for a model that has none."""
+    """The flow process with another shift. Raises UserError for a model without a shift."""
     if process.prediction != "flow":
         raise UserError(
-            f"flow_shift: the schedule of this model ({process.prediction} prediction) has no shift",
-            "leave it out; t_low, t_high and timesteps choose the noise levels",
+            f"flow_shift: the schedule of this model ({process.prediction} prediction) has no "
+            "shift",
+            "leave it out, and choose the noise levels with t_low, t_high and timesteps",
         )
     if shift <= 0:
-        raise UserError(f"flow_shift = {shift:g}: above 0")
+        raise UserError(f"flow_shift = {shift:g}: it must be above 0")
     return replace(process, shift=shift)
 
 
 def tell_levels(
     process: Process, spread: Spread, low: float, high: float, mean: float, std: float
 ) -> str:
-    """Where the noise levels of training lie, in one line.
+    """One line that says where the noise levels of training lie.
 
-    Levels are drawn over the grid on which the model is sampled, and a shift crowds that grid at
-    the noisy end: with LTX's shift at 768x512, 64 % of all steps lie above sigma 0.9.
+    Levels are drawn over the schedule by which the model is sampled. A shift crowds it at the noisy
+    end: with LTX's shift at 768x512, 64 % of all steps lie above sigma 0.9.
     """
     uniform = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
     u = draw_positions(uniform, spread, low, high, mean=mean, std=std)
@@ -109,8 +113,8 @@ def restrict_process(process: Process, boundary: float, above: bool) -> Process:
 def alphas_bar(config: Mapping[str, Any]) -> Tensor:
     """The cumulative signal power of a discrete schedule, [T] float64, from its configuration.
 
-    Beta schedule, SNR shift and zero-terminal-SNR rescaling (arXiv 2305.08891) in the order in
-    which the CogVideoX schedulers apply them. Raises UserError for an unknown beta schedule.
+    Applies the beta schedule, the SNR shift and the zero-terminal-SNR rescaling (arXiv 2305.08891)
+    in the order of the CogVideoX schedulers. Raises UserError for an unknown beta schedule.
     """
     steps, kind = int(config["num_train_timesteps"]), config["beta_schedule"]
     start, end = float(config["beta_start"]), float(config["beta_end"])
@@ -139,7 +143,7 @@ def noise_levels(process: Process, u: Tensor) -> Levels:
         timestep = (u * process.steps).long().clamp_max(process.steps - 1)
         bar = process.alphas_bar.to(u.device)[timestep]
         return Levels(bar.sqrt(), (1 - bar).sqrt(), timestep)
-    # The schedules of flow models start at 1/T, never at a sample without any noise.
+    # The schedules of flow models start at 1/T and never hold a sample without noise.
     u = u.clamp_min(1 / process.steps)
     sigma = process.shift * u / (1 + (process.shift - 1) * u)
     clock = 1 - sigma if process.reverse else sigma
@@ -154,7 +158,7 @@ def mix_noise(clean: Tensor, noise: Tensor, level: Levels) -> Tensor:
 
 
 def prediction_target(process: Process, clean: Tensor, noise: Tensor, level: Levels) -> Tensor:
-    """What the model should predict for `mix_noise(clean, noise, level)`, [B, ...], float32 or wider."""
+    """The prediction wanted for `mix_noise(clean, noise, level)`, [B, ...], float32 or wider."""
     wide = torch.promote_types(clean.dtype, torch.float32)
     clean, noise = clean.to(wide), noise.to(wide)
     if process.prediction == "epsilon":

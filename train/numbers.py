@@ -1,4 +1,4 @@
-"""The numbers of one step: what is logged, over all micro-batches and processes."""
+"""The numbers that are logged for one step, over all its micro-batches and processes."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from realdpo.train.step import StepOutcome
 def of_step(
     outcomes: Sequence[StepOutcome], us: Tensor, beta: float, accelerator: Any
 ) -> dict[str, float]:
-    """Loss, errors and diagnostics of a step's micro-batches; `us` are their noise levels.
+    """Loss, errors and diagnostics of a step's micro-batches. `us` are their noise levels.
 
-    Every process calls this and gets the same numbers. Pairs count alike, however many losers each
-    has; where there are none, nothing is said of a preference.
+    Every process calls this and gets the same numbers. Each pair counts the same, however many
+    losers it has. Without losers, the numbers of the preference are left out.
     """
     rows = [_of_micro_batch(outcome, beta) for outcome in outcomes]
     table = torch.tensor([list(row.values()) for row in rows], device=accelerator.device)
@@ -55,7 +55,7 @@ def _of_micro_batch(outcome: StepOutcome, beta: float) -> dict[str, float]:
 def measure_movement(
     model: nn.Module, reference: Reference | None, step: int, lora: bool
 ) -> dict[str, float]:
-    """How far the policy is from where it began; moves the reference, and says how far, when due."""
+    """Measure how far the policy is from its start; also move the reference when it is due."""
     values: dict[str, float] = {}
     if lora:
         values["distance/base"] = adapter_size(model)
@@ -70,12 +70,14 @@ def measure_movement(
 
 @torch.no_grad()
 def adapter_size(model: nn.Module) -> float:
-    """Root of the sum of |scale * B A|^2 over all adapters: how far LoRA is from the base.
+    """Root of the sum of |scale * B A|^2 over all adapters: the distance of LoRA from the base.
 
     |B A|^2 = tr((B^T B)(A A^T)), so no matrix of the base's size is built. Adapters of convolutions
-    (Sana-Video's feed-forward layers) are products of matrices too: the second is 1x1.
+    (Sana-Video's feed-forward layers) are products of matrices too, because the second is 1x1.
     """
-    parts: list[Tensor] = []  # summed where they are: a number fetched a layer would wait a layer
+    parts: list[
+        Tensor
+    ] = []  # summed on the device: fetching one number per layer would wait at every layer
     for module in model.modules():
         for name in getattr(module, "lora_A", {}):
             layer: Any = module
@@ -86,7 +88,7 @@ def adapter_size(model: nn.Module) -> float:
 
 
 def peak_memory(device: torch.device) -> float:
-    """GiB: the most a GPU held since it was last asked to forget, or this process ever had."""
+    """Peak memory in GiB: of a GPU since its counter was reset, or of this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**30
     unit = 1 if sys.platform == "darwin" else 1024
@@ -94,12 +96,12 @@ def peak_memory(device: torch.device) -> float:
 
 
 def judged_value(values: Mapping[str, float]) -> float:
-    """What must not run away: the preference, or the real clip's error where there are no losers."""
+    """The number that must not diverge: the preference loss, or without losers the clip's error."""
     return values.get("loss/preference", values["error/win"])
 
 
 def progress_note(values: Mapping[str, float]) -> str:
-    """A step in a few words, for the progress bar."""
+    """A few words about a step, for the progress bar."""
     text = f"loss {judged_value(values):.4f}"
     if "rewards/accuracy" in values:
         text += f" accuracy {values['rewards/accuracy']:.2f}"
@@ -107,7 +109,7 @@ def progress_note(values: Mapping[str, float]) -> str:
 
 
 def _by_level(won: Tensor, u: Tensor, bins: int = 5) -> dict[str, float]:
-    """Accuracy by noise level, for the levels that this step drew; `won` and `u` are [pairs]."""
+    """Accuracy for each noise level that this step drew. `won` and `u` are [pairs]."""
     values = {}
     for k in range(bins):
         rows = (u * bins).long().clamp_max(bins - 1) == k

@@ -1,13 +1,13 @@
-"""The reference model: the same module with other weights, so there is never a second module.
+"""The reference model: the same module with other weights, never a second module.
 
     adapter-off   LoRA only: the adapters are switched off, the base weights are the reference
     frozen        a copy of the trained weights as they were at the start
     ema           a moving average of the trained weights, kept in float32
 
-For a reference forward the copies take the place of the trained weights and leave it again: plain
+For a reference forward, the copies replace the trained weights, which come back afterwards: plain
 tensors by pointer, sharded ones (FSDP2) by content. Policy and reference therefore run through one
-module, one dtype and one set of kernels, which is what makes the first loss exactly ln 2. A
-reference forward must end before a policy graph is built.
+module, one dtype and one set of kernels. That makes the first loss exactly ln 2. A reference
+forward must end before a policy graph is built.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Mode = Literal["adapter-off", "frozen", "ema"]
 
 
 def let_go(model: nn.Module) -> None:
-    """FSDP2: drop what a forward without a backward left gathered, in the place of the shards."""
+    """FSDP2: drop the weights that a forward without a backward left gathered."""
     sharded: list[Any] = [m for m in model.modules() if hasattr(m, "reshard")]
     for module in sharded:
         module.reshard()
@@ -34,8 +34,9 @@ def let_go(model: nn.Module) -> None:
 class Reference:
     """Weights of the reference for `model`, whose trained parameters are those with gradients.
 
-    `rate` r and `every` set the moving average: ref <- r * ref + (1 - r) * policy, every so many
-    steps; with `warm`, by no more than a young average can (step 1: 2/11). Raises UserError when `adapter-off` is asked of a model without adapters.
+    The moving average is ref <- r * ref + (1 - r) * policy with r = `rate`, updated every `every`
+    steps. With `warm`, r is at most (1 + step) / (10 + step), so that a young average forgets its
+    start sooner (2/11 at step 1). Raises UserError if `adapter-off` meets a model without adapters.
     """
 
     def __init__(
@@ -53,7 +54,8 @@ class Reference:
         if mode == "adapter-off":
             if not self._tuners:
                 raise UserError(
-                    "reference = adapter-off needs LoRA: full training changes the base weights",
+                    "reference = adapter-off needs LoRA, because full training changes the base's "
+                    "weights",
                     "use --set reference=frozen or --set reference=ema",
                 )
             self.weights: dict[str, Tensor] = {}
@@ -61,7 +63,8 @@ class Reference:
             self.weights = {n: self._copy(p) for n, p in self._trained}
 
     def _copy(self, parameter: Tensor) -> Tensor:
-        # A moving average needs float32 however the weights are kept: at rate 0.999 every update
+        # A moving average needs float32, whatever the dtype of the weights: at rate 0.999 every
+        # update
         # of a bfloat16 weight is below half a rounding step, and the reference would never move.
         dtype = parameter.dtype
         wide = torch.promote_types(dtype, torch.float32) if self.mode == "ema" else dtype
@@ -69,7 +72,7 @@ class Reference:
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
-        """Within the block the module is the reference, and gradients are off."""
+        """Within the block, the module is the reference and gradients are off."""
         with (
             torch.no_grad(),
             self._adapters_off() if self.mode == "adapter-off" else self._placed(),
@@ -78,9 +81,9 @@ class Reference:
 
     @torch.no_grad()
     def update(self, step: int) -> float | None:
-        """Move the average after training step `step` (from 1) when it is due.
+        """Move the average after training step `step` (counted from 1), if it is due.
 
-        Returns |change| / |reference|, or None when nothing was due.
+        Returns |change| / |reference|, or None if it was not due.
         """
         if self.mode != "ema" or step % self.every:
             return None
@@ -97,10 +100,13 @@ class Reference:
 
     @torch.no_grad()
     def distance(self) -> float | None:
-        """|policy - reference| / |reference| over the trained weights; None for `adapter-off`."""
+        """|policy - reference| / |reference| over the trained weights. None for `adapter-off`."""
         if not self.weights:
             return None
-        apart, size = [], []  # summed where they are: a number fetched a layer would wait a layer
+        apart, size = (
+            [],
+            [],
+        )  # summed on the device: fetching one number per layer would wait at every layer
         for name, parameter in self._trained:
             weight = self.weights[name]
             apart.append((parameter.detach() - weight).square().sum())
@@ -110,15 +116,16 @@ class Reference:
         return found
 
     def restart(self) -> None:
-        """Begin again from the trained weights as they are now."""
+        """Start again from the current trained weights."""
         self.load({name: parameter.detach() for name, parameter in self._trained if self.weights})
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Take over saved weights. Raises UserError when they are of another model."""
+        """Take over saved weights. Raises UserError if they belong to another model."""
         if weights.keys() != self.weights.keys():
             raise UserError(
-                "the checkpoint's reference has other weights than this run's model",
-                "resume with the settings the run was started with",
+                "the reference in the checkpoint does not have the same weights as this run's "
+                "model",
+                "resume with the settings that the run was started with",
             )
         with torch.no_grad():
             for name, weight in self.weights.items():
@@ -126,8 +133,9 @@ class Reference:
 
     @contextlib.contextmanager
     def _adapters_off(self) -> Iterator[None]:
-        # peft's enable_adapters() would also flip requires_grad, and a forgotten flip trains
-        # nothing without a word; the flag alone is what its layers read in forward.
+        # peft's enable_adapters() also flips requires_grad. If that is not flipped back, nothing is
+        # trained
+        # and nobody is told. In forward, its layers read this flag alone.
         for tuner in self._tuners:
             tuner._disable_adapters = True
         try:
@@ -146,12 +154,12 @@ class Reference:
             self._place(held)
 
     def _place(self, held: list[Tensor] | None = None) -> None:
-        """Put the reference's weights into the module, or the `held` ones back."""
+        """Put the reference's weights into the module, or put the `held` ones back."""
         let_go(self.model)
         for index, (name, parameter) in enumerate(self._trained):
             weight = self.weights[name]
             if hasattr(parameter, "to_local"):
-                # A sharded parameter's storage belongs to FSDP: exchange contents, both ways.
+                # FSDP owns the storage of a sharded parameter, so exchange the contents instead.
                 here, there = parameter.to_local(), weight.to_local()  # type: ignore[attr-defined]  # both are DTensors here
                 kept = here.clone()
                 here.copy_(there)
@@ -161,5 +169,5 @@ class Reference:
 
 
 def whole_tensor(tensor: Tensor) -> Tensor:
-    """A sharded tensor (FSDP2) gathered from all processes; any other as it is."""
+    """A sharded tensor (FSDP2) gathered from all processes, or any other tensor as it is."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

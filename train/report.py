@@ -1,4 +1,4 @@
-"""A page about a run: what the numbers say in plain words, the curves, and the generated videos."""
+"""The page of a run: a summary in plain words, the curves, and the generated videos."""
 
 from __future__ import annotations
 
@@ -20,22 +20,25 @@ SPENT = 0.2  # share of the preference's first gradient below which it counts as
 
 
 def write_train_report(workspace: Workspace, run: str) -> tuple[Path, list[str]]:
-    """Write reports/train-<run>.html; returns its path and the warnings on it.
+    """Write reports/train-<run>.html and return its path and the warnings on it.
 
-    Raises UserError when there is no such run or it has not made a step yet.
+    Raises UserError if there is no such run, or if it has not made a step yet.
     """
     folder = workspace.runs / run
     steps = log.read_log(folder / "log.jsonl")
     held = log.read_log(folder / "held_out.jsonl")
     if not steps and (folder / "high" / "log.jsonl").is_file():
         raise UserError(
-            f"{run} trained two transformers", f"make a page of each: {run}/high and {run}/low"
+            f"the run {run} trained two transformers",
+            f"name one of them to get its page: {run}/high or {run}/low",
         )
     if not steps:
         known = sorted(p.parent.name for p in workspace.runs.glob("*/log.jsonl"))
         raise UserError(
-            f"no steps of a run {run!r} in {workspace.runs}",
-            f"runs: {', '.join(known)}" if known else f"realdpo train -w {workspace.root}",
+            f"{workspace.runs} holds no run {run!r} that has made a step",
+            f"runs: {', '.join(known)}"
+            if known
+            else f"train one: realdpo train -w {workspace.root}",
         )
     found = run_warnings(steps, held)
     sections = [
@@ -55,7 +58,7 @@ def write_train_report(workspace: Workspace, run: str) -> tuple[Path, list[str]]
 
 
 def run_warnings(steps: Sequence[Row], held: Sequence[Row]) -> list[str]:
-    """What the numbers of a run warn of, each in one or two sentences. Pure."""
+    """Warnings that follow from the numbers of a run, each in a few sentences. Pure."""
     found = []
     if pushed := _pushes_losers(steps):
         found.append(pushed)
@@ -70,7 +73,7 @@ def run_warnings(steps: Sequence[Row], held: Sequence[Row]) -> list[str]:
 
 
 def _pushes_losers(steps: Sequence[Row]) -> str | None:
-    """The known failure: every pair is won because the loser's error grows, while winners suffer."""
+    """A known failure: every pair is won because the loser's error grows, and winners get worse."""
     for start in range(len(steps) - WINDOW + 1):
         window = steps[start : start + WINDOW]
         if (_mean(window, "rewards/accuracy") or 0) >= 0.99:
@@ -82,15 +85,15 @@ def _pushes_losers(steps: Sequence[Row]) -> str | None:
     if gap is None or share is None or gap <= 0 or share < 0.5:
         return None
     return (
-        f"Accuracy is 1.0 from step {steps[start]['step']} and the winner's error rises "
-        f"({gap:+.2g} against the reference, in {share:.0%} of the pairs won): the model is pushing "
-        "losers away, not learning from winners. Add sft_weight or sdpo_mu, lower lr, or audit the "
-        "pairs for a shortcut. See docs/training.md, When both errors rise."
+        f"Accuracy is 1.0 from step {steps[start]['step']} on, and the winner's error rises "
+        f"({gap:+.2g} against the reference, in {share:.0%} of the pairs won). The model pushes "
+        "losers away and does not learn from winners. Add sft_weight or sdpo_mu, lower lr, or "
+        "audit the pairs for a shortcut. See docs/training.md, When both errors rise."
     )
 
 
 def _saturated(steps: Sequence[Row]) -> str | None:
-    """The preference has gone out: hardly anything of its gradient is left (half at the start)."""
+    """Whether the preference has saturated: little of its first gradient is left."""
     shares = [2 * row["saturation"] for row in steps if "saturation" in row]
     means = [sum(shares[i : i + WINDOW]) / WINDOW for i in range(len(shares) - WINDOW + 1)]
     if not means or means[-1] >= SPENT:
@@ -100,11 +103,13 @@ def _saturated(steps: Sequence[Row]) -> str | None:
     rest = (_mean(late, "loss") or 0) - (_mean(late, "loss/preference") or 0)
     anchored = "loss/preference" in late[-1] and rest > 1e-6
     still = (
-        "what still trains is the winner's term, as in SFT" if anchored else "steps teach little"
+        "only the winner's own error still trains the model, as in SFT"
+        if anchored
+        else "further steps teach little"
     )
     return (
-        f"The preference has saturated: {means[-1]:.0%} of its gradient is left, "
-        f"less than {SPENT:.0%} from about step {steps[start]['step']} on. Its pairs are won, and "
+        f"The preference has saturated: {means[-1]:.0%} of its first gradient is left, and less "
+        f"than {SPENT:.0%} since about step {steps[start]['step']}. The pairs are won, and "
         f"{still}. Lower beta, make harder pairs, or stop here. See docs/training.md, When the "
         "preference saturates."
     )
@@ -114,46 +119,48 @@ def _held_out_warnings(held: Sequence[Row]) -> list[str]:
     last, found = held[-1], []
     if "contrast" in last and last["contrast"] >= last["contrast_base"]:
         found.append(
-            f"On held-out clips what the contrast lowers is {last['contrast']:.5f}, not below the "
-            f"base's {last['contrast_base']:.5f}: what was learnt does not carry over to unseen "
-            "clips. Train on more clips, for fewer steps, or with a lower lr."
+            f"On held-out clips, the contrast is {last['contrast']:.5f} and not below the base's "
+            f"{last['contrast_base']:.5f}. The model has learnt nothing that carries over to "
+            "unseen clips. Train on more clips, for fewer steps, or with a lower lr."
         )
     if "contrast" in last and last["winner_change"] > 0.005:
         found.append(
             f"The error on held-out clips rose by {last['winner_change']:.1%}. The contrast aims "
-            "beyond the clips' average, so late in training this is expected; the videos may be "
-            "over-sharpened in motion. Compare them in `realdpo eval`, or lower gamma."
+            "beyond the clips' average, so expect this late in training. The motion may be "
+            "exaggerated. Compare the videos with `realdpo eval`, or lower gamma."
         )
     elif last["winner_change"] > 0.005:
         both = " and so did the loser's" if last.get("loser_change", 0) > 0 else ""
         found.append(
-            f"On held-out pairs the winner's error rose by {last['winner_change']:.1%}{both}: the "
-            "tuned model explains real clips worse than the base. An earlier checkpoint may be better."
+            f"On held-out pairs the winner's error rose by {last['winner_change']:.1%}{both}. The "
+            "tuned model predicts real clips worse than the base does. An earlier checkpoint may "
+            "be better."
         )
     if "accuracy" in last and last["accuracy"] <= 0.55:
         found.append(
-            f"Held-out accuracy against the base is {last['accuracy']:.2f}, no better than a guess: "
-            "nothing was learnt that carries over to unseen pairs yet."
+            f"Held-out accuracy against the base is {last['accuracy']:.2f}, no better than a "
+            "guess. The model has learnt nothing yet that carries over to unseen pairs."
         )
     control = last.get("control_accuracy")
     if control is not None and last["accuracy"] > 0.6 and control >= last["accuracy"] - 0.05:
         found.append(
-            f"Winners are preferred to losers of other prompts just as often ({control:.2f}, own "
-            f"losers {last['accuracy']:.2f}): part of what was learnt is how generated video looks, "
-            "whatever the prompt. That may be what is wanted, or a shortcut; see `realdpo pairs audit`."
+            f"The model prefers winners to losers of other prompts just as often ({control:.2f}; "
+            f"own losers {last['accuracy']:.2f}). So part of what it has learnt is how generated "
+            "video looks, whatever the prompt. You may want that, or it may be a shortcut: run "
+            "`realdpo pairs audit`."
         )
     by_level = last.get("accuracy_by_level", [])
     if len(by_level) >= 4 and last["accuracy"] > 0.6:
         high = sum(by_level[-2:]) / 2
         if high <= 0.55:
             found.append(
-                f"At the highest noise levels, where layout and motion are set, accuracy is "
-                f"{high:.2f}: the gain is in texture. Raise t_high or use timesteps = logit-normal."
+                "At the highest noise levels, which decide layout and motion, accuracy is "
+                f"{high:.2f}. The gain is in texture. Raise t_high or use timesteps = logit-normal."
             )
     if last["pairs"] < 10:
         found.append(
-            f"Only {last['pairs']} held-out pairs or clips: too few for small differences to mean "
-            "anything."
+            f"Only {last['pairs']} pairs or clips are held out. That is too few to tell small "
+            "differences."
         )
     return found
 
@@ -172,7 +179,7 @@ def _words(folder: Path, steps: Sequence[Row], held: Sequence[Row], found: Seque
             )
         if "contrast" in last:
             facts.append(
-                f"What the contrast lowers went from {last['contrast_base']:.5f} to "
+                f"The contrast, which training lowers, went from {last['contrast_base']:.5f} to "
                 f"{last['contrast']:.5f}."
             )
     summary = folder / "summary.json"
@@ -185,7 +192,7 @@ def _words(folder: Path, steps: Sequence[Row], held: Sequence[Row], found: Seque
 
 def _held_out(held: Sequence[Row]) -> Markup:
     if not held:
-        return Markup("<p>No pairs were held out.</p>")
+        return Markup("<p>No pairs or clips were held out.</p>")
     wanted = {
         "step": "step",
         "accuracy": "accuracy",
@@ -210,7 +217,7 @@ def _held_out(held: Sequence[Row]) -> Markup:
             report.plot_lines(accuracy, "Accuracy against the base", "step", "share of pairs won"),
         )
     if contrast["contrast"][0]:
-        charts.append(report.plot_lines(contrast, "What the contrast lowers", "step", ""))
+        charts.append(report.plot_lines(contrast, "Contrast and error", "step", ""))
     wanted = {k: name for k, name in wanted.items() if any(k in row for row in held)}
     rows = [{k: _shown(k, row.get(k)) for k in wanted} for row in held]
     return _side_by_side(charts) + report.render_table(rows, wanted)
@@ -219,13 +226,13 @@ def _held_out(held: Sequence[Row]) -> Markup:
 def _curves(steps: Sequence[Row]) -> Markup:
     charts = [
         ("Preference loss", ["loss/preference"]),
-        ("Loss in all", ["loss"]),
+        ("Total loss", ["loss"]),
         ("Accuracy against the reference", ["rewards/accuracy", "loser_dominant_ratio"]),
         ("Rewards", ["rewards/win", "rewards/lose", "rewards/margin"]),
         ("Gaps to the reference", ["win_gap", "lose_gap"]),
         ("Errors", ["error/win", "error/lose", "error/ref_win", "error/ref_lose"]),
         ("Gradient norm before clipping", ["grad_norm"]),
-        ("Gradient left, sigmoid(-margin)", ["saturation"]),
+        ("Remaining gradient, sigmoid(-margin)", ["saturation"]),
         ("Distance", ["distance/base", "distance/reference"]),
         ("Distance of predictions from the reference", ["distance/prediction"]),
     ]
@@ -257,7 +264,7 @@ def _levels(steps: Sequence[Row], held: Sequence[Row]) -> Markup:
             for k, change in enumerate(changes)
         ]
         parts.append(report.render_table(rows))
-    return Markup("").join(parts) or Markup("<p>Nothing was measured by level.</p>")
+    return Markup("").join(parts) or Markup("<p>Nothing was measured by noise level.</p>")
 
 
 def _videos(folder: Path) -> Markup:
@@ -278,7 +285,7 @@ def _settings(path: Path) -> Markup:
 
 
 def _side_by_side(charts: Sequence[Markup]) -> Markup:
-    """Charts two a row where the page is wide enough."""
+    """The charts, two in a row where the page is wide enough."""
     grid = "display:grid;gap:0 1.5rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr))"
     return Markup('<div style="{}">{}</div>').format(grid, Markup("").join(charts))
 
@@ -294,7 +301,7 @@ def _series(rows: Sequence[Row], name: str) -> tuple[list[float], list[float]]:
 
 
 def _smooth(xs: list[float], ys: list[float]) -> tuple[list[float], list[float]]:
-    """Trailing means of `WINDOW` values: single steps are one pair each and mostly noise."""
+    """Trailing means of `WINDOW` values. A single step sees few pairs and is mostly noise."""
     means = [sum(ys[max(0, i + 1 - WINDOW) : i + 1]) / min(i + 1, WINDOW) for i in range(len(ys))]
     return xs, means
 

@@ -1,4 +1,4 @@
-"""A training run that was made: its weights, settings and logs, for reading."""
+"""A training run on disk: read its weights, settings and logs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunLog:
-    """One of a run's logs: a line a step."""
+    """One log of a run, with one line per step."""
 
     path: Path
 
@@ -28,7 +28,7 @@ class RunLog:
         return log.read_log(self.path)
 
     def to_pandas(self) -> pd.DataFrame:
-        """A row a step, a column a number."""
+        """The log as a table: one row per step, one column per number."""
         import pandas as pd
 
         return pd.DataFrame(self.rows())
@@ -36,7 +36,7 @@ class RunLog:
 
 @dataclass(frozen=True)
 class Run:
-    """The folder of a run, as `realdpo.train` leaves it."""
+    """The folder of a run, as `realdpo.train` wrote it."""
 
     folder: Path
 
@@ -46,7 +46,7 @@ class Run:
 
     @property
     def weights(self) -> Path:
-        """What diffusers loads: `pipe.load_lora_weights(run.weights)`, or a transformer's folder."""
+        """The folder that diffusers loads: LoRA weights, or a transformer."""
         found = self.folder / "weights"
         if not found.is_dir():
             raise UserError(f"{self.folder} has no weights yet", "let the run finish first")
@@ -66,7 +66,7 @@ class Run:
 
     @cached_property
     def summary(self) -> dict[str, Any]:
-        """What `realdpo train` prints: steps, seconds a step, held-out figures before and after."""
+        """The numbers that `realdpo train` prints: steps, seconds per step, held-out figures."""
         try:
             return dict(json.loads((self.folder / "summary.json").read_text(encoding="utf-8")))
         except FileNotFoundError:
@@ -76,19 +76,19 @@ class Run:
 
     @property
     def log(self) -> RunLog:
-        """Numbers of every step: `run.log.to_pandas()`."""
+        """The numbers of every step: `run.log.to_pandas()`."""
         return RunLog(self.folder / "log.jsonl")
 
     @property
     def held_out(self) -> RunLog:
-        """Numbers of every measurement on held-out pairs."""
+        """The numbers of every measurement on held-out pairs or clips."""
         return RunLog(self.folder / "held_out.jsonl")
 
 
 def weights_of(workspace: Workspace, start: str) -> Path:
     """The folder of weights that `start` names: a run of the workspace, or a folder of weights.
 
-    Raises UserError when there is none.
+    Raises UserError if there is none.
     """
     folder = Path(start).expanduser()
     if (workspace.runs / start).is_dir():
@@ -99,14 +99,17 @@ def weights_of(workspace: Workspace, start: str) -> Path:
         return folder
     known = sorted(p.name for p in workspace.runs.glob("*") if (p / "weights").is_dir())
     raise UserError(
-        f"start = {start}: no such run or folder",
+        f"start = {start} is neither a run nor a folder",
         f"runs with weights: {', '.join(known) or 'none'}",
     )
 
 
 def held_out_lines(before: Mapping[str, Any], after: Mapping[str, Any], by: str) -> list[str]:
-    """What training did to clips or pairs held back, for a terminal; `by`: how they were parted."""
-    # A run that came apart has null in its summary where a number was not finite.
+    """Lines for a terminal: how held-out clips or pairs changed in training.
+
+    by: the rule by which they were held out.
+    """
+    # The summary of a run that diverged has null where a number was not finite.
     before, after = (
         {name: math.nan if value is None else value for name, value in part.items()}
         for part in (before, after)
@@ -127,6 +130,6 @@ def held_out_lines(before: Mapping[str, Any], after: Mapping[str, Any], by: str)
     if "control_accuracy" in after:
         lines.append(
             f"control    {after['control_accuracy']:.3f} accuracy with losers of other prompts: "
-            "what is won without looking at the prompt"
+            "how much is won without the prompt"
         )
     return lines

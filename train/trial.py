@@ -1,4 +1,4 @@
-"""What a run would cost: time from two probe steps, and memory on a card from shapes alone."""
+"""The cost of a run: time from two probe steps, and memory of a card from shapes alone."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ PROBES = 2
 
 
 def try_steps(workspace: Workspace, config: TrainConfig) -> dict[str, Any]:
-    """Take two steps on a few pairs and throw the result away; nothing is written but latents.
+    """Take two steps on a few pairs and discard the result. Only latents are written.
 
-    Raises UserError as a run would.
+    Raises UserError when a run would.
     """
     few = config.batch * config.accumulation * PROBES
     with tempfile.TemporaryDirectory() as folder:
@@ -50,15 +50,18 @@ def try_steps(workspace: Workspace, config: TrainConfig) -> dict[str, Any]:
 
 
 def memory_of(workspace: Workspace, config: TrainConfig, gigabytes: int | None) -> dict[str, Any]:
-    """What each way of saving memory takes on a card of so many gigabytes, or on the one at hand.
+    """The need of each way of saving memory, against a card of that size or this machine's GPU.
 
-    Nothing is loaded or encoded: the model's configuration and the largest pair's size are enough;
-    without pairs, the model's own size and three losers. Raises UserError for an unknown card.
+    Nothing is loaded or encoded: the model's configuration and the size of the largest pair are
+    enough. Without pairs, it takes the model's own size and three losers. Raises UserError for an
+    unknown card.
     """
     spec = read_spec(config.model, config.revision, config.expert, config.task)
     if gigabytes is not None and gigabytes not in estimate.CARDS:
         known = ", ".join(str(size) for size in estimate.CARDS)
-        raise UserError(f"--gpu {gigabytes}: no such card is known", f"choose of {known}")
+        raise UserError(
+            f"--gpu {gigabytes}: no card of that size is known", f"choose one of {known}"
+        )
     if gigabytes is not None:
         room, card = estimate.CARDS[gigabytes], f"a card of {gigabytes} GB"
     else:
@@ -72,7 +75,9 @@ def memory_of(workspace: Workspace, config: TrainConfig, gigabytes: int | None) 
         found[entry.rung] = entry.line
         if fits is None and entry.total <= room:
             fits = entry.rung
-    found["encoding"] = f"{shapes.encoding / GB:.1f} GB for the VAE, before the transformer comes"
+    found["encoding"] = (
+        f"{shapes.encoding / GB:.1f} GB for the VAE, before the transformer is loaded"
+    )
     found["fits"] = f"{fits or 'no way'} on {card}, {room / GB:.1f} GB"
     return found
 
@@ -80,18 +85,18 @@ def memory_of(workspace: Workspace, config: TrainConfig, gigabytes: int | None) 
 def _largest(
     workspace: Workspace, spec: Spec, config: TrainConfig
 ) -> tuple[tuple[int, int, int], int, str]:
-    """Width, height and frames of the largest pair, the most losers, and where that is from."""
+    """Width, height and frames of the largest pair, the most losers, and the origin of both."""
     rows: list[dict[str, Any]] = []
     for shard in sorted(workspace.pair_data.glob("*.parquet")):
         file = pq.ParquetFile(shard)
         paths = (file.schema.column(k).path for k in range(len(file.schema)))
-        # of the losers their paths alone: how many they are, without their videos
+        # read only the losers' paths, to count them without their videos
         counts = [path for path in paths if path.startswith("lose.") and path.endswith(".path")]
         rows += file.read(columns=["width", "height", "frames", *counts]).to_pylist()
     if not rows:
         traits = trainable_family(spec).traits
         if traits.width is None or traits.height is None or traits.frames is None:
-            raise UserError("how large the pairs will be is not known", "build some pairs first")
+            raise UserError("the size of the pairs is not known yet", "build some pairs first")
         own = (traits.width, traits.height, traits.frames)
         return own, config.losers or 3, "the model's own size"
     sizes = [(row["width"], row["height"], row["frames"]) for row in rows]

@@ -1,6 +1,6 @@
-"""Videos of held-out prompts at fixed seeds: the base once, the tuned model whenever asked.
+"""Videos of held-out prompts at fixed seeds: by the base once, by the tuned model on request.
 
-The real clip of the pair stands beside them.
+The pair's real clip is shown beside them.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ def generate_validation_videos(
 ) -> None:
     """Write videos/<n>-<name>.mp4 for every pair, and <n>-real.mp4, <n>-base.mp4 where missing.
 
-    The base is loaded from its folder, and becomes the tuned model by the trained `weights`: the
-    policy itself may be in shards. Of n processes that come here the `share` (k, n) makes every n-th.
+    The base is loaded from its folder, and the trained `weights` turn it into the tuned model,
+    because the policy itself may be in shards. With a `share` (k, n), process k of n makes every
+    n-th video.
     """
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     family = family_of(spec)
@@ -80,7 +81,7 @@ def _write(pipe: Any, family: Family, pair: Pair, config: TrainConfig, path: Pat
     first = None
     if pair.first_frame is not None:
         first = np.asarray(Image.open(pair.first_frame).convert("RGB"))
-    # The seed belongs to the pair, so base and tuned start from the same noise.
+    # The seed belongs to the pair, so the base and the tuned model start from the same noise.
     seed = seed_of("validation video", pair.pair_id)
     with torch.autocast(pipe.device.type, torch.bfloat16, enabled=pipe.device.type == "cuda"):
         made = generate_video(pipe, family, pair.prompt, first, seed, settings)
@@ -88,5 +89,5 @@ def _write(pipe: Any, family: Family, pair: Pair, config: TrainConfig, path: Pat
 
 
 def file_of(folder: Path, stem: str) -> Path:
-    """Where the video of a stem such as `03-step-000100` is."""
+    """The path of the video with a stem such as `03-step-000100`."""
     return folder / "videos" / f"{stem}.mp4"

@@ -35,7 +35,7 @@ def test_realaction_layout_with_images_two_levels_up(tmp_path):
     assert benchmark.find_video(inner / "base", items[1], 0).name == "1.mp4"
     assert benchmark.find_video(inner / "base", items[1], 1) is None
     (inner / "test.txt").write_text("only one\n")
-    with pytest.raises(UserError, match="no file of 3 prompts"):
+    with pytest.raises(UserError, match="no file with 3 prompts"):
         benchmark.read_benchmark(inner)
 
 

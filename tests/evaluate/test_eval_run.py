@@ -218,8 +218,8 @@ def test_a_missing_or_damaged_video_is_said_and_the_rest_is_compared(finished):
     )
     made = run.run_evaluation(Workspace(finished / "w"), config)
     missing, damaged = made["failures"]
-    assert missing.startswith("b: 2 of 12 videos are not in")
-    assert missing.endswith("for one bikes pass 0-0.mp4")
+    assert missing.startswith("b: 2 of 12 videos are missing from")
+    assert missing.endswith("for example bikes pass 0-0.mp4")
     assert "bikes pass 1.mp4" in damaged
     assert made["compared"]["b"]["smooth.residual"]["prompts"] == 9
 
@@ -268,7 +268,7 @@ def test_real_clips_of_a_benchmark_are_compared_with_the_base_at_its_frame_rate(
     assert (found["features"], found["videos"]) == (16, {"real": 12, "base": 12})
     assert found["distance"]["base"] > 0
     page = (finished / "w" / "reports" / "eval-eval.html").read_text()
-    assert "Against 12 real clips, in 16 features. With fewer videos than features" in page
+    assert "Against 12 real clips, in 16 features. With fewer videos than features," in page
     # Film is noisier than its own slow copy, and the reader is told what that makes of praise.
     worse = [metric for metric, c in made["real"].items() if c["verdict"] == "worse"]
     assert "flash.flicker" in worse
@@ -302,21 +302,23 @@ def test_what_the_user_got_wrong_is_one_clear_line(workspace, tmp_path):
             plan.plan_evaluation(workspace, EvalConfig(systems=chosen))
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos" / "nobody asked.mp4").write_bytes(b"x")
-    with pytest.raises(UserError, match="base: no video in .* is named by one of the 2 prompts"):
+    with pytest.raises(
+        UserError, match="base: no video in .* has the name of one of the 2 prompts"
+    ):
         plan.plan_evaluation(workspace, EvalConfig(systems={"base": str(tmp_path / "videos")}))
     (workspace.runs / "young").mkdir(exist_ok=True)
     (workspace.runs / "young" / "config.toml").write_text("[train]\nmodel = 'tiny'\n")
     with pytest.raises(UserError, match="no weights yet"):
         systems.resolve_system(workspace, "base", "young")
-    with pytest.raises(UserError, match="no clip of .* is in the split 'validation'"):
+    with pytest.raises(UserError, match="has no clip in the split 'validation'"):
         plan.plan_evaluation(workspace, settings_for(workspace, split="validation"))
-    with pytest.raises(UserError, match="none of the 2 clips fits"):
+    with pytest.raises(UserError, match="none of the 2 clips is large and long enough"):
         plan.plan_evaluation(workspace, settings_for(workspace, frames=17))
     (tmp_path / "words").mkdir()
     (tmp_path / "words" / "prompts.txt").write_text("a person walks\n")
-    with pytest.raises(UserError, match="base starts from a picture, and 1 prompts have none"):
+    with pytest.raises(UserError, match="base starts from a first frame, and 1 prompts have none"):
         plan.plan_evaluation(workspace, settings_for(workspace, benchmark=str(tmp_path / "words")))
-    with pytest.raises(UserError, match="`real` is kept"):
+    with pytest.raises(UserError, match="`real` is reserved"):
         EvalConfig(systems={"real": "tiny"})
 
 

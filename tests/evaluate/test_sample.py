@@ -157,9 +157,9 @@ def test_all_weights_are_guided_by_the_base_beside_them(place):
         (["--prompt", "x"], "nothing to sample from"),
         (["--run", "nowhere", "--prompt", "x"], "nowhere"),
         (["--run", "lora", "--prompts", "nowhere.txt"], "cannot read the prompts nowhere.txt"),
-        (["--run", "lora", "--image", "nowhere.png"], "it has no prompt"),
+        (["--run", "lora", "--image", "nowhere.png"], "has no prompt"),
         (["--run", "lora", "--prompt", "x", "--image", "nowhere.png"], "nowhere.png"),
-        (["--run", "lora", "--prompt", "x"], "starts from a picture"),
+        (["--run", "lora", "--prompt", "x"], "starts from a first frame"),
         (["--system", "a=lora@guide=x"], "not understood"),
         (["--system", "a=lora@scale=negative"], "not understood"),
         (["--run", "lora", "--guide", "x"], "--guide x is not understood"),
@@ -174,7 +174,7 @@ def test_wrong_input_is_one_clear_line(place, arguments, words):
 
 
 def test_a_base_has_nothing_to_be_guided_by(place):
-    with pytest.raises(UserError, match="only what was fine-tuned"):
+    with pytest.raises(UserError, match="only a fine-tuned system"):
         systems.resolve_system(place, "a", f"{place.root / 'model'}@guide=2")
     found = systems.resolve_system(place, "a", "lora@guide=2")
     assert (found.guide, found.scale, found.text) == (2.0, 1.0, "lora@guide=2")

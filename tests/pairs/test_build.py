@@ -369,7 +369,7 @@ def test_a_review_of_pairs_that_are_not_there_is_refused(built) -> None:
     file = workspace.root / "other.json"
     file.write_text(json.dumps({"choices": {"f" * 32: "reject"}}))
     with pytest.raises(
-        UserError, match="1 of 1 choices are of pairs .* does not hold, such as fff"
+        UserError, match="1 of 1 choices are about pairs .* does not hold, such as fff"
     ):
         apply_review(workspace, file)
     assert not reviews_path(workspace).exists()
@@ -462,7 +462,7 @@ def test_broken_generations_are_marked_and_left_out(built, tmp_path, bikes, mode
     pipe.save_pretrained(tmp_path / "nan")
     workspace = fabricate(tmp_path / "work", bikes, clips=1)
     config = BuildConfig(model=str(tmp_path / "nan"), steps=STEPS, losers=1)
-    with pytest.raises(UserError, match="no pair came of 1 clips: lose0: nan"):
+    with pytest.raises(UserError, match="1 clips gave no pair: lose0: nan"):
         build_pairs(workspace, config, devices="cpu")
     row = tables.read_table(workspace.pairs, tables.PAIRS).to_pylist()[0]
     assert (row["status"], row["lose"]) == ("broken", [])

@@ -54,7 +54,7 @@ def test_a_texture_that_nobody_thought_of_is_found(moments) -> None:
 
 def test_one_film_is_no_ground_to_judge_on(moments) -> None:
     pair = [draw_patches(moments[0], moments[1], True, 0)]
-    with pytest.raises(UserError, match="of one source"):
+    with pytest.raises(UserError, match="from one source"):
         train_discriminator([pair, pair], ["a", "a"])
 
 

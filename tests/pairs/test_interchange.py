@@ -188,7 +188,7 @@ def test_simpletuners_layout_goes_out_and_comes_back(imported, tmp_path) -> None
     assert tables.read_table(again.pairs, tables.PAIRS).num_rows == len(rows)
 
     next((moved / "lose").glob("*.mp4")).unlink()
-    with pytest.raises(UserError, match="has no loser of its name"):
+    with pytest.raises(UserError, match="has no loser of the same name"):
         interchange.given_from_simpletuner(moved)
     (moved / "multidatabackend.json").write_text('[{"id": "a", "dataset_type": "video"}]')
     with pytest.raises(UserError, match="reference_strict"):
@@ -200,7 +200,7 @@ def test_other_trainers_get_winners_with_captions(imported, tmp_path, kind, capl
     """musubi's docs/dataset_config.md and diffusion-pipe's examples/dataset.toml."""
     caplog.set_level("INFO")
     interchange.export_pairs(imported, tmp_path / "out", kind)
-    assert "no losers" in caplog.text + capsys.readouterr().err
+    assert "only the winners" in caplog.text + capsys.readouterr().err
     toml = load_toml(tmp_path / "out" / "dataset.toml")
     if kind == "musubi":
         [given] = toml["datasets"]
@@ -316,7 +316,7 @@ def test_pairs_are_not_built_over_imported_ones(imported, bikes, tmp_path) -> No
     rows = tables.read_table(imported.pairs, tables.PAIRS)
     tables.write_table(workspace.pairs, rows, tables.PAIRS)
     model = tiny_pipelines.save("cogvideox-5b-i2v", tmp_path / "model")
-    with pytest.raises(UserError, match="were imported"):
+    with pytest.raises(UserError, match="imported pairs"):
         build_pairs(workspace, BuildConfig(model=str(model)), devices="cpu")
 
 
@@ -363,7 +363,7 @@ def test_a_loser_that_shows_what_the_winner_shows_fails_its_row(tmp_path: Path) 
     workspace = Workspace(tmp_path / "w")
     told = interchange.take_in_pairs(workspace, interchange.from_csv(file), origin="x", task="t2v")
     assert told["by_status"] == {"failed": 1, "ok": 1}
-    assert "shows what the winner shows" in told["failed"][0]
+    assert "is the same video as the winner" in told["failed"][0]
 
 
 def test_when_no_pair_comes_those_that_were_there_stay(imported: Workspace, tmp_path: Path) -> None:
@@ -378,7 +378,7 @@ def test_when_no_pair_comes_those_that_were_there_stay(imported: Workspace, tmp_
     rows = tables.read_table(workspace.pairs, tables.PAIRS).to_pylist()
     rows = [{k: v for k, v in row.items() if "." not in k} for row in rows]
     failed = [{**row, "status": "failed", "error": "the model broke", "lose": []} for row in rows]
-    with pytest.raises(UserError, match="the model broke; the pairs that were there stay"):
+    with pytest.raises(UserError, match="the model broke. The earlier pairs stay"):
         publish_pairs(workspace, failed, shard_rows=256)
     assert {path: path.read_bytes() for path in files} == before
 
@@ -426,6 +426,6 @@ def test_an_import_of_what_is_no_video_is_not_told_of_broken_generations(tmp_pat
         (tmp_path / name).write_text(f"no video {name}")
     (tmp_path / "pairs.csv").write_text("prompt,win,lose\na man,win.mp4,lose.mp4\n")
     given = interchange.from_csv(tmp_path / "pairs.csv")
-    with pytest.raises(UserError, match="no pair came") as caught:
+    with pytest.raises(UserError, match="gave no pair") as caught:
         interchange.take_in_pairs(Workspace(tmp_path / "work"), given, origin="csv", task="t2v")
-    assert caught.value.hint == "the same command tries failures again"
+    assert caught.value.hint == "run the same command to try the failed ones again"

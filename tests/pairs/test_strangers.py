@@ -35,7 +35,7 @@ def build(workspace: Workspace, model: Path, **settings) -> dict:
 
 
 def test_what_cannot_be_read_from_its_files_must_be_said(workspace, vace) -> None:
-    with pytest.raises(UserError, match="latents of WanVACEPipeline are not known"):
+    with pytest.raises(UserError, match="does not know the latents of WanVACEPipeline"):
         build(workspace, vace, **SHAPE, roundtrip_win=True)
     with pytest.raises(UserError, match="own fps cannot be read") as refused:
         build(workspace, vace, **{**SHAPE, "fps": None})

@@ -72,7 +72,7 @@ def test_what_changes_nothing_learnt_may_change(fresh, config, model):
 
 def test_another_base_or_other_pairs_are_refused(own, config, model, tmp_path):
     loop.run_training(own, config)
-    with pytest.raises(UserError, match=r"took 1 pairs a step .* take 2"):
+    with pytest.raises(UserError, match=r"took 1 pairs per step .* take 2"):
         loop.run_training(own, replace(config, steps=2, accumulation=2))
 
     other = tmp_path / "other"
@@ -81,7 +81,7 @@ def test_another_base_or_other_pairs_are_refused(own, config, model, tmp_path):
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    with pytest.raises(UserError, match="started on other weights"):
+    with pytest.raises(UserError, match="started on weights that differ"):
         loop.run_training(own, replace(config, steps=2, model=str(other)))
 
     rewrite(own, "train", lambda rows: rows[1:])

@@ -132,5 +132,5 @@ def test_distance_and_load():
     assert reference.distance() == pytest.approx(0.5, rel=1e-5)
     reference.load({n: p.detach().clone() for n, p in model.named_parameters()})
     assert reference.distance() == 0
-    with pytest.raises(UserError, match="other weights"):
+    with pytest.raises(UserError, match="does not have the same weights"):
         reference.load({})

@@ -87,7 +87,7 @@ def test_a_run_that_trains_on_resumes_as_if_never_stopped(fresh, config):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"start": "nobody"}, "start = nobody: no such run or folder"),
+        ({"start": "nobody"}, "start = nobody is neither a run nor a folder"),
         ({"start": "first", "rank": 4}, "was trained with rank 2, and this run has 4"),
         ({"start": "first", "alpha": 4.0}, "was trained with alpha 32, and this run has 4"),
         ({"start": "first", "targets": ("attention", "feed-forward")}, "it lacks"),

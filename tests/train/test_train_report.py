@@ -62,19 +62,19 @@ def test_pushing_losers_away_is_told_in_words():
         }
     )
     (found,) = report.run_warnings(bad, held())
-    assert found.startswith("Accuracy is 1.0 from step 12 and the winner's error rises")
-    assert "pushing losers away" in found
+    assert found.startswith("Accuracy is 1.0 from step 12 on, and the winner's error rises")
+    assert "pushes losers away" in found
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"winner_change": 0.03}, "rose by 3.0% and so did the loser's"),
-        ({"winner_change": 0.03, "loser_change": -0.1}, "explains real clips worse"),
+        ({"winner_change": 0.03, "loser_change": -0.1}, "predicts real clips worse"),
         ({"accuracy": 0.52}, "no better than a guess"),
         ({"control_accuracy": 0.79}, "losers of other prompts just as often"),
-        ({"accuracy_by_level": [1.0, 0.9, 0.5, 0.4]}, "the gain is in texture"),
-        ({"pairs": 4}, "Only 4 held-out pairs"),
+        ({"accuracy_by_level": [1.0, 0.9, 0.5, 0.4]}, "The gain is in texture"),
+        ({"pairs": 4}, "Only 4 pairs or clips are held out"),
     ],
 )
 def test_held_out_warnings(change, words):
@@ -86,10 +86,10 @@ def test_a_saturated_preference_says_since_when_and_what_still_trains():
     spent = {"saturation": lambda s: 0.5 if s < 12 else 0.02, "loss/preference": lambda s: 0.02}
     (found,) = report.run_warnings(steps(**spent, loss=lambda s: 75.02), held())
     assert found.startswith(
-        "The preference has saturated: 4% of its gradient is left, less than 20%"
+        "The preference has saturated: 4% of its first gradient is left, and less than 20%"
     )
-    assert "from about step 9 on" in found  # steps 9 to 28: three at 1, 17 at 0.04: 0.184
-    assert "what still trains is the winner's term" in found
+    assert "since about step 9" in found  # steps 9 to 28: three at 1, 17 at 0.04: 0.184
+    assert "only the winner's own error still trains" in found
     (found,) = report.run_warnings(steps(**spent, loss=lambda s: 0.02), held())
     assert "steps teach little" in found
     assert report.run_warnings(steps(saturation=lambda s: 0.11), held()) == []
@@ -134,5 +134,5 @@ def test_the_page_of_a_real_run_with_videos(fresh, model):
     assert page.count("<video") == 3
     assert page.index("<figcaption>real") < page.index("<figcaption>base")
     assert "http://" not in page.replace("http://www.w3.org", "")
-    assert any("held-out pairs" in text for text in found)
+    assert any("are held out" in text for text in found)
     assert json.loads((summary.folder / "summary.json").read_text())["steps"] == 3

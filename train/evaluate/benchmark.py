@@ -1,11 +1,11 @@
-"""What is generated for: prompts with first frames, from a workspace or a folder.
+"""Prompts with first frames, from a workspace or a folder.
 
-Four kinds of folder are read:
+Four kinds of folder can be read:
 
     RealAction-TestBench   images.txt (one path a line) and a .txt of as many prompts
     VBench-I2V             vbench2_i2v_full_info.json or i2v-bench-info.json, images in crop/W-H/
     pictures, real clips   each PNG, JPEG or MP4 with its prompt in <name>.txt, or as its name;
-                           a real clip brings its first frame
+                           a real clip brings its own first frame
     prompts.txt            one prompt a line, no pictures (text-to-video)
 """
 
@@ -32,10 +32,10 @@ _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 @dataclass(frozen=True)
 class Item:
-    """One prompt. image: its first frame's file, or None. clip: the real clip's file, or None.
+    """One prompt. image: file of its first frame, or None. clip: file of the real clip, or None.
 
-    names: file stems under which finished videos of this prompt may be found, best first; no
-    other item has one of them.
+    names: file stems that finished videos of this prompt may have, the best first. No other item
+    has any of them.
     """
 
     item_id: str
@@ -46,16 +46,16 @@ class Item:
 
 
 def read_benchmark(folder: Path, aspect: float = 1.5) -> list[Item]:
-    """The items of a benchmark folder; `aspect` (width / height) chooses among VBench's crops.
+    """The items of a benchmark folder. `aspect` (width / height) chooses among VBench's crops.
 
-    Raises UserError when the folder is of none of the known kinds or a picture is missing.
+    Raises UserError if the folder is of no known kind, or if a picture is missing.
     """
     if not folder.is_dir():
         raise UserError(f"the benchmark {folder} is not a folder")
     return _unshared(_read(folder, aspect))
 
 
-read = read_benchmark  # the name until 0.2, by which scripts outside call it
+read = read_benchmark  # the name until 0.2, which outside scripts still use
 
 
 def _read(folder: Path, aspect: float) -> list[Item]:
@@ -75,12 +75,13 @@ def _read(folder: Path, aspect: float) -> list[Item]:
         return [_item(prompt, None, (prompt,)) for prompt in _lines(folder / "prompts.txt")]
     raise UserError(
         f"{folder} holds no prompts",
-        "expected images.txt and prompts, a VBench-I2V json, pictures, clips, or prompts.txt",
+        "give a folder with images.txt and prompts, a VBench-I2V json, pictures, clips, or "
+        "prompts.txt",
     )
 
 
 def of_workspace(workspace: Workspace, split: str) -> list[Item]:
-    """The kept clips of a split: their prompts, and their files as real clips."""
+    """The kept clips of a split: their prompts, and their files as the real clips."""
     path = workspace.require(workspace.clips, "curate ingest FOOTAGE")
     columns = ["clip_id", "prompt", "keep", "status", "split", "path"]
     rows = tables.read_table(path, tables.CLIPS, columns).to_pylist()
@@ -91,33 +92,34 @@ def of_workspace(workspace: Workspace, split: str) -> list[Item]:
             continue
         clip = workspace.root / row["path"]
         if not clip.is_file():
-            raise UserError(f"{clip} is not there", "run `realdpo curate ingest` again")
+            raise UserError(f"{clip} is missing", "run `realdpo curate ingest` again")
         if not row["prompt"]:
             without += 1
             continue
         names = (row["clip_id"], stem_of(row["prompt"]))
         items.append(Item(row["clip_id"], row["prompt"], clip=clip, names=names))
     if without:
-        say(f"{without} clips of {split} have no prompt and are left out")
+        say(f"{without} clips of the split {split} have no prompt and are left out")
     if not items:
         if without:
             raise UserError(
-                f"none of the {without} clips of {split} has a prompt",
+                f"none of the {without} clips of the split {split} has a prompt",
                 f"caption them: realdpo curate caption -w {workspace.root}",
             )
         present = sorted({str(row["split"]) for row in rows if row["keep"]})
         raise UserError(
-            f"no clip of {workspace.root} is in the split {split!r}",
-            f"clips are in: {', '.join(present) or 'none'}; choose with --split, or curate more",
+            f"{workspace.root} has no clip in the split {split!r}",
+            f"splits with clips: {', '.join(present) or 'none'}. Choose one with --split, or "
+            "curate more footage",
         )
     return _unshared(items)
 
 
 def _unshared(items: Sequence[Item]) -> list[Item]:
-    """Each item once, without names that several have: a video of one is none of the other."""
+    """Each item once, without names that several share, because a video belongs to one item."""
     once = {item.item_id: item for item in items}
     if len(once) < len(items):
-        say(f"{len(items) - len(once)} prompts are there more than once and are taken once")
+        say(f"{len(items) - len(once)} prompts are repeated and are taken once")
     counts = Counter(name for item in once.values() for name in item.names)
     return [
         replace(item, names=tuple(name for name in item.names if counts[name] == 1))
@@ -126,7 +128,7 @@ def _unshared(items: Sequence[Item]) -> list[Item]:
 
 
 def find_video(folder: Path, item: Item, seed: int) -> Path | None:
-    """The finished video of an item: <name>-<seed>.mp4, or <name>.mp4 as seed 0; None if absent."""
+    """The finished video of an item: <name>-<seed>.mp4, or <name>.mp4 as seed 0, or None."""
     for name in item.names:
         for candidate in (f"{name}-{seed}.mp4", *((f"{name}.mp4",) if seed == 0 else ())):
             if (folder / candidate).is_file():
@@ -136,7 +138,7 @@ def find_video(folder: Path, item: Item, seed: int) -> Path | None:
 
 
 def crop_and_scale(picture: np.ndarray, width: int, height: int) -> np.ndarray:
-    """A picture [h, w, 3] cropped about its centre to the aspect, then scaled."""
+    """A picture [h, w, 3], cropped to the aspect around its centre, then scaled."""
     import cv2
 
     from realdpo.pairs.conform import centred_crop
@@ -150,7 +152,7 @@ def crop_and_scale(picture: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def load_picture(path: Path) -> np.ndarray:
-    """uint8 [H, W, 3], upright. Raises UserError when it is not a picture."""
+    """uint8 [H, W, 3], upright. Raises UserError if the file is not a picture."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
@@ -166,16 +168,16 @@ def _realaction(folder: Path) -> list[Item]:
     prompts = next((lines for p in others if len(lines := _lines(p)) == len(images)), None)
     if prompts is None:
         raise UserError(
-            f"{folder} has no file of {len(images)} prompts beside images.txt",
-            "put one prompt a line, in the order of images.txt, into prompts.txt",
+            f"{folder} has no file with {len(images)} prompts beside images.txt",
+            "write prompts.txt with one prompt per line, in the order of images.txt",
         )
     items = []
     for line, prompt in zip(images, prompts, strict=True):
-        # The published folder keeps its images two levels up from the list that names them.
+        # In the published folder, the images lie two levels above the list that names them.
         places = [parent / line for parent in (folder, *folder.resolve().parents[:3])]
         image = next((p for p in places if p.is_file()), None)
         if image is None:
-            raise UserError(f"{folder / 'images.txt'} names {line}, which is not there")
+            raise UserError(f"{folder / 'images.txt'} names {line}, which is missing")
         items.append(_item(prompt, image, (Path(line).stem, prompt)))
     return items
 
@@ -196,10 +198,10 @@ def _vbench(folder: Path, info: Path, aspect: float) -> list[Item]:
         prompt = entry.get("prompt_en") or entry.get("caption")
         name = entry.get("image_name") or entry.get("file_name")
         if not prompt or not name:
-            raise UserError(f"{info}: an entry lacks its prompt or its image's name")
+            raise UserError(f"{info}: an entry has no prompt or no name of an image")
         image = next((root / name for root in roots if (root / name).is_file()), None)
         if image is None:
-            raise UserError(f"{info} names {name}, which is in no folder of {folder}")
+            raise UserError(f"{info} names {name}, which is in none of the folders of {folder}")
         items.setdefault(f"{name}\0{prompt}", _item(prompt, image, (prompt, Path(name).stem)))
     return list(items.values())
 
@@ -216,7 +218,7 @@ def _item(prompt: str, image: Path | None, names: Sequence[str], clip: Path | No
     shown = clip or image
     digest = bytes_hash(shown.read_bytes()) if shown else None
     item_id = content_id(prompt=prompt, image=digest)
-    # Its own id is a name that nobody else has, whatever the prompt.
+    # The item's own id is unique, whatever the prompt.
     plain = (name.replace("/", "_") for name in names if "/" in name)
     stems = dict.fromkeys((*map(stem_of, names), *map(stem_of, plain), item_id))
     return Item(item_id, prompt, image, clip, tuple(stems))

@@ -1,4 +1,4 @@
-"""What the commands of `realdpo eval` do, between the command line and the parts."""
+"""The commands of `realdpo eval`, between the command line and the parts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from realdpo.workspace import Workspace
 
 
 def preview_evaluation(workspace: Workspace, config: EvalConfig) -> dict[str, Any]:
-    """What an evaluation would do; nothing is written."""
+    """A preview of an evaluation. Nothing is written."""
     from realdpo.train.evaluate import plan
 
     systems, items = plan.systems_of(workspace, config), plan.items_of(workspace, config)
@@ -37,7 +37,10 @@ def preview_text(found: dict[str, Any]) -> str:
 def evaluate_and_report(
     workspace: Workspace, config: EvalConfig, devices: Sequence[str], shard: tuple[int, int]
 ) -> dict[str, Any] | None:
-    """Run it and write the page; the summary, or None when only a shard of videos was made."""
+    """Run an evaluation and write its page.
+
+    Returns the summary, or None after a shard of videos.
+    """
     from realdpo.train.evaluate import run
 
     made = run.run_evaluation(workspace, config, devices=devices, shard=shard)
@@ -47,7 +50,10 @@ def evaluate_and_report(
 
 
 def write_eval_report(workspace: Workspace, name: str, players: int) -> tuple[Path, dict[str, Any]]:
-    """The page of an evaluation, written under reports/; its path, and what it says as values."""
+    """Write the page of an evaluation under reports/.
+
+    Returns its path and its content as values.
+    """
     from realdpo.train.evaluate import page
 
     folder = _folder(workspace, name)
@@ -61,7 +67,7 @@ def write_eval_report(workspace: Workspace, name: str, players: int) -> tuple[Pa
 
 
 def evaluation_videos(workspace: Workspace, name: str, shown: int) -> report.Section:
-    """The videos of an evaluation, for another page; of at most `shown` prompts."""
+    """A section for another page: the videos of at most `shown` prompts of an evaluation."""
     from realdpo.train.evaluate import page
 
     folder = _folder(workspace, name)
@@ -71,7 +77,7 @@ def evaluation_videos(workspace: Workspace, name: str, shown: int) -> report.Sec
 
 
 def closing_words(workspace: Workspace, name: str, made: dict[str, Any]) -> str:
-    """The last words of a run: verdicts, cautions, where the page is."""
+    """The closing lines of an evaluation: table with verdicts, failures, and the page's path."""
     from realdpo.train.evaluate import summary
 
     lines = [summary.summary_markdown(made)]
@@ -85,7 +91,7 @@ def closing_words(workspace: Workspace, name: str, made: dict[str, Any]) -> str:
 def serve_study(
     workspace: Workspace, name: str, systems: Sequence[str], host: str, port: int
 ) -> None:
-    """Serve until Ctrl-C."""
+    """Serve the study until Ctrl-C."""
     from realdpo.train.evaluate import study
 
     folder = _folder(workspace, name)
@@ -93,13 +99,15 @@ def serve_study(
     known = [*made["systems"], REAL]
     chosen = list(systems) or list(made["systems"])
     if strange := [s for s in chosen if s not in known]:
-        raise UserError(f"no system {strange[0]!r} in {folder}", f"known: {', '.join(known)}")
+        raise UserError(f"{folder} has no system {strange[0]!r}", f"known: {', '.join(known)}")
     rows = json.loads((folder / "rows.json").read_text())
     rows = [{**row, "video": str(folder / row["video"])} for row in rows]
     trials = study.make_trials(folder / "study", rows, chosen, _prompts(folder))
     running = study.Study(folder / "study", trials)
     server = study.make_study_server(running, host, port)
-    progress.say(f"http://{host}:{server.server_port}/  ({len(trials)} pairs; Ctrl-C ends it)")
+    progress.say(
+        f"http://{host}:{server.server_port}/  ({len(trials)} pairs; press Ctrl-C to stop)"
+    )
     progress.say(f"votes: {running.path}")
     try:
         server.serve_forever()
@@ -108,14 +116,14 @@ def serve_study(
 
 
 def study_results(workspace: Workspace, name: str, systems: Sequence[str]) -> dict[str, Any]:
-    """What the votes of a study say."""
+    """The results of a study, from its votes."""
     from realdpo.train.evaluate import study, summary
 
     path = _folder(workspace, name) / "study" / "votes.parquet"
     votes = study.read_votes(path)
     if not votes:
         raise UserError(
-            f"no votes in {path}", f"collect some: realdpo eval study -w {workspace.root}"
+            f"{path} holds no votes", f"collect some with: realdpo eval study -w {workspace.root}"
         )
     voted = dict.fromkeys(s for v in votes if not v["check"] for s in (v["first"], v["second"]))
     found: dict[str, Any] = summary.plain_values(
@@ -140,7 +148,7 @@ def _folder(workspace: Workspace, name: str) -> Path:
     folder = workspace.evaluations / name
     if not (folder / "summary.json").is_file():
         raise UserError(
-            f"no evaluation {name!r} in {workspace.root}",
+            f"{workspace.root} has no evaluation {name!r}",
             f"make it with: realdpo eval --system base=... -w {workspace.root}",
         )
     return folder

@@ -1,4 +1,4 @@
-"""Settings of `realdpo eval`: frozen dataclasses, nothing heavy imported."""
+"""Settings of `realdpo eval` and `realdpo sample`: frozen dataclasses, without heavy imports."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from realdpo.errors import UserError
 from realdpo.families.memory import check_options
 from realdpo.precision import Dtype, long_name
 
-REAL = "real"  # the name under which real clips stand beside systems
+REAL = "real"  # the name of the real clips among the systems
 
 
 @settings
 class JudgeConfig:
-    """A vision-language model as judge; without a url there is none.
+    """A vision-language model as judge. Without a url there is no judge.
 
     url: address of an OpenAI-compatible server, up to and including /v1. model: name of the model
     at that server. runs: number of times that each comparison is judged, in other orders. frames:
@@ -38,16 +38,18 @@ class JudgeConfig:
 
     def __post_init__(self) -> None:
         if self.url and not self.url.startswith(("http://", "https://")):
-            raise UserError(f"judge.url={self.url}: does not start with http")
+            raise UserError(f"judge.url={self.url}: it does not start with http")
         if self.url and not self.model:
-            raise UserError("judge.model is not given", "name the model as its server knows it")
+            raise UserError(
+                "judge.model is missing", "give the name by which the server knows the model"
+            )
         if self.runs < 1 or self.frames < 2 or self.attempts < 1:
             raise UserError("a judge needs at least 1 run, 1 attempt and 2 frames")
 
 
 @settings
 class SampleConfig:
-    """Which systems make videos, of which prompts, and how.
+    """The systems that make videos, their prompts, and the form of the videos.
 
     name: name of these videos; they go to samples/NAME. systems: systems to sample, as NAME=WHAT: a
     run of the workspace, a model (`tiny`, a folder, a Hub id), MODEL+LORA, or a folder of finished
@@ -91,16 +93,16 @@ class SampleConfig:
 
     def _check(self) -> None:
         if self.seeds < 1 or self.prompts < 0:
-            raise UserError("seeds must be at least 1, prompts at least 0 (all)")
+            raise UserError("seeds must be at least 1, and prompts at least 0 (all)")
         check_options(self.memory)
         object.__setattr__(self, "dtype", long_name(self.dtype))
         if REAL in self.systems:
             raise UserError(
-                "the name `real` is kept for the real clips", "call the system otherwise"
+                "the name `real` is reserved for the real clips", "give the system another name"
             )
         for name in (self.name, *self.systems):
             if not name or any(c in name for c in "/\\\n|") or name.startswith("."):
-                raise UserError(f"{name!r} cannot be used as a name")
+                raise UserError(f"{name!r} cannot be a name", "use letters, digits, - and _")
 
     @property
     def base_name(self) -> str:
@@ -110,7 +112,7 @@ class SampleConfig:
 
 @settings
 class EvalConfig(SampleConfig):
-    """What is compared, on which prompts, and how.
+    """The systems to compare, their prompts, and the measures.
 
     name: name of this comparison; its files go to eval/NAME. systems: systems to compare, as
     NAME=WHAT: a run of the workspace, a model (`tiny`, a folder, a Hub id), MODEL+LORA, or a folder

@@ -1,4 +1,4 @@
-"""How well frames fit the prompt and each other, in the embedding of an open_clip model."""
+"""How well the frames fit the prompt and each other, by the embedding of an open_clip model."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Frechet distance between sets of videos in the features of a named, trained network.
 
-The number means something only with the network's name and weights, so both are part of its
-name (`frechet.videomae@1a2b3c4d`). A network whose weights did not load completely is refused:
-random features would give a number that looks like one.
+The number has a meaning only together with the network's name and weights, so both are part of its
+name (`frechet.videomae@1a2b3c4d`). A network whose weights did not load completely is refused,
+because random features would give a number that looks valid.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ class FeatureNetwork:
 def load_network(spec: str, device: str = "cpu") -> FeatureNetwork:
     """`NETWORK:PATH`: a VideoMAE folder (transformers) or torchvision weights as a file.
 
-    Raises UserError for an unknown network, a missing path, or weights that do not fit wholly.
+    Raises UserError for an unknown network, a missing path, or incomplete weights.
     """
     kind, _, path = spec.partition(":")
     if kind not in NETWORKS or not path:
         raise UserError(
-            f"no feature network {spec!r}",
-            f"give NETWORK:PATH to its weights, NETWORK one of {', '.join(NETWORKS)}",
+            f"{spec!r} names no feature network",
+            f"give NETWORK:PATH-OF-ITS-WEIGHTS, where NETWORK is one of {', '.join(NETWORKS)}",
         )
     if not Path(path).exists():
-        raise UserError(f"the weights {path} of {kind} are not there")
+        raise UserError(f"the weights of {kind} are missing: {path}")
     load = _load_videomae if kind == "videomae" else _load_torchvision
     return load(kind, Path(path), device)
 
@@ -49,15 +49,15 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     """Squared Frechet distance of two Gaussians fitted to features [n, D] and [m, D].
 
     |mu_a - mu_b|^2 + tr(A + B - 2 (A B)^1/2). The trace of the root is the sum of the roots of
-    the eigenvalues of A^1/2 B A^1/2, which is symmetric, so that no complex root appears.
+    the eigenvalues of A^1/2 B A^1/2. That matrix is symmetric, so no complex root appears.
     Raises ValueError for fewer than two rows.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if len(a) < 2 or len(b) < 2:
         raise ValueError("a covariance needs at least two videos")
     mean = a.mean(axis=0) - b.mean(axis=0)
-    # With A = X'X, B = Y'Y the eigenvalues wanted are the squared singular values of Y X', an
-    # [m, n] matrix: cheaper and steadier than D x D roots where videos are fewer than features.
+    # With A = X'X and B = Y'Y, the eigenvalues are the squared singular values of Y X', an [m, n]
+    # matrix. With fewer videos than features, this is cheaper and more stable than D x D roots.
     x = (a - a.mean(axis=0)) / np.sqrt(len(a) - 1)
     y = (b - b.mean(axis=0)) / np.sqrt(len(b) - 1)
     root = np.linalg.svd(y @ x.T, compute_uv=False).sum()
@@ -82,7 +82,7 @@ def _load_videomae(kind: str, path: Path, device: str) -> FeatureNetwork:
     model, info = loaded
     lacking = sorted(info["missing_keys"]) + sorted(map(str, info["mismatched_keys"]))
     if lacking:
-        raise UserError(f"{path} lacks weights of VideoMAE, for one {lacking[0]}")
+        raise UserError(f"{path} lacks weights of VideoMAE, for example {lacking[0]}")
     model = model.to(device).eval()
     size, count = int(model.config.image_size), int(model.config.num_frames)
 
@@ -109,7 +109,7 @@ def _load_torchvision(kind: str, path: Path, device: str) -> FeatureNetwork:
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-        model.load_state_dict(state)  # strict: every weight is there or this raises
+        model.load_state_dict(state)  # strict: raises if a weight is missing
     except Exception as error:
         line = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(f"{path} does not hold the weights of {kind}: {line}") from None
@@ -138,7 +138,7 @@ def _load_torchvision(kind: str, path: Path, device: str) -> FeatureNetwork:
 def _sampled(
     video: np.ndarray, count: int, size: int, mean: Sequence[float], std: Sequence[float]
 ) -> Any:
-    """float32 [1, 3, count, size, size]: frames evenly in time, centre square, normalised."""
+    """float32 [1, 3, count, size, size]: evenly spaced frames, centre square, normalised."""
     import torch
 
     index = np.linspace(0, len(video) - 1, count).round().astype(int)

@@ -1,8 +1,9 @@
 """A vision-language model as judge, over any server that speaks the OpenAI protocol.
 
-All systems' videos of one prompt are shown together under neutral letters in shuffled order and
-scored on the same questions. Every prompt is judged in several runs with other orders, so that
-the judge's agreement with itself is known; a judge that contradicts itself measures nothing.
+The judge sees the videos of all systems for one prompt together, under neutral letters and in
+shuffled order, and scores them on the same questions. Every prompt is judged in several runs with
+other orders. This measures the judge's agreement with itself: a judge that contradicts itself
+measures nothing.
 """
 
 from __future__ import annotations
@@ -59,18 +60,18 @@ ASPECTS: dict[str, tuple[str, ...]] = {
 
 
 def refuse_if_used(model: str, used: Iterable[str]) -> None:
-    """Raise UserError when the judge is a model that wrote or filtered the data."""
+    """Raise UserError if the judge is a model that wrote or filtered the data."""
     if name := used_as(model, used):
         raise UserError(
             f"the judge {model} also wrote or filtered the data ({name})",
-            "use another judge, or set judge.allow_used=true and say so with the result",
+            "use another judge, or set judge.allow_used=true and mention it with the result",
         )
 
 
 def used_as(model: str, used: Iterable[str]) -> str:
-    """Which of `used` names is this model, or nothing.
+    """The name among `used` that is this model, or None.
 
-    A model that chose the data prefers what it chose: its praise of the result is circular.
+    A model that chose the data prefers what it chose, so its praise of the result is circular.
     Names are compared by their last part, without case and punctuation.
     """
 
@@ -78,14 +79,15 @@ def used_as(model: str, used: Iterable[str]) -> str:
         return re.sub(r"[^a-z0-9]", "", name.lower().rstrip("/").split("/")[-1].split(":")[-1])
 
     for name in used:
-        # A captioner is stored as e.g. `openai:http://host/v1 model` or `transformers:owner/model`.
+        # A captioner is stored as, for example, `openai:http://host/v1 model` or
+        # `transformers:owner/model`.
         if bare(model) in {bare(part) for part in re.split(r"[\s@#,]+", name) if part}:
             return name
     return ""
 
 
 def models_used(workspace: Workspace) -> list[str]:
-    """Every model that curation names: captioners of clips, and all texts in its saved settings."""
+    """Every model that curation names: the clips' captioners, and texts in its saved settings."""
     found: set[str] = set()
     if workspace.clips.is_file():
         column = tables.read_table(workspace.clips, tables.CLIPS, ["captioner"])["captioner"]
@@ -149,7 +151,10 @@ def build_request(
 def parse_answer(
     answer: str, letters: str, aspects: Iterable[str]
 ) -> dict[str, dict[str, list[float]]]:
-    """{letter: {aspect: five scores}} out of a model's answer. ValueError when it is not that."""
+    """{letter: {aspect: five scores}} from a model's answer.
+
+    ValueError if it does not hold them.
+    """
     start, end = answer.find("{"), answer.rfind("}")
     if start < 0 or end < start:
         raise ValueError("no JSON object in the answer")
@@ -178,9 +183,9 @@ def judge_prompt(
 ) -> dict[str, dict[str, list[float]]]:
     """{system: {aspect: five scores}} for one prompt, systems shown in an order drawn by `seed`.
 
-    An odd turn shows them in the reverse order of the one before, so that a judge who favours a
-    place contradicts itself. Raises UserError when the server refuses the request or gives no usable answer in
-    `config.attempts` attempts.
+    An odd turn shows them in the reverse order of the previous one, so a judge that favours a place
+    contradicts itself. Raises UserError if the server refuses the request or gives no usable answer
+    in `config.attempts` attempts.
     """
     systems = sorted(videos)
     drawn = np.random.default_rng([seed, turn // 2]).permutation(len(systems))
@@ -237,7 +242,7 @@ def _ask(
             problem = f"its answer is unusable ({error})"
     raise UserError(
         f"the judge at {config.url} gave no scores in {attempt + 1} attempts: {problem}",
-        "the same command goes on from here once the server is well",
+        "run the same command again when the server works; it continues from here",
     )
 
 

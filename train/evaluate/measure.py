@@ -1,4 +1,4 @@
-"""Numbers of every video: without weights, and with those the user names."""
+"""Metrics of every video: those without weights, and those with weights that the user names."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from realdpo.workspace import Workspace
 
 
 def check_measures(planned: EvalPlan[EvalConfig], workspace: Workspace) -> None:
-    """Refuse what cannot be measured with, before hours are spent on making videos."""
+    """Refuse measures that cannot work, before hours are spent on videos."""
     config = planned.config
     if config.clip:
         consistency.load_consistency(config.clip)
@@ -35,7 +35,7 @@ def check_measures(planned: EvalPlan[EvalConfig], workspace: Workspace) -> None:
         if sum(item.clip is not None for item in planned.items) < 2:
             raise UserError(
                 "the Frechet distance needs at least two real clips to compare with",
-                "evaluate on a workspace's split, or put <name>.mp4 beside the pictures",
+                "evaluate on a split of the workspace, or put <name>.mp4 beside the pictures",
             )
     if config.vbench:
         vbench.check_dimensions(config.vbench)
@@ -44,9 +44,10 @@ def check_measures(planned: EvalPlan[EvalConfig], workspace: Workspace) -> None:
 
 
 def measure_videos(planned: EvalPlan[EvalConfig]) -> tuple[list[dict[str, Any]], list[str]]:
-    """One row a video (system, item, seed number, file, dtype, form, metrics), real clips included.
+    """One row per video (system, item, seed number, file, dtype, form, metrics), with real clips.
 
-    dtype: of the weights that made it; None for what was not made here. Also what could not be measured, in words: missing finished videos, damaged files.
+    dtype: dtype of the weights that made it, or None if it was not made here. Also returns the
+    failures in words: missing finished videos, damaged files.
     """
     wanted: list[tuple[str, Item, int, Path]] = []
     failures = []
@@ -67,8 +68,8 @@ def measure_videos(planned: EvalPlan[EvalConfig]) -> tuple[list[dict[str, Any]],
         if missing:
             all_ = len(planned.items) * len(numbers)
             failures.append(
-                f"{system.name}: {len(missing)} of {all_} videos are not in {system.videos}, "
-                f"for one {missing[0]}"
+                f"{system.name}: {len(missing)} of {all_} videos are missing from {system.videos}, "
+                f"for example {missing[0]}"
             )
     wanted += [(REAL, item, 0, item.clip) for item in planned.items if item.clip is not None]
     jobs = [(str(path), str(item.image) if item.image else None) for _, item, _, path in wanted]
@@ -88,13 +89,13 @@ def measure_videos(planned: EvalPlan[EvalConfig]) -> tuple[list[dict[str, Any]],
             continue
         key = {"system": name, "item": item.item_id, "seed": number}
         video = {"video": _stored(planned.folder, path), "dtype": dtypes.get(name)}
-        # Copied: one file may be the video of two systems, and each gets numbers of its own.
+        # Copied, because one file may be the video of two systems, which get numbers of their own.
         rows.append({**key, **video, **outcome.value, "metrics": dict(outcome.value["metrics"])})
     return rows, failures
 
 
 def measure_file(folder: Path, job: tuple[str, str | None]) -> dict[str, Any]:
-    """Form and weight-free metrics of a video file, kept under its content and this program's."""
+    """Form and weight-free metrics of a video file, stored by its content and this version."""
     path, image = job
 
     def made() -> dict[str, Any]:
@@ -117,7 +118,7 @@ def measure_file(folder: Path, job: tuple[str, str | None]) -> dict[str, Any]:
 def add_with_weights(
     planned: EvalPlan[EvalConfig], workspace: Workspace, rows: list[dict[str, Any]], device: str
 ) -> dict[str, Any]:
-    """Metrics that need weights, added to the rows; what belongs to no single row is returned."""
+    """Add metrics that need weights to the rows. Returns those that belong to no single row."""
     config, extra = planned.config, {}
     items = {item.item_id: item for item in planned.items}
     if config.clip:
@@ -151,7 +152,7 @@ def add_with_weights(
 def _frechet(
     planned: EvalPlan[EvalConfig], rows: Sequence[Mapping[str, Any]], device: str
 ) -> dict[str, Any]:
-    """Distance of each system's videos to the real clips."""
+    """Distance of each system's videos from the real clips."""
     network = frechet.load_network(planned.config.frechet, device)
     by_system: dict[str, list[np.ndarray]] = {}
     for row in rows:
@@ -175,7 +176,7 @@ def _frechet(
 
 
 def _judge(planned: EvalPlan[EvalConfig], rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The judge's mean score per aspect into each row; how well it agrees with itself."""
+    """Add the judge's mean score per aspect to each row. Returns its agreement with itself."""
     config = planned.config.judge
     asked = asdict(replace(config, timeout=0, attempts=1, runs=1))
     items = {item.item_id: item for item in planned.items}
@@ -214,7 +215,7 @@ def _judge(planned: EvalPlan[EvalConfig], rows: list[dict[str, Any]]) -> dict[st
 
 
 def _kept(folder: Path, what: Mapping[str, Any], make: Callable[[], Any]) -> Any:
-    """`make()`, or what it gave before for the same `what`; called at once, or not at all."""
+    """The result of `make()`, or the stored result for the same `what`."""
     path = folder / f"{content_id(**what)}.json"
     if not path.is_file():
         write_text(path, json.dumps(make()))
@@ -222,7 +223,7 @@ def _kept(folder: Path, what: Mapping[str, Any], make: Callable[[], Any]) -> Any
 
 
 def _stored(folder: Path, path: Path) -> str:
-    """A file's path as rows hold it: within the evaluation's folder relative, so it may move."""
+    """A file's path for a row: relative inside the evaluation's folder, so the folder can move."""
     path, folder = path.resolve(), folder.resolve()
     return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 

@@ -1,7 +1,7 @@
-"""Numbers of one video that need no weights: motion, smoothness, flicker, drift, first frame.
+"""Metrics of one video that need no weights: motion, smoothness, flicker, drift, first frame.
 
-Motion, freezing and flicker come from curate's scores, so that a model is judged by the very
-measures its data was chosen by; what only a generated video can do wrong is measured here.
+Motion, freezing and flicker come from curate's scores, so a model is judged by the same measures by
+which its data was chosen. Faults that only generated videos have are measured here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fractions import Fraction
 import cv2
 import numpy as np
 
-VERSION = 1  # raise when a number changes that is not of curate.scores
+VERSION = 1  # raise if a number changes that does not come from curate.scores
 
 _ANALYSIS_HEIGHT = 240
 _FLOW_HEIGHT = 128
@@ -22,7 +22,7 @@ _FLOW_HEIGHT = 128
 
 @dataclass(frozen=True)
 class Metric:
-    """direction: +1 more is better, -1 less is better, 0 describes without praise."""
+    """direction: +1 more is better, -1 less is better, 0 neither is better."""
 
     name: str
     direction: int
@@ -30,25 +30,27 @@ class Metric:
     meaning: str
 
 
-# Amount of motion has no good direction by itself: standing still is smooth, shaking is not
-# life. It is listed first, so that every table shows it beside smoothness.
+# For the amount of motion, neither direction is better: standing still is smooth, and shaking is
+# not life. It comes first, so every table shows it beside smoothness.
 METRICS: tuple[Metric, ...] = (
     Metric("motion.total", 0, "heights/s", "median speed of the moving picture"),
     Metric("motion.camera", 0, "heights/s", "speed of the global motion"),
-    Metric("motion.subject", 0, "heights/s", "speed that remains without the camera's"),
+    Metric("motion.subject", 0, "heights/s", "speed that remains without that of the camera"),
     Metric("motion.difference", 0, "of range", "mean change from frame to frame"),
-    Metric("smooth.residual", -1, "ratio", "second difference of frames relative to motion"),
-    Metric("smooth.jerk", -1, "ratio", "second difference of the flow relative to its speed"),
+    Metric("smooth.residual", -1, "ratio", "second difference of frames, relative to motion"),
+    Metric("smooth.jerk", -1, "ratio", "second difference of the flow, relative to its speed"),
     Metric("motion.smoothness", 1, "0-1", "evenness of the subject's speed"),
     Metric("flash.flicker", -1, "levels", "fast changes of mean brightness"),
-    Metric("frozen.share", -1, "share", "time in stretches without any change"),
+    Metric("frozen.share", -1, "share", "share of time in stretches without any change"),
     Metric("time.repeats", -1, "share", "frames that repeat the one before"),
-    Metric("drift.sharpness", -1, "octaves", "sharpness gained or lost from start to end"),
+    Metric("drift.sharpness", -1, "octaves", "gain or loss of sharpness from start to end"),
     Metric("drift.colour", -1, "Lab", "shift of mean colour from start to end"),
-    Metric("first.psnr", 1, "dB", "first frame against the given one"),
-    Metric("first.ssim", 1, "", "first frame against the given one"),
-    Metric("clip.text", 1, "cosine", "frames against the prompt, open_clip"),
-    Metric("clip.consistency", 1, "cosine", "each frame against the first and the one before"),
+    Metric("first.psnr", 1, "dB", "first frame, compared with the given one"),
+    Metric("first.ssim", 1, "", "first frame, compared with the given one"),
+    Metric("clip.text", 1, "cosine", "fit of the frames to the prompt, by open_clip"),
+    Metric(
+        "clip.consistency", 1, "cosine", "each frame, compared with the first and the previous one"
+    ),
     Metric("judge.first_frame", 1, "0-10", "judge: fits the first frame"),
     Metric("judge.text", 1, "0-10", "judge: fits the text"),
     Metric("judge.motion", 1, "0-10", "judge: natural motion"),
@@ -75,11 +77,11 @@ BY_NAME = {metric.name: metric for metric in METRICS}
 def video_metrics(
     frames: np.ndarray, fps: Fraction | float, first_frame: np.ndarray | None = None
 ) -> dict[str, float]:
-    """All weight-free metrics of one video.
+    """All metrics of one video that need no weights.
 
-    frames: uint8 [F, H, W, 3], F >= 3. first_frame: the picture the video was made from, uint8
-    [h, w, 3], scaled to the video's size for comparison; without it first.* are left out.
-    A number that cannot be told (the jerk of a video that does not move) is NaN.
+    frames: uint8 [F, H, W, 3], F >= 3. first_frame: the picture from which the video was made,
+    uint8 [h, w, 3], scaled to the video's size for comparison. Without it, first.* is left out. A
+    number that is undefined (the jerk of a video that does not move) is NaN.
     Raises ValueError for fewer than three frames.
     """
     frames = np.asarray(frames)
@@ -130,8 +132,8 @@ def frame_difference(grey: np.ndarray) -> float:
 def smoothness_residual(grey: np.ndarray) -> float:
     """Mean |x[t] - (x[t-1] + x[t+1])/2| over mean |x[t+1] - x[t]|: 0 linear, 1 zigzag.
 
-    Independent noise gives sqrt(3)/2 = 0.87, so a frozen noisy video is not called smooth.
-    NaN when nothing changes.
+    Independent noise gives sqrt(3)/2 = 0.87, so a frozen noisy video does not count as smooth.
+    NaN if nothing changes.
     """
     change = frame_difference(grey)
     if change < 1e-6:
@@ -142,8 +144,8 @@ def smoothness_residual(grey: np.ndarray) -> float:
 def flow_jerk(grey: np.ndarray) -> float:
     """Mean |v[t-1] - 2 v[t] + v[t+1]| over mean |v|, v the optical flow (Farneback) in pixels.
 
-    Means are over places and times where anything moves (more than 0.05 pixels a frame).
-    0 for motion of constant acceleration. NaN when nothing moves or for fewer than four frames.
+    The means run over places and times that move (more than 0.05 pixels per frame). Motion of
+    constant acceleration gives 0. NaN if nothing moves, or for fewer than four frames.
     """
     if len(grey) < 4:
         return math.nan
@@ -192,7 +194,7 @@ def colour_drift(frames: np.ndarray) -> float:
 
 
 def picture_psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Peak signal to noise ratio of two uint8 pictures in dB; 100 at most (equal pictures)."""
+    """Peak signal-to-noise ratio of two uint8 pictures in dB, at most 100 (equal pictures)."""
     error = float(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2))
     return min(100.0, 10 * math.log10(255**2 / error)) if error > 0 else 100.0
 
@@ -200,12 +202,12 @@ def picture_psnr(a: np.ndarray, b: np.ndarray) -> float:
 def picture_ssim(a: np.ndarray, b: np.ndarray) -> float:
     """Structural similarity of two uint8 pictures, mean over luma (Wang et al. 2004).
 
-    11x11 Gaussian window of deviation 1.5, C1 = (0.01 x 255)^2, C2 = (0.03 x 255)^2; only
-    windows wholly inside the picture count.
+    11x11 Gaussian window of deviation 1.5, C1 = (0.01 x 255)^2, C2 = (0.03 x 255)^2. Only
+    windows that lie wholly inside the picture count.
     """
     x, y = (cv2.cvtColor(p, cv2.COLOR_RGB2GRAY).astype(np.float64) for p in (a, b))
     if min(x.shape) < 11:
-        raise ValueError("ssim needs pictures of at least 11x11")
+        raise ValueError("ssim needs pictures of at least 11x11 pixels")
 
     def blur(p: np.ndarray) -> np.ndarray:
         return cv2.GaussianBlur(p, (11, 11), 1.5)[5:-5, 5:-5]

@@ -22,9 +22,9 @@ def evaluation_page(
     prompts: Mapping[str, str],
     shown: int = 12,
 ) -> str:
-    """The page of the evaluation in `folder`: its summary, its rows, prompts by item.
+    """The page of the evaluation in `folder`, from its summary, rows, and prompts by item.
 
-    Players of at most `shown` prompts are on the page.
+    The page plays the videos of at most `shown` prompts.
     """
     sections = comparison_sections(made)
     if "frechet" in made:
@@ -32,13 +32,11 @@ def evaluation_page(
             report.Section("Frechet distance to the real clips", _frechet(made["frechet"]))
         )
     if "judge" in made:
-        sections.append(
-            report.Section("How far the judge agrees with itself", _judge(made["judge"]))
-        )
+        sections.append(report.Section("Agreement of the judge with itself", _judge(made["judge"])))
     if "study" in made:
         sections.append(report.Section("People", _people(made["study"])))
     sections.append(videos_section(folder, made, rows, prompts, shown))
-    sections.append(report.Section("What was run", _what(made)))
+    sections.append(report.Section("Systems and settings", _what(made)))
     size = (
         f"{count_noun(made['prompts'], 'prompt')}, {count_noun(made['seeds'], 'seed')} each; "
         f"compared with {made['base']}"
@@ -59,7 +57,7 @@ def videos_section(
 
 
 def comparison_sections(made: Mapping[str, Any]) -> list[report.Section]:
-    """How the systems of an evaluation compare: verdicts, means, intervals, all numbers."""
+    """Sections that compare the systems: verdicts, means, intervals, and all numbers."""
     return [
         report.Section("Verdicts", _verdicts(made)),
         report.Section("Means", _means(made)),
@@ -86,22 +84,22 @@ def _verdicts(made: Mapping[str, Any]) -> Markup:
 
 
 def _means(made: Mapping[str, Any]) -> Markup:
-    """One row a metric, one column a system: amount of motion stands beside smoothness."""
+    """One row per metric and one column per system. Amount of motion comes beside smoothness."""
     rows = [
         {"metric": m["name"], "better": summary.ARROWS[m["direction"]]}
         | {name: numbers.get(m["name"]) for name, numbers in made["means"].items()}
-        | {"what it is": ", ".join(t for t in (m["meaning"], m["unit"]) if t)}
+        | {"meaning": ", ".join(t for t in (m["meaning"], m["unit"]) if t)}
         for m in made["metrics"]
     ]
     return report.render_table(rows)
 
 
 def _differences(made: Mapping[str, Any]) -> Markup:
-    """One panel a metric that differs: each system's mean difference, its interval, and zero."""
+    """One panel per metric that differs: each system's mean difference, its interval, and zero."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    # Film is so far off that beside it nothing could be seen of the systems.
+    # Film lies so far off that it would hide the differences between the systems.
     compared = made["compared"] or {REAL: made["real"]}
     parts = []
     for metric in (m["name"] for m in made["metrics"]):
@@ -130,8 +128,8 @@ def _differences(made: Mapping[str, Any]) -> Markup:
         return Markup("<p>Too few prompts for intervals.</p>")
     grid = "display:grid;grid-template-columns:repeat(auto-fill,minmax(17rem,1fr));gap:1rem"
     key = (
-        "Mean difference with its 95 % interval. Green: better, red: worse, after correction; "
-        "grey: no evidence, or no direction is good."
+        "Mean difference with its 95 % interval. Green: better after correction. Red: worse. Grey: "
+        "no evidence, or no direction is better."
     )
     return Markup('<p>{}</p><div style="{}">{}</div>').format(key, grid, Markup("").join(parts))
 
@@ -156,8 +154,8 @@ def _frechet(found: Mapping[str, Any]) -> Markup:
     note = f"Against {count_noun(real, 'real clip')}, in {size} features. "
     if min(found["videos"].values()) <= size:
         note += (
-            "With fewer videos than features the distance is too large by much: compare only "
-            "systems with equally many videos."
+            "With fewer videos than features, the distance is far too large: compare only systems "
+            "with equally many videos."
         )
     return Markup("<p>{}</p>").format(note) + report.render_table(rows)
 
@@ -165,7 +163,7 @@ def _frechet(found: Mapping[str, Any]) -> Markup:
 def _judge(judge: Mapping[str, Any]) -> Markup:
     note = ""
     if judge["used_as"]:
-        note = f"This judge also made the data ({judge['used_as']}): its praise is circular."
+        note = f"This judge also made the data ({judge['used_as']}), so its praise is circular."
     rows = [{"aspect": a, "alpha (1 is perfect)": v} for a, v in judge["agreement"].items()]
     return Markup("<p>{} in {} runs. {}</p>").format(
         judge["model"], judge["runs"], note
@@ -177,7 +175,7 @@ def _people(study: Mapping[str, Any]) -> Markup:
         {"system": s["system"], "strength": s["estimate"], "low": s["low"], "high": s["high"]}
         for s in study["strengths"]
     ]
-    told = "nobody judged the same pair"
+    told = "no pair was judged twice"
     if study["agreement"] is not None:
         told = f"agreement (Krippendorff's alpha) {study['agreement']:.2f}"
     if study["chose_left"] is not None:
@@ -211,17 +209,19 @@ def _players(
         if clips:
             heading = Markup("<p><em>{}</em></p>").format(prompt or item)
             parts.append(heading + report.in_step(clips, fps))
-    return Markup("").join(parts) or Markup("<p>No video is there any more.</p>")
+    return Markup("").join(parts) or Markup("<p>The videos are no longer there.</p>")
 
 
 def _what(made: Mapping[str, Any]) -> Markup:
     lines = [
         *(f"System {name}: {text}" for name, text in made["systems"].items()),
         f"Sampling: {made['settings']}" if made["settings"] else "Finished videos only.",
-        "Intervals: bootstrap over prompts (BCa, widened for few prompts), seeds averaged within. "
-        "Tests: randomisation of signs over prompts, corrected by Holm over all metrics and systems "
+        "Intervals: bootstrap over prompts (BCa, widened for few prompts), after averaging over "
+        "seeds. "
+        "Tests: randomisation of signs over prompts, with Holm's correction over all metrics and "
+        "systems "
         "(real clips are a family of their own). "
-        '"needed": prompts for power 0.8 at an effect of the size seen.',
+        '"needed": number of prompts that would show an effect of the observed size with power 0.8.',
         *made["not_run"],
         *made["failures"],
     ]

@@ -1,4 +1,4 @@
-"""What an evaluation wants: systems, prompts with first frames, one form, and the videos to make."""
+"""The plan of an evaluation: systems, prompts with first frames, one form, videos to make."""
 
 from __future__ import annotations
 
@@ -27,12 +27,15 @@ from realdpo.train.evaluate.config import SampleConfig
 from realdpo.train.evaluate.systems import NEUTRAL, System, resolve_system, spec_of_system
 from realdpo.workspace import Workspace
 
-VERSION = 1  # raise when the same weights, settings and seed make another video
+VERSION = 1  # raise if the same weights, settings and seed give another video
 
 
 @dataclass(frozen=True)
 class VideoTask:
-    """One video that is wanted. key names its file; image: the conformed first frame's file."""
+    """One video to make.
+
+    key: the name of its file. image: the file of the conformed first frame.
+    """
 
     key: str
     system: str
@@ -50,7 +53,7 @@ Chosen = TypeVar("Chosen", bound=SampleConfig)
 class EvalPlan(Generic[Chosen]):
     """Systems, items, sampling and form of videos, and the videos to make.
 
-    settings: None when every system is a folder of finished videos, whose own form it then is.
+    settings: None if every system is a folder of finished videos. Then their form is taken.
     """
 
     folder: Path
@@ -68,9 +71,9 @@ class EvalPlan(Generic[Chosen]):
 def plan_evaluation(
     workspace: Workspace, config: Chosen, folder: Path | None = None
 ) -> EvalPlan[Chosen]:
-    """Resolve systems, items and form; write first frames and real clips in that form.
+    """Resolve systems, items and form, and write first frames and real clips in that form.
 
-    Raises UserError when a system, the benchmark, or a shape is not what it should be.
+    Raises UserError if a system, the benchmark or a shape is wrong.
     """
     systems = systems_of(workspace, config)
     settings = _settings(systems, config)
@@ -81,17 +84,17 @@ def plan_evaluation(
     fitting = [fit for item in items if (fit := _conformed(planned, item)) is not None]
     if not fitting:
         raise UserError(
-            f"none of the {len(items)} clips fits the form of the videos",
+            f"none of the {len(items)} clips is large and long enough for the form of the videos",
             "choose a smaller --set width/height/frames/fps, or longer clips",
         )
     if needs_picture := _needs_picture(systems):
         lacking = [item for item in fitting if item.image is None]
         if lacking:
             raise UserError(
-                f"{needs_picture} starts from a picture, and {len(lacking)} prompts have none",
+                f"{needs_picture} starts from a first frame, and {len(lacking)} prompts have none",
                 "use a benchmark with first frames, or text-to-video models",
             )
-    elif settings is not None:  # text-to-video: nothing promises the given first frame
+    elif settings is not None:  # text-to-video models get no first frame, so none is compared
         fitting = [replace(item, image=None) for item in fitting]
     planned = replace(planned, items=tuple(fitting))
     tasks = [
@@ -105,7 +108,7 @@ def plan_evaluation(
 
 
 def systems_of(workspace: Workspace, config: SampleConfig) -> tuple[System, ...]:
-    """The systems as the user named them. Raises UserError when there is none, or not that one."""
+    """The systems that the user named. Raises UserError if there is none, or if one is unknown."""
     if not config.systems:
         raise UserError("no system to evaluate", "give --system base=MODEL --system dpo=RUN")
     return tuple(
@@ -114,7 +117,7 @@ def systems_of(workspace: Workspace, config: SampleConfig) -> tuple[System, ...]
 
 
 def items_of(workspace: Workspace, config: SampleConfig, aspect: float = 1.5) -> list[Item]:
-    """The prompts: of the benchmark's folder, else of the workspace's split."""
+    """The prompts of the benchmark's folder, or else of the workspace's split."""
     if config.benchmark:
         items = benchmark.read_benchmark(Path(config.benchmark), aspect)
     else:
@@ -123,7 +126,7 @@ def items_of(workspace: Workspace, config: SampleConfig, aspect: float = 1.5) ->
 
 
 def _settings(systems: Sequence[System], config: SampleConfig) -> GenerationSettings | None:
-    """One form and sampling for all systems: the base model's, with the user's changes."""
+    """The form and sampling of all systems: those of the base model, with the user's changes."""
     models = [s for s in systems if not s.videos]
     models.sort(key=lambda s: s.name != config.base_name)
     names = [
@@ -142,7 +145,7 @@ def _settings(systems: Sequence[System], config: SampleConfig) -> GenerationSett
 
 
 def _needs_picture(systems: Sequence[System]) -> str:
-    """The name of a system that makes videos from a first frame; empty when there is none."""
+    """The name of a system that starts from a first frame, or an empty string."""
     for system in systems:
         if system.videos:
             continue
@@ -157,9 +160,9 @@ def _form(
     items: Sequence[Item],
     seeds: int,
 ) -> conform.Form:
-    """What every video is: as the models are asked to make it, else as the first finished one is.
+    """The form of every video: as asked of the models, or else as the first finished video has it.
 
-    Raises UserError for a folder in which no video is named by a prompt.
+    Raises UserError for a folder in which no video has a prompt's name.
     """
     found = None
     for system in systems:
@@ -170,15 +173,16 @@ def _form(
         present = [path for path in files if path is not None]
         if not present:
             raise UserError(
-                f"{system.name}: no video in {folder} is named by one of the {len(items)} prompts",
-                f"for one, {items[0].names[0]}-0.mp4 is wanted, 0 being the seed's number",
+                f"{system.name}: no video in {folder} has the name of one of the {len(items)} "
+                "prompts",
+                f"name them like {items[0].names[0]}-0.mp4, where 0 is the number of the seed",
             )
         found = found or _form_of(present)
     if settings is not None:
         fps = Fraction(settings.fps).limit_denominator()
         return conform.Form(settings.width, settings.height, settings.frames, fps)
     if found is None:
-        raise UserError("no finished video can be read", "are they videos at all?")
+        raise UserError("no finished video can be read", "check that the folders hold videos")
     return found
 
 
@@ -186,17 +190,17 @@ def _form_of(paths: Sequence[Path]) -> conform.Form | None:
     for path in paths:
         try:
             video, fps = read_clip(path)
-        except MediaError:  # said with the numbers, where every file is read
+        except MediaError:  # reported later, when every file is measured
             continue
         return conform.Form(video.shape[2], video.shape[1], len(video), Fraction(fps))
     return None
 
 
 def _conformed(planned: EvalPlan[Any], item: Item) -> Item | None:
-    """The item with its first frame (PNG) and real clip in the videos' form, kept in the folder.
+    """The item with its first frame (PNG) and real clip in the videos' form, stored in the folder.
 
-    Where videos are made, None for a clip that is too short or too small; finished videos are
-    there to be measured all the same, without it.
+    If videos are to be made, a clip that is too short or too small gives None. Finished videos are
+    measured without it.
     """
     form = planned.form
     key = content_id(

@@ -1,8 +1,8 @@
-"""From systems and prompts to numbers: generate with paired seeds, measure, compare.
+"""Evaluate systems on prompts: generate with paired seeds, measure, compare.
 
-Everything finished is kept under eval/<name>/ by its content: a video under the id of its system,
-prompt, frame, seed and settings, a measurement under the id of its video. The same command goes
-on where it stopped, and a changed setting reads nothing stale.
+Finished work is stored under eval/<name>/ by content: a video under the id of its system, prompt,
+frame, seed and settings, and a measurement under the id of its video. The same command continues
+where it stopped, and a changed setting never reads a stale result.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ def run_evaluation(
     devices: Sequence[str] = ("cpu",),
     shard: tuple[int, int] = (1, 1),
 ) -> dict[str, Any] | None:
-    """Generate, measure and compare; returns the summary, also written to eval/<name>/summary.json.
+    """Generate, measure and compare. Returns the summary and writes it to eval/<name>/summary.json.
 
-    With a shard (i, n) only the i-th part of the videos is made, and nothing is compared (None).
+    With a shard (i, n), only the i-th part of the videos is made and nothing is compared: None.
     """
     config = replace(config, dtype=dtype_of_all(config.dtype, devices))
     planned = plan_evaluation(workspace, config)
     measure.check_measures(planned, workspace)
     generate_videos(planned, devices, shard)
     if shard[1] > 1 and any(not planned.video(t.key).is_file() for t in planned.tasks):
-        progress.say("this shard is done; run without --shard once all are, to compare")
+        progress.say("this shard is done. When all shards are, run without --shard to compare")
         return None
     rows, failures = measure.measure_videos(planned)
     extra = measure.add_with_weights(planned, workspace, rows, devices[0])
@@ -56,7 +56,7 @@ def run_evaluation(
 
 
 def generate_videos(planned: EvalPlan[Any], devices: Sequence[str], shard: tuple[int, int]) -> None:
-    """Make the videos that are missing, one worker a device. Raises UserError if any fails."""
+    """Make the missing videos, with one worker per device. Raises UserError if one fails."""
     index, count = shard
     if not 1 <= index <= count:
         raise UserError(f"--shard {index}/{count}: the part must be between 1 and {count}")
@@ -80,7 +80,7 @@ def generate_videos(planned: EvalPlan[Any], devices: Sequence[str], shard: tuple
                 if outcome.error:
                     raise UserError(
                         f"{system.name} on {outcome.row[0]}: {outcome.error}",
-                        "the same command goes on from here",
+                        "run the same command again to continue",
                     )
 
 

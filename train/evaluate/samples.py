@@ -1,7 +1,7 @@
-"""`realdpo sample`: videos by several systems of the same prompts and seeds, side by side.
+"""`realdpo sample`: videos by several systems from the same prompts and seeds, side by side.
 
-What a run makes stands beside what its base makes. How far it moved from the base is told in
-numbers: a run that moved nothing has learnt nothing that can be seen.
+The page shows the videos of a run beside those of its base. Numbers say how far the run moved from
+the base: a run that did not move has learnt nothing visible.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def systems_for(
     named: dict[str, str] | None,
     base: bool = True,
 ) -> dict[str, str]:
-    """Name -> what makes the videos: the base of the first run, the runs, each guided if asked.
+    """The systems by name: the base of the first run, then the runs, each guided if asked.
 
-    Raises UserError when nothing was named.
+    Raises UserError if nothing was named.
     """
     found: dict[str, str] = {}
     for name in runs:
@@ -50,7 +50,7 @@ def systems_for(
             found[f"{name}-guided"] = f"{name}@guide={guide_text(guide)}"
     found |= named or {}
     if not found:
-        raise UserError("nothing to sample from", "give --run NAME or --system NAME=WHAT")
+        raise UserError("there is nothing to sample from", "give --run NAME or --system NAME=WHAT")
     tuned = [
         s
         for s in (resolve_system(workspace, n, t) for n, t in found.items())
@@ -67,7 +67,7 @@ def systems_for(
 def prompts_folder(
     workspace: Workspace, name: str, prompts: Sequence[str], images: Sequence[Path]
 ) -> Path:
-    """A folder of these prompts; images: their first frames, or one for all, or none."""
+    """A folder with these prompts. images: their first frames, or one for all, or none."""
     if len(images) not in (0, 1, len(prompts)):
         raise UserError(
             f"{len(images)} images for {len(prompts)} prompts", "give one for each, or one for all"
@@ -79,7 +79,7 @@ def prompts_folder(
         write_text(folder / "prompts.txt", "\n".join(prompts) + "\n")
         return folder
     for image in images:
-        benchmark.load_picture(image)  # a picture, before a model is loaded
+        benchmark.load_picture(image)  # fails now rather than after loading a model
     for number, prompt in enumerate(prompts):
         image = images[number % len(images)]
         shutil.copyfile(image, folder / f"{number:03d}{image.suffix.lower()}")
@@ -88,13 +88,13 @@ def prompts_folder(
 
 
 def read_prompts(path: Path) -> list[str]:
-    """One prompt a line. Raises UserError when the file cannot be read or holds none."""
+    """Read one prompt per line. Raises UserError if the file cannot be read or holds none."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the prompts {path}: {error}") from None
     if not (found := [line.strip() for line in lines if line.strip()]):
-        raise UserError(f"{path} holds no prompt", "write one prompt a line")
+        raise UserError(f"{path} holds no prompt", "write one prompt per line")
     return found
 
 
@@ -106,7 +106,7 @@ def sample_prompts(
     images: Sequence[Path],
     devices: Sequence[str],
 ) -> dict[str, Any]:
-    """`sample_systems` for the prompts that were given, if any were; the settings are saved."""
+    """`sample_systems` for the prompts that were given, if any. The settings are saved."""
     with workspace.lock(f"sample --name {config.name}"):
         config = with_prompts(workspace, config, prompts, file, images)
         workspace.save_config("sample", settings_to_toml("sample", config))
@@ -116,7 +116,7 @@ def sample_prompts(
 def sample_systems(
     workspace: Workspace, config: SampleConfig, devices: Sequence[str] = ("cpu",)
 ) -> dict[str, Any]:
-    """Make what is missing, and the page; a video is made once however often this is called.
+    """Make the missing videos and the page. However often you call this, a video is made once.
 
     Returns the videos by system, and how far each system moved from the first.
     """
@@ -137,10 +137,10 @@ def sample_systems(
 
 
 def describe_samples(made: dict[str, Any]) -> str:
-    """What a person wants to know after `sample_systems`."""
+    """The results of `sample_systems`, as lines for a terminal."""
     lines = [
-        f"{row['system']:<20} {row['videos']} videos; {row['difference']:.3f} from {row['from']}, "
-        f"motion {row['motion']:.2f} of its"
+        f"{row['system']:<20} {row['videos']} videos; difference from {row['from']} "
+        f"{row['difference']:.3f}, motion {row['motion']:.2f} times as much"
         for row in made["moved"]
     ]
     return "\n".join([*lines, f"page: {made['page']}"])
@@ -151,7 +151,7 @@ def _folder(workspace: Workspace, name: str) -> Path:
 
 
 def _named(planned: EvalPlan[SampleConfig]) -> dict[str, dict[tuple[str, int], Path]]:
-    """The videos under names that people read: <system>/<prompt>-<seed>.mp4."""
+    """The videos under readable names: <system>/<prompt>-<seed>.mp4."""
     found: dict[str, dict[tuple[str, int], Path]] = {}
     places: dict[str, Path] = {}
     for task in planned.tasks:
@@ -164,7 +164,7 @@ def _named(planned: EvalPlan[SampleConfig]) -> dict[str, dict[tuple[str, int], P
         target = folder / f"{words}-{task.item[:6]}-{task.number}.mp4"
         try:
             os.link(planned.video(task.key), target)
-        except OSError:  # a file system without links
+        except OSError:  # the file system has no links
             shutil.copyfile(planned.video(task.key), target)
         found.setdefault(task.system, {})[task.item, task.number] = target
     return found
@@ -173,10 +173,10 @@ def _named(planned: EvalPlan[SampleConfig]) -> dict[str, dict[tuple[str, int], P
 def _moved(
     planned: EvalPlan[SampleConfig], videos: dict[str, dict[tuple[str, int], Path]]
 ) -> list[dict[str, Any]]:
-    """How far every system's videos are from the first system's, seed for seed.
+    """How far the videos of every system are from those of the first, seed by seed.
 
-    difference: root mean square of pixels in 0..1. motion: mean change from frame to frame over
-    that of the first system.
+    difference: root mean square of pixels in 0..1. motion: mean change from frame to frame, divided
+    by that of the first system.
     """
     first, *others = videos
     rows = []
@@ -215,11 +215,11 @@ def _page(
     sections = [report.Section("Videos in step", parts)]
     if moved:
         note = Markup(
-            "<p>difference: root mean square of pixels in 0..1, seed for seed. motion: change from "
-            "frame to frame over that of the system it is compared with.</p>"
+            "<p>difference: root mean square of pixels in 0..1, seed by seed. motion: change from "
+            'frame to frame, divided by that of the system in the column "from".</p>'
         )
-        sections.append(report.Section("How far from the base", note + report.render_table(moved)))
-    sections.append(report.Section("What was run", report.render_table(systems)))
+        sections.append(report.Section("Distance from the base", note + report.render_table(moved)))
+    sections.append(report.Section("Systems and settings", report.render_table(systems)))
     return report.render_page(f"Samples: {planned.config.name}", sections)
 
 
@@ -230,13 +230,13 @@ def with_prompts(
     file: Path | None,
     images: Sequence[Path],
 ) -> SampleConfig:
-    """The settings with the prompts that were given, if any were: one by one, a file, a folder."""
+    """The settings with the prompts that were given, if any: one by one, a file, or a folder."""
     if file is not None and file.is_dir():
         return replace(config, benchmark=str(file))
     asked = [*prompts, *(read_prompts(file) if file else [])]
     if not asked:
         if images:
-            raise UserError(f"--image {images[0]}: it has no prompt", "give --prompt too")
+            raise UserError(f"--image {images[0]} has no prompt", "give --prompt as well")
         return config
     folder = prompts_folder(workspace, config.name, asked, images)
     return replace(config, benchmark=str(folder))

@@ -1,8 +1,8 @@
 """Evidence from paired measurements: intervals, tests, corrections, sample sizes.
 
-The unit of inference is the prompt. Seeds are nested in prompts: the seeds of one prompt are
-averaged first, because a model that is lucky with one prompt is lucky with all its seeds, and
-treating videos as independent would make every interval too narrow.
+The unit of inference is the prompt. Seeds are nested in prompts, so the seeds of one prompt are
+averaged first. A model that is lucky with one prompt is lucky with all its seeds. If videos were
+treated as independent, every interval would be too narrow.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from scipy.special import stdtrit  # quantile of Student's t
 
 _NORMAL = NormalDist()
-_EXACT_FLIPS = 14  # 2**14 sign patterns are enumerated; beyond, they are sampled
+_EXACT_FLIPS = 14  # up to 2**14 sign patterns are enumerated; more are sampled
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Comparison:
 
 
 def over_seeds(values: np.ndarray) -> np.ndarray:
-    """Mean over seeds of an array [prompts, seeds]; NaN (not measured) is left out.
+    """Mean over seeds of an array [prompts, seeds]. NaN (not measured) is left out.
 
     A prompt without any measured seed gives NaN.
     """
@@ -61,9 +61,9 @@ def over_seeds(values: np.ndarray) -> np.ndarray:
 
 
 def paired_differences(system: np.ndarray, base: np.ndarray) -> np.ndarray:
-    """Per-prompt differences [prompts] of two arrays [prompts, seeds], pairing each seed.
+    """Per-prompt differences [prompts] of two arrays [prompts, seeds], paired by seed.
 
-    A seed counts only where both systems were measured; prompts without such a seed are left out.
+    A seed counts only if both systems were measured. Prompts without such a seed are left out.
     """
     difference = over_seeds(np.asarray(system, np.float64) - np.asarray(base, np.float64))
     values: np.ndarray = difference[~np.isnan(difference)]
@@ -75,11 +75,12 @@ def bootstrap_interval(
 ) -> Interval:
     """Bootstrap interval of the mean of per-prompt values [prompts]: BCa, widened for few prompts.
 
-    BCa (Efron 1987) corrects the percentile interval for bias and skewness. With few prompts it
-    is still too narrow, because the bootstrap's variance is (n-1)/n of the unbiased one and its
-    tails are the normal's, not Student's; Hesterberg (2015, What teachers should know about the
+    BCa (Efron 1987) corrects the percentile interval for bias and skewness. With few prompts it is
+    still too narrow, because the bootstrap's variance is (n-1)/n of the unbiased one and its tails
+    are the normal's, not Student's. Hesterberg (2015, What teachers should know about the
     bootstrap, 3.4) widens the quantile levels by that factor. tests/evaluate measures the coverage
-    of both. Two values or fewer that differ give an infinite interval, not a falsely tight one.
+    of both. Two values or fewer that differ give an infinite interval, not one that is falsely
+    tight.
     """
     values = np.asarray(values, dtype=np.float64)
     n = len(values)
@@ -125,7 +126,7 @@ def _widened_tail(n: int, level: float) -> float:
 
 
 def sign_test(differences: np.ndarray) -> float:
-    """Two-sided exact sign test; zeros (ties) are left out. 1.0 when nothing remains."""
+    """Two-sided exact sign test. Zeros (ties) are left out. 1.0 if nothing remains."""
     wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
     n = wins + losses
     if n == 0:
@@ -136,11 +137,11 @@ def sign_test(differences: np.ndarray) -> float:
 
 
 def flip_test(differences: np.ndarray, *, draws: int = 20_000, seed: int = 0) -> float:
-    """Two-sided randomisation test of a zero mean: under no effect each sign is a coin toss.
+    """Two-sided randomisation test of a zero mean: without an effect, each sign is a coin toss.
 
-    Exact (all 2**n sign patterns) up to 14 prompts; beyond, sampled with the observed pattern
-    counted in, so that p is never 0. It uses the sizes of the differences, which the sign test
-    throws away, and assumes no normality.
+    Exact (all 2**n sign patterns) up to 14 prompts. Beyond, patterns are sampled, and the observed
+    one is counted in, so p is never 0. The test uses the sizes of the differences, which the sign
+    test ignores, and does not assume a normal distribution.
     """
     differences = np.asarray(differences, np.float64)
     differences = differences[differences != 0]
@@ -177,7 +178,7 @@ def holm_adjusted(p_values: Sequence[float]) -> list[float]:
 
 
 def wilson_interval(wins: float, n: int, level: float = 0.95) -> Interval:
-    """Wilson's score interval of a share; `wins` may be half-whole where ties count one half."""
+    """Wilson's score interval of a share. `wins` may hold halves, because ties count one half."""
     if n == 0:
         return Interval(math.nan, 0.0, 1.0)
     z = _NORMAL.inv_cdf(0.5 + level / 2)
@@ -190,10 +191,10 @@ def wilson_interval(wins: float, n: int, level: float = 0.95) -> Interval:
 def prompts_needed(
     differences: np.ndarray, *, alpha: float = 0.05, power: float = 0.8
 ) -> int | None:
-    """Prompts at which an effect of the observed size would be found with the wanted power.
+    """The number of prompts that would show an effect of the observed size with the wanted power.
 
     n = (z_alpha/2 + z_power)^2 (sd/mean)^2 + z_alpha/2^2 / 2 (Guenther 1981, for the t test).
-    None where the observed mean is zero or the spread is unknown: no number would do.
+    None if the observed mean is zero or the spread is unknown, because no number is enough.
     """
     if len(differences) < 2:
         return None
@@ -214,10 +215,10 @@ def compare_systems(
 ) -> list[Comparison]:
     """Compare one or more (name, per-prompt differences, direction) as one family of tests.
 
-    `direction` is +1 where more is better, -1 where less is better, 0 where the metric only
-    describes (amount of motion). Verdicts follow the Holm-adjusted randomisation test: "better",
-    "worse" ("more", "less" for direction 0), else "no evidence". The number of prompts needed
-    is for the level that the correction leaves in the worst case (alpha / number of tests).
+    `direction` is +1 if more is better, -1 if less is better, and 0 if the metric only describes
+    (amount of motion). Verdicts follow the Holm-adjusted randomisation test: "better", "worse"
+    ("more", "less" for direction 0), else "no evidence". The number of prompts needed refers to the
+    level that the correction leaves in the worst case (alpha / number of tests).
     """
     flips = [flip_test(d, seed=seed) for _, d, _ in pairs]
     adjusted = holm_adjusted(flips)

@@ -1,9 +1,9 @@
 """A blind A/B study with people, as a page served from this machine.
 
 Raters see two videos of one prompt and choose the more natural motion. Sides and order are drawn
-per rater; file names give nothing away; some pairs are attention checks, a video against itself
-with its frames shuffled. Every vote is on disk (votes.parquet) before it is acknowledged, and a
-rater who comes back goes on where they stopped.
+for each rater, and file names reveal nothing. Some pairs are attention checks: a video against
+itself with its frames shuffled. Every vote is on disk (votes.parquet) before it is acknowledged,
+and raters who come back continue where they stopped.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ VOTES = pa.schema(
         ("item", pa.string()),
         ("first", pa.string()),  # the two systems, in the order of the evaluation
         ("second", pa.string()),
-        ("left", pa.string()),  # which of them was on the left
+        ("left", pa.string()),  # the one on the left
         ("score", pa.float64()),  # of `first`: 1 preferred, 0.5 no difference, 0 not preferred
         ("check", pa.bool_()),  # an attention check; `first` is the undamaged video
         ("seconds", pa.float64()),
@@ -53,7 +53,10 @@ _ALLOWED_FAILURES = 1 / 3
 
 @dataclass(frozen=True)
 class Trial:
-    """Two videos (files) of one prompt. A check pits a video against its shuffled self."""
+    """Two videos (files) of one prompt.
+
+    An attention check compares a video with its shuffled frames.
+    """
 
     trial_id: str
     item: str
@@ -74,7 +77,7 @@ def make_trials(
 ) -> list[Trial]:
     """Every pair of systems on every prompt (the first `per_prompt` seeds), and the checks.
 
-    Raises UserError when no two systems have a video of the same prompt.
+    Raises UserError if no two systems have a video of the same prompt.
     """
     files = {
         (r["system"], r["item"], r["seed"]): str(r["video"])
@@ -112,7 +115,7 @@ def make_trials(
 
 
 def _shuffled(folder: Path, video: Path) -> Path:
-    """The same frames in random order: as sharp and colourful, and nobody's natural motion."""
+    """The same frames in random order: as sharp and colourful, but without natural motion."""
     from realdpo.media.decode import read_clip
     from realdpo.media.encode import encode_video
 
@@ -125,7 +128,7 @@ def _shuffled(folder: Path, video: Path) -> Path:
 
 
 class Study:
-    """Trials, the votes so far, and the secret that names files; safe for many raters at once."""
+    """Trials, the votes so far, and the secret that names files. Safe for many raters at once."""
 
     def __init__(self, folder: Path, trials: Sequence[Trial]) -> None:
         self.folder, self.path = folder, folder / "votes.parquet"
@@ -144,11 +147,11 @@ class Study:
         self.lock = threading.Lock()
 
     def token(self, path: str) -> str:
-        """A name for a file that says nothing about its system."""
+        """A file name that does not reveal the system."""
         return hashlib.sha256(f"{self.secret}{path}".encode()).hexdigest()[:24]
 
     def order(self, rater: str) -> list[Trial]:
-        """All trials in this rater's own order."""
+        """All trials, in the order of this rater."""
         return sorted(
             self.trials.values(), key=lambda t: unit_interval(self.secret, rater, t.trial_id)
         )
@@ -158,7 +161,7 @@ class Study:
         return bool(seed_of(self.secret, rater, trial.trial_id, "side") & 1)
 
     def next(self, rater: str) -> dict[str, Any]:
-        """The rater's next trial as the page needs it."""
+        """The rater's next trial, in the form that the page needs."""
         with self.lock:
             done = {v["trial"] for v in self.votes if v["rater"] == rater} & self.trials.keys()
         left = [trial for trial in self.order(rater) if trial.trial_id not in done]
@@ -179,7 +182,7 @@ class Study:
         }
 
     def vote(self, rater: str, trial_id: str, answer: str, seconds: float) -> None:
-        """Store a vote; a second one on the same trial changes nothing. ValueError if malformed."""
+        """Store a vote. A second one on the same trial changes nothing. ValueError if malformed."""
         trial = self.trials.get(trial_id)
         if trial is None or answer not in ("left", "right", "tie"):
             raise ValueError("no such trial or answer")
@@ -207,18 +210,20 @@ class Study:
 
 
 def read_votes(path: Path) -> list[dict[str, Any]]:
-    """The votes of a file; none when there is no file."""
+    """The votes of a file, or none if there is no file."""
     if not path.is_file():
         return []
     try:
         found: list[dict[str, Any]] = pq.read_table(path, schema=VOTES).to_pylist()
         return found
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} is damaged: {error}", "restore it, or move it away") from None
+        raise UserError(
+            f"{path} is damaged: {error}", "restore the file, or move it away to start again"
+        ) from None
 
 
 def make_study_server(study: Study, host: str = "127.0.0.1", port: int = 0) -> ThreadingHTTPServer:
-    """A server for the study; call serve_forever() on it. Raises UserError if the port is taken."""
+    """A server for the study. Call serve_forever() on it. Raises UserError if the port is taken."""
     page = resources.files("realdpo.train.evaluate").joinpath("study.html").read_bytes()
 
     class Handler(BaseHTTPRequestHandler):
@@ -253,7 +258,7 @@ def make_study_server(study: Study, host: str = "127.0.0.1", port: int = 0) -> T
                 study.vote(rater, str(body["trial"]), str(body["answer"]), seconds)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 self._send(400, "text/plain", str(error).encode())
-            except UserError as error:  # the disk is full: the rater must know
+            except UserError as error:  # the disk is full, and the rater must know
                 self._send(500, "text/plain", error.message.encode())
             else:
                 self._json({"stored": True})
@@ -299,9 +304,9 @@ def make_study_server(study: Study, host: str = "127.0.0.1", port: int = 0) -> T
 
 
 def summarise_votes(votes: Sequence[Mapping[str, Any]], systems: Sequence[str]) -> dict[str, Any]:
-    """Strengths with intervals, agreement, and who was left out for failing attention checks.
+    """Strengths with intervals, agreement, and the number of raters who failed attention checks.
 
-    A rater who got more than a third of their checks wrong is left out whole.
+    Raters who got more than a third of their checks wrong are left out completely.
     """
     raters = sorted({v["rater"] for v in votes})
     attentive = []
@@ -323,8 +328,9 @@ def summarise_votes(votes: Sequence[Mapping[str, Any]], systems: Sequence[str]) 
     ratings = np.full((len(attentive), len(trials)), np.nan)
     for v in kept:
         ratings[attentive.index(v["rater"]), trials.index(v["trial"])] = v["score"]
-    # Which system is called first is our choice: with every vote told the other way round as well,
-    # chance is a coin, and raters who all prefer one system are not said to agree by chance.
+    # The order of the two systems is arbitrary. With every vote entered the other way round as
+    # well,
+    # chance is a coin toss, and raters who all prefer one system do not seem to agree by chance.
     both_ways = np.concatenate([ratings, 1 - ratings], axis=1)
     agreement = krippendorff_alpha(both_ways) if trials else float("nan")
     chose_left = [

@@ -1,4 +1,4 @@
-"""What the numbers say: means, paired differences to base with intervals, verdicts in words."""
+"""The summary of an evaluation: means, paired differences to the base with intervals, verdicts."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from realdpo.train.evaluate.metrics import BY_NAME, METRICS
 if TYPE_CHECKING:
     from realdpo.train.evaluate.plan import EvalPlan
 
-ARROWS = {1: "↑", -1: "↓", 0: ""}  # which way is better
+ARROWS = {1: "↑", -1: "↓", 0: ""}  # the better direction
 Rows = Sequence[Mapping[str, Any]]
 
 
 def summarise_evaluation(
     plan: EvalPlan[EvalConfig], rows: Rows, failures: Sequence[str], extra: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Everything a report needs, as plain values."""
+    """All that a report needs, as plain values."""
     names = [system.name for system in plan.systems]
     items = [item.item_id for item in plan.items]
     base = plan.config.base_name
@@ -36,7 +36,8 @@ def summarise_evaluation(
     }
     seeds = plan.config.seeds
     systems = compare_metrics(rows, items, [n for n in names if n != base], base, seeds)
-    # How far the base is from film is another question, and takes no power from the first.
+    # The distance of the base from film is another question. Its tests must not cost the first
+    # power.
     real = compare_metrics(rows, items, [REAL], base, seeds).get(REAL, {})
     found: dict[str, Any] = plain_values(
         {
@@ -67,7 +68,7 @@ def summarise_evaluation(
 
 
 def plain_values(value: Any) -> Any:
-    """`value` with every NaN and infinity as None, which JSON can hold."""
+    """`value` with None for every NaN and infinity, as JSON needs it."""
     if isinstance(value, Mapping):
         return {k: plain_values(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -78,8 +79,10 @@ def plain_values(value: Any) -> Any:
 
 
 def values_of(rows: Rows, system: str, metric: str, items: Sequence[str], seeds: int) -> np.ndarray:
-    """[prompts, seeds], NaN where there is no such video or number. A real clip has no seed: its
-    number stands beside every one of them."""
+    """[prompts, seeds], with NaN where there is no such video or number.
+
+    A real clip has no seed, so its number is repeated for each.
+    """
     values = np.full((len(items), seeds), np.nan)
     place = {item: k for k, item in enumerate(items)}
     for row in rows:
@@ -92,7 +95,7 @@ def values_of(rows: Rows, system: str, metric: str, items: Sequence[str], seeds:
 def compare_metrics(
     rows: Rows, items: Sequence[str], systems: Sequence[str], base: str, seeds: int
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """{system: {metric: comparison}}; all metrics of all systems are one family of tests."""
+    """{system: {metric: comparison}}. All metrics of all systems form one family of tests."""
     keys, family = [], []
     for name in systems:
         for metric in METRICS:
@@ -115,7 +118,7 @@ def list_cautions(
     base: str,
     prompts: int,
 ) -> list[str]:
-    """What a reader must know before believing a verdict, in plain words."""
+    """Cautions that a reader must know before believing a verdict, in plain words."""
     found = []
     for name, by_metric in compared.items():
         smoother = [m for m in by_metric if "smooth" in m and by_metric[m]["verdict"] == "better"]
@@ -124,7 +127,7 @@ def list_cautions(
         if smoother and before > 0 and amount < -0.05 * before:
             found.append(
                 f"{name} is smoother but moves {-100 * amount / before:.0f} % less than {base}: "
-                "standing still is smooth, so this alone is no gain."
+                "standing still is smooth too, so this alone is no gain."
             )
         frozen = by_metric.get("frozen.share", {})
         if frozen.get("verdict") == "worse":
@@ -135,27 +138,29 @@ def list_cautions(
     least = math.ceil(1 + math.log2(tests / 0.05))  # two of 2**n sign patterns are extreme
     if prompts < least:
         found.append(
-            f"With {count_noun(prompts, 'prompt')} no verdict is possible: for {tests} tests at least "
-            f'{least} are needed, so everything is "no evidence" whatever the videos look like.'
+            f"With {count_noun(prompts, 'prompt')} no verdict is possible: {tests} tests need at "
+            f'least {least}, so everything is "no evidence" whatever the videos look like.'
         )
     elif prompts < 30:
-        found.append(f'{prompts} prompts show large effects only; "needed" says how many would do.')
+        found.append(
+            f'{prompts} prompts show only large effects. "needed" says how many would be enough.'
+        )
     return found
 
 
 def unlike_film(real: Mapping[str, Mapping[str, Any]], base: str) -> list[str]:
-    """A caution for metrics by which real clips are worse than generations."""
+    """A caution for metrics by which real clips score worse than generated videos."""
     worse = [metric for metric, c in real.items() if c["verdict"] == "worse"]
     if not worse:
         return []
     return [
-        f"By {', '.join(worse)} the real clips are worse than {base}: "
-        "better there does not mean nearer to film."
+        f"By {', '.join(worse)} the real clips are worse than {base}: a better value there does "
+        "not mean closer to film."
     ]
 
 
 def caution_unlike(rows: Rows) -> list[str]:
-    """A caution when the videos differ in size, length or rate: most numbers depend on them."""
+    """A caution if the videos differ in size, length or frame rate: most numbers depend on them."""
     found: dict[str, set[str]] = {}
     for row in rows:
         width, height, frames, fps = row["form"]
@@ -164,11 +169,11 @@ def caution_unlike(rows: Rows) -> list[str]:
     if len(found) < 2:
         return []
     told = "; ".join(f"{form}: {', '.join(sorted(names))}" for form, names in found.items())
-    return [f"The videos differ in form, so their numbers cannot be compared ({told})."]
+    return [f"The videos differ in form, so you cannot compare their numbers ({told})."]
 
 
 def not_run(plan: EvalPlan[EvalConfig]) -> list[str]:
-    """The parts of the evaluation that were left out, and what would run them."""
+    """The parts of the evaluation that were left out, with the options that run them."""
     config = plan.config
     parts = {
         "fit of text and frames (open_clip)": (config.clip, "--clip ARCHITECTURE:WEIGHTS"),
@@ -180,13 +185,13 @@ def not_run(plan: EvalPlan[EvalConfig]) -> list[str]:
 
 
 def compared_systems(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """{system: {metric: comparison with base}}, the real clips last if there are any."""
+    """{system: {metric: comparison with base}}, with real clips last, if any."""
     real = {REAL: summary["real"]} if summary["real"] else {}
     return {**summary["compared"], **real}
 
 
 def table_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row a system and metric, for tables."""
+    """One row per system and metric, for tables."""
     rows = []
     for name, by_metric in compared_systems(summary).items():
         for metric, c in by_metric.items():
@@ -217,11 +222,12 @@ def format_interval(d: Mapping[str, float | None]) -> str:
 
 
 def summary_markdown(summary: Mapping[str, Any]) -> str:
-    """The table for a model card: per system and metric the difference to base and the verdict."""
+    """The table for a model card: difference to the base and verdict per system and metric."""
     base = summary["base"]
     lines = [
         f"{count_noun(summary['prompts'], 'prompt')}, {count_noun(summary['seeds'], 'seed')} each, "
-        f"against {base}; 95 % intervals over prompts, tests corrected for their number (Holm).",
+        f"against {base}; 95 % intervals over prompts; tests with Holm's correction for their "
+        "number.",
         "",
         f"| metric | system | mean | {base} | difference (95 %) | win rate | verdict |",
         "|---|---|---|---|---|---|---|",

@@ -1,4 +1,4 @@
-"""What makes videos: a run of the workspace, a model, MODEL+LORA, or a folder of finished videos."""
+"""Systems that make videos: a run of the workspace, a model, MODEL+LORA, or finished videos."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from realdpo.workspace import Workspace
 
 @dataclass(frozen=True)
 class System:
-    """What makes videos. videos: a folder of finished ones, else `model` (with `lora`) makes them.
+    """A source of videos: a folder of finished `videos`, or `model` (with `lora`).
 
-    task: as for `realdpo.families.spec.with_task`. transformer: a fully trained transformer's folder
-    that replaces the model's own. base_revision: the commit or branch of the model on the Hub.
-    revision: an id that changes when any weight does. guide: how its base guides it, if at all.
-    scale: of the LoRA.
+    task: as for `realdpo.families.spec.with_task`. transformer: a fully trained transformer's
+    folder that replaces the model's own. base_revision: the commit or branch of the model on the
+    Hub. revision: an id that changes if any weight does. guide: guidance by its base, if any.
+    scale: factor on the LoRA.
     """
 
     name: str
@@ -41,12 +41,12 @@ class System:
 
 
 def resolve_system(workspace: Workspace, name: str, text: str, task: str | None = None) -> System:
-    """A system from what the user wrote: a run's name, a model, MODEL+LORA, a folder of videos.
+    """The system that the user wrote: a run's name, a model, MODEL+LORA, or a folder of videos.
 
-    task: of models; a run has its own. `@guide=2` after a run or MODEL+LORA guides it by its base
-    while sampling, `@guide=negative` makes the base its negative forward, `@scale=3` makes its
-    adapters three times as strong. `@revision=v1` after a
-    model or MODEL+LORA takes that commit or branch of the model; a run has its own.
+    task: task of a model; a run has its own. `@guide=2` after a run or MODEL+LORA guides it by its
+    base while sampling. With `@guide=negative`, the base makes the negative forward. `@scale=3`
+    makes the adapters three times as strong. `@revision=v1` after a model or MODEL+LORA takes that
+    commit or branch of the model; a run has its own.
     """
     text, how, base_revision = _how(name, text)
     found = _resolve(workspace, name, text, task, base_revision)
@@ -54,7 +54,7 @@ def resolve_system(workspace: Workspace, name: str, text: str, task: str | None 
         return found
     if found.videos or not (found.lora or found.transformer):
         raise UserError(
-            f"{name}={text}: only what was fine-tuned has a base to be guided by",
+            f"{name}={text}: only a fine-tuned system has a base that can guide it",
             "give a run, or MODEL+LORA",
         )
     if "scale" in how and not found.lora:
@@ -64,7 +64,7 @@ def resolve_system(workspace: Workspace, name: str, text: str, task: str | None 
 
 
 def _how(name: str, text: str) -> tuple[str, dict[str, Guide], str | None]:
-    """`run@guide=2` as the run, how it samples, and the model's revision if one is named."""
+    """Split `run@guide=2` into the run, its way of sampling, and the model's revision, if named."""
     rest, at, told = text.rpartition("@")
     if not at or "=" not in told:
         return text, {}, None
@@ -82,7 +82,7 @@ def _how(name: str, text: str) -> tuple[str, dict[str, Guide], str | None]:
         except ValueError:
             raise UserError(
                 f"{name}={text}: {part!r} is not understood",
-                "after @: guide=2, guide=negative, scale=3, or revision=BRANCH",
+                "write guide=2, guide=negative, scale=3 or revision=BRANCH after the @",
             ) from None
     return rest, {key: value for key, value in how.items() if value != NEUTRAL[key]}, revision
 
@@ -103,14 +103,15 @@ def _resolve(
     if text and (run_folder / "config.toml").is_file():
         if base_revision:
             raise UserError(
-                f"{wrong}: a run has the revision it was trained on", "leave @revision= out"
+                f"{wrong}: a run keeps the revision that it was trained on", "leave @revision= out"
             )
         return _of_run(name, text, run_folder)
     if folder.is_dir() and not (folder / "model_index.json").is_file():
         if not any(folder.glob("*.mp4")):
             raise UserError(
                 f"{name}={text}: the folder holds neither a pipeline nor videos",
-                "give a run, a model, MODEL+LORA, or a folder of .mp4 named by prompt",
+                "give a run, a model, MODEL+LORA, or a folder of .mp4 files that have the prompts' "
+                "names",
             )
         return System(name, text, videos=str(folder))
     model, _, lora = text.partition("+")
@@ -125,7 +126,7 @@ def _resolve(
     if base_revision and Path(found.source).is_dir():
         raise UserError(f"{wrong}: a folder has no revisions", "leave @revision= out")
     if lora and not Path(lora).exists() and "/" not in lora:
-        raise UserError(f"{name}={text}: the LoRA {lora} is not there")
+        raise UserError(f"{name}={text}: the LoRA {lora} is missing")
     weights = fingerprint_weights(Path(lora)) if lora and Path(lora).exists() else lora
     return System(
         name,
@@ -165,16 +166,16 @@ def _of_run(name: str, text: str, folder: Path) -> System:
 
 
 def spec_of_system(system: System) -> Spec:
-    """The facts of the system's model, at its revision and for its task."""
+    """The spec of the system's model, at its revision and for its task."""
     found = locate_model(system.model, system.base_revision)
     return with_task(spec_of_folder(found.folder), system.task)
 
 
 def model_folder(system: System, links: Path) -> str:
-    """What to load: the model, or a folder under `links` of its parts with the trained transformer."""
+    """The folder to load: the model, or its parts and the trained transformer under `links`."""
     if system.transformer is None:
         return system.model
-    # on another machine than trained it the model may have to be fetched, and whole
+    # on another machine than the one that trained it, the whole model may have to be fetched
     source = read_spec(system.model, system.base_revision).folder
     trained = Path(system.transformer)
     folder = links / content_id(revision=system.revision)

@@ -1,4 +1,4 @@
-"""VBench's dimensions for videos of one's own, through its own package when it is installed."""
+"""VBench's dimensions for your own videos, through its own package if it is installed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from realdpo.errors import UserError
 
-# Those that VBench computes for prompts other than its own (its `custom_input` mode).
+# The dimensions that VBench computes for other prompts than its own (`custom_input` mode).
 DIMENSIONS = (
     "subject_consistency",
     "background_consistency",
@@ -23,10 +23,10 @@ DIMENSIONS = (
 
 
 def check_dimensions(dimensions: Sequence[str]) -> None:
-    """Raise UserError when the package is missing or a dimension is not one it can compute here."""
+    """Raise UserError if the package is missing or cannot compute a dimension here."""
     if unknown := set(dimensions) - set(DIMENSIONS):
         raise UserError(
-            f"VBench does not compute {sorted(unknown)[0]} for prompts of one's own",
+            f"VBench does not compute {sorted(unknown)[0]} for your own prompts",
             f"choose from {', '.join(DIMENSIONS)}",
         )
     if find_spec("vbench") is None:
@@ -36,9 +36,9 @@ def check_dimensions(dimensions: Sequence[str]) -> None:
 def measure_vbench(
     videos: Sequence[Path], folder: Path, device: str, dimensions: Sequence[str]
 ) -> list[dict[str, float]]:
-    """Per video a mapping `vbench.<dimension>` -> number, in the order given.
+    """A mapping `vbench.<dimension>` -> number for each video, in the given order.
 
-    VBench reads one folder and writes its results beside; both are made under `folder`.
+    VBench reads one folder and writes its results beside it. Both are made under `folder`.
     """
     import vbench
 

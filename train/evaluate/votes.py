@@ -1,4 +1,4 @@
-"""What votes and repeated scores say: strengths of systems, and how far raters agree."""
+"""Results of votes and repeated scores: strengths of systems, and agreement of raters."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from realdpo.train.evaluate.statistics import Interval
 def bradley_terry(wins: np.ndarray, *, prior: float = 0.5) -> np.ndarray:
     """Bradley-Terry strengths [systems], log scale, mean zero, from wins[i, j] = times i beat j.
 
-    Ties are entered as half a win each way. `prior` virtual votes are shared by every pair that
-    was compared, so that a system that never lost has a finite strength; 0 gives the maximum
-    likelihood. Fitted by Hunter's (2004) MM iteration.
+    A tie counts as half a win each way. `prior` virtual votes go to every pair that was compared,
+    so a system that never lost has a finite strength. 0 gives the maximum likelihood. Fitted by
+    Hunter's (2004) MM iteration.
     """
     wins = np.asarray(wins, np.float64).copy()
     np.fill_diagonal(wins, 0)
@@ -46,9 +46,9 @@ def bradley_terry_intervals(
 ) -> list[Interval]:
     """Strengths with intervals from votes (rater, prompt, i, j, score of i in {0, 0.5, 1}).
 
-    Raters and prompts are both samples of more, and votes of one rater (or on one prompt) are
-    alike, so both are resampled at once (Owen 2007, the pigeonhole bootstrap), which errs on
-    the wide side.
+    Raters and prompts are both samples from larger groups, and votes of one rater (or on one
+    prompt) are alike. So both are resampled at once (Owen 2007, the pigeonhole bootstrap), which
+    tends to give wide intervals.
     """
     if not votes:
         return [Interval(0.0, -math.inf, math.inf)] * systems
@@ -71,7 +71,9 @@ def bradley_terry_intervals(
     for _ in range(draws):
         weight = np.ones(len(votes))
         for groups, index in ((len(raters), rater), (len(prompts), prompt)):
-            if groups > 1:  # one rater cannot be resampled; the interval then speaks of them alone
+            if (
+                groups > 1
+            ):  # a single rater cannot be resampled; the interval is then about that rater only
                 weight *= rng.multinomial(groups, [1 / groups] * groups)[index]
         if weight.sum() > 0:
             sampled.append(fit(weight))
@@ -84,9 +86,9 @@ def krippendorff_alpha(
 ) -> float:
     """Krippendorff's alpha of ratings[rater, item]; NaN where a rater did not rate.
 
-    `distance` is the squared difference of two values: not given, 1 where they differ (nominal);
-    `interval_distance` for scores. 1 is perfect agreement, 0 what chance gives. NaN when no item
-    was rated twice or all ratings are the same value (agreement is then undefined).
+    `distance` is the squared difference of two values. By default it is 1 if they differ (nominal);
+    for scores, use `interval_distance`. 1 is perfect agreement, and 0 is agreement by chance. NaN
+    if no item was rated twice or all ratings have the same value (agreement is then undefined).
     """
     ratings = np.asarray(ratings, np.float64)
     metric = distance or (lambda a, b: (a != b).astype(np.float64))
