@@ -209,6 +209,8 @@ def arms() -> list[Arm]:
             steps=300,
             loss="trusted",
         ),
+        Arm("contrast-fast-band", "contrast of fast changes over time alone", loss="fast"),
+        Arm("contrast-not-slow", "contrast of all but slow changes over time", loss="not-slow"),
         Arm(
             "continuation",
             "DPO of the base's continuation of five true frames against that of one",
@@ -252,6 +254,8 @@ def sweep() -> list[Arm]:
             "contrast-smooth",
             "contrast-sigmoid",
             "contrast-trusted",
+            "contrast-fast-band",
+            "contrast-not-slow",
         )
         for lr in (1e-4, 3e-4, 1e-3)
     ]

@@ -83,9 +83,35 @@ def _ddo(
     return (real + softplus(BETA * (_mean(its.square()) - lose))).mean(), win
 
 
+def _in_bands(d: Tensor, bands: Callable[[int], Tensor]) -> Tensor:
+    """The parts of `d` [B, F, ...] in some temporal frequencies; bands: F -> a mask of its cosines."""
+    count = d.shape[1]
+    at = torch.arange(count, device=d.device, dtype=d.dtype)
+    cosines = torch.cos(torch.pi * (at + 0.5) * at[:, None] / count) * (2 / count) ** 0.5
+    cosines[0] /= 2**0.5  # orthonormal: row k has k half periods
+    kept = cosines * bands(count).to(d)[:, None]
+    return torch.einsum("kf,kg,bg...->bf...", cosines, kept, d)
+
+
+def _banded(bands: Callable[[int], Tensor]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """The contrast of what moved in some temporal frequencies alone. Bounded as the contrast is."""
+
+    def loss(
+        model: Any, task: step.TrainTask, batch: Batch, config: TrainConfig, anchor: Reference
+    ) -> tuple[Tensor, Tensor]:
+        win, residual, before = _sides(model, task, batch, anchor, batch.win)
+        gate = (batch.u > config.contrast_above).to(win)
+        moved = _mean(_in_bands(residual - before, bands).square())
+        return (win - config.gamma * gate * moved).mean() * config.plain_weight, win
+
+    return loss
+
+
 LOSSES: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
     "sigmoid": _sigmoid,
     "trusted": _trusted,
     "ddo": _ddo,
+    "fast": _banded(lambda count: torch.arange(count) > 2),
+    "not-slow": _banded(lambda count: (torch.arange(count) == 0) | (torch.arange(count) > 2)),
 }
-FORWARDS = {"sigmoid": 4, "trusted": 8, "ddo": 8}
+FORWARDS = {"sigmoid": 4, "trusted": 8, "ddo": 8, "fast": 4, "not-slow": 4}

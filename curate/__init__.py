@@ -1,13 +1,13 @@
 """Footage to a dataset: find shots, score, decide, caption, cut and shard.
 
-`ingest` runs the whole way. Scores and shots of one file need no workspace:
+`ingest` runs the whole way; `apply_thresholds` keeps or drops clips anew by their scores. Scores and shots of one file need no workspace:
 `realdpo.curate.scores.of("clip.mp4")`, `realdpo.curate.shots.of("film.mp4")`.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from realdpo.curate.config import IngestConfig
     from realdpo.workspace import Workspace
 
-__all__ = ["ingest", "scores", "shots"]
+__all__ = ["apply_thresholds", "ingest", "scores", "shots"]
 
 
 def ingest(
@@ -59,6 +59,39 @@ def ingest(
         )
     workspace.save_config("curate ingest", settings_to_toml("ingest", chosen))
     return result
+
+
+def apply_thresholds(
+    work: Workspace | str | Path,
+    thresholds: Mapping[str, Any] | None = None,
+    *,
+    write: bool = True,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Keep or drop every clip anew by its stored scores, as `realdpo curate decide` does.
+
+    Nothing is decoded. A clip that is kept and not cut yet is cut by the next `ingest`.
+
+    Args:
+        work: the workspace, or its folder.
+        thresholds: `<group>.<name>_min` or `_max` -> bound, such as `{"motion.subject_min": 0.1}`;
+            "off" removes one. The others are as `ingest` was told, else the defaults.
+        write: store the result; otherwise it is only counted.
+        progress: show progress bars on stderr.
+
+    Returns:
+        Counts: `clips`, `kept`, `kept_before`, `not_cut_yet`, `dropped` by reason, `thresholds`.
+
+    Raises:
+        UserError: a workspace without clips, or a threshold that there is not.
+    """
+    from realdpo.curate import decide
+    from realdpo.progress import show_progress
+    from realdpo.workspace import Workspace
+
+    workspace = Workspace.of(work)
+    with show_progress(progress):
+        return decide.apply_overrides(workspace, thresholds or {}, write=write)
 
 
 def __getattr__(name: str) -> Any:

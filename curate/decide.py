@@ -8,6 +8,7 @@ clip that cannot be judged must not pass (`UNKNOWN_DROPS`), and then the reason 
 from __future__ import annotations
 
 import difflib
+import functools
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -43,6 +44,9 @@ class Limit:
 # "measured" names footage on both sides of the bound; a "choice" is only known to let a handful of
 # everyday films pass (street, indoor, sport, phone, vertical). Both are a start: `curate calibrate`
 # shows what they do to yours.
+# Scores of models and captions, whose names these steps choose.
+OPEN_GROUPS = ("semantic", "caption", "verify")
+
 LIMITS: tuple[Limit, ...] = (
     Limit("time.fps", LEAST_RATE, None, "other pipelines ask 15 frames a second; 0.5 for rounding"),
     Limit("time.gap", None, 0.5, "choice: half a second without a frame is a hole"),
@@ -97,12 +101,39 @@ def merge_thresholds(overrides: Mapping[str, Any] | None = None) -> dict[str, fl
                 f"{key!r} is not a threshold: it must be <group>.<name>_min or _max",
                 f"did you mean {close[0]!r}?" if close else f"such as {next(iter(result))}",
             )
+        if key not in result:
+            _check_score(name, key)
         if value == "off":
             value = math.nan
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise UserError(f"threshold {key}: {value!r} is not a number", 'or "off"')
         result[key] = float(value)
     return {key: value for key, value in result.items() if not math.isnan(value)}
+
+
+def _check_score(name: str, key: str) -> None:
+    """Raises UserError for a score that no step measures: it would drop nothing, without a word."""
+    if name.split(".")[0] in OPEN_GROUPS:
+        return
+    known = _known_scores()
+    if name.removesuffix("_whole") not in known:
+        close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
+        raise UserError(
+            f"{key}: there is no score {name}",
+            f"did you mean {close[0]}?" if close else "docs/scores.md lists all scores",
+        )
+
+
+@functools.cache
+def _known_scores() -> frozenset[str]:
+    """Scores of footage and of sampled frames, whether or not they were asked for."""
+    from realdpo.curate import framing, scores
+    from realdpo.curate.scores import nsfw, people, text
+
+    sources = [f"source.{name}" for name in ("fps", "hdr", "short_side", "upscale")]
+    limits = [limit.score for limit in LIMITS]
+    sampled = (*people.NAMES, *text.NAMES, *nsfw.NAMES, *framing.NAMES)
+    return frozenset((*scores.NAMES, *sampled, *sources, *limits))
 
 
 def default_thresholds() -> dict[str, float]:
@@ -278,6 +309,23 @@ def decide_workspace(
         "dropped": count_reasons(after["reasons"]),
         "thresholds": limits,
     }
+
+
+def apply_overrides(
+    workspace: Workspace, chosen: Mapping[str, Any], *, write: bool = True
+) -> dict[str, Any]:
+    """`decide_workspace` with what `curate ingest` was asked for and `chosen`, which is saved.
+
+    Raises UserError as `decide_workspace` does, and when another command writes the workspace.
+    """
+    workspace.require(workspace.clips, "curate ingest FOOTAGE")  # else the lock makes the folder
+    overrides = {**asked_of_ingest(workspace), **chosen}
+    if not write:
+        return decide_workspace(workspace, overrides, write=False)
+    with workspace.lock("curate decide", sweeps=False):
+        result = decide_workspace(workspace, overrides)
+        workspace.save_config("curate decide", saved_toml(overrides))
+    return result
 
 
 def _count(flags: pa.ChunkedArray) -> int:

@@ -21,6 +21,10 @@ print(work.clips.scores[["motion.subject", "detail.sharpness", "luma.mean"]].des
 # %% Why clips were dropped.
 print(clips.loc[~clips.keep, "reasons"].explode().value_counts())
 
+# %% What would other thresholds keep? Nothing is decoded; without write=False it is stored.
+other = realdpo.curate.apply_thresholds(work, {"motion.subject_min": 0.1}, write=False)
+print(other["kept_before"], "->", other["kept"], other["dropped"])
+
 # %% The scores and shots of one file, without a workspace.
 film = work.sources.to_pandas().path[0]
 print(realdpo.curate.scores.of(film)["motion.subject"])

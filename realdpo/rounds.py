@@ -100,7 +100,7 @@ def run_rounds(
     if against == "last":
         progress.say(
             "rounds against the last model ruined the motion in our experiment "
-            "(docs/evaluation.md). Look at the videos of every round, or leave out --reference last"
+            "(docs/miniature.md). Look at the videos of every round, or leave out --reference last"
         )
     folder = workspace.root / "rounds" / config.run_name
     rounds: list[Round] = []

@@ -26,26 +26,11 @@ def decide(
     name are those given to `curate ingest`, or else the defaults.
     """
     with cli.guard_command(as_json):
-        from realdpo.curate.decide import (
-            asked_of_ingest,
-            decide_workspace,
-            describe_decision,
-            load_overrides,
-            saved_toml,
-        )
+        from realdpo.curate.decide import apply_overrides, describe_decision, load_overrides
         from realdpo.workspace import Workspace
 
-        place = Workspace(workspace)
-        place.require(
-            place.clips, "curate ingest FOOTAGE"
-        )  # otherwise the lock would create the folder
-        overrides = {**asked_of_ingest(place), **load_overrides(config, sets or ())}
-        if dry_run:
-            result = decide_workspace(place, overrides, write=False)
-        else:
-            with place.lock("curate decide", sweeps=False):
-                result = decide_workspace(place, overrides)
-                place.save_config("curate decide", saved_toml(overrides))
+        chosen = load_overrides(config, sets or ())
+        result = apply_overrides(Workspace(workspace), chosen, write=not dry_run)
         cli.print_result(result, as_json, lambda result: describe_decision(result, dry_run))
 
 

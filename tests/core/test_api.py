@@ -52,9 +52,27 @@ def test_a_workspace_s_tables_are_data_frames(tmp_path: Path) -> None:
     assert again.to_arrow(["clip_id"]).num_rows == 2
 
 
+def test_thresholds_are_applied_to_stored_scores(tmp_path: Path) -> None:
+    work = realdpo.Workspace(tmp_path)
+    rows = [
+        {"clip_id": name, "status": "ok", "luma.mean": luma, "motion.subject": 1.0}
+        | {"motion.camera_confidence": 1.0}
+        for name, luma in (("dark", 30.0), ("bright", 90.0))
+    ]
+    tables.write_table(work.clips, tables.from_rows(tables.CLIPS, rows), tables.CLIPS)
+    tried = realdpo.curate.apply_thresholds(work, {"luma.mean_min": 50}, write=False)
+    assert (tried["kept"], tried["dropped"]) == (1, {"luma.mean": 1})
+    assert not work.clips.to_pandas().keep.any()
+    assert realdpo.curate.apply_thresholds(work, {"luma.mean_min": "off"})["kept"] == 2
+    assert work.clips.to_pandas().keep.all()
+    with pytest.raises(UserError, match="luma.meen_min"):
+        realdpo.curate.apply_thresholds(work, {"luma.meen_min": 50})
+
+
 @pytest.mark.parametrize(
     "call",
     [
+        lambda work: realdpo.curate.apply_thresholds(work),
         lambda work: realdpo.curate.ingest(work, "nowhere.mp4"),
         lambda work: realdpo.curate.ingest(work, ["nowhere.mp4"], target="wan9"),
         lambda work: realdpo.pairs.build(work, losers=0),
