@@ -1,10 +1,10 @@
-"""The held-out check: what training did to pairs it never saw, measured the same way every time.
+"""The held-out check: the effect of training on unseen pairs, measured in the same way every time.
 
-Every pair is noised at a fixed grid of levels with a fixed noise of its own; nothing reads or moves
-the global random state, so that a measurement changes nothing and repeats bit for bit. The ruler is
-the base model, whose errors are measured once before the first step: a moving reference would move
-the ruler with it. The control pairs every winner with a loser of another prompt. A model that
-learns only how generated video looks wins those just as often.
+Every pair is noised at a fixed grid of levels with a fixed noise of its own. The global random
+state is neither read nor changed, so a measurement has no side effects and repeats bit for bit.
+Errors are compared with those of the base model, which are measured once before the first step. A
+moving reference would shift the comparison. The control pairs every winner with a loser of another
+prompt. A model that learns only how generated video looks wins those just as often.
 """
 
 from __future__ import annotations
@@ -30,9 +30,8 @@ from realdpo.train.step import TrainTask
 class Table:
     """Errors of P pairs at K levels: `win` [P, K], `lose` [P, K, N], `control` [P, K].
 
-    `control` is NaN for a pair to which no pair of another prompt has the same shape. `moved`
-    [P, K] is the squared distance of the winner's prediction from the reference's; 0 where none
-    was asked.
+    `control` is NaN if no pair of another prompt has the same shape. `moved` [P, K] is the squared
+    distance of the winner's prediction from the reference's, or 0 if it was not asked for.
     """
 
     win: Tensor
@@ -45,7 +44,7 @@ class Table:
 
 
 def held_out_levels(config: TrainConfig) -> list[float]:
-    """The fixed noise levels: the middles of equal parts of the whole schedule."""
+    """The fixed noise levels: the centres of equal parts of the whole schedule."""
     count = config.held_out_levels
     return [(k + 0.5) / count for k in range(count)]
 
@@ -60,9 +59,9 @@ def measure_held_out(
     only: Sequence[int] | None = None,
     reference: Reference | None = None,
 ) -> Table:
-    """Errors of `model` as it is now on `pairs`, or on those at the indices `only`.
+    """Errors of `model`, as it is now, on `pairs`, or only on those at the indices `only`.
 
-    With a `reference`, how far winners' predictions are from its own as well.
+    With a `reference`, also the distance of winners' predictions from its own.
     """
     rows = [
         _row(model, task, pairs, index, config, device, together, reference)
@@ -80,10 +79,11 @@ def measure_shared(
     accelerator: Any,
     reference: Reference | None = None,
 ) -> Table:
-    """As `measure_held_out`, with the pairs shared out among the processes; all get the whole table."""
+    """`measure_held_out`, with the pairs shared among the processes. All get the whole table."""
     world, rank, count = accelerator.num_processes, accelerator.process_index, len(pairs)
     share = -(-count // world)
-    # Every process runs as many forwards (sharded weights need that); the surplus is dropped.
+    # Every process runs the same number of forwards (sharded weights need that). Extra ones are
+    # dropped.
     mine = [min(rank + k * world, count - 1) for k in range(share)]
     table = measure_held_out(
         model, task, pairs, config, accelerator.device, together, mine, reference
@@ -92,16 +92,17 @@ def measure_shared(
         return table
     rows = {n: t.to(accelerator.device) for n, t in table.tensors().items()}
     every = {n: accelerator.gather(t.contiguous()).cpu() for n, t in rows.items()}
-    # Gathered as process 0's rows, then process 1's ...: pair p is row p // world of p % world.
+    # Gathered are the rows of process 0, then of process 1 and so on: pair p is row p // world of p
+    # % world.
     order = torch.tensor([p % world * share + p // world for p in range(count)])
     return Table(**{n: t[order] for n, t in every.items()})
 
 
 def split_held_out(found: dict[str, list[Pair]], count: int) -> tuple[list[Pair], list[Pair], str]:
-    """(pairs to train on, pairs to measure on, how they were parted).
+    """(pairs to train on, pairs to measure on, the rule of the split).
 
-    Without a validation split, a tenth of the clips (at least one) is held back by a hash of their
-    id; with a single clip nothing can be.
+    Without a validation split, a tenth of the clips (at least one) is held out by a hash of their
+    id. With a single clip, nothing can be held out.
     """
     train, watched = found["train"], found.get("validation", [])
     if watched or not count:
@@ -113,11 +114,11 @@ def split_held_out(found: dict[str, list[Pair]], count: int) -> tuple[list[Pair]
 
 
 def summarise_held_out(now: Table, base: Table, config: TrainConfig) -> dict[str, Any]:
-    """What changed from `base` to `now`. What depends on losers is left out where there are none.
+    """The changes from `base` to `now`. Without losers, numbers that depend on them are left out.
 
-    `accuracy`: share of (pair, loser) whose margin, averaged over the grid, favours the winner;
-    0.5 by definition before the first step. `winner_change`: relative change of the winner's error,
-    which must not rise. `control_accuracy`: the same as accuracy with losers of other prompts.
+    `accuracy`: share of (pair, loser) whose margin, averaged over the grid, favours the winner. It
+    is 0.5 by definition before the first step. `winner_change`: relative change of the winner's
+    error, which must not rise. `control_accuracy`: the accuracy with losers of other prompts.
     """
     result: dict[str, Any] = {
         "winner_error": float(now.win.mean()),
@@ -157,7 +158,7 @@ def _against_losers(now: Table, base: Table, beta: float) -> dict[str, Any]:
 
 
 def _swapped(table: Table, rows: Tensor) -> Table:
-    """The pairs at `rows` with their control in the losers' place."""
+    """The pairs at `rows`, with their control in place of the losers."""
     control = table.control[rows]
     return Table(table.win[rows], control.unsqueeze(2), control, table.moved[rows])
 
@@ -200,7 +201,7 @@ def _row(
 
 
 def _stranger(pairs: Sequence[Pair], index: int) -> Pair | None:
-    """The next pair of another clip and prompt with latents of the same shape."""
+    """The next pair of another clip and prompt whose latents have the same shape."""
     here = pairs[index]
     for offset in range(1, len(pairs)):
         there = pairs[(index + offset) % len(pairs)]

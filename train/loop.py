@@ -1,7 +1,7 @@
-"""Training from pairs to weights. `run_training` is the whole of it; `Trainer` is what it calls, in order.
+"""Training from clips or pairs to weights. `run_training` calls the methods of `Trainer` in order.
 
-What a step's gradient is made of is in `step`, what stops a run in `stops`, what is logged of a
-step in `numbers`, and what is measured on pairs held back in `held_out`.
+`step` has the gradient of a step, `stops` the rules that stop a run, `numbers` the numbers that are
+logged for a step, and `held_out` the measurements on held-out pairs.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ from realdpo.workspace import Workspace
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a run did. `before` and `after` are held-out summaries (see `held_out.summarise_held_out`).
+    """The result of a run. `before` and `after` are summaries of `held_out.summarise_held_out`.
 
     handed_over: the checkpoint whose policy `weights` holds, the best on held-out clips.
-    better_than_base: whether it was better there than the base model, better_than_start than what
-    the run began with (`start`); None if nothing was held out, there was no other start, or another
-    reference makes the two incomparable. experts: of a run of two transformers, what each did; the
-    held-out figures are theirs.
+    better_than_base: whether it was better there than the base model. better_than_start: whether it
+    was better than the weights that the run started from (`start`). Both are None if nothing was
+    held out, if there was no other start, or if another reference makes the two incomparable.
+    experts: for a run of two transformers, the result of each, which has the held-out figures.
     """
 
     folder: Path
@@ -88,11 +88,12 @@ def run_training(
     config: TrainConfig,
     on_step: Callable[[Mapping[str, float]], None] | None = None,
 ) -> RunSummary:
-    """Train on the workspace's pairs, or go on where an earlier run of that name stopped.
+    """Train on the workspace's clips or pairs, or continue an earlier run of that name.
 
     `on_step` gets the numbers of every step, on every process.
 
-    Raises UserError for anything the user can mend, KeyboardInterrupt after saving on Ctrl-C.
+    Raises UserError for anything that the user can correct, and KeyboardInterrupt on Ctrl-C, after
+    saving.
     """
     if config.expert == "both":
         return experts.run_both(workspace, config, on_step, run_one)
@@ -107,9 +108,9 @@ def run_one(
     runs: Path | None = None,
     last: bool = True,
 ) -> RunSummary:
-    """`run_training` for one transformer, under another folder than the workspace's `runs` if given.
+    """`run_training` for one transformer. runs: folder to use instead of the workspace's `runs`.
 
-    last: whether these processes have nothing to train after it.
+    last: whether these processes train nothing after it.
     """
     with setup.deterministic_kernels(config.deterministic):
         return _train(Trainer(workspace, config, runs=runs), config, on_step, last)
@@ -137,7 +138,7 @@ def _train(
 
 
 class Trainer:
-    """Everything of a run that lives from step to step."""
+    """The state of a run that lasts from step to step."""
 
     def __init__(
         self,
@@ -146,12 +147,12 @@ class Trainer:
         limit: int | None = None,
         runs: Path | None = None,
     ) -> None:
-        """Ready the processes, the cached pairs, the policy and its reference.
+        """Prepare the processes, the cached pairs, the policy and its reference.
 
-        `limit` takes so many pairs of a split only, `runs` another folder than the workspace's.
+        limit: use only that many pairs of a split. runs: folder to use instead of the workspace's.
         """
         self.workspace, self.config = workspace, config
-        if config.start:  # said before anything large is loaded
+        if config.start:  # fails before anything large is loaded
             weights_of(workspace, config.start)
         self.folder = (runs or workspace.runs) / config.run_name
         self.accelerator = setup.make_accelerator(config, self.folder)
@@ -160,7 +161,7 @@ class Trainer:
         torch.manual_seed(seed_of(config.seed, "weights"))
 
         spec = load.read_spec(config.model, config.revision, config.expert, config.task)
-        if config.flow_shift is not None:  # refused before anything is encoded
+        if config.flow_shift is not None:  # fails before anything is encoded
             noise.shift_process(noise.from_scheduler(spec.scheduler), config.flow_shift)
         share = (self.accelerator.process_index, self.accelerator.num_processes)
         with memory.explain_out_of_memory(
@@ -182,9 +183,10 @@ class Trainer:
                     config.logit_std,
                 )
             )
-        # In shards, processes with other numbers of losers would wait for each other's forwards.
+        # With shards, processes with different numbers of losers would wait for each other's
+        # forwards.
         self.even = config.batch > 1 or self.accelerator.distributed_type == "FSDP"
-        # by the number of values, all branches taken together
+        # by the number of values in all branches together
         self.largest = max(self.pairs, key=lambda p: math.prod(p.shape) * (1 + len(p.lose)))
         self.method = config.method
         if self.method.needs_losers and (line := draws.tell_uneven(self.pairs, config, self.even)):
@@ -193,7 +195,7 @@ class Trainer:
         self.sharded = self.accelerator.distributed_type == "FSDP"
         self.rungs = setup.allowed_rungs(config, self.sharded)
         newest = checkpoint.latest_checkpoint(self.folder / "checkpoints")
-        if newest and config.memory == "auto":  # a base quantised otherwise would be another base
+        if newest and config.memory == "auto":  # a base with other bits would be another base
             bits = checkpoint.bits_of(newest)
             self.rungs = [rung for rung in self.rungs if rung.bits == bits]
         self._build(self._choose_rung())
@@ -208,9 +210,9 @@ class Trainer:
     # Memory
 
     def _choose_rung(self) -> Rung:
-        """The way of saving memory: the one asked for, else the first that is estimated to fit.
+        """The way of saving memory: the one asked for, or else the first that is estimated to fit.
 
-        Every process takes the leanest that any of them needs.
+        Every process takes the leanest way that any of them needs.
         """
         config = self.config
         if config.memory != "auto":
@@ -239,7 +241,7 @@ class Trainer:
         return rung
 
     def _build(self, rung: Rung) -> None:
-        """Load the policy as `rung` wants it, with its optimizer and reference."""
+        """Load the policy for `rung`, with its optimizer and reference."""
         config, spec = self.config, self.task.family.spec
         torch.manual_seed(seed_of(config.seed, "weights"))
         self.rung = rung
@@ -263,14 +265,14 @@ class Trainer:
 
     @property
     def together(self) -> bool:
-        """Whether winner and losers go through the model side by side."""
+        """Whether winner and losers go through the model in one batch."""
         return self.rung.together
 
     def _try_rung(self, newest: Path | None) -> None:
-        """Take a step's gradient on the largest pair, down the ladder until one way fits.
+        """Take a step's gradient on the largest pair, with ever leaner ways until one fits.
 
-        Without any exchange between processes, so that all can agree whatever happens to one. In
-        shards every forward is an exchange: there the estimate must do.
+        The processes do not exchange anything, so they can agree afterwards, whatever happens to
+        one. With shards every forward is an exchange, so there the estimate must be enough.
         """
         if not self._tries():
             return
@@ -303,8 +305,8 @@ class Trainer:
         wanted = range(self.config.batch)
         batch = draws.make_batch([self.largest], wanted, self.config, self.even)
         self.model.train()
-        bank, self.bank = self.bank, None  # a trial's draw is none of a run's
-        held = bool(self.optimizer.optimizer.state)  # of a resumed run the moments are there
+        bank, self.bank = self.bank, None  # a trial's draws are not draws of the run
+        held = bool(self.optimizer.optimizer.state)  # a resumed run already has its moments
         later = 0 if held else setup.moment_bytes(self.inner, self.config)
         try:
             with memory.reserve_memory(later, self.device):
@@ -320,7 +322,7 @@ class Trainer:
             memory.empty_cache()
 
     def _told(self, doing: str) -> contextlib.AbstractContextManager[None]:
-        """Memory that runs out within is one line, with the next rung."""
+        """If memory runs out within, raise one line that names the next rung."""
         return memory.explain_out_of_memory(
             lambda: f"{doing} with --memory {self.rung.name}", self._leaner
         )
@@ -338,7 +340,7 @@ class Trainer:
     # The way through a run
 
     def start_or_resume(self) -> None:
-        """Take the newest checkpoint, or measure the base and check that the reference is the policy."""
+        """Load the newest checkpoint, or measure the base and check policy against reference."""
         newest = checkpoint.latest_checkpoint(self.folder / "checkpoints")
         if newest:
             if self.main:
@@ -358,12 +360,12 @@ class Trainer:
             if self.base is not None:
                 began = self._measure() if self.config.start else self.base
                 self.before = self.after = self._held_out(began)
-        if self.main:  # only now: a start that failed binds nobody to its settings
+        if self.main:  # only now, so that a failed start does not fix the settings
             write_text(self.folder / "config.toml", settings_to_toml("train", self.config))
         self.accelerator.wait_for_everyone()
 
     def _begin_from_start(self) -> None:
-        """Take over the weights of `start`; until here the policy was the base."""
+        """Load the weights of `start`. Until here, the policy was the base."""
         folder = weights_of(self.workspace, self.config.start)
         checkpoint.begin_from(folder, self.inner, self.task.family.spec)
         if self.reference is not None and self.config.reference in ("frozen", "ema"):
@@ -373,13 +375,14 @@ class Trainer:
         progress.say(f"training on from {folder}")
 
     def train_step(self) -> dict[str, float]:
-        """One optimiser step; returns its numbers, averaged over all processes."""
+        """Take one optimiser step. Returns its numbers, averaged over all processes."""
         with self._told(f"taking step {self.step + 1}"):
             return self._train_step()
 
     def _train_step(self) -> dict[str, float]:
         config, begin = self.config, time.perf_counter()
-        # Nothing but dropout reads the global state; seeded here, a resumed run reads the same.
+        # Only dropout reads the global random state. It is seeded here, so a resumed run repeats
+        # it.
         torch.manual_seed(seed_of(config.seed, "step", self.step, self.accelerator.process_index))
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -419,7 +422,7 @@ class Trainer:
         return values
 
     def after_step(self, values: dict[str, float]) -> str | None:
-        """Log, measure and save what is due. Returns why the run should stop, if it should."""
+        """Log, and measure and save if due. Returns the reason to stop, if there is one."""
         config, stopped, name = self.config, None, f"step-{self.step:06d}"
         self.log.step(values)
         self.recent = [*self.recent[-49:], numbers.judged_value(values)]
@@ -436,9 +439,9 @@ class Trainer:
         return stopped
 
     def finish(self, stopped: str | None, last: bool = True) -> RunSummary:
-        """Write the final weights where diffusers loads them, and the run's summary.
+        """Write the final weights in a form that diffusers loads, and the run's summary.
 
-        last: whether the processes part afterwards.
+        last: whether the processes separate afterwards.
         """
         if checkpoint.latest_checkpoint(self.folder / "checkpoints") is None:
             self.save()
@@ -486,7 +489,7 @@ class Trainer:
             self.log.write_csv()
         self.accelerator.wait_for_everyone()
         if last:
-            self.accelerator.end_training()  # ends the trackers, and the group of processes
+            self.accelerator.end_training()  # ends the trackers and the process group
         else:
             for tracker in self.accelerator.trackers:
                 tracker.finish()
@@ -494,7 +497,7 @@ class Trainer:
         return summary
 
     def _compete(self) -> tuple[bool | None, bool | None]:
-        """Whether the best step is better than the base, and than what the run began with."""
+        """Whether the best step is better than the base, and better than the start of the run."""
         config = self.config
         if not (self.before and self.best and self.base is not None):
             return None, None
@@ -502,14 +505,14 @@ class Trainer:
             return self.best[0] < self.method.rank(self.before), None
         further = self.best[0] < self.method.rank(self.before)
         if self.method.needs_distance and config.reference in ("frozen", "ema"):
-            return None, further  # a distance from one reference says nothing of another's
+            return None, further  # distances from two references cannot be compared
         base = held_out.summarise_held_out(self.base, self.base, config)
         return self.best[0] < self.method.rank(base), further
 
     # Checkpoints
 
     def save(self) -> None:
-        """Write a checkpoint of the present step and drop the old ones."""
+        """Write a checkpoint of the current step and delete the old ones."""
         scaler = self.accelerator.scaler
         state = {
             "step": self.step,
@@ -539,7 +542,7 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def _take(self, newest: Path) -> None:
-        """Go on from the checkpoint `newest`: the other half of `save`."""
+        """Resume from the checkpoint `newest`. The counterpart of `save`."""
         state = checkpoint.load_checkpoint(
             newest,
             self.inner,
@@ -559,7 +562,7 @@ class Trainer:
 
     @property
     def identity(self) -> identity.Identity:
-        """What this run is; process 0 asks, since it reads the base's files."""
+        """The identity of this run. Process 0 finds it, because it reads the base's files."""
         config, world = self.config, self.accelerator.num_processes
         own = {draws.losers_of(pair, config) for pair in self.pairs}
         return identity.Identity(
@@ -582,7 +585,7 @@ class Trainer:
     # Between processes
 
     def agree(self, flag: bool) -> bool:
-        """True on every process when it is true on any."""
+        """True on every process if it is true on any."""
         if self.accelerator.num_processes == 1:
             return flag
         flags = self.accelerator.gather(torch.tensor([int(flag)], device=self.device))
@@ -597,7 +600,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def _apart(self) -> Iterator[None]:
-        """Keep gradients on this process: they are exchanged at the last backward of a step."""
+        """Keep gradients on this process. They are exchanged at the last backward of a step."""
         with self.accelerator.no_sync(self.model):
             yield
 
@@ -614,7 +617,7 @@ class Trainer:
     # One micro-batch
 
     def batch(self, micro: int) -> draws.Batch:
-        """The present step's micro-batch `micro` of this process, on the CPU."""
+        """The micro-batch `micro` of the current step for this process, on the CPU."""
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         wanted = draws.sample_numbers(self.step, micro, rank, world, self.config)
         return draws.make_batch(self.pairs, wanted, self.config, self.even)
@@ -634,7 +637,7 @@ class Trainer:
     # Checks and measurements
 
     def _check_reference(self) -> None:
-        """Before the first step policy and reference are one model: the loss must be ln 2."""
+        """Before the first step, policy and reference are one model, so the loss must be ln 2."""
         if self.reference is None:
             return
         batch = self.batch(0).to(self.device)
@@ -673,10 +676,11 @@ class Trainer:
         return found
 
     def _videos(self, name: str, stored: Path | None = None) -> None:
-        """Validation videos, shared out: each process makes its own and waits for the others' files.
+        """Make validation videos. Each process makes its share and waits for the others' files.
 
-        By the policy as it would be handed over now, or as the checkpoint `stored` holds it.
-        Adapters are small and go to every process; whole weights only to the one that makes all.
+        The videos are by the policy that would be handed over now, or by that of the checkpoint
+        `stored`. Adapters are small and go to every process. Full weights go to one process, which
+        makes all videos.
         """
         from realdpo.train import videos
 

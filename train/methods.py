@@ -1,8 +1,8 @@
 """The objectives as a run uses them: their needs, their step, and their held-out figure.
 
 To add an objective, write its class here, its formula in `objective`, and its name in
-`TrainConfig.objective`. No other code asks which objective a run has. The imports
-inside the methods keep this file free of torch, because model cards and settings read it too.
+`TrainConfig.objective`. No other code asks which objective a run has. The imports inside the
+methods keep this file free of torch, because model cards and settings read it too.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The noising process of a model and its prediction: v (CogVideoX), flow matching, epsilon.
 
 A position u in [0, 1) on the model's own training schedule (0 clean, 1 pure noise) gives the
-levels: x_t = signal * x + sigma * noise. Every schedule is computed in float64
-from the scheduler configuration that came with the model, because the class defaults (epsilon, no
-zero-SNR) are wrong for real models. Noise is mixed in float32, whatever the model's dtype, because
-mixing in bfloat16 errs by 0.02.
+levels: x_t = signal * x + sigma * noise. Every schedule is computed in float64 from the scheduler
+configuration that came with the model, because the class defaults (epsilon, no zero-SNR) are wrong
+for real models. Noise is mixed in float32, whatever the model's dtype, because mixing in bfloat16
+errs by 0.02.
 """
 
 from __future__ import annotations

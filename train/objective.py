@@ -6,9 +6,9 @@ and N losers l, all denoised from the same noise at the same timestep,
 
     z_n = -beta/2 * ((m_w - r_w) - (m_ln - r_ln))        loss = mean over pairs of -log sigmoid(z_n)
 
-so z_n is the reward margin and grows when the policy explains the winner better, relative to the
-reference, than it explains the loser. Everything here is pure and keeps the dtype of the errors,
-which is float32 or float64: at beta 5000 one bfloat16 rounding of an error of 0.1 moves z by 1.2.
+so z_n is the reward margin. It grows if the policy, relative to the reference, predicts the winner
+better than the loser. Everything here is pure and keeps the dtype of the errors, which is float32
+or float64: at beta 5000 one bfloat16 rounding of an error of 0.1 moves z by 1.2.
 
 Shapes: B samples, N losers. Errors of winners are [B], of losers [B, N].
 """
@@ -24,7 +24,7 @@ from torch.nn.functional import logsigmoid
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimised. See `realdpo.train.config.TrainConfig` for what each field does."""
+    """The settings of the objective. `realdpo.train.config.TrainConfig` explains each field."""
 
     beta: float = 2000.0
     sft_weight: float = 0.0
@@ -35,7 +35,7 @@ class Objective:
 class Errors:
     """Policy and reference errors of one batch: `win`, `ref_win` [B]; `lose`, `ref_lose` [B, N].
 
-    Raises ValueError for other shapes, which would broadcast winners against strangers' losers.
+    Raises ValueError for other shapes, which would compare winners with losers of other pairs.
     """
 
     win: Tensor
@@ -55,8 +55,8 @@ class Errors:
 class Contrast:
     """The contrast of real clips with the reference's own prediction. See `contrast`.
 
-    gamma: strength, 0 (plain fine-tuning) to below 1. smooth: all noise levels count, by
-    DiffusionNFT's weight. above: otherwise the contrast acts at noise levels u above this.
+    gamma: strength, 0 (plain fine-tuning) to below 1. smooth: all noise levels count, with
+    DiffusionNFT's weight. above: without smooth, the contrast acts at noise levels u above this.
     """
 
     gamma: float = 0.75
@@ -71,10 +71,10 @@ class Contrast:
 def error(prediction: Tensor, target: Tensor, where: Tensor | None = None) -> Tensor:
     """Mean squared error of every sample, [B, ...] -> [B], at least in float32.
 
-    Both sides are widened before they are subtracted, and every axis but the first is averaged, so
-    neither rounding nor the size of the video leaks into the logits. `where` weighs positions,
-    [B, ...] that broadcasts to the prediction: a mean over a region is one with 1 inside and 0
-    outside.
+    Both sides are widened before they are subtracted, and every axis but the first is averaged. So
+    neither rounding nor the size of the video affects the logits. `where` gives weights of
+    positions, [B, ...], which broadcast to the prediction. For a mean over a region, use 1 inside
+    and 0 outside.
     """
     wide = torch.promote_types(prediction.dtype, torch.float32)
     squares = (prediction.to(wide) - target.to(wide)).square()
@@ -98,8 +98,8 @@ def contrast(
         loss = |v - target|^2 - gamma [u > above] |v - v_ref|^2        (means over elements)
 
     prediction v, reference v_ref and target are [B, ...], all at one noisy state of the real clip;
-    u [B] is its noise level, 0 clean and 1 noise. The real clip is the winner. The loser is what
-    the reference makes of the very same noisy clip, so nothing has to be generated.
+    u [B] is its noise level, 0 clean and 1 noise. The real clip is the winner. The loser is the
+    reference's prediction of the same noisy clip, so nothing has to be generated.
 
     The loss is a preference pair with a linear utility, and bounded. For a given noisy state let
     t = E[target]. Up to a constant in v the expected loss is |v - t|^2 - gamma |v - v_ref|^2, whose
@@ -108,17 +108,18 @@ def contrast(
 
         v* = t + gamma / (1 - gamma) (t - v_ref),
 
-    which is beyond what plain fine-tuning aims at (gamma = 0: v* = t), by the same direction. In
-    densities p* is proportional to p_ref (p_data / p_ref)^(1 / (1 - gamma)).
+    which lies in the same direction as the optimum of plain fine-tuning (gamma = 0: v* = t), and
+    beyond it. In densities p* is proportional to p_ref (p_data / p_ref)^(1 / (1 - gamma)).
 
     The gradient is that of the positive branch of DiffusionNFT (arXiv 2509.16117) with reward 1
-    and beta = 1 - gamma, |beta v + (1 - beta) v_ref - target|^2 / beta. What differs is what it is
-    fed with (real clips, and the base as the old policy) and the gate by noise level.
+    and beta = 1 - gamma, |beta v + (1 - beta) v_ref - target|^2 / beta. The differences are the
+    inputs (real clips, and the base as the old policy) and the gate by noise level.
 
-    With `settings.smooth` there is no gate. The loss of every sample is multiplied by DiffusionNFT's
-    weight, u / mean |v - target|, which carries no gradient: its loss of clean videos, divided by
-    the sample's own mean absolute error, written for velocities. A clip that is predicted badly then
-    counts less than by its square, so t above is a mean that leans towards the median.
+    With `settings.smooth` there is no gate. The loss of every sample is multiplied by
+    DiffusionNFT's weight, u / mean |v - target|, which carries no gradient. This is DiffusionNFT's
+    loss of clean videos, divided by the sample's own mean absolute error, and written for
+    velocities. A clip that is predicted badly then counts less than by its square, so t above is a
+    mean that leans towards the median.
     """
     reference = reference.detach()
     win, moved = error(prediction, target), error(prediction, reference)
@@ -130,7 +131,10 @@ def contrast(
 
 
 def margins(errors: Errors, beta: float) -> Tensor:
-    """Reward margins z, [B, N]: above 0 where the policy prefers the winner more than the reference."""
+    """Reward margins z, [B, N].
+
+    Above 0, the policy prefers the winner more than the reference does.
+    """
     win_gap = (errors.win - errors.ref_win).unsqueeze(1)
     return -0.5 * beta * (win_gap - (errors.lose - errors.ref_lose))
 
@@ -145,7 +149,7 @@ def slopes(errors: Errors, objective: Objective) -> tuple[Tensor, Tensor]:
     """Closed-form derivatives of `loss` by the errors: (by `win` [B], by `lose` [B, N]).
 
     `(slope * error).sum().backward()` on one branch after another adds up to the gradient of the
-    joint loss, so only one branch's activations need ever be held.
+    joint loss, so only one branch's activations have to be held.
     """
     z = margins(errors, objective.beta)
     by_lose = -0.5 * objective.beta * torch.sigmoid(-z) / z.numel()
@@ -154,11 +158,12 @@ def slopes(errors: Errors, objective: Objective) -> tuple[Tensor, Tensor]:
 
 
 def loser_scale(win_residual: Tensor, lose_residual: Tensor, mu: float) -> Tensor:
-    """How much of the loser's gradient to keep so that the winner's error does not rise, [B].
+    """The share of the loser's gradient that keeps the winner's error from rising, [B].
 
     Diffusion-SDPO (arXiv 2511.03317): with a, b the gradients of winner's and loser's error by the
-    model's output, min(1, (1 - mu) |a|^2 / a.b) where they point the same way, else 1. The residuals
-    (prediction - target, [B, ...]) are proportional to those gradients; the factor cancels.
+    model's output, the share is min(1, (1 - mu) |a|^2 / a.b) if they point the same way, else 1.
+    The residuals (prediction - target, [B, ...]) are proportional to those gradients, and the
+    factor cancels.
     """
     wide = torch.promote_types(win_residual.dtype, torch.float32)
     a, b = win_residual.to(wide).flatten(1), lose_residual.to(wide).flatten(1)
@@ -173,11 +178,11 @@ def scale_gradient(value: Tensor, scale: Tensor) -> Tensor:
 
 
 def diagnostics(errors: Errors, beta: float) -> dict[str, float]:
-    """What a step did, as plain numbers averaged over the batch.
+    """The diagnostics of a step, as plain numbers averaged over the batch.
 
     `loser_dominant_ratio` is the share of pairs that count as won although the winner's own error
     rose above the reference's: the margin comes from pushing the loser away. `saturation` is the
-    mean sigmoid(-z), the share of the gradient that is left: 0.5 at the start, 0 when pairs are won.
+    mean sigmoid(-z), the remaining share of the gradient: 0.5 at the start, 0 if pairs are won.
     """
     z = margins(errors, beta)
     win_gap = (errors.win - errors.ref_win).unsqueeze(1).expand_as(z)
@@ -200,5 +205,5 @@ def diagnostics(errors: Errors, beta: float) -> dict[str, float]:
 
 
 def accuracy(z: Tensor) -> Tensor:
-    """1 where a margin is won, 0 where lost, 0.5 for a tie; the shape of `z`."""
+    """1 for a won margin, 0 for a lost one, 0.5 for a tie, in the shape of `z`."""
     return (z > 0).to(z.dtype) + 0.5 * (z == 0).to(z.dtype)

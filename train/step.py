@@ -1,10 +1,10 @@
-"""One step: noise a batch, ask reference and policy, send the gradient back.
+"""One step: noise a batch, run reference and policy, and accumulate the gradient.
 
-Together, winner and losers of a batch go through the model in one forward: 2 (1 + N) forwards,
-against 4 N when the winner is run again for every loser. One by one, only a single branch's
-activations are ever held: the winner's error comes first without gradient, then each loser is run
-forward and back at once with its closed-form slope, then the winner with the sum of slopes, for one
-forward more. Both ways give the same gradient.
+Together, winner and losers of a batch go through the model in one forward. That is 2 (1 + N)
+forwards, against 4 N if the winner is run again for every loser. One by one, only the activations
+of a single branch are held: first the winner's error without gradient, then each loser forward and
+backward with its closed-form slope, then the winner with the sum of slopes. That takes one forward
+more. Both ways give the same gradient.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from realdpo.train.reference import Reference
 
 @dataclass(frozen=True)
 class TrainTask:
-    """What stays the same over a run: model facts and noise process."""
+    """The constants of a run: facts of the model, and the noise process."""
 
     family: Family
     process: noise.Process
@@ -35,7 +35,7 @@ class TrainTask:
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What one micro-batch did: its loss, errors (detached) and the mean SDPO scale, if used."""
+    """The result of one micro-batch: loss, errors (detached), and the mean SDPO scale, if used."""
 
     loss: float
     errors: Errors
@@ -54,8 +54,8 @@ def contrast_of_config(config: TrainConfig) -> Contrast:
 def branch_error(model: Any, task: TrainTask, batch: Batch, clean: Tensor) -> tuple[Tensor, Tensor]:
     """Error [B] and residual [B, ...] (prediction - target, float32) of `clean` [B, ...].
 
-    `clean` may also be several branches of the batch one after another, [K * B, ...]; noise,
-    level and inputs are repeated, which is what makes the branches comparable.
+    `clean` may also hold several branches of the batch one after another, [K * B, ...]. Noise,
+    level and inputs are repeated, so the branches can be compared.
     """
     prediction, target = _predict(model, task, batch, clean)
     wide = torch.promote_types(prediction.dtype, target.dtype)
@@ -67,7 +67,7 @@ def branch_error(model: Any, task: TrainTask, batch: Batch, clean: Tensor) -> tu
 
 
 def _predict(model: Any, task: TrainTask, batch: Batch, clean: Tensor) -> tuple[Tensor, Tensor]:
-    """Prediction and target [B, ...] without frames that are given."""
+    """Prediction and target [B, ...], without the given frames."""
     copies = len(clean) // len(batch.u)
     u, grain = batch.u.repeat(copies), _repeat(batch.noise, copies)
     level = noise.noise_levels(task.process, u)
@@ -84,10 +84,10 @@ def _predict(model: Any, task: TrainTask, batch: Batch, clean: Tensor) -> tuple[
 
 
 def _within(task: TrainTask, batch: Batch, like: Tensor) -> Tensor:
-    """1 at latent positions that the losers of a sample were made anew at, else 0; [B, ...].
+    """1 at latent positions where a sample's losers were generated, else 0; [B, ...].
 
-    Outside of the region of a local loser both sides show the same, and an error there would only
-    be noise in their comparison. Samples without a region are 1 throughout.
+    Outside the region of a local loser, both sides are the same, and an error there would only add
+    noise to the comparison. Samples without a region are 1 everywhere.
     """
     axis, skip = task.family.TIME_AXIS, task.family.clean_frames()
     frames, rows, columns = like.shape[axis], *like.shape[3:5]
@@ -96,7 +96,7 @@ def _within(task: TrainTask, batch: Batch, like: Tensor) -> Tensor:
         spans = region.spans(frames, rows, columns) if region else (slice(None),) * 3
         where[k][spans] = 1.0
     where = where[:, skip:]
-    # a region that lies in given frames alone has nothing to say there: then all counts
+    # if a region lies only in given frames, nothing of it is left, so all positions count
     nothing = where.flatten(1).sum(1) == 0
     where[nothing] = 1.0
     return where.unsqueeze(3 - axis)
@@ -127,10 +127,10 @@ def dpo_step(
     together: bool,
     apart: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
 ) -> StepOutcome:
-    """Accumulate the gradient of the preference loss; returns what it was made of.
+    """Accumulate the gradient of the preference loss. Returns its parts.
 
-    `backward` takes a scalar. `apart` is entered around every backward but the last, so that
-    several processes need exchange gradients only once.
+    `backward` takes a scalar. `apart` is entered around every backward but the last, so several
+    processes exchange gradients only once.
     """
     way = _together if together else _one_by_one
     return way(model, task, batch, aim, ref_win, ref_lose, backward, apart)
@@ -143,9 +143,9 @@ def sft_step(
     backward: Callable[[Tensor], None],
     weight: float = 1.0,
 ) -> StepOutcome:
-    """Accumulate the gradient of the winner's own error: the plain training that DPO is held to.
+    """Accumulate the gradient of the winner's own error: plain training, the control for DPO.
 
-    weight: of the gradient; the loss that is told is the error itself.
+    weight: factor on the gradient. The reported loss is the error itself.
     """
     win, _ = branch_error(model, task, replace(batch, regions=()), batch.win)
     loss = win.mean()
@@ -165,8 +165,8 @@ def contrast_step(
 ) -> StepOutcome:
     """Accumulate the gradient of `objective.contrast` on the batch's winners.
 
-    One forward of the reference without gradient, one of the policy with. weight: of the
-    gradient; the loss that is told is without it.
+    This takes one forward of the reference without gradient, and one of the policy with gradient.
+    weight: factor on the gradient, which the reported loss does not have.
     """
     before = reference_prediction(model, task, batch, reference)
     loss, win, moved = contrast_of(model, task, batch, settings, before)
@@ -177,7 +177,7 @@ def contrast_step(
 
 
 def reference_prediction(model: Any, task: TrainTask, batch: Batch, reference: Reference) -> Tensor:
-    """What the reference makes of the batch's noisy winners, [B, ...]."""
+    """The reference's prediction for the batch's noisy winners, [B, ...]."""
     with reference.active():
         return _predict(model, task, batch, batch.win)[0].clone()
 
@@ -185,7 +185,7 @@ def reference_prediction(model: Any, task: TrainTask, batch: Batch, reference: R
 def contrast_of(
     model: Any, task: TrainTask, batch: Batch, settings: Contrast, before: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`objective.contrast` of the policy as it is, with the reference's prediction `before`."""
+    """`objective.contrast` of the current policy, with the reference's prediction `before`."""
     prediction, target = _predict(model, task, batch, batch.win)
     return objective.contrast(prediction, before, target, batch.u, settings)
 
@@ -252,16 +252,17 @@ def _one_by_one(
 
 
 class Bank:
-    """Reference errors of fixed draws, kept on disk: later epochs need no reference forward.
+    """Reference errors of fixed draws, stored on disk, so later epochs need no reference forward.
 
-    One JSON file a (pair, draw), under a folder that is named by everything the errors depend on.
+    There is one JSON file per (pair, draw), in a folder named by everything that the errors depend
+    on.
     """
 
     def __init__(self, folder: Any) -> None:
         self.folder = folder
 
     def get(self, key: str) -> list[float] | None:
-        """The winner's error and then the losers', in the order of the draw; None when not stored."""
+        """The winner's error, then the losers' in the order of the draw. None if not stored."""
         import json
 
         path = self._path(key)
@@ -287,7 +288,7 @@ def reference_errors(
     together: bool,
     bank: Bank | None,
 ) -> tuple[Tensor, Tensor]:
-    """Reference errors of winner [B] and losers [B, N]: from the bank when it has them all."""
+    """Reference errors of winner [B] and losers [B, N], from the bank if it has all of them."""
     if bank is not None:
         stored = [bank.get(key) for key in batch.keys]
         if all(stored):
@@ -322,7 +323,8 @@ def _repeat(tensor: Tensor, copies: int) -> Tensor:
 
 
 def _dtype(model: Any) -> torch.dtype:
-    # A wrapped model (DDP) has no dtype; adapters are float32 on bfloat16 weights, so ask the base.
+    # A wrapped model (DDP) has no dtype, and adapters are float32 on bfloat16 weights: ask the
+    # base.
     inner = getattr(model, "module", model)
     found: torch.dtype = next(p.dtype for n, p in inner.named_parameters() if "lora_" not in n)
     return found

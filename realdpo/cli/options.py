@@ -138,7 +138,7 @@ class Given:
         )
 
     def without(self, prefix: str) -> tuple[Given, list[str]]:
-        """A copy without the `--set` texts that begin with `prefix`, and those texts, cut."""
+        """A copy without the `--set` texts of `prefix`, and those texts without the prefix."""
         other = [text.removeprefix(prefix) for text in self.sets if text.startswith(prefix)]
         rest = [text for text in self.sets if not text.startswith(prefix)]
         return replace(self, sets=rest), other

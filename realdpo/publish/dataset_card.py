@@ -1,7 +1,7 @@
 """The cards of published datasets and models, filled from the workspace and never by hand.
 
-What a card says is read from the tables, the saved settings and the results beside them; the
-templates in `data_cards/` hold only what is true of everything that realdpo publishes.
+A card is filled from the tables, the saved settings and the results beside them. The templates in
+`data_cards/` hold only text that is true of everything that realdpo publishes.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ PICTURES = (
     "images/training.png",
     "images/first_frame.png",
 )
-"""Where the pictures of cards lie in a repository."""
+"""The folder of a card's pictures in a repository."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """A README and the files that it shows or links to, by their path in the repository."""
+    """A README, and the files that it shows or links to, by their path in the repository."""
 
     readme: str
     files: Mapping[str, bytes]
@@ -59,7 +59,7 @@ def dataset_card(
 ) -> Card:
     """Return the card of a dataset made of these shards.
 
-    `overrides` are the safeguards that the publisher switched off; the card says so at its head.
+    `overrides` are the safeguards that the publisher switched off. The card names them at its head.
     """
     by_config = {part.config: part for part in shards}
     facts = {part.config: part.facts() for part in shards}
@@ -119,7 +119,7 @@ def dataset_card(
 
 
 def source_rows(facts: pa.Table) -> list[dict[str, Any]]:
-    """One row a source: title, author, licence, url, clips and seconds; the most clips first."""
+    """One row per source: title, author, licence, url, clips and seconds. Most clips first."""
     rows: dict[str, dict[str, Any]] = {}
     names = ["source_id", "license", "author", "source_url", "title", "frames", "fps"]
     for row in facts.select(names).to_pylist():
@@ -134,7 +134,7 @@ def source_rows(facts: pa.Table) -> list[dict[str, Any]]:
 
 
 def attribution_line(source: Mapping[str, Any]) -> Markup:
-    """Title, author, source and licence, and what was changed, as CC BY 4.0 section 3(a) asks."""
+    """Title, author, source, licence and changes, as CC BY 4.0 section 3(a) requires."""
     licence = licences.read_licence(source["license"])
     title = source["title"] or f"source {source['source_id'][:12]}"
     return Markup(
@@ -151,8 +151,8 @@ def attribution_line(source: Mapping[str, Any]) -> Markup:
 def read_thresholds(workspace: Workspace, clips: pa.Table | None) -> dict[str, dict[str, float]]:
     """The thresholds of the decision: {score: {"min": ..., "max": ...}}.
 
-    From the saved settings of `curate decide`, where every threshold stands, also one that
-    dropped nothing; what only the clips' reasons name is added from there.
+    They come from the saved settings of `curate decide`, which hold every threshold, even one that
+    dropped nothing. Thresholds that only the clips' reasons name are added.
     """
     found: dict[str, dict[str, float]] = {}
     saved = workspace.root / "config" / "curate-decide.toml"
@@ -171,7 +171,8 @@ def read_thresholds(workspace: Workspace, clips: pa.Table | None) -> dict[str, d
 def funnel_rows(clips: pa.Table, rules: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
     """Rows {step, dropped, alone, left}: from every clip found to those that were kept.
 
-    `dropped` counts clips to which a rule applies, `alone` those that no other rule touches.
+    `dropped` counts clips to which a rule applies, and `alone` those to which no other rule
+    applies.
     """
     total = clips.num_rows
     rows: list[dict[str, Any]] = [{"step": "clips found", "left": total}]
@@ -185,7 +186,7 @@ def funnel_rows(clips: pa.Table, rules: Mapping[str, Mapping[str, float]]) -> li
         (score, side): f"{score} {'<' if side == 'min' else '>'} {value:g}"
         for score, sides in rules.items()
         for side, value in sides.items()
-        if score in clips.schema.names  # a threshold on what was not measured drops nothing
+        if score in clips.schema.names  # a threshold on a score that was not measured drops nothing
     }
     for rule, label in sorted(thresholds.items(), key=lambda item: -counts[item[0]]):
         rows.append(
@@ -203,7 +204,7 @@ def funnel_rows(clips: pa.Table, rules: Mapping[str, Mapping[str, float]]) -> li
 
 
 def read_audit(workspace: Workspace) -> dict[str, Any] | None:
-    """The saved verdict of `pairs audit`, or None when none was made."""
+    """The saved verdict of `pairs audit`, or None if there is none."""
     if not workspace.audit.exists():
         return None
     found: dict[str, Any] | None = json.loads(workspace.audit.read_text(encoding="utf-8"))
@@ -219,7 +220,7 @@ def saved_settings(workspace: Workspace, commands: Iterable[str]) -> str:
 
 
 def saved_settings_of(paths: Iterable[Path]) -> str:
-    """Saved configurations as one text; what names a place on this machine is cut to its name."""
+    """Saved configurations as one text. Paths on this machine are cut to their names."""
     texts = [
         f"# {path.stem}\n{path.read_text(encoding='utf-8').strip()}"
         for path in paths
@@ -350,7 +351,7 @@ def _audit_text(audit: Mapping[str, Any] | None) -> Markup:
 
 
 def audit_says_shortcut(audit: Mapping[str, Any]) -> bool:
-    """Whether a saved audit ended in the verdict that the pairs hold a shortcut."""
+    """Whether the verdict of a saved audit is that the pairs hold a shortcut."""
     return audit.get("verdict") == "shortcut"
 
 
@@ -505,10 +506,12 @@ def _splits(facts: Mapping[str, pa.Table]) -> Markup:
     checked = f"{len(places):,} {'source' if len(places) == 1 else 'sources'}"
     if torn:
         return Markup(
-            "**{} of {} have clips in more than one split**, so results on the held-out splits look better than they are."
+            "**{} of {} have clips in more than one split**, so results on the held-out splits "
+            "look better than they are."
         ).format(f"{len(torn):,}", checked)
     return Markup(
-        "Splits are by source file: all clips of a source, and the pairs made from them, are in one split. "
+        "Splits are by source file: all clips of a source, and the pairs made from them, are in "
+        "one split. "
         "Checked over {}: none appears in two splits."
     ).format(checked)
 
@@ -550,18 +553,21 @@ def _limits(facts: pa.Table, pairs: pa.Table | None) -> Markup:
     if sources < 20:
         limits.append(
             f"All clips come from {sources} source {'file' if sources == 1 else 'files'}: places, "
-            "people, cameras and light repeat, so the dataset does not represent human motion in general."
+            "people, cameras and light repeat, so the dataset does not represent human motion in "
+            "general."
         )
     if clips < 1000:
         limits.append(f"{clips:,} rows are too few to conclude much from a held-out score.")
     limits.append(
-        "A threshold that suits one kind of footage may not suit another. Near each threshold, some clips "
+        "A threshold that suits one kind of footage may not suit another. Near each threshold, "
+        "some clips "
         "are on the wrong side."
     )
     limits.append("Nobody balanced what the sources show, or whom they leave out.")
     if pairs is not None:
         limits.append(
-            "Winners are real and losers are generated. That the loser moves worse is an assumption that "
+            "Winners are real and losers are generated. That the loser moves worse is an "
+            "assumption that "
             "holds for most pairs; nobody judged each pair."
         )
         rounds = len(set(pairs["model"].to_pylist()))
@@ -571,7 +577,7 @@ def _limits(facts: pa.Table, pairs: pa.Table | None) -> Markup:
 
 
 def _not_done(facts: pa.Table, clips: pa.Table | None) -> Markup:
-    """What no column and no setting shows to have been done."""
+    """Sentences about steps that, by the columns and settings, were not done."""
     groups = (
         {name.split(".")[0] for name in tables.score_columns(clips)} if clips is not None else set()
     )
@@ -598,14 +604,16 @@ def _not_done(facts: pa.Table, clips: pa.Table | None) -> Markup:
     if "review" in facts.schema.names and any(facts["review"].to_pylist()):
         reviewed = sum(bool(given) for given in facts["review"].to_pylist())
         done.append(
-            f"{facts.num_rows - reviewed:,} of {facts.num_rows:,} pairs have not been seen by anybody."
+            f"{facts.num_rows - reviewed:,} of {facts.num_rows:,} pairs have not been seen by "
+            "anybody."
         )
     else:
         done.append("No person looked at every clip.")
     if "captioner" in facts.schema.names and "edit" not in set(facts["captioner"].to_pylist()):
         done.append("No person checked the prompts against the clips.")
     done.append(
-        "The licences are those stated where the footage was found; nobody verified them with the authors."
+        "The licences are those stated where the footage was found; nobody verified them with the "
+        "authors."
     )
     return markdown.markdown_bullets(done)
 
@@ -614,7 +622,7 @@ def _not_done(facts: pa.Table, clips: pa.Table | None) -> Markup:
 
 
 def _histograms(clips: pa.Table, rules: Mapping[str, Mapping[str, float]]) -> bytes | None:
-    """Distributions over all clips, kept or not, of the scores that dropped most, then of motion."""
+    """Distributions over all clips, kept or not: the scores that dropped most, then motion."""
     from realdpo import report
 
     scores = tables.score_columns(clips)
@@ -791,7 +799,7 @@ def _length(seconds: float) -> str:
 
 
 def size_text(size: float) -> str:
-    """A number of bytes for people, in decimal units as the Hub shows them."""
+    """A number of bytes as readable text, in decimal units as on the Hub."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
@@ -817,7 +825,7 @@ def _reasons(clips: pa.Table) -> list[list[Reason]]:
 
 
 def _rule_of(reason: Reason) -> tuple[str, ...]:
-    """What a row of the funnel counts: a threshold, a score that is not known, or another rule."""
+    """The rule of a row in the funnel: a threshold, an unknown score, or another rule."""
     if not reason.is_score:
         return (reason.name,)
     return reason.name, reason.side or "unknown"

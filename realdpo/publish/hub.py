@@ -1,8 +1,8 @@
-"""push-hub: what would be public, whether it may be, the upload, and the proof that it arrived.
+"""push-hub: plan what becomes public, check whether it may, upload it, and verify that it arrived.
 
-A push is one commit. Files are uploaded first, invisible to readers; then data, card and split
-information appear together, or not at all. What the repository has already is not sent again, so
-the same command goes on after an interruption and an unchanged push sends nothing.
+A push is one commit. Files are uploaded first, invisible to readers. Then data, card and split
+information appear together, or not at all. Files that the repository already has are not sent
+again. So the same command continues after an interruption, and an unchanged push sends nothing.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoFile
 
 LARGEST_FILE = 50_000_000_000
-"""Bytes; what the Hub's storage limits allow for one file."""
+"""Bytes of one file that the Hub's storage limits allow."""
 LARGEST_ROW_GROUP = 300_000_000
-"""Bytes; the Hub's viewer shows nothing of a Parquet file whose row groups are larger."""
+"""Bytes of a row group. The Hub's viewer does not show a Parquet file with larger ones."""
 MOST_FILES = 25_000
 """Large files that one commit may hold, as huggingface_hub documents it."""
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)
@@ -45,14 +45,14 @@ OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
 _ON = ("1", "ON", "YES", "TRUE")
 
 TAG = "realdpo"
-"""Tag in the header of every card that a push writes; it tells our repositories from others."""
+"""Tag in the header of every card that a push writes. It marks repositories from realdpo."""
 
 RepoType = Literal["dataset", "model"]
 
 
 @dataclass(frozen=True)
 class File:
-    """One file of a repository: its path there and where its bytes are."""
+    """One file of a repository: its path there, and the place of its bytes."""
 
     path: str
     source: Path | bytes
@@ -62,7 +62,7 @@ class File:
         return len(self.source) if isinstance(self.source, bytes) else self.source.stat().st_size
 
     def same_as(self, remote: RepoFile) -> bool:
-        """Whether the repository holds these bytes: by SHA-256 of large files, else git's id."""
+        """Whether the repository holds these bytes: by SHA-256 if they are large, else git's id."""
         if self.size != remote.size:
             return False
         if remote.lfs is not None:
@@ -78,7 +78,7 @@ class File:
 
 @dataclass(frozen=True)
 class Problem:
-    """Why something should not be published; `override` names the setting that allows it."""
+    """A reason not to publish something. `override` names the setting that allows it."""
 
     text: str
     hint: str
@@ -87,7 +87,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class PushPlan:
-    """All that one repository would hold, and what speaks against it."""
+    """Everything that one repository would hold, and the problems with it."""
 
     repo: str
     repo_type: RepoType
@@ -104,7 +104,7 @@ class PushPlan:
 
 @dataclass(frozen=True)
 class Pushed:
-    """What a push did: commit, address, and what was sent."""
+    """The result of a push: commit, address, and the files sent."""
 
     repo: str
     repo_type: RepoType
@@ -120,9 +120,9 @@ class Pushed:
 
 
 def plan_push(workspace: Workspace, repo: str, config: PushConfig) -> tuple[PushPlan, ...]:
-    """Return what would be public, one plan a repository; reads the workspace and no network.
+    """Plan what would be public, one plan per repository. Reads the workspace and no network.
 
-    Raises UserError when the name is not owner/name or the workspace lacks what was asked for.
+    Raises UserError if the name is not owner/name, or if the workspace lacks a requested part.
     """
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repo) or len(repo) > 96:
         raise UserError(f"{repo} is not the name of a repository", "write it as owner/name")
@@ -200,7 +200,7 @@ def _with_card(data: Iterable[File], card: dataset_card.Card) -> tuple[File, ...
 
 
 def licence_problems(shards: Sequence[Shards]) -> list[Problem]:
-    """One problem for each licence that is missing or does not allow passing changed copies on."""
+    """One problem for each licence that is missing or does not allow sharing changed copies."""
     clips: dict[licences.Licence, set[str]] = {}
     for part in shards:
         facts = part.facts()
@@ -210,7 +210,8 @@ def licence_problems(shards: Sequence[Shards]) -> list[Problem]:
             clips.setdefault(licences.read_licence(text), set()).add(clip)
     return [
         Problem(
-            f"{len(who):,} {'clip' if len(who) == 1 else 'clips'}, licence {licence.name!r}: {licence.problem}",
+            f"{len(who):,} {'clip' if len(who) == 1 else 'clips'}, licence {licence.name!r}: "
+            f"{licence.problem}",
             "state the licence in the manifest of the sources, drop those sources, or use "
             "--allow-unlicensed (the card will say so)",
             "allow_unlicensed",
@@ -221,7 +222,7 @@ def licence_problems(shards: Sequence[Shards]) -> list[Problem]:
 
 
 def audit_problems(workspace: Workspace, shards: Sequence[Shards]) -> list[Problem]:
-    """A problem when the pairs were never audited, or the audit found a shortcut."""
+    """A problem if the pairs were never audited, or if the audit found a shortcut."""
     if all(part.config != "pairs" for part in shards):
         return []
     audit = dataset_card.read_audit(workspace)
@@ -246,7 +247,7 @@ def audit_problems(workspace: Workspace, shards: Sequence[Shards]) -> list[Probl
 
 
 def size_problems(shards: Sequence[Shards]) -> list[Problem]:
-    """Problems with the Hub's limits: bytes of a file and of a row group, files of a commit."""
+    """Problems with the Hub's limits: bytes per file and per row group, files per commit."""
     import pyarrow.parquet as pq
 
     again = "make the shards again with a smaller size"
@@ -270,7 +271,8 @@ def size_problems(shards: Sequence[Shards]) -> list[Problem]:
         if largest > LARGEST_ROW_GROUP:
             found.append(
                 Problem(
-                    f"{path} has a row group of {dataset_card.size_text(largest)}, too large for the Hub's viewer",
+                    f"{path} has a row group of {dataset_card.size_text(largest)}, too large for "
+                    "the Hub's viewer",
                     again + ", smaller row groups, or shorter clips",
                 )
             )
@@ -285,7 +287,7 @@ def _sorted_out(
 
 
 def refuse_plans(plans: Sequence[PushPlan]) -> None:
-    """Raise UserError when anything speaks against publishing these plans."""
+    """Raise UserError if these plans have a problem."""
     problems = [problem for item in plans for problem in item.problems]
     if problems:
         raise UserError(
@@ -298,9 +300,9 @@ def refuse_plans(plans: Sequence[PushPlan]) -> None:
 
 
 def connect_hub() -> HfApi:
-    """The Hub as the user is logged in to it (HF_TOKEN or `hf auth login`, HF_ENDPOINT).
+    """The Hub with the user's login (HF_TOKEN or `hf auth login`, HF_ENDPOINT).
 
-    Raises UserError when a switch of the Hub's libraries says that there is no network.
+    Raises UserError if an environment variable switches the Hub's libraries offline.
     """
     from huggingface_hub import HfApi, constants, get_token
 
@@ -314,7 +316,7 @@ def connect_hub() -> HfApi:
 
 
 def write_cards(workspace: Workspace, repo: str, config: PushConfig) -> list[Path]:
-    """Render the cards that a push would publish under reports/; the files to look at."""
+    """Render the cards that a push would publish, under reports/. Returns the files."""
     written = []
     for plan in plan_push(workspace, repo, config):
         folder = workspace.reports / f"card-{plan.repo_type}"
@@ -328,10 +330,10 @@ def write_cards(workspace: Workspace, repo: str, config: PushConfig) -> list[Pat
 
 
 def check_access(api: HfApi, plans: Sequence[PushPlan], config: PushConfig) -> str:
-    """Return the account's name, having asked the Hub whether its token may write there.
+    """Ask the Hub whether the token may write to the repositories. Returns the account's name.
 
-    Also looks for a public repository where a private one was asked for, and for data that this
-    push would leave without a card. Raises UserError before anything is uploaded.
+    Also refuses a public repository if a private one was asked for, and data that this push would
+    leave without a card. Raises UserError before anything is uploaded.
     """
     from huggingface_hub.errors import LocalTokenNotFoundError
 
@@ -345,17 +347,19 @@ def check_access(api: HfApi, plans: Sequence[PushPlan], config: PushConfig) -> s
     for item in plans:
         if reason := write_refusal(who, item.repo, config.pr):
             raise UserError(
-                f"the token of {who.get('name', 'this account')} cannot write to {item.repo}: {reason}",
-                "make one that can at https://huggingface.co/settings/tokens, then run `hf auth login`",
+                f"the token of {who.get('name', 'this account')} cannot write to {item.repo}: "
+                f"{reason}",
+                "make one that can at https://huggingface.co/settings/tokens, then run `hf auth "
+                "login`",
             )
         _check_existing(api, item, config)
     return str(who.get("name", ""))
 
 
 def write_refusal(who: Mapping[str, Any], repo: str, pr: bool = False) -> str:
-    """Why this account's token cannot write to `repo`; empty when it can.
+    """The reason why this account's token cannot write to `repo`, or an empty string.
 
-    `who` is the Hub's answer to whoami-v2. A pull request may be opened in anybody's repository.
+    `who` is the Hub's answer to whoami-v2. Anybody may open a pull request in any repository.
     """
     token = (who.get("auth") or {}).get("accessToken") or {}
     owner = repo.split("/")[0].lower()
@@ -383,7 +387,7 @@ def write_refusal(who: Mapping[str, Any], repo: str, pr: bool = False) -> str:
 
 
 def _check_existing(api: HfApi, item: PushPlan, config: PushConfig) -> None:
-    """Raise UserError when what the repository holds already stands against this push."""
+    """Raise UserError if the content of the repository forbids this push."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
     with explain_hub_errors(f"looking at {item.repo}"):
@@ -400,7 +404,8 @@ def _check_existing(api: HfApi, item: PushPlan, config: PushConfig) -> None:
     managed = _managed(item, remote)
     if managed and TAG not in (info.tags or ()):
         raise UserError(
-            f"{item.repo} holds files that realdpo did not put there ({min(managed)}), and this push "
+            f"{item.repo} holds files that realdpo did not put there ({min(managed)}), and this "
+            "push "
             "would replace or remove them",
             "choose another name",
         )
@@ -416,10 +421,10 @@ def _check_existing(api: HfApi, item: PushPlan, config: PushConfig) -> None:
 
 
 def push_repository(api: HfApi, item: PushPlan, config: PushConfig) -> Pushed:
-    """Upload what the repository lacks and publish it in one commit.
+    """Upload the missing files and publish everything in one commit.
 
-    Every attempt compares with the repository again, so an attempt after a lost answer finds the
-    work done instead of doing it twice. Raises UserError when the Hub refuses or stays away.
+    Every attempt compares with the repository again. If only the answer was lost, the next attempt
+    finds the work done. Raises UserError if the Hub refuses or does not answer.
     """
     with explain_hub_errors(f"pushing to {item.repo}"):
         retry_call(
@@ -499,7 +504,7 @@ def _message(item: PushPlan) -> str:
 
 
 def _managed(item: PushPlan, remote: Iterable[str]) -> set[str]:
-    """Files of the repository that a push makes, and removes when they are no longer part of it."""
+    """Files of the repository that a push makes, and removes if they are no longer part of it."""
     folders = tuple(f"{part.folder}/" for part in item.shards)
     return {
         path
@@ -530,10 +535,10 @@ def _tree(api: HfApi, item: PushPlan, revision: str) -> dict[str, RepoFile] | No
 def verify_push(api: HfApi, item: PushPlan, commit: str, samples: int = 8) -> dict[str, Any]:
     """Load the pushed revision back and compare it with the workspace.
 
-    Every file by size and hash as the Hub states them; then, read through the Hub as any user
-    would: each shard's rows and columns, the splits and features that `datasets` finds, and the
-    SHA-256 of sampled videos (datasets) or of the weights (models). Returns what was compared.
-    Raises UserError that names the first difference.
+    First compares the size and hash that the Hub states for every file. Then reads through the Hub
+    as any user would: each shard's rows and columns, the splits and features that `datasets` finds,
+    and the SHA-256 of sampled videos (datasets) or of the weights (models). Returns the
+    comparisons. Raises UserError that names the first difference.
     """
     with explain_hub_errors(f"reading {item.repo} back"):
         remote = retry_call(lambda: _tree(api, item, commit)) or {}
@@ -634,7 +639,7 @@ def _differs(item: PushPlan, what: str) -> UserError:
 
 
 def retry_call(call: Any) -> Any:
-    """Call, and call again after waiting when the network or the server failed meanwhile."""
+    """Call a function, and call it again after a pause if the network or the server failed."""
     for wait in (*WAITS, None):
         try:
             return call()
@@ -644,14 +649,15 @@ def retry_call(call: Any) -> Any:
                 raise
             pause = max(wait, waiting.seconds_to_wait(1, asked)) if asked else wait
             say(
-                f"the Hub did not answer correctly ({clean_message(error)}); trying again in {pause:.0f} s"
+                f"the Hub did not answer correctly ({clean_message(error)}); trying again in "
+                f"{pause:.0f} s"
             )
             time.sleep(pause)
     raise AssertionError("unreachable")
 
 
 def _passing(error: BaseException) -> float | None:
-    """Seconds that the server asked to wait when an error may pass by itself, else None."""
+    """Seconds to wait, as the server asks, if the error is temporary. Else None."""
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     # The base class is that of the HTTP library in use (it has changed between releases), and
@@ -661,7 +667,7 @@ def _passing(error: BaseException) -> float | None:
     while seen is not None:
         response = getattr(seen, "response", None)
         if response is not None:
-            # 409 and 412: somebody else's commit came between; the next try builds on it.
+            # 409 and 412: another commit came first, and the next attempt builds on it.
             if waiting.is_passing(response.status_code) or response.status_code in (409, 412):
                 return waiting.retry_after(response.headers) or 0.0
             return None
@@ -675,7 +681,7 @@ def _passing(error: BaseException) -> float | None:
 
 @contextlib.contextmanager
 def explain_hub_errors(doing: str) -> Iterator[None]:
-    """Turn errors of the network and of the Hub into one line that says what to do."""
+    """Turn errors of the network and of the Hub into one line with a way out."""
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
     try:
@@ -725,7 +731,7 @@ def clean_message(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _quiet_hub() -> Iterator[None]:
-    """Hold huggingface_hub's own progress bars while ours is on the screen."""
+    """Hide huggingface_hub's own progress bars while ours is shown."""
     import huggingface_hub
 
     utils: Any = huggingface_hub.utils  # it does not export these by name

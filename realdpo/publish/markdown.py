@@ -1,4 +1,4 @@
-"""Markdown from data: everything escaped, so that a title or a caption cannot change a page."""
+"""Markdown from data. Everything is escaped, so a title or a caption cannot change a page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SPECIAL = re.compile(r"([\\`*_\[\]|$~#])")
 
 
 def markdown_text(value: object) -> Markup:
-    """Return a value as one line of Markdown text that shows exactly as it is."""
+    """Return a value as one line of Markdown that is shown literally."""
     if isinstance(value, Markup):
         return value
     if value is None or value == "":
@@ -32,24 +32,24 @@ def markdown_text(value: object) -> Markup:
 
 
 def markdown_sentence(value: str) -> Markup:
-    """Return text with a capital at its head and a full stop at its end."""
+    """Return text with a capital at its start and a full stop at its end."""
     line = str(markdown_text(value))
     return Markup(line[:1].upper() + line[1:].rstrip(".") + ".")
 
 
 def markdown_code(value: object) -> Markup:
-    """Return a value as inline code; a backtick in it would end the code, so it becomes a quote."""
+    """Return a value as inline code. A backtick would end the code, so it becomes a quote."""
     line = " ".join(str(value).split()).replace("`", "'").replace("|", "\\|")
     return Markup(f"`{line}`")
 
 
 def markdown_block(value: str) -> Markup:
-    """Return text for inside a fenced block, which it cannot close."""
+    """Return text for a fenced block, changed so that it cannot close the block."""
     return Markup(value.replace("```", "'''").rstrip())
 
 
 def markdown_link(label: object, url: str | None) -> Markup:
-    """Return a link where `url` is a plain web address, else only the label."""
+    """Return a link if `url` is a plain web address, or else only the label."""
     if not url or not re.fullmatch(r"https?://[^\s<>()\[\]\"'`|\\]+", url):
         return markdown_text(label)
     return Markup(f"[{markdown_text(label)}]({url})")
@@ -58,7 +58,7 @@ def markdown_link(label: object, url: str | None) -> Markup:
 def markdown_table(
     rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str] | None = None
 ) -> Markup:
-    """Return rows as a table. `columns` maps keys to headings; numbers stand to the right."""
+    """Return rows as a table. `columns` maps keys to headings. Numbers are aligned to the right."""
     headings = columns or {key: key for row in rows for key in row}
     numeric = {
         key
@@ -84,7 +84,7 @@ def markdown_bullets(items: Sequence[object]) -> Markup:
 
 
 def card_sections(document: str, folder: Path) -> list[Section]:
-    """Return a card as sections of a page, its pictures (under `folder`) inside it."""
+    """Return a card as sections of a page, with its pictures (under `folder`) embedded."""
     from markdown_it import MarkdownIt
 
     header, body = re.fullmatch(r"(?:---\n(.*?)\n---\n)?(.*)", document, re.DOTALL).groups()  # type: ignore[union-attr]  # the pattern matches any text

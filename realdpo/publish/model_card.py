@@ -1,4 +1,4 @@
-"""The card of published weights: how to run them, what training changed, and how it was measured."""
+"""The card of published weights: how to run them, and what training changed, with measurements."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 def model_card(workspace: Workspace, run: Path, repo: str, dataset: str = "") -> Card:
     """Return the card of the weights of `run`, with its curves and an example to run.
 
-    `dataset` is the repository that holds the pairs; empty when they are not published.
+    `dataset` is the repository of the training data, or empty if it is not published.
     """
     settings = _settings(run)
     base = str(settings.get("model", ""))
@@ -84,7 +84,7 @@ def model_card(workspace: Workspace, run: Path, repo: str, dataset: str = "") ->
 
 
 def _parts(run: Path) -> dict[str, Path]:
-    """Where the logs are: with the run, or with each of two transformers it trained, by its name."""
+    """The folders of the logs: the run, or each of its two transformers, by name."""
     found = {f"{name}-noise expert": run / name for name in ("high", "low")}
     return found if all((part / "log.jsonl").is_file() for part in found.values()) else {"": run}
 
@@ -117,7 +117,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _sample(workspace: Workspace) -> dict[str, Any] | None:
-    """A pair for the example, of a held-out split where there is one, without its videos."""
+    """A pair for the example, from a held-out split if there is one, without its videos."""
     for split in ("validation", "test", "train"):
         for path in sorted(workspace.pair_data.glob(f"{split}-*.parquet")):
             columns = [
@@ -150,7 +150,7 @@ def _base_name(base: str) -> Markup:
 
 
 def _trained(run: Path, objective: str, workspace: Workspace, dataset: str) -> Markup:
-    """What was trained on and how, as the end of a sentence about the weights."""
+    """The training data and method, as the end of a sentence about the weights."""
     count = _summary(run).get("train_pairs")
     method = METHODS[objective]
     if method.needs_losers:
@@ -168,7 +168,7 @@ def _trained(run: Path, objective: str, workspace: Workspace, dataset: str) -> M
 
 
 def _exported(run: Path) -> Markup | None:
-    """The files under other tools' names that are published beside the weights."""
+    """The published files for other tools, beside the weights."""
     tools = {"comfyui": "ComfyUI", "kohya": "kohya's tools and musubi-tuner"}
     rows = [
         Markup("{}, for {}").format(markdown.markdown_code(f"export/{path.name}"), tools[kind])
@@ -180,7 +180,7 @@ def _exported(run: Path) -> Markup | None:
 
 
 def exported_files(run: Path) -> list[Path]:
-    """What `export-lora` wrote into the run's folder and is not older than its weights."""
+    """Files that `export-lora` wrote into the run's folder, unless its weights are newer."""
     weights = [path.stat().st_mtime_ns for path in (run / "weights").rglob("*.safetensors")]
     return [
         path
@@ -215,7 +215,7 @@ def _header(
 
 
 def _told_by(base: str) -> dict[str, Any]:
-    """Arguments of the call that a local base needs and its pipeline's defaults do not give."""
+    """Arguments of the call that a local base needs beyond its pipeline's defaults."""
     folder = tiny_folder() if base == TINY else Path(base)
     if not (folder / "model_index.json").is_file():
         return {}
@@ -231,10 +231,10 @@ def _example(
     told: Mapping[str, str],
     both: bool = False,
 ) -> str:
-    """Python that runs as it stands: loads base and weights, generates one clip, writes it.
+    """Complete Python code that loads base and weights, generates one clip, and writes it.
 
-    told: what the LoRA's file says of itself: the pipeline's class and the transformer. both:
-    whether there is a second file, for the second transformer.
+    told: the metadata of the LoRA's file: the pipeline's class and the transformer. both: whether
+    there is a second file, for the second transformer.
     """
     kind = told.get("realdpo.pipeline", "DiffusionPipeline")
     component = told.get("realdpo.component", "transformer")
@@ -274,10 +274,11 @@ def _example(
     if sample:
         call += [
             f"width={sample['width']}, height={sample['height']}, num_frames={sample['frames']}",
-            f"num_inference_steps={sample['steps'] or 50}, guidance_scale={sample['guidance'] or 6.0:g}",
+            f"num_inference_steps={sample['steps'] or 50}, "
+            f"guidance_scale={sample['guidance'] or 6.0:g}",
         ]
     call += [f"{name}={value}" for name, value in _told_by(base).items()]
-    if taken is not None:  # a pipeline may take its size from the picture, or have a guider
+    if taken is not None:  # some pipelines take the size from the picture, or have a guider
         length = "num_frames=" if "num_frames" in taken else "frames="
         each = [p.replace("num_frames=", length) for text in call for p in _separate(text)]
         call = [part for part in each if part.partition("=")[0] in taken]
@@ -290,12 +291,12 @@ def _example(
 
 
 def _separate(text: str) -> list[str]:
-    """`a=1, b=2` as its parts; a prompt, which may hold commas, is whole."""
+    """Split `a=1, b=2` into its parts, but keep a prompt whole, since it may hold commas."""
     return [text] if text.startswith("prompt=") else text.split(", ")
 
 
 def _told(weights: Path) -> dict[str, str]:
-    """What the LoRA's file says of itself; nothing when it is none of ours."""
+    """The metadata of the LoRA's file, or nothing if realdpo did not write it."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -306,7 +307,7 @@ def _told(weights: Path) -> dict[str, str]:
 
 
 def _arguments_of(kind: str) -> set[str] | None:
-    """Names that a pipeline's call takes; None for the base class, which can be any."""
+    """The argument names of a pipeline's call, or None for the base class, which can be any."""
     if kind == "DiffusionPipeline":
         return None
     import inspect
@@ -317,7 +318,7 @@ def _arguments_of(kind: str) -> set[str] | None:
 
 
 def _loading(kind: str, component: str, repo: str) -> str:
-    """The line that loads the LoRA; some pipelines have no loader, and their transformer has."""
+    """The line that loads the LoRA. In some pipelines only the transformer has a loader."""
     import diffusers
 
     if kind != "DiffusionPipeline" and not hasattr(getattr(diffusers, kind), "load_lora_weights"):
@@ -371,7 +372,7 @@ def _curves(
     logs: Mapping[str, Sequence[Mapping[str, Any]]],
     measured: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> bytes | None:
-    """Loss, held-out accuracy and the winner's held-out error over the steps, as one picture."""
+    """One picture of loss, held-out accuracy and the winner's held-out error over the steps."""
     from realdpo import report
 
     def series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
@@ -398,7 +399,7 @@ def _curves(
 
 
 def _evaluations(workspace: Workspace, run: str) -> Markup | None:
-    """The tables that `realdpo eval` wrote for a card, of evaluations that `run` was part of."""
+    """The tables that `realdpo eval` wrote for a card, from evaluations of `run`."""
     found = []
     for path in sorted(workspace.evaluations.glob("*/summary.json")):
         made = json.loads(path.read_text(encoding="utf-8"))
@@ -453,13 +454,15 @@ def _limits(
 ) -> Markup:
     lasts = [rows[-1] for rows in held_out.values() if rows]
     limits = [
-        "The model keeps the limits of its base model, including those that the training clips do not address."
+        "The model keeps the limits of its base model, including those that the training clips do "
+        "not address."
     ]
     if METHODS[objective].limit:
         limits.append(METHODS[objective].limit)
     if local:
         limits.append(
-            "The base model is a local folder that is not published; you need it to run the example."
+            "The base model is a local folder that is not published; you need it to run the "
+            "example."
         )
     if lasts and min(last.get("pairs") or 0 for last in lasts) < 30:
         limits.append("The held-out clips are few; differences of a few points are noise.")

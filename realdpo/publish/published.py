@@ -1,4 +1,4 @@
-"""What of a workspace is published: shards of clips and pairs, and the weights of a run."""
+"""The publishable parts of a workspace: shards of clips and pairs, and the weights of a run."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _SHARD = re.compile(r"(train|validation|test)-(\d{5})-of-(\d{5})\.parquet")
 
 @dataclass(frozen=True)
 class Shards:
-    """The shards of one configuration, and where they lie in a repository."""
+    """The shards of one configuration, and their folder in a repository."""
 
     config: str  # clips | pairs
     folder: str  # in the repository
     kind: tables.TableKind
     files: Mapping[str, tuple[Path, ...]]  # by split, in order
     rows: Mapping[str, int]
-    bytes: Mapping[str, int]  # of the rows in memory, as `dataset_info` states them
+    bytes: Mapping[str, int]  # size of the rows in memory, for `dataset_info`
 
     @property
     def schema(self) -> pa.Schema:
@@ -46,8 +46,8 @@ class Shards:
 def published_shards(workspace: Workspace, config: str) -> Shards:
     """The shards of `config` (clips or pairs).
 
-    Raises UserError when there is none, when one of a split is missing, when a shard is damaged or
-    holds another table, and when shards differ in their columns.
+    Raises UserError if there is none, if one is missing from a split, if a shard is damaged or
+    holds another table, or if shards differ in their columns.
     """
     folder, kind, made_by = {
         "clips": (workspace.data, tables.DATASET, "curate ingest FOOTAGE"),
@@ -94,7 +94,7 @@ def published_shards(workspace: Workspace, config: str) -> Shards:
 
 
 def publishable_parts(workspace: Workspace) -> tuple[str, ...]:
-    """Which of clips, pairs and model this workspace has to publish."""
+    """Which of clips, pairs and model this workspace can publish."""
     found = {
         "clips": any(workspace.data.glob("*.parquet")),
         "pairs": any(workspace.pair_data.glob("*.parquet")),
@@ -104,9 +104,9 @@ def publishable_parts(workspace: Workspace) -> tuple[str, ...]:
 
 
 def run_folder(workspace: Workspace, name: str | None = None) -> Path:
-    """The folder of the run called `name`, or of the only one that has weights.
+    """The folder of the run `name`, or of the only run that has weights.
 
-    Raises UserError when it is missing or when several runs leave the choice open.
+    Raises UserError if it is missing, or if there are several runs to choose from.
     """
     runs = sorted({path.parents[0] for path in workspace.runs.glob("*/weights")})
     names = [run.name for run in runs]
@@ -126,7 +126,7 @@ def run_folder(workspace: Workspace, name: str | None = None) -> Path:
 
 
 def _whole(paths: list[Path]) -> None:
-    """Shards count themselves in their names; a missing or stale one shows there."""
+    """Check that no shard is missing or stale, by the count in the shards' names."""
     totals = {int(path.name[-13:-8]) for path in paths}
     if len(totals) > 1 or totals != {len(paths)}:
         raise UserError(

@@ -1,7 +1,7 @@
-"""pull: a workspace from a published dataset, the way back from push-hub.
+"""pull: make a workspace from a published dataset, the reverse of push-hub.
 
 Shards that push-hub wrote are copied byte for byte. Any other dataset with the columns is read
-through `datasets`, and what it leaves open (ids, sizes) is worked out from the videos themselves.
+through `datasets`, and missing columns (ids, sizes) are derived from the videos themselves.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 ROWS_PER_SHARD = 256
-"""Rows of a shard that is made here from another dataset."""
+"""Rows per shard when shards are made from another dataset."""
 
 _SPLIT_NAMES = {
     "train": "train",
@@ -49,7 +49,7 @@ _NEEDED = {"clips": ("video", "prompt"), "pairs": ("win", "lose", "prompt")}
 
 @dataclass(frozen=True)
 class DatasetPart:
-    """One configuration of a dataset: what it holds, and its files by split."""
+    """One configuration of a dataset: its kind, and its files by split."""
 
     config: str  # its name on the Hub
     kind: str  # clips | pairs
@@ -60,7 +60,7 @@ class DatasetPart:
 
 @dataclass(frozen=True)
 class Pull:
-    """What would be fetched, pinned to a commit."""
+    """The plan of a pull, pinned to a commit."""
 
     repo: str
     commit: str
@@ -89,10 +89,10 @@ class Pull:
 
 
 def plan_pull(repo: str, revision: str = "main", what: str = "all") -> Pull:
-    """Return what a dataset on the Hub offers, from its listing and the heads of its files.
+    """Plan a pull from the listing of a dataset on the Hub and the heads of its files.
 
-    Raises UserError when there is no such dataset, or none of its configurations has the columns
-    of clips (`video`, `prompt`) or of pairs (`win`, `lose`, `prompt`).
+    Raises UserError if there is no such dataset, or if no configuration has the columns of clips
+    (`video`, `prompt`) or of pairs (`win`, `lose`, `prompt`).
     """
     if what not in ("clips", "pairs", "all"):
         raise UserError(f"you cannot pull {what}", "choose one of: clips, pairs, all")
@@ -129,9 +129,9 @@ def plan_pull(repo: str, revision: str = "main", what: str = "all") -> Pull:
 
 
 def fetch_dataset(found: Pull, workspace: Workspace) -> None:
-    """Fill `workspace`; what an interrupted pull fetched is not fetched again.
+    """Fill `workspace`. Files that an interrupted pull fetched are not fetched again.
 
-    Raises UserError when the workspace holds something else already, or a video cannot be read.
+    Raises UserError if the workspace already holds something else, or a video cannot be read.
     """
     api = connect_hub()
     for part in found.parts:
@@ -158,9 +158,10 @@ def fetch_dataset(found: Pull, workspace: Workspace) -> None:
 
 
 def _refuse_others(found: Pull, part: DatasetPart, workspace: Workspace) -> None:
-    """Raise UserError when the folder holds shards that did not come from this dataset.
+    """Raise UserError if the folder holds shards that did not come from this dataset.
 
-    One of the same name is replaced only when an earlier pull of it wrote it, and it is as it was.
+    A shard of the same name is replaced only if an earlier pull of the dataset wrote it and nobody
+    changed it.
     """
     folder, names, before = _folder(workspace, part.kind), _names(part), _pulled(workspace)
     hashes = {PurePosixPath(path).name: found.hashes[path] for path in found.hashes}
@@ -177,7 +178,7 @@ def _refuse_others(found: Pull, part: DatasetPart, workspace: Workspace) -> None
 
 
 def _refuse_own_clips(workspace: Workspace) -> None:
-    """Raise UserError when the workspace has clips of its own, which no shard would bring back."""
+    """Raise UserError if the workspace has clips of its own, which no shard could restore."""
     if not workspace.clips.is_file():
         return
     held = set(tables.read_table(workspace.clips, tables.CLIPS, ["clip_id"])["clip_id"].to_pylist())
@@ -192,7 +193,7 @@ def _refuse_own_clips(workspace: Workspace) -> None:
 
 
 def _pulled(workspace: Workspace) -> dict[str, dict[str, str]]:
-    """What pulls have written: repository and SHA-256 by `kind/name` of a shard."""
+    """The shards that pulls have written: repository and SHA-256 by `kind/name`."""
     try:
         return dict(json.loads(_record(workspace).read_text(encoding="utf-8")))
     except (OSError, ValueError):
@@ -200,8 +201,9 @@ def _pulled(workspace: Workspace) -> dict[str, dict[str, str]]:
 
 
 def _remember(workspace: Workspace, repo: str, kind: str, shards: Mapping[str, Path]) -> None:
-    """Note shards, by their names, as pulled from `repo`: before they are there, lest a kill
-    leaves some that nobody knows.
+    """Record shards, by name, as pulled from `repo`.
+
+    This happens before they are written, so a kill leaves no unknown shards.
     """
     wrote = {
         f"{kind}/{name}": {"repo": repo, "sha256": ids.file_hash(path)}
@@ -266,7 +268,7 @@ def _names(part: DatasetPart) -> set[str]:
 
 
 def _copy(api: HfApi, found: Pull, part: DatasetPart, workspace: Workspace) -> None:
-    """Fetch shards byte for byte; one that is there with the right hash is kept."""
+    """Fetch shards byte for byte. An existing one with the right hash is kept."""
     folder, staging = _folder(workspace, part.kind), workspace.step("pull")
     paths = [path for files in part.files.values() for path in files]
     folder.mkdir(parents=True, exist_ok=True)
@@ -296,7 +298,7 @@ def _copy(api: HfApi, found: Pull, part: DatasetPart, workspace: Workspace) -> N
 
 
 def _conform(api: HfApi, found: Pull, part: DatasetPart, workspace: Workspace) -> None:
-    """Read any dataset that has the columns and write it as our shards, a shard at a time."""
+    """Read any dataset that has the columns, and write it as realdpo's shards, one at a time."""
     kind, folder, staging = _KINDS[part.kind], _folder(workspace, part.kind), workspace.step("pull")
     for split, name in part.splits.items():
         given = enumerate(_rows(api, found, part, name), 1)
@@ -311,9 +313,11 @@ def _conform(api: HfApi, found: Pull, part: DatasetPart, workspace: Workspace) -
             for number, draft in enumerate(drafts)
         }
         _remember(workspace, found.repo, part.kind, made)
-        for name, draft in made.items():  # only now is it known how many there are
+        for name, draft in made.items():  # their number is known only now
             os.replace(draft, folder / name)
-        for old in folder.glob(f"{split}-*.parquet"):  # of an earlier pull, with another number
+        for old in folder.glob(
+            f"{split}-*.parquet"
+        ):  # from an earlier pull with another number of shards
             if old.name not in made:
                 old.unlink()
     shutil.rmtree(staging, ignore_errors=True)
@@ -329,7 +333,7 @@ def _rows(api: HfApi, found: Pull, part: DatasetPart, split: str) -> Iterator[di
 
 
 def _row(row: Mapping[str, Any], kind: str, split: str, where: str) -> dict[str, Any]:
-    """A row of ours from a row that has at least the needed columns.
+    """A row in realdpo's columns, from a row that has at least the needed ones.
 
     Raises UserError, which names the row by `where`, for a pair without a prompt or a difference.
     """
@@ -382,7 +386,7 @@ def _row(row: Mapping[str, Any], kind: str, split: str, where: str) -> dict[str,
 
 
 def _bytes(media: Any) -> bytes:
-    """The bytes of a Video or Image cell, which may hold only an address."""
+    """The bytes of a Video or Image cell, which may hold only a path or URL."""
     if media.get("bytes"):
         return bytes(media["bytes"])
     import fsspec
