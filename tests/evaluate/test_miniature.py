@@ -101,14 +101,16 @@ def test_errors_by_frequency_add_up_to_the_squared_distance(figures):
     assert all(np.isnan(v) for v in figures.error_by_frequency(lost, truth).values())
 
 
-def test_a_contrast_in_bands_leaves_the_rest_of_the_motion(arms):
+def test_a_contrast_in_bands_leaves_the_rest_of_the_motion(figures):
     """A cosine of three half periods is fast, of one slow; what stands still is neither."""
+    import losses
+
     at = (torch.arange(8) + 0.5) * torch.pi / 8
     still, slow, fast = torch.ones(8), torch.cos(at), torch.cos(3 * at)
     d = (still + slow + fast).view(1, 8, 1)
-    only = arms.losses._in_bands(d, lambda count: torch.arange(count) > 2)
+    only = losses.keep_bands(d, lambda count: torch.arange(count) > 2)
     torch.testing.assert_close(only.view(8), fast, atol=1e-5, rtol=0)
-    rest = arms.losses._in_bands(d, lambda count: torch.arange(count) <= 2)
+    rest = losses.keep_bands(d, lambda count: torch.arange(count) <= 2)
     torch.testing.assert_close(rest.view(8), still + slow, atol=1e-5, rtol=0)
 
 
