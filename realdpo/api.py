@@ -1,6 +1,6 @@
-"""What Python users and the commands both call: `train`, `sample` and `evaluate`.
+"""The functions that Python users and the commands call: `train`, `sample` and `evaluate`.
 
-`realdpo.curate` and `realdpo.pairs` hold their own; see `realdpo` for how they are used.
+`realdpo.curate` and `realdpo.pairs` have their own. `realdpo` shows how to use them.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ def train(
     progress: bool = True,
     **settings: Any,
 ) -> Run:
-    """Fine-tune a model, or go on where a run of that name stopped. Returns the run.
+    """Fine-tune a model, or continue where a run of that name stopped. Returns the run.
 
     Args:
         work: the workspace, or its folder.
-        preset: the settings that yours are laid over; see `realdpo.train.config.PRESETS`.
+        preset: settings that yours override; see `realdpo.train.config.PRESETS`.
         config: whole settings, instead of a preset and single ones.
-        on_step: called after every step with its numbers (`loss`, `lr`, `grad_norm`, ...).
+        on_step: function called after every step with its numbers (`loss`, `lr`, `grad_norm`, ...).
         progress: show a progress bar on stderr.
         settings: fields of `realdpo.train.config.TrainConfig`, such as `model` and `steps`.
 
     Raises:
-        UserError: a wrong setting, or a workspace with nothing to train on.
+        UserError: a setting is wrong, or the workspace has nothing to train on.
     """
     from realdpo.config import settings_to_toml
     from realdpo.progress import process_rank, show_progress
@@ -46,7 +46,7 @@ def train(
 
     workspace = Workspace.of(work)
     chosen = config or _train_settings(preset, settings)
-    if process_rank():  # one of several: the first holds the lock and shows progress
+    if process_rank():  # one of several processes: only the first takes the lock and shows progress
         with show_progress(False):
             return Run(loop.run_training(workspace, chosen, on_step).folder)
     with show_progress(progress), workspace.lock("train"):
@@ -72,20 +72,20 @@ def run_rounds(
 
     Args:
         work: the workspace, or its folder.
-        count: rounds at most.
-        reference: what a round is contrasted with: the base, or the last round's model.
-        prompts: validation prompts that videos are made of after each round; 0 makes none.
+        count: largest number of rounds.
+        reference: the model that a round is contrasted with: the base, or the last round's.
+        prompts: number of validation prompts for videos after each round; 0 makes none.
         keep_going: train all rounds, whether they help or not.
-        preset, config, settings: of every round, as in `train`.
-        processes: of training on this machine, one per GPU.
-        devices: for the videos: `auto` for every GPU, or names joined by commas.
+        preset, config, settings: settings of every round, as in `train`.
+        processes: number of training processes on this machine, one per GPU.
+        devices: devices for the videos: `auto` for every GPU, or names joined by commas.
         progress: show progress bars on stderr.
 
     Returns:
         `rounds`, the name of the `best` run (empty: the base), and `page`.
 
     Raises:
-        UserError: a wrong setting, or a workspace with nothing to train on.
+        UserError: a setting is wrong, or the workspace has nothing to train on.
     """
     from realdpo import rounds
     from realdpo.families.load import device_names
@@ -115,7 +115,7 @@ def evaluate(
     progress: bool = True,
     **settings: Any,
 ) -> dict[str, Any] | None:
-    """Compare systems on the same prompts and seeds, and write the page of evidence.
+    """Compare systems on the same prompts and seeds, and write a page with the evidence.
 
     Args:
         work: the workspace, or its folder.
@@ -127,10 +127,10 @@ def evaluate(
         settings: fields of `realdpo.train.evaluate.config.EvalConfig`, such as `prompts`.
 
     Returns:
-        The summary that the page shows, or None when only a part of the videos was made.
+        The summary that the page shows, or None if only a part of the videos was made.
 
     Raises:
-        UserError: a wrong setting or a system that is not there.
+        UserError: a setting is wrong, or a system is missing.
     """
     from realdpo.config import build_settings, settings_to_toml
     from realdpo.families.load import device_names
@@ -161,13 +161,13 @@ def sample(
     """Make videos with a run and its base, from the same prompts and seeds, on one page.
 
     Args:
-        run: what `realdpo.train` returned.
-        prompts: what to show; without any, the prompts of the workspace's split.
-        images: first frames for image-to-video, one a prompt or one for all.
-        guide: make the run once more, guided by its base with this strength, or with the base as
-            the `negative` forward.
-        base: make the base's videos as well.
-        limit: take at most so many prompts of the split; 0 takes all.
+        run: the result of `realdpo.train`.
+        prompts: prompts of the videos; without any, those of the workspace's split.
+        images: first frames for image-to-video, one per prompt or one for all.
+        guide: also sample the run guided by its base, with this strength, or with the base as the
+            `negative` forward.
+        base: also make the videos of the base.
+        limit: largest number of prompts from the split; 0 takes all.
         devices: `auto` for every GPU, or names joined by commas.
         progress: show progress bars on stderr.
         settings: fields of `realdpo.train.evaluate.config.SampleConfig`, such as `seeds`, `steps`.
@@ -176,7 +176,7 @@ def sample(
         `videos` (system -> paths), `moved` (how far each system is from the base), and `page`.
 
     Raises:
-        UserError: a wrong setting, a picture that cannot be read, or a run without weights.
+        UserError: a setting is wrong, a picture cannot be read, or the run has no weights.
     """
     from realdpo.config import build_settings
     from realdpo.families.load import device_names
@@ -203,7 +203,7 @@ def _train_settings(preset: str, settings: Mapping[str, Any]) -> TrainConfig:
 
 
 def system_text(what: str | Path | Run, workspace: Workspace) -> str:
-    """How `--system NAME=WHAT` writes `what`."""
+    """`what` as it is written in `--system NAME=WHAT`."""
     if isinstance(what, (str, Path)):
         return str(what)
     if what.folder.resolve().parent == workspace.runs.resolve():

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 SERIES = ("#2b66c9", "#c8561b", "#17805f", "#9c4390", "#86690f", "#2a8fa8", "#b33a4a", "#5c6370")
 INK, MUTED, RULE, MARK = "#1c1e21", "#6a6f78", "#d9dce1", "#b3261e"
 
-# Charts are drawn once, in the light palette; on a page each colour becomes a variable of the theme.
+# Charts are drawn once, in the light palette; on a page each colour becomes a variable of the
+# theme.
 _THEME = {INK: "ink", MUTED: "muted", RULE: "rule", MARK: "mark", "#000000": "ink"} | {
     colour: f"s{index}" for index, colour in enumerate(SERIES)
 }
@@ -39,7 +40,7 @@ _THEME = {INK: "ink", MUTED: "muted", RULE: "rule", MARK: "mark", "#000000": "in
 
 @dataclass(frozen=True)
 class Section:
-    """One titled part of a page; `html` that is a plain string is set as an escaped paragraph."""
+    """One titled part of a page. If `html` is a plain string, it becomes an escaped paragraph."""
 
     title: str
     html: Markup | str
@@ -61,7 +62,7 @@ def render_page(title: str, sections: Sequence[Section], subtitle: str = "") -> 
 
 
 def write_page(path: str | Path, document: str) -> Path:
-    """Write a page so that a reader sees the old file or the new one, never half of it."""
+    """Write a page atomically: a reader sees the old file or the new one, never half of it."""
     path = Path(path)
     write_text(path, document)
     return path
@@ -72,8 +73,8 @@ def render_table(
 ) -> Markup:
     """Return rows as a table whose columns sort on a click.
 
-    `columns` chooses and orders the keys; a mapping also gives their headings. A column of numbers
-    stands to the right, a missing value (None or NaN) is a dash, `Markup` cells stay as they are.
+    `columns` chooses and orders the keys. A mapping also gives their headings. Numbers are aligned
+    to the right, a missing value (None or NaN) is a dash, and `Markup` cells stay as they are.
     """
     if columns is None:
         columns = list(dict.fromkeys(key for row in rows for key in row))
@@ -127,7 +128,7 @@ def plot_lines(
     x: str = "",
     y: str = "",
 ) -> Markup:
-    """Return a line chart of {label: (xs, ys)}, with a legend when there is more than one line."""
+    """Return a line chart of {label: (xs, ys)}, with a legend if there is more than one line."""
     fig, (axes,) = _axes([title])
     _draw_lines(axes, series)
     axes.set_xlabel(x)
@@ -138,7 +139,7 @@ def plot_lines(
 def lines_figure(
     panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]], x: str = ""
 ) -> Figure:
-    """Return line charts {title: {label: (xs, ys)}} side by side, as a picture of their own."""
+    """Return line charts {title: {label: (xs, ys)}} side by side, as a figure."""
     fig, row = _axes(list(panels), width=4.2, height=2.7, columns=len(panels))
     for axes, series in zip(row, panels.values(), strict=True):
         _draw_lines(axes, series)
@@ -156,14 +157,14 @@ def plot_histogram(
 def histogram_figure(
     values: Sequence[float], title: str = "", marks: Mapping[str, float] | None = None
 ) -> Figure:
-    """Return the figure behind `plot_histogram`, for those who need it as a picture of its own."""
+    """Return the figure of `plot_histogram`, for use as a separate picture."""
     return histograms_figure({title: (values, marks or {})})
 
 
 def histograms_figure(
     panels: Mapping[str, tuple[Sequence[float], Mapping[str, float]]], columns: int = 3
 ) -> Figure:
-    """Return distributions {title: (values, marks)} in a grid, as a picture of their own."""
+    """Return distributions {title: (values, marks)} in a grid, as a figure."""
     from matplotlib.ticker import MaxNLocator
 
     fig, grid = _axes(list(panels), width=4.8, height=2.5, columns=columns)
@@ -186,7 +187,7 @@ def histograms_figure(
 
 
 def render_image(png: bytes, alt: str) -> Markup:
-    """Return a PNG picture, kept inside the page, with its description under it."""
+    """Return a PNG picture, embedded in the page, with its description under it."""
     return Markup(
         '<figure class="picture"><img src="{}" alt="{}"><figcaption>{}</figcaption></figure>'
     ).format(_data_uri("image/png", png), alt, alt)
@@ -225,8 +226,8 @@ def contact_sheet(
 ) -> bytes:
     """Return PNG bytes of labelled pictures in a grid.
 
-    `frames` are (label, uint8 [H, W, 3]); each is fitted into a cell of `cell` pixels in width and
-    as high as the tallest of them. Raises ValueError when there is none.
+    `frames` are (label, uint8 [H, W, 3]). Each is fitted into a cell that is `cell` pixels wide and
+    as high as the tallest of them. Raises ValueError if there is none.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -277,7 +278,10 @@ def _template() -> Template:
 def _axes(
     titles: Sequence[str], width: float = 6.4, height: float = 3.0, columns: int = 1
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with one plain chart for each title; `width` and `height` of one, in inches."""
+    """A figure with one plain chart for each title.
+
+    `width` and `height` are of one chart, in inches.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -317,7 +321,7 @@ def _draw_lines(axes: Axes, series: Mapping[str, tuple[Sequence[float], Sequence
             color=SERIES[index % len(SERIES)],
             label=label,
             linewidth=1.7,
-            marker="o" if len(xs) < 25 else "",  # few points are told from a curve
+            marker="o" if len(xs) < 25 else "",  # show single points if there are only a few
             markersize=3.5,
         )
     axes.grid(axis="y", color=RULE, linewidth=0.7)

@@ -1,9 +1,10 @@
 """Iterative self-correction: rounds of training, each from the last round's weights.
 
-A round trains on and measures what training lowers on held-out clips, before and after. It helps
-when the interval of the paired difference lies below zero and the gain is at least a tenth of the
-first round's. The first that does not help is the last. Stopping is a choice, so videos are compared on the validation split; the test split is left
-for `realdpo eval`. Every round is an ordinary run, so what is finished is not done again.
+Before and after each round, the quantity that training lowers is measured on held-out clips. A
+round helps if the interval of the paired difference lies below zero and the gain is at least a
+tenth of the first round's. The first round that does not help is the last. Stopping is a choice
+made on the data, so videos are compared on the validation split, and the test split is left for
+`realdpo eval`. Every round is an ordinary run, so a finished round is not repeated.
 """
 
 from __future__ import annotations
@@ -32,20 +33,20 @@ Against = Literal["base", "last"]
 # A round that gains less than this share of the first one's gain is not worth its time.
 LEAST_SHARE = 0.1
 
-PLAYERS = 6  # prompts whose videos are on the page
+PLAYERS = 6  # number of prompts whose videos are on the page
 
-# What training calls each reference: `frozen` is the model that a round begins with.
+# Training's name for each reference: `frozen` is the model with which a round begins.
 REFERENCES: Mapping[Against, Literal["auto", "frozen"]] = {"base": "auto", "last": "frozen"}
 
 
 @dataclass(frozen=True)
 class Round:
-    """What one round did. All figures are of held-out clips; None: nothing was held out.
+    """The result of one round. All figures are of held-out clips, or None if nothing was held out.
 
-    change: of what training lowers, mean over clips, with the ends of its 95 % interval; infinite
-    with two clips or fewer. helped: the interval lies below zero, and the gain is at least
-    `LEAST_SHARE` of the first round's; None when the interval is infinite.
-    error_change: of the error on real clips, relative to the base.
+    change: change of the quantity that training lowers, mean over clips, with the ends of its 95 %
+    interval, which are infinite with two clips or fewer. helped: whether the interval lies below
+    zero and the gain is at least `LEAST_SHARE` of the first round's; None if the interval is
+    infinite. error_change: relative change of the error on real clips against the base.
     """
 
     number: int
@@ -71,32 +72,35 @@ def run_rounds(
     processes: int = 1,
     devices: Sequence[str] = ("cpu",),
 ) -> dict[str, Any]:
-    """Train up to `count` rounds, compare them, and write the page. The same call goes on.
+    """Train up to `count` rounds, compare them, and write the page. The same call continues.
 
-    config: of every round; its name (`run_name`) is followed by `-round-1` and so on. With the
-    objective `dpo` the first round takes the workspace's pairs; before each of the others the last
-    round's model makes the losers anew, with the settings of the pairs. against: the reference of a
-    round: the base, or the last round's model.
-    prompts: of the validation split that videos are made of after each round; 0 makes none.
-    keep_going: train all rounds, whether they help or not. processes: of one round's training.
+    config: settings of every round; `-round-1` and so on follows the name (`run_name`). With the
+    objective `dpo`, the first round takes the workspace's pairs. Before each later round, the last
+    round's model generates the losers again, with the settings of the pairs. against: the reference
+    of a round: the base, or the last round's model. prompts: number of validation prompts for
+    videos after each round; 0 makes none. keep_going: train all rounds, whether they help or not.
+    processes: number of processes that train a round.
 
-    Returns what `rounds.json` holds: `rounds`, the run that is `best` (empty: the base), and `page`.
+    Returns the content of `rounds.json`: `rounds`, the `best` run (empty: the base), and `page`.
     """
     if count < 1:
         raise UserError(f"{count} rounds", "ask for at least 1")
     if config.expert == "both":
-        raise UserError("rounds judge one expert", 'give --set expert="high" or "low"')
+        raise UserError("rounds train one expert at a time", 'give --set expert="high" or "low"')
     if against not in REFERENCES:
-        raise UserError(f"no reference {against!r}", f"references: {', '.join(REFERENCES)}")
+        raise UserError(
+            f"there is no reference {against!r}", f"references: {', '.join(REFERENCES)}"
+        )
     if config.method.needs_losers and config.weights == "full" and count > 1:
         raise UserError(
-            "rounds with generated losers take adapters",
-            "leave out --set weights=full, or choose --set objective=contrast, which generates nothing",
+            "rounds with generated losers need adapters",
+            "leave out --set weights=full, or use --set objective=contrast, which generates "
+            "nothing",
         )
     if against == "last":
         progress.say(
-            "a reference that follows ruined the motion in our experiment (docs/miniature.md): look "
-            "at the videos of every round, or leave out --reference last"
+            "rounds against the last model ruined the motion in our experiment "
+            "(docs/miniature.md). Look at the videos of every round, or leave out --reference last"
         )
     folder = workspace.root / "rounds" / config.run_name
     rounds: list[Round] = []
@@ -113,7 +117,7 @@ def run_rounds(
         rounds.append(_judge(workspace, wanted, number, rounds[0] if rounds else None))
         progress.say(_line(rounds[-1]))
         ends = number == count or (rounds[-1].helped is False and not keep_going)
-        # Rounds that an earlier call finished are compared together with the first new one.
+        # Rounds that an earlier call finished are compared when the first new one is done.
         if prompts and (ends or not finished):
             compared, unseen = _compare(workspace, config, rounds, prompts, devices)
         made = _write(workspace, folder, config, against, rounds, compared, unseen)
@@ -125,7 +129,10 @@ def run_rounds(
 
 
 def _is_finished(workspace: Workspace, config: TrainConfig) -> bool:
-    """Whether an earlier call trained this round. Raises UserError if it did with other settings."""
+    """Whether an earlier call trained this round.
+
+    Raises UserError if its settings were different.
+    """
     from realdpo.train import identity
 
     run = workspace.runs / config.run_name
@@ -140,7 +147,7 @@ def _is_finished(workspace: Workspace, config: TrainConfig) -> bool:
 
 
 def _make_losers(workspace: Workspace, last: str, number: int, devices: Sequence[str]) -> None:
-    """`pairs build` once more, by the model that the run `last` made."""
+    """Run `pairs build` again with the model of the run `last`."""
     from realdpo.config import resolve_settings
     from realdpo.pairs.building import build_pairs
     from realdpo.pairs.config import BuildConfig
@@ -148,9 +155,9 @@ def _make_losers(workspace: Workspace, last: str, number: int, devices: Sequence
     file = workspace.config_file("pairs build")
     if not file.is_file():
         raise UserError(
-            f"{workspace.root} has no pairs that were built here, so round {number} cannot make its "
-            "losers as they were made",
-            "begin with `realdpo pairs build`, or choose --set objective=contrast",
+            f"{workspace.root} has no pairs that were built here, so round {number} does not know "
+            "how to make its losers",
+            "run `realdpo pairs build` first, or use --set objective=contrast",
         )
     settings = resolve_settings(BuildConfig, section="pairs", file=file)
     weights = str(workspace.runs / last / "weights")
@@ -158,7 +165,7 @@ def _make_losers(workspace: Workspace, last: str, number: int, devices: Sequence
 
 
 def _train(workspace: Workspace, config: TrainConfig, folder: Path, processes: int) -> None:
-    """One round; several processes are those of `realdpo train`."""
+    """Train one round, in several processes through `realdpo train`."""
     from realdpo.train import loop
 
     if processes == 1:
@@ -170,15 +177,13 @@ def _train(workspace: Workspace, config: TrainConfig, folder: Path, processes: i
     command = [sys.executable, "-m", "realdpo", "train", "-w", str(workspace.root)]
     command += ["--config", str(settings), "--num-processes", str(processes)]
     if code := subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
-        raise UserError(
-            f"{config.run_name} ended with exit code {code}", "its own message stands above"
-        )
+        raise UserError(f"{config.run_name} ended with exit code {code}", "see its message above")
 
 
 def _judge(
     workspace: Workspace, config: TrainConfig, number: int, first: Round | None = None
 ) -> Round:
-    """What a finished round did to held-out clips, from its log."""
+    """The result of a finished round on held-out clips, from its log."""
     from realdpo.train.evaluate.statistics import bootstrap_interval
     from realdpo.train.runs import Run
 
@@ -208,7 +213,7 @@ def _judge(
 
 def _line(done: Round) -> str:
     if done.change is None or done.before is None or done.after is None:
-        return f"{done.run}: no clips were held out, so nobody can tell whether it helped"
+        return f"{done.run}: no clips were held out, so you cannot tell whether it helped"
     verdict = {True: "helped", False: "no evidence that it helped", None: "too few clips to tell"}
     return (
         f"{done.run}: {done.before:.5f} -> {done.after:.5f} on held-out clips "
@@ -222,9 +227,9 @@ def _interval(change: tuple[float, float, float]) -> str:
 
 
 def find_best(rounds: Sequence[Round]) -> str:
-    """The run to use: the last of the rounds that helped in a row; empty: the base.
+    """The run to use: the last round before the first that did not help. Empty: the base.
 
-    Where there are too few clips to tell, a lower mean is taken for a help.
+    If there are too few clips to tell, a lower mean counts as help.
     """
     best = ""
     for done in rounds:
@@ -244,8 +249,8 @@ def _advice(rounds: Sequence[Round], best: str) -> str:
         return "No round was better than the base: use the base."
     if any(done.helped is None for done in rounds):
         return (
-            f"Too few clips were held out to tell whether a round helped. By their mean alone, {best} is "
-            "the one to use: look at its videos first."
+            "Too few clips were held out to tell whether a round helped. By the mean alone, use "
+            f"{best}, but look at its videos first."
         )
     return f"Use {best}."
 
@@ -257,7 +262,7 @@ def _compare(
     prompts: int,
     devices: Sequence[str],
 ) -> tuple[dict[str, Any] | None, str]:
-    """`realdpo eval` of the base and all rounds on validation prompts; or why there is none."""
+    """Run `realdpo eval` on the base and all rounds, on validation prompts, or say why not."""
     from realdpo.train.evaluate import commands
     from realdpo.train.evaluate.config import EvalConfig
 
@@ -302,11 +307,11 @@ def _write(
 
 
 def _videos(workspace: Workspace, evaluation: str | None, unseen: str) -> report.Section:
-    """The base's and every round's videos in step, or why there are none."""
+    """The videos of the base and of every round in step, or why there are none."""
     from realdpo.train.evaluate import commands
 
     if evaluation is None:
-        return report.Section("Videos", _sentence(unseen) if unseen else "None were made.")
+        return report.Section("Videos", _sentence(unseen) if unseen else "No videos were made.")
     return commands.evaluation_videos(workspace, evaluation, PLAYERS)
 
 
@@ -317,7 +322,7 @@ def build_page(
     compared: Mapping[str, Any] | None,
     videos: report.Section,
 ) -> str:
-    """All rounds on one page: what each lowered on held-out clips, and how their videos compare."""
+    """One page for all rounds: their results on held-out clips, and their videos compared."""
     best = find_best(rounds)
     words = Markup("<p>{}</p>").format(_advice(rounds, best))
     verdict = {True: "helped", False: "no evidence", None: "too few clips"}
@@ -338,8 +343,9 @@ def build_page(
         for done in rounds
     ]
     note = Markup("<p>{}</p>").format(
-        f"Before and after: what {config.objective} lowers, on held-out clips, with the reference "
-        f"“{against}”. A round helped when the interval of the change lies below zero and the gain "
+        f"Before and after: the value that {config.objective} lowers, on held-out clips, with the "
+        "reference "
+        f"“{against}”. A round helped if the interval of the change lies below zero and the gain "
         f"is at least {LEAST_SHARE:.0%} of the first round's. The error "
         "on real clips is compared with the base's."
     )
@@ -354,7 +360,7 @@ def build_page(
                         "before": (xs, [float(done.before or 0) for done in rounds]),
                         "after": (xs, [float(done.after or 0) for done in rounds]),
                     },
-                    f"what {config.objective} lowers, by round",
+                    f"value that {config.objective} lowers, by round",
                 ),
             )
         )

@@ -1,4 +1,4 @@
-"""The command line: sub-commands, options and help; no logic."""
+"""The command line: sub-commands, options and help, without logic."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PANELS = {
 
 
 class _InOrder(typer.core.TyperGroup):
-    """Lists the commands in the order of the work."""
+    """List the commands in the order in which you use them."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         order = [name for names in _PANELS.values() for name in names]
@@ -48,7 +48,7 @@ app = typer.Typer(
 )
 
 MISSING = 3
-"""Exit code of a command that did what it could, while footage it once had is away."""
+"""Exit code of a command that finished, although some earlier footage cannot be read now."""
 
 
 def _version(show: bool) -> None:
@@ -68,9 +68,9 @@ def _root(
 
 @contextlib.contextmanager
 def guard_command(as_json: bool = False) -> Iterator[None]:
-    """Run a command's body: a UserError becomes one clear line, Ctrl-C a promise to go on.
+    """Run a command's body, and turn a UserError or Ctrl-C into one clear line.
 
-    With `as_json` the progress bars are off and the error is a JSON document on stdout.
+    With `as_json`, there are no progress bars, and the error is a JSON document on stdout.
     """
     from realdpo.progress import quiet, speak_on_stderr
 
@@ -84,12 +84,12 @@ def guard_command(as_json: bool = False) -> Iterator[None]:
         _print_error(error)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        print("stopped; run the same command again to continue", file=sys.stderr)
         raise typer.Exit(130) from None
     except BrokenPipeError:
         raise typer.Exit(0) from None
     except OSError as error:
-        if error.filename is None:  # not of a file that somebody named
+        if error.filename is None:  # not about a file that the user named
             raise
         named = UserError(f"{str(error.filename)[:300]}: {error.strerror}")
         if as_json:
@@ -103,9 +103,9 @@ def guard_command(as_json: bool = False) -> Iterator[None]:
 def print_result(
     result: Any, as_json: bool, describe: Callable[[Any], object], failure: UserError | None = None
 ) -> None:
-    """What a command did, on stdout: one JSON document, or what `describe` makes of it.
+    """Print the result of a command on stdout: as one JSON document, or as lines from `describe`.
 
-    A failure that the result tells of ends the command, after the result.
+    If the result reports a failure, the command then ends with an error.
     """
     if as_json:
         print_json({**result, **_error_of(failure)} if failure else result)
@@ -117,7 +117,7 @@ def print_result(
 
 
 def print_plan(toml: str, plan: Any, lines: str, as_json: bool) -> None:
-    """What `--dry-run` found: the settings and what would be done."""
+    """Print the result of `--dry-run`: the settings, and the work that would be done."""
     if as_json:
         print_json(plan)
     else:
@@ -125,7 +125,7 @@ def print_plan(toml: str, plan: Any, lines: str, as_json: bool) -> None:
 
 
 def print_json(document: Any) -> None:
-    """One JSON document on stdout."""
+    """Print one JSON document on stdout."""
     print(json.dumps(document, indent=2, sort_keys=True, default=str))
 
 
@@ -144,7 +144,7 @@ def main() -> None:
 
 
 def _register() -> None:
-    # Each module adds its commands to `app`; none of them imports anything heavy.
+    # Each module adds its commands to `app`. None of them imports anything heavy.
     import importlib
 
     for name in ("curate", "pairs", "train", "rounds", "sample", "eval", "hub", "export", "demo"):

@@ -1,4 +1,4 @@
-"""`realdpo curate`: footage in, a dataset out. More commands register on `app` from beside."""
+"""`realdpo curate`: from footage to a dataset. Other modules register more commands on `app`."""
 
 from __future__ import annotations
 
@@ -47,18 +47,21 @@ def ingest(
         bool,
         typer.Option(
             "--prune",
-            help="Remove sources that are missing or not named, and their clips; says what, asks.",
+            help=(
+                "Remove sources that are missing or not named, and their clips. Lists them and "
+                "asks first."
+            ),
         ),
     ] = False,
     yes: options.Yes = False,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
 ) -> None:
-    """Find shots, score, decide, caption, cut and shard; goes on where an earlier run stopped.
+    """Find shots, score, decide, caption, cut and shard. Continues where an earlier run stopped.
 
-    What earlier runs made stays, also when its footage is away or not named; --prune removes it.
-    --set takes thresholds too, such as motion.subject_min=0.1.
-    Ends with 3 when sources that were read before cannot be read now.
+    Results of earlier runs stay, even if their footage is missing or not named. --prune removes
+    them. --set also takes thresholds, such as motion.subject_min=0.1. The exit code is 3 if sources
+    that were read before cannot be read now.
     """
     with cli.guard_command(as_json):
         from dataclasses import fields, replace
@@ -81,7 +84,7 @@ def ingest(
             planned = ingestion.plan_footage(footage, place)
             ingestion.check_settings(settings)
             toml = settings_to_toml("ingest", settings)
-            lines = f"# {len(planned)} sources would be looked at; nothing was written"
+            lines = f"# {len(planned)} sources would be processed; nothing was written"
             cli.print_plan(toml, {"config": toml, "sources": planned}, lines, as_json)
             return
         agree = _agreement(yes, as_json) if prune else None
@@ -98,7 +101,7 @@ def _first_name(text: str) -> str:
 
 
 def _agreement(yes: bool, as_json: bool) -> Callable[[Sequence[str]], bool]:
-    """Asks whether what the lines name may go. Raises UserError where nobody can answer."""
+    """Ask whether to remove what the lines name. Raises UserError if nobody can answer."""
 
     def ask(lines: Sequence[str]) -> bool:
         import sys
@@ -109,7 +112,9 @@ def _agreement(yes: bool, as_json: bool) -> Callable[[Sequence[str]], bool]:
         if yes:
             return True
         if as_json or not sys.stdin.isatty():
-            raise UserError("pruning needs a yes", "look at what would go, then add --yes")
+            raise UserError(
+                "pruning needs your confirmation", "check what would be removed, then add --yes"
+            )
         return typer.confirm("Remove this for good?", err=True)
 
     return ask

@@ -20,10 +20,10 @@ def decide(
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
 ) -> None:
-    """Keep or drop every clip anew by its stored scores; nothing is decoded.
+    """Keep or drop every clip again by its stored scores. Nothing is decoded.
 
-    Thresholds are <group>.<name>_min and _max; "off" removes one. Those not named here are as
-    `curate ingest` was told, else the defaults.
+    Thresholds are <group>.<name>_min and _max, and "off" removes one. Thresholds that you do not
+    name are those given to `curate ingest`, or else the defaults.
     """
     with cli.guard_command(as_json):
         from realdpo.curate.decide import apply_overrides, describe_decision, load_overrides
@@ -38,18 +38,18 @@ def decide(
 def calibrate(
     workspace: options.Workspace = options.WORK,
     keep: Annotated[
-        str | None, typer.Option(help="Wanted yield: a number of clips, or a share such as 30%.")
+        str | None, typer.Option(help="Yield you want: a number of clips, or a share such as 30%.")
     ] = None,
     to: Annotated[
         Path | None,
-        typer.Option(help="Where the proposed thresholds go; config/calibrated.toml by default."),
+        typer.Option(help="File for the proposed thresholds. Default: config/calibrated.toml."),
     ] = None,
     config: options.Config = None,
     sets: options.Sets = None,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
 ) -> None:
-    """Show what every threshold keeps, and propose thresholds for a wanted yield."""
+    """Show how many clips every threshold keeps, and propose thresholds for the yield you want."""
     with cli.guard_command(as_json):
         import dataclasses
 
@@ -103,14 +103,19 @@ def inspect(
     file: Annotated[Path, typer.Argument(help="A video file.")],
     extra: options.Extras = None,
     detector: Annotated[
-        str, typer.Option(help="Finds people: a detector of transformers; BlazePose without.")
+        str,
+        typer.Option(
+            help="Model that finds people: a detector of transformers. Default: BlazePose."
+        ),
     ] = "",
-    pose: Annotated[str, typer.Option(help="ViTPose of transformers, beside --detector.")] = "",
+    pose: Annotated[
+        str, typer.Option(help="Pose model for --detector: ViTPose of transformers.")
+    ] = "",
     config: options.Config = None,
     sets: options.Sets = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show what is seen in one file: facts, shots, scores, and the verdict with its reasons."""
+    """Show the analysis of one file: facts, shots, scores, and the verdict with its reasons."""
     with cli.guard_command(as_json):
         from realdpo.curate.config import PeopleSettings
         from realdpo.curate.decide import load_overrides

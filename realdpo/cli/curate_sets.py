@@ -1,4 +1,4 @@
-"""`realdpo curate dedup | merge`: this set beside others."""
+"""`realdpo curate dedup | merge`: this dataset and others."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ def dedup(
         list[Path] | None,
         typer.Option(
             "--against",
-            help="Another workspace, Parquet files with a video column, or videos; repeatable.",
+            help=(
+                "Another workspace, Parquet files with a video column, or videos. May be repeated."
+            ),
         ),
     ] = None,
     forget: Annotated[
-        list[str] | None, typer.Option(help="Name of a set that was added; repeatable.")
+        list[str] | None, typer.Option(help="Name of a set that was added before. May be repeated.")
     ] = None,
     engine: options.Engine = "local",
     address: options.Address = "",
@@ -35,9 +37,9 @@ def dedup(
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
 ) -> None:
-    """Find near-duplicates within the set and of other sets, and drop them.
+    """Find near-duplicates within the dataset and of other sets, and drop them.
 
-    The fingerprints of other sets stay in the workspace: `decide` and `ingest` heed them too.
+    The fingerprints of other sets stay in the workspace, and `decide` and `ingest` use them too.
     """
     with cli.guard_command(as_json):
         from realdpo.curate import against, decide, dedup_blocks
@@ -73,10 +75,11 @@ def _dedup_lines(summary: Mapping[str, Any], others: Sequence[Path], dry_run: bo
     lines = [f"against {name}: {count} fingerprints" for name, count in summary["sets"].items()]
     if dry_run:
         added = ", ".join(map(str, others)) or "no other set"
-        lines.append(f"would compare with {added} besides; nothing was read")
+        lines.append(f"would also compare with {added}; nothing was read")
     else:
         lines.append(
-            "{duplicates} clips are copies of others here, {known_elsewhere} show footage of another "
+            "{duplicates} clips are copies of others here, {known_elsewhere} show footage of "
+            "another "
             "set; kept {kept} of {clips} (before: {kept_before})".format(**summary)
         )
     return "\n".join(lines)
@@ -94,10 +97,10 @@ def merge(
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
 ) -> None:
-    """Make one workspace of several: duplicates across them, one split, nothing lost.
+    """Merge several workspaces into one, with duplicates found across them and one split.
 
-    Captions, scores, licences and caches are kept; what the workspaces tell differently is
-    settled by rules and said. The given workspaces stay as they are.
+    Captions, scores, licences and caches are kept. Rules settle differences between the workspaces,
+    and realdpo lists them. The given workspaces stay as they are.
     """
     with cli.guard_command(as_json):
         from realdpo.curate.dedup_blocks import Where

@@ -12,7 +12,9 @@ from realdpo.cli import options
 app = typer.Typer(rich_markup_mode="rich")
 cli.app.add_typer(app, name="eval")
 
-Name = Annotated[str, typer.Option("--name", help="Folder of the evaluation under eval/.")]
+Name = Annotated[
+    str, typer.Option("--name", help="Name of the evaluation: its folder under eval/.")
+]
 
 
 @app.callback(
@@ -48,7 +50,7 @@ def evaluate(
     """Compare systems on held-out prompts by metrics, a judge and people, with intervals.
 
     Every system makes videos with the same prompts and seeds. The page says what is better, what is
-    worse, and what the data cannot tell.
+    worse, and where there is no evidence.
     """
     if context.invoked_subcommand is not None:
         return
@@ -70,7 +72,7 @@ def evaluate(
         done = realdpo.evaluate(
             place, config=settings, devices=devices, shard=part, progress=not as_json
         )
-        if done is not None or as_json:  # a part of the videos says nothing yet
+        if done is not None or as_json:  # a part of the videos has no result yet
             cli.print_result(
                 done, as_json, lambda done: commands.closing_words(place, settings.name, done)
             )
@@ -80,10 +82,12 @@ def evaluate(
 def report(
     workspace: options.Workspace = options.WORK,
     name: Name = "eval",
-    players: Annotated[int, typer.Option(help="Prompts whose videos are on the page.")] = 12,
+    players: Annotated[
+        int, typer.Option(help="Number of prompts whose videos are on the page.")
+    ] = 12,
     as_json: options.Json = False,
 ) -> None:
-    """Write one page: verdicts, differences with intervals, videos in step, what was not run."""
+    """Write the page again: verdicts, differences with intervals, videos in step, parts not run."""
     with cli.guard_command(as_json):
         from realdpo.train.evaluate import commands
         from realdpo.workspace import Workspace
@@ -97,16 +101,27 @@ def study(
     workspace: options.Workspace = options.WORK,
     name: Name = "eval",
     host: Annotated[
-        str, typer.Option(help="127.0.0.1: this machine only; 0.0.0.0: everyone who reaches it.")
+        str,
+        typer.Option(
+            help=(
+                "Address to serve on. 127.0.0.1: only this machine. 0.0.0.0: everyone who can "
+                "reach it."
+            )
+        ),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0: any free one.")] = 8000,
+    port: Annotated[int, typer.Option(help="Port to serve on; 0 takes any free one.")] = 8000,
     systems: Annotated[
-        str, typer.Option(help="Only these, joined by commas; `real` may be among them.")
+        str,
+        typer.Option(
+            help="Systems to show, joined by commas; `real` may be one of them. Default: all."
+        ),
     ] = "",
-    results: Annotated[bool, typer.Option("--results", help="Print what the votes say.")] = False,
+    results: Annotated[
+        bool, typer.Option("--results", help="Print the results of the votes.")
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Serve a page on which people compare videos blindly; votes go to votes.parquet."""
+    """Serve a page on which people compare videos blindly. Votes go to votes.parquet."""
     with cli.guard_command(as_json):
         from realdpo.train.evaluate import commands
         from realdpo.workspace import Workspace

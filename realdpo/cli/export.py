@@ -15,17 +15,18 @@ from realdpo.cli import options
     "export-lora", epilog="Example: [bold]realdpo export-lora dpo -w work --format comfyui[/bold]"
 )
 def export_lora(
-    run: Annotated[str, typer.Argument(help="Training run whose LoRA is meant.")],
+    run: Annotated[str, typer.Argument(help="Training run whose LoRA is exported.")],
     workspace: options.Workspace = options.WORK,
     format_: Annotated[
         Literal["diffusers", "comfyui", "kohya"],
-        typer.Option("--format", help="Whose layer names the file has."),
+        typer.Option("--format", help="Tool whose layer names the file gets."),
     ] = "comfyui",
     dtype: Annotated[
-        Literal["bfloat16", "float16", "float32"], typer.Option(help="Of the numbers in the file.")
+        Literal["bfloat16", "float16", "float32"], typer.Option(help="Number format in the file.")
     ] = "bfloat16",
     to: Annotated[
-        Path | None, typer.Option("--to", "--out", help="The file; in runs/RUN/export/ by default.")
+        Path | None,
+        typer.Option("--to", "--out", help="File to write. Default: in runs/RUN/export/."),
     ] = None,
     as_json: options.Json = False,
 ) -> None:
@@ -39,4 +40,4 @@ def export_lora(
 
 
 def _lines(done: dict[str, Any]) -> str:
-    return f"{', '.join(done['files'])}: {done['layers']} layers by {done['format']}'s names"
+    return f"{', '.join(done['files'])}: {done['layers']} layers under {done['format']}'s names"

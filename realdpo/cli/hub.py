@@ -70,14 +70,16 @@ def push_hub(
 @cli.app.command(epilog="Example: [bold]realdpo card -w work[/bold]")
 def card(
     workspace: options.Workspace = options.WORK,
-    repo: Annotated[str, typer.Option(help="Name that the card uses.")] = "someone/something",
+    repo: Annotated[
+        str, typer.Option(help="Name of the repository on the card.")
+    ] = "someone/something",
     what: Annotated[
         Literal["clips", "pairs", "model", "all"], typer.Option(help="Which cards to render.")
     ] = "all",
     run: Annotated[str, typer.Option(help="Training run whose weights the card describes.")] = "",
     as_json: options.Json = False,
 ) -> None:
-    """Render the cards that push-hub would publish, to look at."""
+    """Render the cards that push-hub would publish, so that you can look at them."""
     with cli.guard_command(as_json):
         from realdpo.publish import hub
         from realdpo.publish.config import PushConfig
@@ -129,7 +131,8 @@ def _plan_lines(plan: PushPlan, card: bool = False) -> str:
     from realdpo.publish.dataset_card import size_text
 
     lines = [
-        f"{plan.repo_type} {plan.repo}: {len(plan.files)} files, {size_text(plan.size)}, would be public"
+        f"{plan.repo_type} {plan.repo}: {len(plan.files)} files, {size_text(plan.size)}, would be "
+        "public"
     ]
     lines += [f"  {size_text(file.size):>10}  {file.path}" for file in plan.files[:40]]
     if len(plan.files) > 40:
@@ -157,7 +160,9 @@ def _ask(repo: str, private: bool, as_json: bool) -> None:
     from realdpo.errors import UserError
 
     if as_json or not sys.stdin.isatty():
-        raise UserError("publishing needs a yes", "look at it with --dry-run, then add --yes")
-    who = "you and those you let in" if private else "everyone"
+        raise UserError(
+            "publishing needs your confirmation", "check with --dry-run, then add --yes"
+        )
+    who = "you and those to whom you give access" if private else "everyone"
     if not typer.confirm(f"Publish this to {repo}, for {who} to see?"):
         raise UserError("nothing was published")

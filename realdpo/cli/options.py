@@ -1,4 +1,4 @@
-"""Options that commands share, and options made from the settings of a command."""
+"""Options that commands share, and options that are made from a command's settings."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from realdpo import settings_help
 T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-_SETTINGS = "Settings, of which --settings lists all"
+_SETTINGS = "Settings (--settings lists all of them)"
 _COMMON = "Options of every command"
 
 WORK = Path("work")
-"""The workspace when none is named."""
+"""The workspace if the user names none."""
 
 Workspace = Annotated[
     Path,
@@ -30,7 +30,7 @@ Workspace = Annotated[
         "--workspace",
         "-w",
         "--out",
-        help="Folder that holds the project's tables and files.",
+        help="Folder with the project's tables and files (the workspace).",
         rich_help_panel=_COMMON,
     ),
 ]
@@ -38,21 +38,21 @@ DryRun = Annotated[
     bool,
     typer.Option(
         "--dry-run",
-        help="Show the settings and what would be done; do nothing.",
+        help="Show the settings and the work that would be done. Do nothing.",
         rich_help_panel=_COMMON,
     ),
 ]
 Json = Annotated[
     bool,
     typer.Option(
-        "--json", help="Print one JSON document; no progress bars.", rich_help_panel=_COMMON
+        "--json", help="Print one JSON document, without progress bars.", rich_help_panel=_COMMON
     ),
 ]
 Config = Annotated[
     Path | None,
     typer.Option(
         "--config",
-        help="TOML file with settings; --set and flags win over it.",
+        help="TOML file with settings. --set and flags override it.",
         rich_help_panel=_COMMON,
     ),
 ]
@@ -61,49 +61,59 @@ Sets = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Change one setting; may be repeated.",
+        help="Change one setting. May be repeated.",
         rich_help_panel=_COMMON,
     ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Devices = Annotated[
     str,
-    typer.Option("--devices", help="auto (every GPU), or names joined by commas; one worker each."),
+    typer.Option(
+        "--devices", help="auto (every GPU), or names joined by commas. Each gets one worker."
+    ),
 ]
 Shard = Annotated[
     str,
-    typer.Option("--shard", metavar="I/N", help="Do the I-th of N parts, on one shared folder."),
+    typer.Option("--shard", metavar="I/N", help="Do the I-th of N parts, in one shared folder."),
 ]
 Processes = Annotated[
-    int, typer.Option("--num-processes", help="Processes of training on this machine, one per GPU.")
+    int,
+    typer.Option(
+        "--num-processes", help="Number of training processes on this machine, one per GPU."
+    ),
 ]
 Preset = Annotated[
     str,
     typer.Option(
         "--preset",
-        help="realdpo; realdpo-paper: with generated losers; realdpo-released: as published.",
+        help="realdpo, realdpo-paper (with generated losers) or realdpo-released (as published).",
     ),
 ]
 Extras = Annotated[
     list[str] | None,
-    typer.Option("--extra", help="Also score people, text or nsfw; may be repeated."),
+    typer.Option("--extra", help="Also score people, text or nsfw. May be repeated."),
 ]
-Engine = Annotated[str, typer.Option("--engine", help="Where it runs: local, serial or ray.")]
+Engine = Annotated[
+    str, typer.Option("--engine", help="Engine that runs the work: local, serial or ray.")
+]
 Address = Annotated[
-    str, typer.Option("--address", help="Address of a running Ray cluster; one is started without.")
+    str,
+    typer.Option(
+        "--address", help="Address of a running Ray cluster. Without it, realdpo starts one."
+    ),
 ]
 Workers = Annotated[
-    int, typer.Option("--workers", help="Processes; as many as there are cores by default.")
+    int, typer.Option("--workers", help="Number of processes. Default: the number of cores.")
 ]
 Page = Annotated[
     Path | None,
-    typer.Option("--to", "--output", "-o", help="Where the page goes; under reports/ by default."),
+    typer.Option("--to", "--output", "-o", help="File for the page. Default: under reports/."),
 ]
 
 
 @dataclass(frozen=True)
 class Given:
-    """What a user chose for the settings of a command: a file, `--set` texts, and options."""
+    """The user's choices for a command's settings: a file, `--set` texts, and options."""
 
     section: str
     file: Path | None
@@ -112,7 +122,7 @@ class Given:
     pairs: Mapping[str, str] = field(default_factory=dict)  # key -> option, of NAME=VALUE options
 
     def resolve(self, kind: type[T], base: Mapping[str, Any] | None = None, **flags: Any) -> T:
-        """The settings. `base` is what everything else wins over, `flags` win over the options.
+        """Resolve the settings. Everything else overrides `base`, and `flags` override the options.
 
         Raises UserError for a wrong key or value.
         """
@@ -128,18 +138,18 @@ class Given:
         )
 
     def without(self, prefix: str) -> tuple[Given, list[str]]:
-        """This without the `--set` texts that begin with `prefix`, and those, without it."""
+        """A copy without the `--set` texts that begin with `prefix`, and those texts, cut."""
         other = [text.removeprefix(prefix) for text in self.sets if text.startswith(prefix)]
         rest = [text for text in self.sets if not text.startswith(prefix)]
         return replace(self, sets=rest), other
 
 
 def with_settings(command: str, *keys: str, **spelled: str) -> Callable[[Command], Command]:
-    """A decorator that gives a command an option for each of `keys`, --config, --set and --settings.
+    """A decorator that adds options to a command: each of `keys`, --config, --set, --settings.
 
-    command: in `settings_help.CLASSES`; help and types come from its class. spelled: options that
-    are not called as their key, with dots as double underscores: sources__licenses="--license".
-    What the user chose arrives as the parameter `given`.
+    command: its key in `settings_help.CLASSES`, whose class gives help and types. spelled: options
+    whose name differs from their key, with dots as double underscores:
+    sources__licenses="--license". The command gets the user's choices as the parameter `given`.
     """
 
     def decorate(function: Command) -> Command:
@@ -155,7 +165,7 @@ def with_settings(command: str, *keys: str, **spelled: str) -> Callable[[Command
             chosen = {key: arguments.pop(name) for name, key in made.items()}
             arguments.pop("show_settings")
             file, sets = arguments.pop("config"), arguments.pop("sets")
-            # Typer gives an empty list where a repeatable option was not used.
+            # Typer gives an empty list if a repeatable option was not used.
             chosen = {key: value for key, value in chosen.items() if value not in (None, [])}
             section = settings_help.CLASSES[command][1]
             return function(**arguments, given=Given(section, file, sets or (), chosen, pairs))
@@ -192,7 +202,7 @@ def with_settings(command: str, *keys: str, **spelled: str) -> Callable[[Command
 
 
 def _is_common(parameter: inspect.Parameter) -> bool:
-    """Whether every command has this option; help shows them last."""
+    """Whether every command has this option. Help shows such options last."""
     notes = [parameter.default, *getattr(parameter.annotation, "__metadata__", ())]
     return _COMMON in [getattr(note, "rich_help_panel", None) for note in notes]
 
@@ -212,7 +222,7 @@ def _annotation(flag: str, setting: settings_help.Setting) -> Any:
 
 
 def _option_type(kind: Any) -> tuple[Any, str | None]:
-    """What Typer reads for a setting of this type, and how help writes it."""
+    """The type that Typer reads for a setting of this type, and its name in help."""
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
         return str, "|".join(map(str, parts))
@@ -231,7 +241,7 @@ def _name(kind: Any) -> str:
 
 
 def settings_option(command: str) -> Any:
-    """The option `--settings`, which lists what `--set` can change in a command, and stops."""
+    """The option `--settings`, which lists the settings that `--set` can change, and stops."""
 
     def show(wanted: bool) -> None:
         if wanted:
@@ -245,14 +255,17 @@ def settings_option(command: str) -> Any:
 
 
 def pairs_of(texts: Sequence[str], option: str) -> dict[str, str]:
-    """Texts of the form NAME=VALUE as a mapping. Raises UserError for any other, and for twins."""
+    """Texts of the form NAME=VALUE as a mapping.
+
+    Raises UserError for other texts and repeated names.
+    """
     from realdpo.errors import UserError
 
     found: dict[str, str] = {}
     for text in texts:
         name, separator, value = (part.strip() for part in text.partition("="))
         if not (name and separator and value):
-            raise UserError(f"{option} {text}: not of the form NAME=VALUE")
+            raise UserError(f"{option} {text}: it must have the form NAME=VALUE")
         if name in found:
             raise UserError(f"{option} {name} is given twice")
         found[name] = value
@@ -268,5 +281,5 @@ def part_of(text: str) -> tuple[int, int]:
     except ValueError:
         index, count = 0, 0
     if not 1 <= index <= count:
-        raise UserError(f"--shard {text}: not of the form I/N", "for example --shard 1/4")
+        raise UserError(f"--shard {text}: it must have the form I/N", "for example --shard 1/4")
     return index, count

@@ -1,4 +1,4 @@
-"""`realdpo pairs`: a model's own failures beside the real clips."""
+"""`realdpo pairs`: real clips as winners, a model's own videos as losers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from realdpo.pairs.interchange import Given
 
 app = typer.Typer(
-    no_args_is_help=True, help="Pair every accepted clip with a video model's own failures."
+    no_args_is_help=True,
+    help="Pair every accepted clip with a video model's own videos of the same prompt.",
 )
 cli.app.add_typer(app, name="pairs")
 
@@ -49,7 +50,10 @@ def build(
     workspace: options.Workspace = options.WORK,
     strategies: Annotated[
         str | None,
-        typer.Option(metavar="NAME=WEIGHT,...", help="generate, renoise, local, mixed by weight."),
+        typer.Option(
+            metavar="NAME=WEIGHT,...",
+            help="How losers are made: generate, renoise and local, mixed by weight.",
+        ),
     ] = None,
     devices: options.Devices = "auto",
     shard: options.Shard = "1/1",
@@ -57,14 +61,14 @@ def build(
     address: options.Address = "",
     apply_review: Annotated[
         Path | None,
-        typer.Option(help="File of choices from `pairs report`; rejected pairs leave the shards."),
+        typer.Option(help="File of choices from `pairs report`. Rejected pairs leave the shards."),
     ] = None,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
 ) -> None:
     """Generate losers for every accepted clip and write preference pairs as Parquet.
 
-    A width, rate or number of steps that you leave out is the model's own; --dry-run shows it.
+    If you leave out width, rate or steps, the model's own values are used. --dry-run shows them.
     """
     with cli.guard_command(as_json):
         from realdpo import pairs
@@ -102,22 +106,26 @@ def audit(
         bool,
         typer.Option(
             "--strong",
-            help="Also train a small network on one part of the sources and judge it on the others: "
-            "an upper bound on what could be learned.",
+            help=(
+                "Also train a small network on one part of the sources and judge it on the others, "
+                "as an upper bound on what training could learn."
+            ),
         ),
     ] = False,
     network: Annotated[
         str,
         typer.Option(
-            help="For --strong: a frozen open_clip model, MODEL:WEIGHTS or local-dir:/folder, in place of "
-            "a few convolutions."
+            help=(
+                "For --strong: a frozen open_clip model instead of a few convolutions, as "
+                "MODEL:WEIGHTS or local-dir:/folder."
+            )
         ),
     ] = "",
     as_json: options.Json = False,
 ) -> None:
     """Try to tell winners from losers without looking at motion.
 
-    The verdict is clean, suspicious or shortcut, or that there are too few pairs to tell.
+    The verdict is clean, suspicious, shortcut, or too few pairs to tell.
     """
     with cli.guard_command(as_json):
         from realdpo.pairs.audit import audit_workspace
@@ -131,7 +139,9 @@ def audit(
 def report(
     workspace: options.Workspace = options.WORK,
     to: options.Page = None,
-    limit: Annotated[int, typer.Option(min=1, help="Pairs on the page, spread over all.")] = 60,
+    limit: Annotated[
+        int, typer.Option(min=1, help="Number of pairs on the page, spread over all.")
+    ] = 60,
     as_json: options.Json = False,
 ) -> None:
     """Make a page with real and generated clips in step, and keys to accept, reject or flag."""
@@ -145,7 +155,7 @@ def report(
 
 _Task = Annotated[
     Literal["i2v", "t2v"],
-    typer.Option("--task", help="i2v when both sides begin with the same picture, else t2v."),
+    typer.Option("--task", help="i2v if both sides begin with the same picture, else t2v."),
 ]
 
 
@@ -158,7 +168,7 @@ def import_realdpo(
     task: _Task = "i2v",
     as_json: options.Json = False,
 ) -> None:
-    """Take in pairs in the layout of the released RealDPO data, and audit them."""
+    """Import pairs in the layout of the released RealDPO data, and audit them."""
     with cli.guard_command(as_json):
         from realdpo.pairs import interchange
 
@@ -170,15 +180,17 @@ def import_pairs(
     file: Annotated[
         Path,
         typer.Argument(
-            help="CSV with the columns prompt, win, lose; or SimpleTuner's JSON of data backends, or "
-            "the folder that holds it."
+            help=(
+                "CSV with the columns prompt, win, lose, or SimpleTuner's JSON of data backends, "
+                "or the folder that holds it."
+            )
         ),
     ],
     workspace: options.Workspace = options.WORK,
     task: _Task = "t2v",
     as_json: options.Json = False,
 ) -> None:
-    """Take in pairs that you have already, and audit them."""
+    """Import pairs that you already have, and audit them."""
     with cli.guard_command(as_json):
         from realdpo.pairs import interchange
 
@@ -195,13 +207,16 @@ def export(
         str,
         typer.Option(
             "--format",
-            help="folder: RealDPO's layout; trl: Parquet with TRL's columns; simpletuner: two folders "
-            "and the JSON of its Flow-DPO; musubi, diffusion-pipe: winners with captions.",
+            help=(
+                "folder: RealDPO's layout. trl: Parquet with TRL's columns. simpletuner: two "
+                "folders and the JSON for its Flow-DPO. musubi, diffusion-pipe: winners with "
+                "captions."
+            ),
         ),
     ] = "folder",
     as_json: options.Json = False,
 ) -> None:
-    """Write the accepted pairs for other programs."""
+    """Write the accepted pairs for other tools."""
     with cli.guard_command(as_json):
         from realdpo.pairs import interchange
         from realdpo.workspace import Workspace
@@ -219,7 +234,7 @@ def _take_in(read: list[Given], workspace: Path, origin: str, task: str, as_json
 
 
 def _lines(result: dict[str, Any]) -> str:
-    """Names and values, one a line; a list takes a line an item."""
+    """Names and values, one per line. A list takes one line per item."""
     lines = []
     for name, value in result.items():
         if isinstance(value, dict):
@@ -244,7 +259,7 @@ def _verdict(found: dict[str, Any]) -> str:
     remedies = dict.fromkeys(f["remedy"] for f in found["features"] if f["remedy"])
     lines += [f"to do       {remedy}" for remedy in remedies]
     for name, missing in found["not_measured"].items():
-        lines.append(f"not judged  {name}, which {missing} pairs lack")
+        lines.append(f"not judged  {name}, because {missing} pairs lack it")
     lines.append(f"first frames differ by {found['first_frame_difference']:.2f} of 255")
     lines.append(f"motion      {found['motion']['words']}")
     if "strong" in found:

@@ -1,4 +1,4 @@
-"""One process of several: how it ends; and torchrun without its traceback, for `--num-processes`."""
+"""How one process of several ends, and torchrun without its traceback, for `--num-processes`."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _LOOK_SECONDS = 1.0
 
 
 class Watch:
-    """Ends this process when another one of the run on this machine has failed or vanished.
+    """End this process if another process of the run on this machine has failed or vanished.
 
-    A process that waits in a collective for one that is gone hears no signal: it would wait until
-    the collective's timeout. Each process leaves a file with its number while it lives, and one
-    named `failed` when it ends by an error; a thread looks at them.
+    A process that waits in a collective for one that is gone gets no signal. It would wait until
+    the collective's timeout. So each process keeps a file with its number while it lives, and
+    leaves one named `failed` if it ends by an error. A thread watches these files.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class Watch:
                 (self.folder / "failed").touch()
             return
         self.own.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # the last one leaves no folder
+        with contextlib.suppress(OSError):  # the last process removes the folder
             self.folder.rmdir()
 
     def _look(self) -> None:
@@ -57,7 +57,9 @@ class Watch:
             time.sleep(_LOOK_SECONDS)
             others = [path for path in self.folder.glob("*") if path.name.isdigit()]
             if (self.folder / "failed").is_file() or not all(map(_lives, others)):
-                time.sleep(2 * _LOOK_SECONDS)  # time to fail by itself, and to say why
+                time.sleep(
+                    2 * _LOOK_SECONDS
+                )  # gives this process time to fail by itself and say why
                 shutil.rmtree(self.folder, ignore_errors=True)
                 os._exit(1)
 
@@ -66,7 +68,7 @@ def _lives(path: Path) -> bool:
     try:
         os.kill(int(path.name), 0)
     except ProcessLookupError:
-        return not path.exists()  # it left in order meanwhile
+        return not path.exists()  # it has ended in order in the meantime
     except PermissionError:
         pass
     return True
@@ -74,7 +76,7 @@ def _lives(path: Path) -> bool:
 
 @contextlib.contextmanager
 def quiet_peer() -> Iterator[None]:
-    """Of several processes only the first shows progress, and says why they fail."""
+    """Let only the first of several processes show progress and say why they fail."""
     from realdpo.progress import quiet
 
     if process_rank():
@@ -83,23 +85,24 @@ def quiet_peer() -> Iterator[None]:
         yield
     except UserError:
         if process_rank():
-            # When process 0 fails alike, it speaks, and torch ends this one meanwhile.
+            # If process 0 fails in the same way, it prints the error, and torch ends this process.
             time.sleep(1)
         raise
     except KeyboardInterrupt:
         if process_rank():
-            raise typer.Exit(130) from None  # process 0 stops as well, and says so
+            raise typer.Exit(130) from None  # process 0 stops as well and prints it
         raise
     except RuntimeError as error:
-        # Gloo says "Timed out waiting 7200000ms", NCCL's watchdog ends the process by itself.
+        # Gloo says "Timed out waiting 7200000ms". NCCL's watchdog ends the process by itself.
         if waited := re.search(r"[Tt]imed out waiting (?:for )?(\d+) ?ms", str(error)):
             raise UserError(
-                f"process {process_rank()} waited {int(waited[1]) / 1000:.0f} s for the others, and "
+                f"process {process_rank()} waited {int(waited[1]) / 1000:.0f} s for the others, "
+                "and "
                 "one of them did not come",
-                "see what that one does (py-spy dump --pid); the same command goes on from the "
-                "newest checkpoint",
+                "look at what that one does (py-spy dump --pid), and run the same command again to "
+                "continue from the newest checkpoint",
             ) from None
-        # "Connection closed by peer", or "reset" when the one that died left data unread
+        # "Connection closed by peer", or "reset" if the process that died left data unread
         if "by peer" not in str(error) and type(error).__name__ != "DistBackendError":
             raise
         raise typer.Exit(1) from None
@@ -107,7 +110,7 @@ def quiet_peer() -> Iterator[None]:
 
 @contextlib.contextmanager
 def worker_process() -> Iterator[None]:
-    """The body of a command that torchrun or accelerate may have started: such a process leaves."""
+    """Run a command that torchrun or accelerate may have started, and then end the process."""
     code = 0
     watch = Watch() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
     if watch:
@@ -121,7 +124,7 @@ def worker_process() -> Iterator[None]:
             watch.end(failed=True)
         raise
     if watch:
-        # A Ctrl-C ends all alike, each by itself, when what it works at is saved.
+        # Ctrl-C ends every process, each by itself, after it has saved its work.
         watch.end(failed=code not in (0, 130))
         leave_process(code)
     if code:
@@ -129,30 +132,30 @@ def worker_process() -> Iterator[None]:
 
 
 def leave_process(code: int) -> NoReturn:
-    """End this process without Python's clearing up.
+    """End this process without Python's finalisation.
 
-    A thread of gloo may still hold Python objects of its last collective. If it lets go of them
-    while Python clears up, it must not run any more and C++ aborts the process ("terminate called
-    without an active exception", pytorch's pull request 179291): a finished run counts as failed.
-    What is registered to run at exit does run: logs, trackers and temporary folders are closed.
+    A thread of gloo may still hold Python objects of its last collective. If it releases them while
+    Python finalises, C++ aborts the process ("terminate called without an active exception",
+    pytorch's pull request 179291), and a finished run counts as failed. Functions that are
+    registered to run at exit do run: logs, trackers and temporary folders are closed.
     """
     atexit._run_exitfuncs()
-    with contextlib.suppress(BrokenPipeError):  # whoever read has gone
+    with contextlib.suppress(BrokenPipeError):  # the reader of the pipe is gone
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)
 
 
 def main() -> None:
-    """torchrun with its arguments, but without its traceback."""
+    """Run torchrun with its arguments, but without its traceback."""
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    logging.disable(logging.ERROR)  # by name will not do: torch sets its loggers' levels itself
+    logging.disable(logging.ERROR)  # not by name, because torch sets its loggers' levels itself
     try:
         run.main()
-    except SignalException as caught:  # the processes have saved, said so and ended
+    except SignalException as caught:  # the processes have saved, reported it and ended
         sys.exit(128 + caught.sigval)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()

@@ -17,17 +17,20 @@ from realdpo.cli import options
 @options.with_settings("train", "model", "task", "name", "steps", "lr", "seed")
 def rounds(
     given: options.Given,
-    count: Annotated[int, typer.Argument(help="Rounds at most.")],
+    count: Annotated[int, typer.Argument(help="Largest number of rounds.")],
     workspace: options.Workspace = options.WORK,
     preset: options.Preset = "realdpo",
     reference: Annotated[
         Literal["base", "last"],
         typer.Option(
-            help="What a round is contrasted with: base, or last (the last round's model)."
+            help="Model that a round is contrasted with: base, or last (the last round's model)."
         ),
     ] = "base",
     prompts: Annotated[
-        int, typer.Option(help="Validation prompts to make videos of after each round; 0: none.")
+        int,
+        typer.Option(
+            help="Number of validation prompts for videos after each round; 0 makes none."
+        ),
     ] = 8,
     keep_going: Annotated[
         bool, typer.Option("--keep-going", help="Train all rounds, whether they help or not.")
@@ -38,9 +41,9 @@ def rounds(
 ) -> None:
     """Train in rounds, each from the last round's weights, until one no longer helps.
 
-    A round helps when what training lowers falls on held-out clips, with an interval below zero
-    and by at least a tenth of what the first round gained.
-    One page shows all rounds. If you stop them, the same command continues.
+    A round helps if the value that training lowers falls on held-out clips: the interval of the
+    change must lie below zero, and the gain must be at least a tenth of the first round's. One page
+    shows all rounds. If you stop them, run the same command again to continue.
     """
     with cli.guard_command(as_json):
         import realdpo
@@ -63,5 +66,5 @@ def rounds(
 def _best_lines(done: Mapping[str, Any]) -> str:
     best = done["best"] or "the base: no round was better"
     if done["best"] and any(one["helped"] is None for one in done["rounds"]):
-        best += ", by the mean of too few clips to tell"
+        best += ", by the mean alone: too few clips to tell"
     return f"best       {best}\npage       {done['page']}"

@@ -21,32 +21,39 @@ def sample(
     given: options.Given,
     workspace: options.Workspace = options.WORK,
     run: Annotated[
-        list[str] | None, typer.Option(help="A run of this workspace; may be repeated.")
+        list[str] | None, typer.Option(help="Run of this workspace. May be repeated.")
     ] = None,
     system: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=WHAT",
-            help="A run, a model or MODEL+LORA; `dpo=dpo@guide=2` guides it by its base, "
-            "`@scale=3` scales its adapters. May be repeated.",
+            help=(
+                "A run, a model or MODEL+LORA. `dpo=dpo@guide=2` guides the run by its base, and "
+                "`@scale=3` scales its adapters. May be repeated."
+            ),
         ),
     ] = None,
     guide: Annotated[
         str | None,
         typer.Option(
             metavar="STRENGTH|negative",
-            help="Make every --run guided by its base as well: with this strength, or with the base "
-            "as the negative forward, which costs nothing.",
+            help=(
+                "Also sample every --run guided by its base: with this strength, or with the base "
+                "as the negative forward, which costs nothing."
+            ),
         ),
     ] = None,
-    prompt: Annotated[list[str] | None, typer.Option(help="A prompt; may be repeated.")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="A prompt. May be repeated.")] = None,
     prompts: Annotated[
         Path | None,
-        typer.Option(help="A file of prompts, one a line, or a folder of pictures and prompts."),
+        typer.Option(help="A file with one prompt per line, or a folder of pictures and prompts."),
     ] = None,
-    image: Annotated[Path | None, typer.Option(help="First frame of every --prompt.")] = None,
+    image: Annotated[
+        Path | None,
+        typer.Option(help="First frame for the --prompt: one for each, or one for all."),
+    ] = None,
     base: Annotated[
-        bool, typer.Option("--base/--no-base", help="The model before training beside them.")
+        bool, typer.Option("--base/--no-base", help="Also sample the model before training.")
     ] = True,
     devices: options.Devices = "auto",
     as_json: options.Json = False,
@@ -75,4 +82,6 @@ def _guide(text: str | None) -> float | Literal["negative"] | None:
     try:
         return None if text is None else parse_guide(text)
     except ValueError:
-        raise UserError(f"--guide {text} is not understood", "give 2, or negative") from None
+        raise UserError(
+            f"--guide {text} is not understood", "give a number such as 2, or negative"
+        ) from None

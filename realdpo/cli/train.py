@@ -1,4 +1,4 @@
-"""`realdpo train`: fine-tune on the pairs, and `realdpo train report`: a page about a run."""
+"""`realdpo train`: fine-tune on clips or pairs. `realdpo train report`: the page of a run."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ def train(
     gpu: Annotated[
         int | None,
         typer.Option(
-            "--gpu", help="With --dry-run: memory by part on a card of 24, 40, 80 or 141 GB."
+            "--gpu",
+            help="With --dry-run: show the memory by part on a card of 24, 40, 80 or 141 GB.",
         ),
     ] = None,
     dry_run: options.DryRun = False,
@@ -60,7 +61,7 @@ def train(
 ) -> None:
     """Fine-tune a video model on the clips or pairs of a workspace.
 
-    If you stop a run, the same command continues it.
+    If you stop a run, run the same command again to continue it.
     """
     if context.invoked_subcommand:
         return
@@ -75,7 +76,7 @@ def train(
             _preview(workspace, settings, gpu, as_json)
             return
         run = realdpo.train(workspace, config=settings, progress=not as_json)
-        if process_rank() == 0:  # the other processes leave the talking to it
+        if process_rank() == 0:  # only this process prints messages
             places = {"folder": str(run.folder), "weights": str(run.weights)}
             cli.print_result(run.summary | places, as_json, _summary_lines)
 
@@ -108,7 +109,7 @@ def encode(
 ) -> None:
     """Encode latents, prompts and first frames ahead of training, which then loads no VAE.
 
-    You may encode in parts. `realdpo train` encodes what is missing.
+    You can encode in parts. `realdpo train` encodes the rest.
     """
     with cli.guard_command(as_json):
         import torch
@@ -144,7 +145,7 @@ def report(
     workspace: options.Workspace = options.WORK,
     as_json: options.Json = False,
 ) -> None:
-    """Make a page about a run: curves, warnings, and videos side by side."""
+    """Make the page of a run: curves, warnings, and videos side by side."""
     with cli.guard_command(as_json):
         from realdpo.train.report import write_train_report
         from realdpo.workspace import Workspace
@@ -156,16 +157,16 @@ def report(
 
 
 def _launch(processes: int) -> int:
-    """Run this very command in several processes that torch connects."""
+    """Run this same command in several processes that torch connects."""
     torchrun = "from realdpo.cli.processes import main; main()"
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
-    with tempfile.TemporaryDirectory() as logs:  # a folder of torch's own would be left behind
+    with tempfile.TemporaryDirectory() as logs:  # torch would leave its own folder behind
         command = [sys.executable, "-c", torchrun, "--standalone", "--log-dir", logs]
-        # After a Ctrl-C a step and a checkpoint of a large model may well take minutes.
+        # After Ctrl-C, a step and a checkpoint of a large model can take minutes.
         command += ["--shutdown-timeout", "3600"]
         command += ["--nproc-per-node", str(processes), "-m", "realdpo", *sys.argv[1:]]
-        # In a session of their own the workers get a Ctrl-C once, from torch, and not from the
-        # terminal as well: the first one saves, a second would kill.
+        # In a session of their own, the workers get Ctrl-C once, from torch, and not also from the
+        # terminal. The first one makes them save, and a second one would kill them.
         child = subprocess.Popen(command, env=environment, start_new_session=True)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda caught, frame: child.send_signal(caught))
@@ -185,7 +186,7 @@ def _summary_lines(summary: Mapping[str, Any]) -> str:
         lines += held_out_lines(summary["before"], summary["after"], summary["held_out_by"])
     for expert, part in (summary["experts"] or {}).items():
         if part["before"] and part["after"]:
-            lines.append(f"the {expert}-noise expert, on its own noise levels:")
+            lines.append(f"the {expert}-noise transformer, on its own noise levels:")
             lines += held_out_lines(part["before"], part["after"], part["held_out_by"])
     if summary["stopped"]:
         lines.append(f"stopped    {summary['stopped']}")

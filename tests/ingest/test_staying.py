@@ -273,7 +273,7 @@ def test_the_command_says_what_is_missing_and_asks_before_it_prunes(disks: Path)
     assert away.exit_code == 3
     assert json.loads(away.stdout)["missing"] == [str(disks / "two" / "b.mp4")]
     asked = command("--prune")
-    assert (asked.exit_code, "needs a yes" in asked.stderr) == (1, True)
+    assert (asked.exit_code, "needs your confirmation" in asked.stderr) == (1, True)
     assert "b.mp4" in asked.stderr
     gone = command("--prune", "--yes")
     assert "kept            2" in gone.stdout, gone.stderr

@@ -155,7 +155,7 @@ def test_the_last_rounds_model_makes_the_losers_of_the_next(tmp_path, model, bik
     files = {path: path.stat().st_mtime_ns for path in (work.root / "pairs").rglob("*.mp4")}
     assert run_rounds(work, settings, 2, prompts=0, keep_going=True) == made
     assert {p: p.stat().st_mtime_ns for p in (work.root / "pairs").rglob("*.mp4")} == files
-    with pytest.raises(UserError, match="take adapters"):
+    with pytest.raises(UserError, match="need adapters"):
         run_rounds(work, replace(settings, weights="full"), 2)
 
 

@@ -101,7 +101,7 @@ def test_ctrl_c_in_several_processes_saves_and_the_same_command_goes_on(fresh, m
         time.sleep(0.02)
     child.send_signal(signal.SIGINT)
     out, err = child.communicate()
-    told = "stopped; the same command goes on from here\n"
+    told = "stopped; run the same command again to continue\n"
     assert (child.returncode, out, err) == (130, "", told)
     reached = len(log.read_log(run / "log.jsonl"))
     assert checkpoint.latest_checkpoint(run / "checkpoints").name == f"step-{reached:06d}"

@@ -209,7 +209,7 @@ def test_both_experts_are_refused_where_there_is_one(work, model, tmp_path):
             loop.run_training(work, TrainConfig(model=str(model), expert=expert, name="none"))
     with pytest.raises(UserError, match="expert = both needs weights = lora"):
         TrainConfig(expert="both", weights="full")
-    with pytest.raises(UserError, match="rounds judge one expert"):
+    with pytest.raises(UserError, match="rounds train one expert"):
         run_rounds(work, TrainConfig(model=str(model), expert="both"), 2)
 
 
