@@ -83,7 +83,7 @@ def _ddo(
     return (real + softplus(BETA * (_mean(its.square()) - lose))).mean(), win
 
 
-def _in_bands(d: Tensor, bands: Callable[[int], Tensor]) -> Tensor:
+def keep_bands(d: Tensor, bands: Callable[[int], Tensor]) -> Tensor:
     """The parts of `d` [B, F, ...] in some temporal frequencies; bands: F -> a mask of its cosines."""
     count = d.shape[1]
     at = torch.arange(count, device=d.device, dtype=d.dtype)
@@ -101,7 +101,7 @@ def _banded(bands: Callable[[int], Tensor]) -> Callable[..., tuple[Tensor, Tenso
     ) -> tuple[Tensor, Tensor]:
         win, residual, before = _sides(model, task, batch, anchor, batch.win)
         gate = (batch.u > config.contrast_above).to(win)
-        moved = _mean(_in_bands(residual - before, bands).square())
+        moved = _mean(keep_bands(residual - before, bands).square())
         return (win - config.gamma * gate * moved).mean() * config.plain_weight, win
 
     return loss

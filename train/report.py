@@ -19,8 +19,10 @@ WINDOW = 20  # steps that a curve and a judgement are averaged over
 SPENT = 0.2  # share of the preference's first gradient below which it counts as saturated
 
 
-def write_train_report(workspace: Workspace, run: str) -> tuple[Path, list[str]]:
-    """Write reports/train-<run>.html and return its path and the warnings on it.
+def write_train_report(
+    workspace: Workspace, run: str, to: Path | None = None
+) -> tuple[Path, list[str]]:
+    """Write reports/train-<run>.html, or the page `to`; return its path and the warnings on it.
 
     Raises UserError if there is no such run, or if it has not made a step yet.
     """
@@ -52,7 +54,7 @@ def write_train_report(workspace: Workspace, run: str) -> tuple[Path, list[str]]
         report.Section("By noise level", _levels(steps, held)),
         report.Section("Settings", _settings(folder / "config.toml")),
     ]
-    path = workspace.reports / f"train-{run.replace('/', '-')}.html"
+    path = to or workspace.reports / f"train-{run.replace('/', '-')}.html"
     report.write_page(path, report.render_page(f"Training run {run}", sections, str(folder)))
     return path, found
 

@@ -85,6 +85,7 @@ def report(
     players: Annotated[
         int, typer.Option(help="Number of prompts whose videos are on the page.")
     ] = 12,
+    to: options.Page = None,
     as_json: options.Json = False,
 ) -> None:
     """Write the page again: verdicts, differences with intervals, videos in step, parts not run."""
@@ -92,7 +93,7 @@ def report(
         from realdpo.train.evaluate import commands
         from realdpo.workspace import Workspace
 
-        path, summary = commands.write_eval_report(Workspace(workspace), name, players)
+        path, summary = commands.write_eval_report(Workspace(workspace), name, players, to)
         cli.print_result(summary, as_json, lambda _: path)
 
 

@@ -139,10 +139,11 @@ def encode(
         )
 
 
-@app.command(epilog="Example: [bold]realdpo train report dpo -w work[/bold]")
+@app.command(epilog="Example: [bold]realdpo train report contrast -w work[/bold]")
 def report(
     run: Annotated[str, typer.Argument(help="Name of the run under runs/.")],
     workspace: options.Workspace = options.WORK,
+    to: options.Page = None,
     as_json: options.Json = False,
 ) -> None:
     """Make the page of a run: curves, warnings, and videos side by side."""
@@ -150,7 +151,7 @@ def report(
         from realdpo.train.report import write_train_report
         from realdpo.workspace import Workspace
 
-        path, warnings = write_train_report(Workspace(workspace), run)
+        path, warnings = write_train_report(Workspace(workspace), run, to)
         lines = [*(f"warning: {text}" for text in warnings), str(path)]
         found = {"page": str(path), "warnings": warnings}
         cli.print_result(found, as_json, lambda _: "\n".join(lines))

@@ -101,6 +101,19 @@ def test_errors_by_frequency_add_up_to_the_squared_distance(figures):
     assert all(np.isnan(v) for v in figures.error_by_frequency(lost, truth).values())
 
 
+def test_a_contrast_in_bands_leaves_the_rest_of_the_motion(figures):
+    """A cosine of three half periods is fast, of one slow; what stands still is neither."""
+    import losses
+
+    at = (torch.arange(8) + 0.5) * torch.pi / 8
+    still, slow, fast = torch.ones(8), torch.cos(at), torch.cos(3 * at)
+    d = (still + slow + fast).view(1, 8, 1)
+    only = losses.keep_bands(d, lambda count: torch.arange(count) > 2)
+    torch.testing.assert_close(only.view(8), fast, atol=1e-5, rtol=0)
+    rest = losses.keep_bands(d, lambda count: torch.arange(count) <= 2)
+    torch.testing.assert_close(rest.view(8), still + slow, atol=1e-5, rtol=0)
+
+
 def test_a_joint_that_only_one_video_shows_does_not_count(figures):
     truth = np.zeros((2, 2, 2))
     one = np.array([[[3.0, 4.0], [0.0, 1.0]], [[0.0, 3.0], [np.nan, np.nan]]])

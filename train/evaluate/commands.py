@@ -49,8 +49,10 @@ def evaluate_and_report(
     return made
 
 
-def write_eval_report(workspace: Workspace, name: str, players: int) -> tuple[Path, dict[str, Any]]:
-    """Write the page of an evaluation under reports/.
+def write_eval_report(
+    workspace: Workspace, name: str, players: int, to: Path | None = None
+) -> tuple[Path, dict[str, Any]]:
+    """Write the page of an evaluation under reports/, or the page `to`.
 
     Returns its path and its content as values.
     """
@@ -61,7 +63,7 @@ def write_eval_report(workspace: Workspace, name: str, players: int) -> tuple[Pa
     if (folder / "study" / "votes.parquet").is_file():
         made["study"] = study_results(workspace, name, [])
     rows = json.loads((folder / "rows.json").read_text())
-    path = workspace.reports / f"eval-{name}.html"
+    path = to or workspace.reports / f"eval-{name}.html"
     report.write_page(path, page.evaluation_page(folder, made, rows, _prompts(folder), players))
     return path, made
 
