@@ -55,9 +55,8 @@ def build(
     with show_progress(progress):
         if apply_review is not None:
             take_review(workspace, apply_review)
-            if interchange.are_imported(
-                workspace
-            ):  # imported pairs have no clips, so there is nothing to generate
+            # Imported pairs have no clips, so there is nothing to generate.
+            if interchange.are_imported(workspace):
                 return interchange.review_imported(workspace)
         return building.build_pairs(
             workspace, chosen, shard=shard, devices=devices, engine=engine, address=address

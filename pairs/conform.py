@@ -52,9 +52,8 @@ def frames_at(count: int, fps: Fraction, wanted: Fraction) -> list[int]:
         raise Unfit(
             f"the clip has {float(fps):g} frames a second, fewer than the {float(wanted):g} needed"
         )
-    if (
-        abs(fps - wanted) * 100 <= wanted
-    ):  # 23.976 for 24: keep the frames and play them at `wanted`
+    # 23.976 for 24: keep the frames and play them at `wanted`.
+    if abs(fps - wanted) * 100 <= wanted:
         return list(range(count))
     # containers may round a frame's start, so allow half a millisecond
     last = Fraction(count) / fps

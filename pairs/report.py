@@ -72,9 +72,8 @@ def _audit(found: Mapping[str, Any]) -> Markup:
     head = Markup("<p><strong>{}</strong>: {}</p><p>Motion, which should differ: {}.</p>").format(
         found["verdict"].capitalize(), found["summary"], found["motion"]["words"]
     )
-    if (
-        "latents" in found and found["latents"]["verdict"] == "clean"
-    ):  # otherwise the summary above mentions it
+    # Otherwise the summary above mentions the latents.
+    if "latents" in found and found["latents"]["verdict"] == "clean":
         head += Markup("<p>Cached latents: {}</p>").format(found["latents"]["summary"])
     if not rows:
         return head + Markup("<p>No single number tells the sides apart.</p>")

@@ -46,7 +46,8 @@ class TrainConfig:
     )
     expert: Literal["high", "low", "both"] = _set(
         "high",
-        "Wan 2.2 14B has two transformers, for high and for low noise. Train one, or both, one after "
+        "Wan 2.2 14B has two transformers, for high and for low noise. Train one, or both, one "
+        "after "
         "the other, `steps` steps each.",
     )
 
@@ -72,7 +73,8 @@ class TrainConfig:
     )
     contrast_weight: Literal["gate", "smooth"] = _set(
         "gate",
-        "gate: the contrast acts at high noise levels, which all count the same. smooth: it acts at "
+        "gate: the contrast acts at high noise levels, which all count the same. smooth: it acts "
+        "at "
         "all levels, weighted as in DiffusionNFT by the level over the clip's own error.",
     )
     beta: float = _set(
@@ -111,20 +113,23 @@ class TrainConfig:
     # Reference
     reference: Literal["auto", "adapter-off", "frozen", "ema"] = _set(
         "auto",
-        "auto takes the base. frozen and ema begin with the weights that the run starts from, which "
+        "auto takes the base. frozen and ema begin with the weights that the run starts from, "
+        "which "
         "differ from the base if you set `start`.",
     )
     ema_rate: float = _set(0.999, "Share of the old reference that an update keeps.")
     ema_every: int = _set(100, "Steps between updates of the moving reference.")
     reference_bank: int = _set(
         0,
-        "Noise draws of each pair whose reference errors are stored on disk and used again; 0: off.",
+        "Noise draws of each pair whose reference errors are stored on disk and used again; 0: "
+        "off.",
     )
 
     # Optimisation
     policy_ema: float = _set(
         0.99,
-        "Decay of the moving average of the trained weights, at each step. The average is evaluated "
+        "Decay of the moving average of the trained weights, at each step. The average is "
+        "evaluated "
         "and handed over. 0 hands over the weights themselves.",
     )
     steps: int = _set(1000, "Optimiser steps.")
@@ -151,7 +156,8 @@ class TrainConfig:
         "auto", "side-by-side", "checkpointing", "one-by-one", "8bit", "4bit", "blocks"
     ] = _set(
         "auto",
-        "How to save memory, from the fastest way to the leanest; auto takes the first that fits the GPU.",
+        "How to save memory, from the fastest way to the leanest; auto takes the first that fits "
+        "the GPU.",
     )
     deterministic: bool = _set(
         False,
@@ -262,9 +268,9 @@ class TrainConfig:
 
     @property
     def plain_weight(self) -> float:
-        """Of the gradient of plain training: what the preference weighs the winner's by at first.
+        """Factor on the gradient of plain training: the weight of the winner in `dpo` at first.
 
-        So the gradient meets `clip` alike, and SFT differs from DPO by what is minimised alone.
+        So `clip` acts on all gradients alike, and SFT differs from DPO only in the objective.
         """
         return self.beta / 4
 
@@ -298,7 +304,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 
-# Settings of earlier versions that nothing spoke for, with the value that a run may still have.
+# Settings of earlier versions that had no benefit, with the value that a run may still have.
 REMOVED: Mapping[str, Any] = {
     "loss": "sigmoid",
     "label_smoothing": 0.0,
@@ -308,7 +314,7 @@ REMOVED: Mapping[str, Any] = {
 
 
 def read_stored(values: Mapping[str, Any], where: str) -> TrainConfig:
-    """Settings that a run was started with, by this version or an earlier one."""
+    """The settings of a run that this version or an earlier one started."""
     kept = {
         name: value
         for name, value in values.items()
@@ -318,14 +324,14 @@ def read_stored(values: Mapping[str, Any], where: str) -> TrainConfig:
 
 
 def preset_settings(name: str) -> Mapping[str, Any]:
-    """The settings of a preset. Raises UserError for a name that is none."""
+    """The settings of a preset. Raises UserError for an unknown name."""
     if name not in PRESETS:
-        raise UserError(f"no preset {name!r}", f"presets: {', '.join(PRESETS)}")
+        raise UserError(f"there is no preset {name!r}", f"presets: {', '.join(PRESETS)}")
     return PRESETS[name]
 
 
-# What may differ when a run is resumed: how long it goes, what is watched and how memory is saved,
-# never what is learnt. Model and pairs a step are compared by what they are (see `identity`).
+# Settings that may differ when a run is resumed: its length, what is measured, and how memory is
+# saved, but nothing that changes the result. `identity` compares the model and the pairs per step.
 FREE_ON_RESUME = frozenset(
     {
         "steps",

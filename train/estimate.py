@@ -149,9 +149,8 @@ def estimate_step(
     if rung.bits < 16 and lora:
         per_weight = {8: 1.0, 4: 0.53}[rung.bits]  # with a scale for every 64 weights
         weights -= sum(w.numel() for w in linear) * (wide - per_weight)
-        activations += (
-            2 * wide * max((w.numel() for w in linear), default=0)
-        )  # widened while in use
+        # A layer's weights are widened while in use.
+        activations += 2 * wide * max((w.numel() for w in linear), default=0)
     if rung.blocks:
         sizes = [
             sum(p.numel() * p.element_size() for p in block.parameters() if not p.requires_grad)

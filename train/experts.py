@@ -44,9 +44,8 @@ def run_both(
     run_one: the function that trains one of them (`loop.run_one`). Raises UserError when it does.
     """
     folder = workspace.runs / config.run_name
-    read_spec(
-        config.model, config.revision, config.expert, config.task
-    )  # raises if the model has only one
+    # Raises if the model has only one transformer.
+    read_spec(config.model, config.revision, config.expert, config.task)
     if (folder / "config.toml").is_file():
         identity.require_same_settings(folder, config)
     made: dict[str, RunSummary] = {}

@@ -103,10 +103,8 @@ class Reference:
         """|policy - reference| / |reference| over the trained weights. None for `adapter-off`."""
         if not self.weights:
             return None
-        apart, size = (
-            [],
-            [],
-        )  # summed on the device: fetching one number per layer would wait at every layer
+        # Summed on the device, because fetching one number per layer would wait at every layer.
+        apart, size = [], []
         for name, parameter in self._trained:
             weight = self.weights[name]
             apart.append((parameter.detach() - weight).square().sum())

@@ -1,4 +1,4 @@
-"""`realdpo curate caption`, `embed` and `search`: prompts for the clips, and what they mean."""
+"""`realdpo curate caption`, `embed` and `search`: prompts and embeddings of the clips."""
 
 from __future__ import annotations
 

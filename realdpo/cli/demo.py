@@ -1,4 +1,4 @@
-"""`realdpo demo`: the whole way on a small model; `realdpo doctor`: what this machine has."""
+"""`realdpo demo`: try every step with a small model. `realdpo doctor`: check this machine."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def demo(
 ) -> None:
     """Run the whole way on real footage with the tiny model: ingest, pairs, train, a dry push.
 
-    It takes minutes on two CPU cores. Stopped anywhere, the same command goes on.
+    It takes minutes on two CPU cores. If you stop it, run the same command again to continue.
     """
     with cli.guard_command(as_json):
         from realdpo.demo import run
@@ -72,7 +72,7 @@ def doctor(
 ) -> None:
     """Say what this machine has and lacks: ffmpeg, GPU, extras, disk, Hub token.
 
-    With --deep also whether every stored clip, shard and video of a pair is what was written.
+    With --deep, also check that every stored clip, shard and video of a pair is unchanged.
     """
     with cli.guard_command(as_json):
         from realdpo.doctor import can_run, examine_files, examine_machine

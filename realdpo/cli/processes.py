@@ -57,9 +57,8 @@ class Watch:
             time.sleep(_LOOK_SECONDS)
             others = [path for path in self.folder.glob("*") if path.name.isdigit()]
             if (self.folder / "failed").is_file() or not all(map(_lives, others)):
-                time.sleep(
-                    2 * _LOOK_SECONDS
-                )  # gives this process time to fail by itself and say why
+                # Gives this process time to fail by itself and say why.
+                time.sleep(2 * _LOOK_SECONDS)
                 shutil.rmtree(self.folder, ignore_errors=True)
                 os._exit(1)
 

@@ -315,9 +315,8 @@ def _conform(api: HfApi, found: Pull, part: DatasetPart, workspace: Workspace) -
         _remember(workspace, found.repo, part.kind, made)
         for name, draft in made.items():  # their number is known only now
             os.replace(draft, folder / name)
-        for old in folder.glob(
-            f"{split}-*.parquet"
-        ):  # from an earlier pull with another number of shards
+        # Shards of an earlier pull that had another number of them.
+        for old in folder.glob(f"{split}-*.parquet"):
             if old.name not in made:
                 old.unlink()
     shutil.rmtree(staging, ignore_errors=True)

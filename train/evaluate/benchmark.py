@@ -2,11 +2,11 @@
 
 Four kinds of folder can be read:
 
-    RealAction-TestBench   images.txt (one path a line) and a .txt of as many prompts
+    RealAction-TestBench   images.txt (one path per line) and a .txt of as many prompts
     VBench-I2V             vbench2_i2v_full_info.json or i2v-bench-info.json, images in crop/W-H/
     pictures, real clips   each PNG, JPEG or MP4 with its prompt in <name>.txt, or as its name;
                            a real clip brings its own first frame
-    prompts.txt            one prompt a line, no pictures (text-to-video)
+    prompts.txt            one prompt per line, no pictures (text-to-video)
 """
 
 from __future__ import annotations

@@ -71,9 +71,8 @@ def bradley_terry_intervals(
     for _ in range(draws):
         weight = np.ones(len(votes))
         for groups, index in ((len(raters), rater), (len(prompts), prompt)):
-            if (
-                groups > 1
-            ):  # a single rater cannot be resampled; the interval is then about that rater only
+            # A single rater cannot be resampled. The interval is then about that rater only.
+            if groups > 1:
                 weight *= rng.multinomial(groups, [1 / groups] * groups)[index]
         if weight.sum() > 0:
             sampled.append(fit(weight))
