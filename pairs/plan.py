@@ -127,12 +127,8 @@ def plan_pairs(workspace: Workspace, config: BuildConfig, device: str = "auto") 
     if all(task.unfit for task in tasks):
         raise UserError(
             f"none of the {len(tasks)} clips fits {model.id}: {tasks[0].unfit}",
-            "write captions with: realdpo curate caption, or take file names as prompts"
-            if not any(task.clip["prompt"] for task in tasks)
-            else (
-                "ingest with the --target of this model, or set the pairs' fps, frames, width and "
-                "height (--set fps=8)"
-            ),
+            "ingest with the --target of this model, or set the pairs' fps, frames, width and "
+            "height (--set fps=8)",
         )
     return dataclasses.replace(found, tasks=tuple(tasks))
 

@@ -116,7 +116,7 @@ def _gpu() -> MachineFinding:
         return MachineFinding("gpu", "absent", "unknown without torch")
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-        memory = ", ".join(f"{gpu.name} {gpu.total_memory / 2**30:.0f} GiB" for gpu in names)
+        memory = ", ".join(f"{gpu.name} {gpu.total_memory / 1e9:.0f} GB" for gpu in names)
         return MachineFinding("gpu", "ok", memory)
     if torch.backends.mps.is_available():
         return MachineFinding("gpu", "ok", "Apple Metal")

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from realdpo.memory import GB
 from realdpo.train import objective
 from realdpo.train.objective import Objective
 from realdpo.train.reference import Reference, whole_tensor
@@ -88,11 +89,11 @@ def adapter_size(model: nn.Module) -> float:
 
 
 def peak_memory(device: torch.device) -> float:
-    """Peak memory in GiB: of a GPU since its counter was reset, or of this process on a CPU."""
+    """Peak memory in GB (10^9 bytes): of a GPU since its counter was reset, or of this process on a CPU."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**30
+        return torch.cuda.max_memory_allocated() / GB
     unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GB
 
 
 def judged_value(values: Mapping[str, float]) -> float:

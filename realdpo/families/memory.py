@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from realdpo.errors import UserError
-from realdpo.memory import OutOfMemory, ran_out
+from realdpo.memory import GB, OutOfMemory, ran_out
 from realdpo.progress import say
 
 OPTIONS = (
@@ -101,8 +101,8 @@ def memory_options(pipe: Any, memory: str, device: str) -> tuple[str, ...]:
         free, total = torch.cuda.mem_get_info(device)
         automatic = choose_memory(weights_bytes(pipe), free)
         say(
-            f"{device}: {free / 2**30:.1f} of {total / 2**30:.1f} GiB free, weights take "
-            f"{sum(weights_bytes(pipe).values()) / 2**30:.1f} GiB: "
+            f"{device}: {free / GB:.1f} of {total / GB:.1f} GB free, weights take "
+            f"{sum(weights_bytes(pipe).values()) / GB:.1f} GB: "
             + (", ".join(automatic) or "no memory option needed")
         )
         return tuple(dict.fromkeys((*chosen, *automatic)))

@@ -104,8 +104,9 @@ def test_an_installed_wheel_runs_from_another_folder(wheel: Path, tmp_path: Path
         "from realdpo.cli import main\n"
         "sys.argv = ['realdpo', 'doctor', '--json']; main()\n"
     )
+    own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     result = subprocess.run(
-        [python, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+        [python, "-c", program], cwd=tmp_path, env=own, capture_output=True, text=True, check=True
     )
     for line in result.stdout.splitlines()[:4]:
         assert line.startswith(str(packages))
