@@ -18,7 +18,7 @@ from realdpo.ids import content_id
 if TYPE_CHECKING:
     from realdpo.media.decode import Frame
 
-VERSION = 3  # raise when facts, parts, cuts or soft transitions change
+VERSION = 4  # raise when facts, parts, cuts or soft transitions change
 BLOCK = 16
 HOLE = Fraction(1, 2)  # seconds without a frame, and more than two are missing: two recordings
 _NOTES, _NUM, _DEN = b"realdpo.analysis", "exact.num", "exact.den"

@@ -74,7 +74,7 @@ class ShotSettings:
 
     The defaults are the best single setting over its three benchmark sets (BBC, AutoShot,
     ClipShots). detector: detector of hard cuts. threshold: threshold of the detector; unset takes
-    its default (adaptive 3.5, content 31, threshold 12, transnetv2 0.4). window: frames on either
+    its default (adaptive 3.1, content 31, threshold 12, transnetv2 0.4). window: frames on either
     side that the adaptive detector compares a change with. min_content: least change, in levels,
     that the adaptive detector takes for a cut. min_seconds: least time between two cuts.
     """

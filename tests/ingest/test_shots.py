@@ -43,7 +43,7 @@ def test_cuts_are_those_of_pyscenedetect_itself(
 
     theirs = {
         "adaptive": scenedetect.AdaptiveDetector(
-            adaptive_threshold=3.5, min_scene_len=0.6, window_width=3
+            adaptive_threshold=3.1, min_scene_len=0.6, window_width=3
         ),
         "content": scenedetect.ContentDetector(threshold=31.0, min_scene_len=0.6),
     }[detector]
