@@ -358,7 +358,8 @@ def _manifest(path: Path, notes: Notes) -> Iterator[Candidate]:
     if spans:
         named = ", ".join(name for name in columns if name in SPAN_FIELDS)
         notes.add(
-            f"{path}: {spans} spans of {films} rows ({named}) are cut instead of looking for shots"
+            f"{path}: {spans} spans of {films} row{'s' * (films > 1)} ({named}) are cut instead of "
+            "looking for shots"
         )
     if unused := columns.keys() - columns_read(columns) - WORDS:
         notes.add(f"{path}: columns that are not used: {', '.join(sorted(unused))}")

