@@ -77,7 +77,7 @@ FIELDS = (
     "roll",
     "unexplained",
 )
-# What is not known of a pair whose camera is unknown.
+# Averaged over the pairs whose camera is known, and over all pairs.
 _OF_CAMERA = ("camera", "subject", "subject_share", "pan_x", "pan_y", "zoom", "roll")
 _OF_ALL = ("total", "unexplained")
 

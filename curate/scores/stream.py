@@ -90,7 +90,7 @@ class StreamScores:
     def table(self) -> dict[str, Any]:
         """The numbers so far, a copy: `time` float64 [N], the others float32 [N].
 
-        NaN where a frame was not sampled. `thumb` and `span_motion_map` are uint8 [N, 64], all zero where
+        NaN where a frame was not sampled. `thumb` and `moving` are uint8 [N, 64], all zero where
         `sampled`, bool [N], is false.
         """
         count = self._count

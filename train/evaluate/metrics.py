@@ -33,7 +33,7 @@ class Metric:
 # For the amount of motion, neither direction is better: standing still is smooth, and shaking is
 # not life. It comes first, so every table shows it beside smoothness.
 METRICS: tuple[Metric, ...] = (
-    Metric("motion.total", 0, "heights/s", "median speed of the moving picture"),
+    Metric("motion.total", 0, "heights/s", "mean speed of the moving picture"),
     Metric("motion.camera", 0, "heights/s", "speed of the global motion"),
     Metric("motion.subject", 0, "heights/s", "speed that remains without that of the camera"),
     Metric("motion.difference", 0, "of range", "mean change from frame to frame"),
