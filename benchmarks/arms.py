@@ -594,7 +594,7 @@ class Bench:
         if not arm.steps:
             return []
         weights = self.file(arm, seed).with_suffix(".safetensors")
-        if weights.exists():
+        if weights.exists() and self.file(arm, seed).exists():  # its training is told
             open_weights(model, arm)
             place(model, load_file(weights))
             return []

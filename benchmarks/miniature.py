@@ -207,23 +207,16 @@ def analyse(bench: Bench, results: Mapping[str, list[dict[str, Any]]]) -> dict[s
             if name in ("base", other):
                 continue
             table[name] = {}
+            both = {m.name: values_of_both(bench, units, results[other], m.name) for m in METRICS}
             for group, part in groups.items():
+                pairs = {metric: (one[part], two[part]) for metric, (one, two) in both.items()}
                 family = [
-                    (
-                        m.name,
-                        statistics.paired_differences(
-                            *(v[part] for v in values_of_both(bench, units, results[other], m.name))
-                        ),
-                        m.direction,
-                    )
+                    (m.name, statistics.paired_differences(*pairs[m.name]), m.direction)
                     for m in METRICS
                 ]
                 compared = statistics.compare_systems(family)
                 table[name][group] = {
-                    m.name: {
-                        **dataclasses.asdict(c),
-                        "by_seed": _by_seed(bench, units, results[other], m.name, part),
-                    }
+                    m.name: {**dataclasses.asdict(c), "by_seed": _by_seed(*pairs[m.name])}
                     for m, c in zip(METRICS, compared, strict=True)
                 }
         summary["against"][other] = table
@@ -267,9 +260,9 @@ def _mean(values: np.ndarray) -> float:
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 
-def _by_seed(bench: Bench, units: Any, others: Any, metric: str, part: slice) -> list[float]:
-    one, two = values_of_both(bench, units, others, metric)
-    return [_mean(column) for column in (one - two)[part].T]
+def _by_seed(one: np.ndarray, two: np.ndarray) -> list[float]:
+    """Mean difference of each seed; one, two: [prompts, seeds]."""
+    return [_mean(column) for column in (one - two).T]
 
 
 def markdown(summary: Mapping[str, Any], notes: Mapping[str, str]) -> str:
@@ -355,7 +348,7 @@ def page(parts: Sequence[tuple[str, Bench, Mapping[str, Any], Mapping[str, Any]]
             ),
             *(
                 report.Section(
-                    f"{title}: {words}, what is left of the distance to the truth",
+                    f"{title}: {words}, squared distance to the truth by temporal frequency, px²",
                     report.render_table(_left_rows(summary, group)),
                 )
                 for group, words in GROUPS.items()

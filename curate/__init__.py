@@ -1,6 +1,7 @@
 """Footage to a dataset: find shots, score, decide, caption, cut and shard.
 
-`ingest` runs the whole way; `apply_thresholds` keeps or drops clips anew by their scores. Scores and shots of one file need no workspace:
+`ingest` runs the whole way; `apply_thresholds` keeps or drops clips anew by their scores. Scores
+and shots of one file need no workspace:
 `realdpo.curate.scores.of("clip.mp4")`, `realdpo.curate.shots.of("film.mp4")`.
 """
 

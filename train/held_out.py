@@ -127,10 +127,12 @@ def summarise_held_out(now: Table, base: Table, config: TrainConfig) -> dict[str
         "winner_change_by_level": (now.win.mean(0) / base.win.mean(0) - 1).tolist(),
         "pairs": len(now.win),
     }
-    result |= config.method.figures(now, base)
+    method = config.method
+    by_pair = method.lowered(now, base)
+    result |= method.figures(by_pair, now, base)
     if now.lose.shape[2]:
         result |= _against_losers(now, base, config.beta)
-    result["by_pair"] = config.method.lowered(now, base).tolist()
+    result["by_pair"] = by_pair.tolist()
     return result
 
 

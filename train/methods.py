@@ -7,6 +7,7 @@ methods keep this file free of torch, because model cards and settings read it t
 
 from __future__ import annotations
 
+import abc
 import math
 import statistics
 from collections.abc import Mapping
@@ -44,7 +45,7 @@ class StepContext:
     bank: Bank | None = None
 
 
-class Method:
+class Method(abc.ABC):
     """One objective. A subclass defines how it differs from plain training on real clips.
 
     needs_losers: whether it trains on pairs with generated losers. needs_reference: whether it
@@ -64,16 +65,16 @@ class Method:
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
 
+    @abc.abstractmethod
     def step(self, at: StepContext, batch: Any) -> StepOutcome:
         """Accumulate the gradient of a micro-batch (`draws.Batch`)."""
-        raise NotImplementedError
 
     def lowered(self, now: Table, base: Table) -> Tensor:
         """The figure that training lowers, for each of P held-out pairs: [P]."""
         return now.win.mean(1)
 
-    def figures(self, now: Table, base: Table) -> dict[str, float]:
-        """Further numbers of this objective for the held-out log."""
+    def figures(self, lowered: Tensor, now: Table, base: Table) -> dict[str, float]:
+        """Further numbers of this objective for the held-out log. lowered: that of `now`, [P]."""
         return {}
 
     def rank(self, summary: Mapping[str, Any]) -> list[float]:
@@ -126,9 +127,9 @@ class ContrastMethod(Method):
             return (weight * (now.win - config.gamma * now.moved)).mean(1)
         return (now.win - config.gamma * (u > config.contrast_above) * now.moved).mean(1)
 
-    def figures(self, now: Table, base: Table) -> dict[str, float]:
+    def figures(self, lowered: Tensor, now: Table, base: Table) -> dict[str, float]:
         return {
-            "contrast": float(self.lowered(now, base).mean()),
+            "contrast": float(lowered.mean()),
             "contrast_base": float(self.lowered(base, base).mean()),
             "moved": float(now.moved.mean()),
         }

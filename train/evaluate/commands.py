@@ -58,11 +58,9 @@ def write_eval_report(
     """
     from realdpo.train.evaluate import page
 
-    folder = _folder(workspace, name)
-    made = json.loads((folder / "summary.json").read_text())
+    folder, made, rows = _finished(workspace, name)
     if (folder / "study" / "votes.parquet").is_file():
         made["study"] = study_results(workspace, name, [])
-    rows = json.loads((folder / "rows.json").read_text())
     path = to or workspace.reports / f"eval-{name}.html"
     report.write_page(path, page.evaluation_page(folder, made, rows, _prompts(folder), players))
     return path, made
@@ -72,9 +70,7 @@ def evaluation_videos(workspace: Workspace, name: str, shown: int) -> report.Sec
     """A section for another page: the videos of at most `shown` prompts of an evaluation."""
     from realdpo.train.evaluate import page
 
-    folder = _folder(workspace, name)
-    made = json.loads((folder / "summary.json").read_text())
-    rows = json.loads((folder / "rows.json").read_text())
+    folder, made, rows = _finished(workspace, name)
     return page.videos_section(folder, made, rows, _prompts(folder), shown)
 
 
@@ -96,13 +92,11 @@ def serve_study(
     """Serve the study until Ctrl-C."""
     from realdpo.train.evaluate import study
 
-    folder = _folder(workspace, name)
-    made = json.loads((folder / "summary.json").read_text())
+    folder, made, rows = _finished(workspace, name)
     known = [*made["systems"], REAL]
     chosen = list(systems) or list(made["systems"])
     if strange := [s for s in chosen if s not in known]:
         raise UserError(f"{folder} has no system {strange[0]!r}", f"known: {', '.join(known)}")
-    rows = json.loads((folder / "rows.json").read_text())
     rows = [{**row, "video": str(folder / row["video"])} for row in rows]
     trials = study.make_trials(folder / "study", rows, chosen, _prompts(folder))
     running = study.Study(folder / "study", trials)
@@ -144,6 +138,13 @@ def study_text(found: dict[str, Any]) -> str:
         ends = "" if s["low"] is None else f"  ({s['low']:+.2f} to {s['high']:+.2f})"
         lines.append(f"{s['system']:<16} {s['estimate']:+.2f}{ends}")
     return "\n".join(lines)
+
+
+def _finished(workspace: Workspace, name: str) -> tuple[Path, dict[str, Any], list[dict[str, Any]]]:
+    """Folder, summary and rows of a finished evaluation. Raises UserError if there is none."""
+    folder = _folder(workspace, name)
+    made = json.loads((folder / "summary.json").read_text())
+    return folder, made, json.loads((folder / "rows.json").read_text())
 
 
 def _folder(workspace: Workspace, name: str) -> Path:
